@@ -1,0 +1,52 @@
+# Two commands, each doing all its own set-up on a machine with Python 3.10 to 3.13 only:
+#   make demo   the whole loop on the embedded world (10 to 15 minutes on two cores), then a report to look at
+#   make test   lint, types and tests
+# Another interpreter: make demo PYTHON=python3.12        Another build of torch: make demo TORCH_INDEX=<index URL>
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/shapes
+ARGS ?=
+PYTEST_ARGS ?=
+SOURCES = .
+
+# On Linux the default wheel of torch brings gigabytes of CUDA libraries: without an NVIDIA GPU PyTorch's CPU index is
+# asked as well (an index that does not answer is only passed over). macOS wheels need none of this.
+TORCH_INDEX ?= $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo https://download.pytorch.org/whl/cpu)
+
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: demo test lint types format install clean
+
+demo: $(STAMP)
+	$(BIN)/mitune run run=$(RUN) $(ARGS)
+	@echo
+	@echo "Open the report:  $(abspath $(RUN))/report.html"
+
+test: lint types
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else "Python 3.10 to 3.13 is needed, this is %d.%d; say make PYTHON=python3.12" % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 20)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,wandb,tensorboard]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

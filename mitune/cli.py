@@ -1,0 +1,169 @@
+"""The command line: ``mitune STAGE [group=option] [key=value]``. A user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import mitune
+from mitune.config import compose, groups, leaves
+from mitune.errors import UserError, nearest
+
+STAGES = {
+    "generate": "draw candidates of every training prompt and score them",
+    "select": "make the training set of the best candidates",
+    "train": "fine-tune the adapter on the training set",
+    "evaluate": "compare the base model and the tuned one on held-out prompts",
+    "run": "all four, for R rounds, with summary.json and report.html",
+}
+MISTAKE = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code: 0 done, 2 a mistake in the input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(arguments)
+    except UserError as error:
+        print(f"mitune: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("\nmitune: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(arguments: list[str]) -> int:
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    known = ("--help", "-h", "--cfg", "--version")
+    for flag in flags:
+        if flag not in known:
+            raise UserError(
+                f"there is no option {flag}{nearest(flag, known)}; settings are given as key=value"
+            )
+    if "--version" in flags:
+        print(f"mitune {mitune.__version__}")
+        return 0
+    if not words or words[0] in ("help", "--help"):
+        print(overview())
+        return 0 if flags or words else MISTAKE
+    stage = words[0]
+    if stage not in STAGES:
+        hint = "; the stage comes first: mitune run key=value" if "=" in stage else ""
+        raise UserError(
+            f"there is no stage '{stage}'{nearest(stage, STAGES)}; stages are {', '.join(STAGES)}{hint}"
+        )
+    if "--help" in flags or "-h" in flags:
+        print(manual(stage))
+        return 0
+    config = compose(words[1:])
+    if "--cfg" in flags:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(config), end="")
+        return 0
+    return _work(stage, config)
+
+
+def _work(stage: str, config: Any) -> int:
+    """Load what computes, and compute. The imports wait until the configuration is known to be good."""
+    from mitune.track import check_trackers
+
+    check_trackers(name for name, wanted in config.tracker.items() if wanted)
+    import torch
+
+    from mitune.distributed import state, stop, wait
+    from mitune.runs import RunFolder
+    from mitune.stages.common import quiet
+    from mitune.stages.run import run_rounds, run_stage
+
+    quiet()
+    run = RunFolder(config.run)
+    try:
+        if state().is_main_process:
+            with run.lock():
+                run.remember(config)
+                wait()
+                _go(stage, config, run, run_rounds, run_stage)
+        else:
+            wait()
+            _go(stage, config, run, run_rounds, run_stage)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
+            " (and see model.dtype, train.gradient_checkpointing)"
+        ) from error
+    finally:
+        stop()
+    return 0
+
+
+def _go(stage: str, config: Any, run: Any, run_rounds: Any, run_stage: Any) -> None:
+    if stage == "run":
+        run_rounds(config, run)
+    else:
+        run_stage(stage, config, run, config.round)
+
+
+def overview() -> str:
+    """``mitune --help``."""
+    lines = [
+        "mitune: self-supervised alignment of text-to-image diffusion models",
+        "",
+        "usage: mitune STAGE [group=option ...] [key=value ...]",
+        "",
+        "stages",
+        *(f"  {name:<10} {meaning}" for name, meaning in STAGES.items()),
+        "",
+        f"presets: experiment={', '.join(groups()['experiment'])}",
+        "",
+        "  mitune run                                       the demo on the embedded world",
+        "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
+        "  mitune run --help                                every group and key with its default",
+        "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
+        "",
+        "The same command after an interruption goes on where it was.",
+    ]
+    return "\n".join(lines)
+
+
+def manual(stage: str) -> str:
+    """``mitune STAGE --help``: groups with their options, keys with defaults and meanings."""
+    config = compose()
+    from omegaconf import OmegaConf
+
+    rows = []
+    for name, _, meaning in leaves():
+        value = OmegaConf.select(config, name)
+        rows.append((f"{name}={_shown(value)}", meaning))
+    width = min(46, max(len(left) for left, _ in rows))
+    lines = [
+        f"mitune {stage}: {STAGES[stage]}",
+        "",
+        f"usage: mitune {stage} [group=option ...] [key=value ...] [--cfg]",
+        "",
+        "groups (group=option)",
+        *(f"  {group:<11} {', '.join(options)}" for group, options in groups().items()),
+        "",
+        "keys, with the values of experiment=shapes",
+        *(f"  {left:<{width}}  {meaning}" for left, meaning in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        f"[{','.join(map(str, value))}]"
+        if hasattr(value, "_iter_ex") or isinstance(value, list)
+        else str(value)
+    )

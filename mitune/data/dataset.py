@@ -1,0 +1,214 @@
+"""The training set: a ``datasets`` dataset of chosen pictures: latents, prompts, scores, provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from mitune.data.selection import scorers
+from mitune.errors import UserError, nearest
+from mitune.files import atomic_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
+REQUIRED = ("image", "text")
+
+
+def encode_png(picture: Tensor | Image.Image | bytes) -> bytes:
+    """PNG bytes of a picture: [3, H, W] floats in [0, 1], a PIL image, or PNG bytes already."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, Tensor):
+        levels = (picture.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu()
+        picture = Image.fromarray(levels.numpy())
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes, what: str = "a picture") -> Tensor:
+    """A picture [3, H, W], floats in [0, 1]. Raises UserError naming ``what`` if the bytes are no picture."""
+    try:
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{what} does not decode ({error}); remove it from the dataset or write it again"
+        ) from error
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def build(
+    rows: pd.DataFrame,
+    pictures: Iterable[Tensor | Image.Image | bytes],
+    latents: Tensor | None,
+    round: int = 1,
+    model: str = "",
+) -> Dataset:
+    """Make the training set.
+
+    Args:
+        rows: the result of :func:`mitune.data.selection.select`.
+        pictures: one for each row (an iterable, so that they may be decoded batch by batch);
+            kept as PNG bytes.
+        latents: [rows, C, H, W] (or [rows, d]), float32 in the set; None leaves the column out.
+        round: the round these candidates were made in.
+        model: identity of the model that made them (``Denoiser.identity``).
+
+    Columns: image, text, latent, score, scores (JSON object of all score columns), seed, candidate,
+    prompt_id, category, preferred, round, model.
+
+    Raises UserError for no rows, ValueError where the numbers of rows, pictures and latents differ.
+    """
+    import datasets
+    from datasets import Features, Value
+
+    if not len(rows):
+        raise UserError("no candidate was chosen for the training set; check select.k and the prompts")
+    names = scorers(rows)
+    count = len(rows)
+    columns: dict[str, Any] = {
+        "image": [{"bytes": encode_png(picture), "path": None} for picture in pictures],
+        "text": rows["prompt"].tolist(),
+        "score": rows["score"].astype(float).tolist(),
+        "scores": [
+            json.dumps(dict(zip(names, map(float, values), strict=True))) for values in rows[names].to_numpy()
+        ],
+        "seed": rows["seed"].tolist(),
+        "candidate": rows["candidate"].tolist(),
+        "prompt_id": rows["prompt_id"].tolist(),
+        "category": rows["category"].tolist(),
+        "preferred": rows["preferred"].tolist(),
+        "round": [round] * count,
+        "model": [model] * count,
+    }
+    kinds = {"score": "float64", "seed": "int64", "candidate": "int64", "preferred": "bool", "round": "int64"}
+    features = {name: Value(kinds.get(name, "string")) for name in columns}
+    features["image"] = datasets.Image()
+    if latents is not None:
+        latents = latents.detach().float().cpu()
+        columns["latent"] = list(latents.numpy())
+        if latents.ndim == 4:
+            features["latent"] = datasets.Array3D(shape=tuple(latents.shape[1:]), dtype="float32")
+        else:
+            columns["latent"] = list(latents.flatten(1).numpy())
+            features["latent"] = datasets.Sequence(Value("float32"), length=latents[0].numel())
+    wrong = {name: len(column) for name, column in columns.items() if len(column) != count}
+    if wrong:
+        raise ValueError(f"{count} rows, but {wrong}")
+    result = datasets.Dataset.from_dict(columns, features=Features(features))
+    return _with_fingerprint(result)
+
+
+def _with_fingerprint(dataset: Dataset) -> Dataset:
+    """The same set with a fingerprint of its content alone, so that equal sets are equal files.
+
+    The library's own fingerprint depends on the clock.
+    """
+    import datasets
+
+    table: pa.Table = dataset.data.table
+    digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
+    for cell in table.column("image").to_pylist():
+        digest.update(cell["bytes"])
+    for name in ("text", "score", "seed", "candidate", "preferred", "round", "model"):
+        digest.update(repr(table.column(name).to_pylist()).encode())
+    return datasets.Dataset(table, info=dataset.info, fingerprint=digest.hexdigest()[:16])
+
+
+def save(dataset: Dataset, folder: str | Path) -> None:
+    """Write the set to ``folder``, atomically: it is there whole, or not at all."""
+    import datasets
+
+    silent = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with atomic_folder(folder) as partial:
+            dataset.save_to_disk(str(partial))
+    finally:
+        if not silent:
+            datasets.enable_progress_bars()
+
+
+def load(folder: str | Path, columns: Sequence[str] = REQUIRED) -> Dataset:
+    """Open a set written by :func:`save`, or any dataset folder with at least ``columns``.
+
+    It is read from disk where it lies: nothing is copied, no cache is made.
+
+    Raises UserError: no such folder, not a dataset, a column missing, no rows.
+    """
+    import datasets
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no training set at {folder}; run the select stage first")
+    try:
+        dataset = datasets.load_from_disk(str(folder), keep_in_memory=False)
+    except Exception as error:  # many types, one meaning
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{folder} is not a readable dataset ({first}); delete it and run the select stage again"
+        ) from error
+    if isinstance(dataset, datasets.DatasetDict):
+        raise UserError(
+            f"{folder} holds several splits ({', '.join(dataset)}); give one, such as {folder}/train"
+        )
+    for name in columns:
+        if name not in dataset.column_names:
+            there = dataset.column_names
+            raise UserError(
+                f"{folder} has no column '{name}'{nearest(name, there)}; it has {', '.join(there)}"
+            )
+    if not len(dataset):
+        raise UserError(f"the training set {folder} is empty; run the select stage again with more prompts")
+    return dataset
+
+
+def latents(dataset: Dataset) -> Tensor:
+    """All latents of the set, float32 [rows, ...]. Raises UserError if it has none."""
+    if "latent" not in dataset.column_names:
+        raise UserError("the training set has no column 'latent'; encode its pictures first")
+    values = dataset.select_columns(["latent"]).with_format("numpy")[:]["latent"]
+    return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def pictures(dataset: Dataset) -> Tensor:
+    """All pictures of the set, [rows, 3, H, W] floats in [0, 1].
+
+    Raises UserError naming a row that does not decode.
+    """
+    import datasets
+
+    raw = dataset.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    texts = dataset["text"]
+    decoded = []
+    for row, cell in enumerate(raw):
+        value = cell["image"]
+        what = f"the picture of row {row} ({texts[row]!r})"
+        data = value["bytes"]
+        if data is None:
+            try:
+                data = Path(value["path"]).read_bytes()
+            except (OSError, TypeError) as error:
+                raise UserError(f"{what} cannot be read ({error})") from error
+        decoded.append(decode_png(data, what))
+        if decoded[-1].shape != decoded[0].shape:
+            raise UserError(
+                f"{what} is {_size(decoded[-1])}, the first one {_size(decoded[0])}; make them all one size"
+            )
+    return torch.stack(decoded)
+
+
+def _size(picture: Tensor) -> str:
+    return f"{picture.shape[2]}x{picture.shape[1]}"

@@ -1,0 +1,102 @@
+"""Selection: the k best candidates of each prompt by any score column, and the controls beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mitune.data.store import KEYS
+from mitune.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NOT_SCORES = {*KEYS, "unit", "latent_row", "preferred", "score", "rank"}
+
+
+def scorers(table: pd.DataFrame) -> list[str]:
+    """The names of the score columns of a candidate table."""
+    return [name for name in table.columns if name not in _NOT_SCORES]
+
+
+def select(
+    table: pd.DataFrame, by: str, k: int, highest: bool = True, losers: int = 0, seed: int = 0
+) -> pd.DataFrame:
+    """The top ``k`` rows of each prompt, best first, and the ``losers`` worst, worst first.
+
+    Args:
+        table: candidates; needs prompt_id, candidate and the column ``by``.
+        by: a score column (higher = better), or ``random``: an order drawn from (seed, prompt, candidate),
+            the control every result needs beside it.
+        k: rows a prompt, exactly.
+        highest: False turns the order round.
+        losers: further rows a prompt, from the other end, with ``preferred=False`` (for preference training).
+
+    Returns the chosen rows with ``score`` (the value of ``by``), ``rank`` (0 = best) and ``preferred`` added.
+    Ties go to the lower candidate number. The order of the rows of ``table`` does not matter.
+
+    Raises UserError: unknown ``by``, a score that is not finite, k + losers above a prompt's candidates.
+    """
+    if k < 1 or losers < 0:
+        raise UserError(f"select: k={k}, losers={losers}; k must be at least 1 and losers at least 0")
+    if not len(table):
+        raise UserError("select: there are no candidates to choose from; run the generate stage first")
+    score = _scores(table, by, seed)
+    ordered = (
+        table.reset_index(drop=True)
+        .assign(score=score, _key=-score if highest else score)
+        .sort_values(["prompt_id", "_key", "candidate"], kind="stable")
+    )
+    if ordered.duplicated(["prompt_id", "candidate"]).any():
+        raise UserError(
+            "select: a candidate appears twice in the table; were two runs written to one folder?"
+        )
+    groups = ordered.groupby("prompt_id", sort=False)
+    rank, size = groups.cumcount(), groups["candidate"].transform("size")
+    short = size < k + losers
+    if short.any():
+        row = ordered[short].iloc[0]
+        wanted = f"k={k}" if not losers else f"k={k} and {losers} losers"
+        text = row["prompt"] if "prompt" in ordered else row["prompt_id"]
+        raise UserError(
+            f"select: {wanted} asked for, but prompt {text!r} has only {int(size[short].iloc[0])} candidates"
+            " (M); lower k or generate more candidates"
+        )
+    chosen = ordered.assign(rank=rank, preferred=rank < k)
+    chosen = chosen[(rank < k) | (rank >= size - losers)]
+    # Losers are listed from the worst up: the i-th loser of a prompt is the partner of its i-th winner.
+    order = np.where(chosen["preferred"], chosen["rank"], 2 * size[chosen.index].to_numpy() - chosen["rank"])
+    chosen = chosen.assign(_order=order).sort_values(["prompt_id", "_order"], kind="stable")
+    return chosen.drop(columns=["_key", "_order"]).reset_index(drop=True)
+
+
+def worst(table: pd.DataFrame, by: str, k: int, seed: int = 0) -> pd.DataFrame:
+    """The ``k`` lowest rows of each prompt, lowest first; else as :func:`select`."""
+    return select(table, by, k, highest=False, seed=seed)
+
+
+def _scores(table: pd.DataFrame, by: str, seed: int) -> np.ndarray:
+    """The values to order by, float64 [rows]."""
+    if by == "random":
+        pairs = zip(table["prompt_id"], table["candidate"], strict=True)
+        return np.array([_uniform(f"{seed}:{prompt}:{int(candidate)}") for prompt, candidate in pairs])
+    names = [*scorers(table), "random"]
+    if by not in names:
+        raise UserError(f"select.by={by}: no such score{nearest(by, names)}; there are {', '.join(names)}")
+    score = table[by].to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = ~np.isfinite(score)
+    if bad.any():
+        row = table[bad].iloc[0]
+        text = row["prompt"] if "prompt" in table else row["prompt_id"]
+        raise UserError(
+            f"select.by={by}: the score of candidate {int(row['candidate'])} of prompt {text!r} is {row[by]};"
+            " choose another score or generate again with model.dtype=float32"
+        )
+    return score
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that depends on ``text`` alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

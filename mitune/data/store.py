@@ -1,0 +1,240 @@
+"""The candidate store: what ``generate`` made, unit by unit, so that a killed run loses one unit at most.
+
+A unit is a parquet table of all its candidates (seeds and scores) and a safetensors file with the latents of
+those kept. Tensors are written first, the table last: the table is the commit mark. Files are named by the
+unit's number, never by a prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors
+import torch
+from torch import Tensor
+
+from mitune.data.prompts import Prompt
+from mitune.errors import UserError
+from mitune.files import clean_partial, read_json, write_json, write_table, write_tensors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEYS = ("prompt_id", "prompt", "category", "candidate", "seed", "kept")
+_TYPES = {
+    "prompt_id": pa.string(),
+    "prompt": pa.string(),
+    "category": pa.string(),
+    "candidate": pa.int64(),
+    "seed": pa.int64(),
+    "kept": pa.bool_(),
+}
+_SIZE = b"mitune.latents_bytes"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The prompts whose candidates are made together and committed together."""
+
+    index: int
+    prompts: tuple[Prompt, ...]
+    candidates_per_prompt: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.prompts) * self.candidates_per_prompt
+
+    def candidates(self) -> list[tuple[Prompt, int]]:
+        """Every (prompt, candidate number) of the unit, prompt by prompt."""
+        return [(prompt, number) for prompt in self.prompts for number in range(self.candidates_per_prompt)]
+
+
+def plan_units(prompts: Sequence[Prompt], candidates: int, rows_per_unit: int) -> list[Unit]:
+    """Cut ``prompts`` into units of whole prompts, about ``rows_per_unit`` rows each (at least one prompt).
+
+    The plan knows nothing of processes: the same units come out on one machine and on sixty-four.
+    """
+    if candidates < 1:
+        raise UserError(f"candidates={candidates}: at least one candidate a prompt is needed")
+    size = max(1, rows_per_unit // candidates)
+    chunks = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+    return [Unit(index, chunk, candidates) for index, chunk in enumerate(chunks)]
+
+
+class CandidateStore:
+    """Candidates of one generate stage in ``folder``. Many processes may write to it, each its own units."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def table_path(self, index: int) -> Path:
+        return self.folder / f"unit-{index:06d}.parquet"
+
+    def latents_path(self, index: int) -> Path:
+        return self.folder / f"unit-{index:06d}.safetensors"
+
+    def clean(self) -> None:
+        """Remove what killed processes left half-written. Call it on one process, before any writes."""
+        clean_partial(self.folder)
+
+    def claim(self, units: Sequence[Unit]) -> None:
+        """Bind the folder to this plan, so that units of another plan are never mixed in.
+
+        Raises UserError if candidates of other prompts, or another number of them, are already there.
+        """
+        digest = hashlib.sha256()
+        for unit in units:
+            digest.update(
+                f"{unit.index} {unit.candidates_per_prompt} {[p.id for p in unit.prompts]}\n".encode()
+            )
+        plan = {"units": len(units), "rows": sum(unit.rows for unit in units), "sha256": digest.hexdigest()}
+        path = self.folder / "plan.json"
+        if not path.exists():
+            write_json(path, plan)
+        elif read_json(path) != plan:
+            raise UserError(
+                f"{self.folder} holds candidates of other prompts or of another number of candidates;"
+                " choose another run= folder, or delete this one"
+            )
+
+    def done(self) -> set[int]:
+        """The units that are wholly on disk. One whose table, or whose latents, are missing or cut is not."""
+        return {
+            index
+            for path in self.folder.glob("unit-*.parquet")
+            if (index := self._index(path)) is not None and self._whole(index)
+        }
+
+    def todo(self, units: Iterable[Unit], process: int = 0, processes: int = 1) -> list[Unit]:
+        """The units that ``process`` of ``processes`` has yet to make.
+
+        Units are dealt by their number alone, so two processes never share one,
+        whenever they look.
+        """
+        done = self.done()
+        return [unit for unit in units if unit.index % processes == process and unit.index not in done]
+
+    @staticmethod
+    def _index(path: Path) -> int | None:
+        number = path.stem.removeprefix("unit-")
+        return int(number) if number.isdigit() else None
+
+    def _whole(self, index: int) -> bool:
+        try:
+            metadata = pq.read_schema(self.table_path(index)).metadata or {}
+            size = int(metadata[_SIZE])
+            return size == 0 or self.latents_path(index).stat().st_size == size
+        except (OSError, pa.ArrowInvalid, KeyError):
+            return False
+
+    def write_unit(self, unit: Unit, table: Mapping[str, Sequence[Any]], latents: Tensor | None) -> None:
+        """Commit a unit.
+
+        Args:
+            unit: what the rows belong to; a candidate may be absent (given up early), a prompt may not.
+            table: columns of equal length: those of ``KEYS`` and one of floats per scorer, higher = better.
+            latents: [number of rows with ``kept``, ...] in row order, or None when none is kept.
+
+        Raises:
+            UserError: a score is not finite (names scorer, prompt and candidate), or the disk refuses.
+            ValueError: columns or latents do not fit the unit.
+        """
+        self._check(unit, table, latents)
+        scorers = [name for name in table if name not in KEYS]
+        arrays = {
+            name: pa.array(_plain(table[name]), type=_TYPES.get(name, pa.float64()))
+            for name in (*KEYS, *scorers)
+        }
+        size = 0
+        if latents is not None and len(latents):
+            write_tensors(self.latents_path(unit.index), {"latents": latents})
+            size = self.latents_path(unit.index).stat().st_size
+        metadata = {_SIZE: str(size).encode()}
+        write_table(self.table_path(unit.index), pa.table(arrays).replace_schema_metadata(metadata))
+
+    @staticmethod
+    def _check(unit: Unit, table: Mapping[str, Sequence[Any]], latents: Tensor | None) -> None:
+        missing = [name for name in KEYS if name not in table]
+        if missing:
+            raise ValueError(f"unit {unit.index}: no column {', '.join(missing)}")
+        lengths = {name: len(column) for name, column in table.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"unit {unit.index}: columns of different lengths {lengths}")
+        rows = list(zip(table["prompt_id"], (int(number) for number in table["candidate"]), strict=True))
+        allowed = {(prompt.id, number) for prompt, number in unit.candidates()}
+        if (
+            len(set(rows)) != len(rows)
+            or not set(rows) <= allowed
+            or {row[0] for row in rows} != {p.id for p in unit.prompts}
+        ):
+            raise ValueError(f"unit {unit.index}: the rows are not those of its prompts")
+        kept = sum(map(bool, table["kept"]))
+        given = 0 if latents is None else len(latents)
+        if kept != given:
+            raise ValueError(f"unit {unit.index}: {kept} rows are kept, but {given} latents given")
+        for name in table:
+            if name in KEYS:
+                continue
+            for row, value in enumerate(_plain(table[name])):
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"score '{name}' is {value} for candidate {rows[row][1]} of prompt"
+                        f" {table['prompt'][row]!r};"
+                        " try model.dtype=float32, or fewer extreme settings of the scorer"
+                    )
+
+    def table(self) -> pd.DataFrame:
+        """All committed rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
+
+        Raises UserError when there are none.
+        """
+        parts = []
+        for index in sorted(self.done()):
+            part = pq.read_table(self.table_path(index)).replace_schema_metadata(None)
+            kept = part.column("kept").to_pylist()
+            rows, count = [], 0
+            for flag in kept:
+                rows.append(count if flag else -1)
+                count += bool(flag)
+            part = part.append_column("unit", pa.array([index] * len(kept), pa.int64()))
+            parts.append(part.append_column("latent_row", pa.array(rows, pa.int64())))
+        if not parts:
+            raise UserError(f"no candidates in {self.folder}; run the generate stage first")
+        return pa.concat_tables(parts, promote_options="default").to_pandas()
+
+    def latents(self, rows: pd.DataFrame) -> Tensor:
+        """The latents [len(rows), ...] of rows of :meth:`table`, in their order.
+
+        Raises UserError for one not kept.
+        """
+        if not len(rows):
+            raise UserError(f"no candidate chosen from {self.folder}")
+        lost = rows[rows["latent_row"] < 0]
+        if len(lost):
+            first = lost.iloc[0]
+            raise UserError(
+                f"the latent of candidate {first['candidate']} of prompt {first['prompt']!r} was not kept in"
+                f" {self.folder}; keep more candidates when generating, or draw it again from its seed"
+            )
+        result: list[Tensor | None] = [None] * len(rows)
+        units = rows["unit"].tolist()
+        positions = rows["latent_row"].tolist()
+        for index in sorted(set(units)):
+            with safetensors.safe_open(self.latents_path(index), framework="pt") as file:
+                slices = file.get_slice("latents")
+                for place, (unit, position) in enumerate(zip(units, positions, strict=True)):
+                    if unit == index:
+                        result[place] = slices[position : position + 1]
+        return torch.cat([tensor for tensor in result if tensor is not None])
+
+
+def _plain(values: Sequence[Any]) -> list[Any]:
+    """A list of plain Python values from a list, array or tensor."""
+    return values.tolist() if hasattr(values, "tolist") else list(values)

@@ -1,0 +1,116 @@
+"""The evaluation of one round: base and tuned model on the same prompts and seeds, written for people and
+machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from torch import Tensor
+
+from mitune.evaluate.categories import alignment, compare, score_columns, summarise
+from mitune.evaluate.diversity import compare_diversity
+from mitune.evaluate.pictures import histogram, pairs, png
+from mitune.files import write_bytes, write_json, write_table
+
+SCHEMA = 1
+
+
+def write_evaluation(
+    folder: str | Path,
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    before_pictures: Tensor | Sequence[Tensor],
+    after_pictures: Tensor | Sequence[Tensor],
+    examples: int = 24,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare two models picture by picture and write the result to ``folder`` (a round's); give back the
+    evaluation.
+
+    ``before``, ``after``: a row a picture (see :func:`categories.summarise`), paired by (prompt_id,
+    candidate);
+    ``*_pictures``: [3, H, W] float in [0, 1], row by row of their table. Writes ``pictures/before-000.png``,
+    ``pictures/after-000.png``, …, ``pictures/before-after.png``, ``pictures/SCORE-histogram.png``,
+    ``evaluation.parquet`` (all rows, column ``model``) and, last, ``evaluation.json``::
+
+        {"schema", "before": {"all": …, category: …}, "after": {…}, "difference": {"all": {score: {…}}, …},
+         "diversity": {"before", "after", "ratio", "ratio_ci95", "prompts"},
+         "examples": [{"prompt", "category", "before", "after", "scores_before", "scores_after"}]}
+
+    Raises UserError when the tables are not about the same pictures or a score is not finite.
+    """
+    folder = Path(folder)
+    if len(before) != len(before_pictures) or len(after) != len(after_pictures):
+        raise ValueError("tables and pictures differ in length")
+    difference = compare(before, after, seed)
+    order = alignment(before, after)
+    before, after = before.reset_index(drop=True), after.iloc[order].reset_index(drop=True)
+    tuned = [after_pictures[row] for row in order]
+
+    chosen = choose_examples(before, examples)
+    result = {
+        "schema": SCHEMA,
+        "before": summarise(before, seed),
+        "after": summarise(after, seed),
+        "difference": difference,
+        "diversity": compare_diversity(before_pictures, tuned, before["prompt_id"].tolist(), seed),
+        "examples": [
+            {
+                "prompt": str(before["prompt"][row]),
+                "category": _category(before, row),
+                "before": f"pictures/before-{number:03d}.png",
+                "after": f"pictures/after-{number:03d}.png",
+                "scores_before": _scores(before, row),
+                "scores_after": _scores(after, row),
+            }
+            for number, row in enumerate(chosen)
+        ],
+    }
+    for number, row in enumerate(chosen):
+        write_bytes(folder / f"pictures/before-{number:03d}.png", png(before_pictures[row]))
+        write_bytes(folder / f"pictures/after-{number:03d}.png", png(tuned[row]))
+    if chosen:
+        sheet = pairs(
+            [before_pictures[row] for row in chosen],
+            [tuned[row] for row in chosen],
+            [str(before["prompt"][row]) for row in chosen],
+        )
+        write_bytes(folder / "pictures/before-after.png", png(sheet))
+    for name in score_columns(before):
+        if name in after and name != "exact":
+            drawing = histogram(before[name].to_numpy(), after[name].to_numpy(), name)
+            write_bytes(folder / f"pictures/{_file_name(name)}-histogram.png", drawing)
+    rows = pd.concat([before.assign(model="before"), after.assign(model="after")], ignore_index=True)
+    write_table(folder / "evaluation.parquet", pa.Table.from_pandas(rows, preserve_index=False))
+    write_json(folder / "evaluation.json", result)
+    return result
+
+
+def choose_examples(table: pd.DataFrame, count: int) -> list[int]:
+    """Row positions of up to ``count`` pictures to show: one a prompt, categories in turn, never chosen by
+    score."""
+    first = table.reset_index(drop=True).drop_duplicates("prompt_id")
+    queues: dict[str, list[int]] = {}
+    for row in first.index.tolist():
+        queues.setdefault(_category(first, row), []).append(row)
+    turns = [(turn, row) for rows in queues.values() for turn, row in enumerate(rows)]
+    return [row for _, row in sorted(turns)][:count]
+
+
+def _category(table: pd.DataFrame, row: int) -> str:
+    value = table["category"][row] if "category" in table else ""
+    return "" if pd.isna(value) else str(value)
+
+
+def _scores(table: pd.DataFrame, row: int) -> dict[str, float]:
+    return {name: float(table[name][row]) for name in score_columns(table)}
+
+
+def _file_name(score: str) -> str:
+    """A score's name as part of a file name: sums such as ``mi+0.5*clip`` hold signs that folders do not
+    take."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in score)

@@ -1,0 +1,75 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+_COUNTS = ("n", "prompts")
+
+
+def figure(value: float | None, sign: bool = False) -> str:
+    """A figure as a person reads it: three decimals below ten, one above, a dash for null; ``sign``: with +
+    or −."""
+    if value is None:
+        return "–"
+    digits = 3 if abs(value) < 10 else 1
+    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+
+
+def bounds(interval: list[float] | None, sign: bool = False) -> str:
+    """``[low, high]``, or a dash."""
+    return "–" if interval is None else f"[{figure(interval[0], sign)}, {figure(interval[1], sign)}]"
+
+
+def summary_table(summary: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
+    """A row a category: pictures, and each score's mean with its 95 % interval
+    (:func:`categories.summarise`)."""
+    names = [name for name, value in summary["all"].items() if isinstance(value, float)]
+    table = _table(title, ["category", "pictures", *names])
+    for category, row in summary.items():
+        cells = [Text(f"{figure(row[name])}\n{bounds(row['ci95'].get(name))}") for name in names]
+        table.add_row(Text(category), str(row["n"]), *cells, end_section=category == "all")
+    return table
+
+
+def comparison_table(comparison: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
+    """Rows of category × score: before, after, paired difference with its interval
+    (:func:`categories.compare`).
+
+    A difference is green where its whole interval is above zero, red where it is below.
+    """
+    table = _table(title, ["category", "score", "before", "after", "difference", "95 % interval", "pictures"])
+    for category, row in comparison.items():
+        names = [name for name in row if name not in _COUNTS]
+        for name in names:
+            cell = row[name]
+            table.add_row(
+                Text(category if name == names[0] else ""),
+                Text(name),
+                figure(cell["before"]),
+                figure(cell["after"]),
+                Text(figure(cell["difference"], sign=True), style=_style(cell["ci95"])),
+                Text(bounds(cell["ci95"], sign=True)),
+                str(row["n"]),
+                end_section=name == names[-1],
+            )
+    return table
+
+
+def _style(interval: list[float] | None) -> str:
+    """Colour of a difference whose interval leaves zero on one side."""
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return ""
+    return "green" if interval[0] > 0 else "red"
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    # Names and categories are the user's: as Text they are never read as rich markup.
+    table = Table(title=Text(title) if title else None)
+    for column in columns:
+        table.add_column(Text(column), justify="left" if column in ("category", "score") else "right")
+    return table

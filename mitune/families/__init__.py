@@ -1,0 +1,58 @@
+"""Model families: one file per kind of diffusers pipeline; each turns a folder into a ``Denoiser``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mitune.errors import UserError, nearest
+from mitune.families.source import find_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mitune.denoiser import Denoiser
+
+# What ``model_index.json`` calls the pipeline -> where its family lives. A new family is a line here and a
+# file.
+FAMILIES = {"StableDiffusionPipeline": "mitune.families.stable_diffusion:StableDiffusionDenoiser"}
+
+
+def load_denoiser(
+    model: Any, adapter: str | Path | None = None, device: Any = None, dtype: Any = None
+) -> Denoiser:
+    """The denoiser of ``model``: a path or Hub id, or a mapping/object with path, revision, variant, dtype,
+    device, compile, channels_last. ``device`` and ``dtype`` override the model's own keys.
+
+    The family is chosen by the pipeline class that ``model_index.json`` names, never by the model's name.
+    Raises UserError: no such folder or repository, no pipeline, an unknown pipeline class, pickled weights.
+    """
+    options = _options(model)
+    source = find_model(options.pop("path"), options.get("revision"))
+    if source.pipeline not in FAMILIES:
+        raise UserError(
+            f"{source.name} is a {source.pipeline}{nearest(source.pipeline, FAMILIES)}; the pipelines "
+            f"known here are {', '.join(FAMILIES)}"
+        )
+    module, _, name = FAMILIES[source.pipeline].partition(":")
+    family = getattr(importlib.import_module(module), name)
+    overrides = {"adapter": adapter, "device": device, "dtype": dtype}
+    return family.load(
+        source, **options | {key: value for key, value in overrides.items() if value is not None}
+    )
+
+
+def _options(model: Any) -> dict[str, Any]:
+    """The keys of a model configuration that are set, whatever kind of object holds them."""
+    if isinstance(model, Mapping):
+        keys = dict(model)
+    elif hasattr(model, "keys"):  # an OmegaConf node
+        keys = {key: model[key] for key in model}
+    elif hasattr(model, "path"):  # a dataclass
+        keys = dict(vars(model))
+    else:
+        keys = {"path": str(model)}
+    if not keys.get("path"):
+        raise UserError("model.path is empty: give a diffusers folder, a Hub id, or 'shapes'")
+    return {key: value for key, value in keys.items() if value is not None}

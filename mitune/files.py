@@ -1,0 +1,150 @@
+"""Atomic writes: a reader sees the old file or the whole new one, never a part, even after SIGKILL.
+
+Every writer fills a temporary file in the target's own folder and renames it into place. What a killed process
+leaves behind carries the prefix ``.partial-`` and is removed by :func:`clean_partial`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+from torch import Tensor
+
+from mitune.errors import UserError
+
+PARTIAL = ".partial-"
+REPLACED = ".replaced-"
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another folder with run=",
+    errno.EACCES: "permission denied; choose a folder you may write to with run=",
+    errno.EPERM: "permission denied; choose a folder you may write to with run=",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder with run=",
+}
+
+
+@contextlib.contextmanager
+def user_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write ``path`` into a :class:`UserError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise UserError(f"cannot write {path}: {reason}") from error
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically, making its folder if needed. Raises UserError on a full or closed disk."""
+    path = Path(path)
+    with user_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(partial, 0o644)
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises UserError when it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named tensors as safetensors, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(contiguous, dict(metadata) if metadata else None))
+
+
+def write_table(path: str | Path, table: pa.Table) -> None:
+    """Write an Arrow table as parquet, atomically."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on leaving without an error it takes the place of ``path``.
+
+    A folder cannot be renamed over a full one, so an old one first steps aside under a name that says whose it is;
+    whatever happens between the two renames, :func:`clean_partial` puts it back.
+    """
+    path = Path(path)
+    aside = path.parent / f"{REPLACED}{path.name}"
+    with user_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+        try:
+            yield partial
+            os.chmod(partial, 0o755)
+            _settle(aside)
+            if path.exists():
+                os.replace(path, aside)
+            os.replace(partial, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            _settle(aside)
+            raise
+
+
+def _settle(aside: Path) -> None:
+    """Decide about a folder that stepped aside: back to its place if that is empty, else superseded and removed."""
+    if aside.exists():
+        path = aside.parent / aside.name.removeprefix(REPLACED)
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(aside, path)
+
+
+def clean_partial(folder: str | Path) -> None:
+    """Remove what killed processes left half-written directly inside ``folder``; put back what had stepped aside."""
+    for path in Path(folder).glob(f"{REPLACED}*"):
+        _settle(path)
+    for path in Path(folder).glob(f"{PARTIAL}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,203 @@
+"""Attach a trainable adapter (DoRA or LoRA, through peft) to a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mitune.denoiser import Denoiser
+from mitune.errors import UserError, nearest
+from mitune.families import lora
+
+KINDS = ("dora", "lora")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What to attach. ``targets`` and ``text_targets`` are the last parts of layer names; the update is
+    scaled by alpha / rank.
+    """
+
+    kind: str = "dora"
+    rank: int = 32
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+    text_encoder: bool = False
+    text_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    def __post_init__(self) -> None:
+        """Raises UserError for an unknown kind or numbers that make no adapter."""
+        if self.kind not in KINDS:
+            raise UserError(
+                f"adapter.kind={self.kind} is not known{nearest(self.kind, KINDS)}; give {' or '.join(KINDS)}"
+            )
+        if self.rank < 1:
+            raise UserError(f"adapter.rank={self.rank}: must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"adapter.dropout={self.dropout}: must lie in [0, 1)")
+
+
+def attach(
+    denoiser: Denoiser, config: AdapterConfig, init_from: str | Path | None = None, seed: int = 0
+) -> list[nn.Parameter]:
+    """Put a fresh adapter (or a copy of the one in ``init_from``) in the place of the present one.
+
+    Returns its parameters, float32 and trainable; everything else stays frozen. A fresh one changes nothing
+    yet (B = 0; DoRA: m = ‖W‖) and depends on ``seed`` alone.
+    Raises UserError: a target that matches no layer, a saved adapter of another model, kind, rank or targets.
+    """
+    from peft import LoraConfig
+
+    modules = _modules(denoiser, config)
+    saved = lora.read_adapter(init_from) if init_from is not None else None
+    if saved is not None:
+        for component, (module, _, _) in modules.items():
+            if component in saved.tensors:
+                lora.fitted(module, saved, component)
+    denoiser.unload_adapter()  # type: ignore[attr-defined]
+    parameters: list[nn.Parameter] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module, targets, _ in modules.values():
+            peft_config = LoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=list(targets),
+                use_dora=config.kind == "dora",
+                init_lora_weights=True,
+            )
+            lora.inject(module, peft_config)
+            _to_float32(module)
+    if saved is not None:
+        _copy(saved, {component: module for component, (module, _, _) in modules.items()}, config)
+    for module, _, _ in modules.values():
+        for parameter in lora.adapter_parameters(module).values():
+            parameter.requires_grad_(True)
+            parameters.append(parameter)
+    return parameters
+
+
+def trainable_parameters(denoiser: Denoiser) -> dict[str, nn.Parameter]:
+    """The parameters that train, under the names they have in an adapter file."""
+    components = getattr(denoiser, "components", {})
+    return {
+        f"{component}.{name}": parameter
+        for component, module in components.items()
+        for name, parameter in lora.adapter_parameters(module).items()
+        if parameter.requires_grad
+    }
+
+
+def _modules(denoiser: Denoiser, config: AdapterConfig) -> dict[str, tuple[nn.Module, Sequence[str], str]]:
+    """Component -> (module, targets, key the targets were given under). Raises UserError for targets that
+    match nothing.
+    """
+    components = getattr(denoiser, "components", {})
+    if denoiser.network is None or not components:
+        raise UserError(f"{denoiser.identity} has no network an adapter could attach to")
+    modules = {}
+    for component, module in components.items():
+        is_text = any(module is encoder for encoder in denoiser.text_encoders)  # type: ignore[attr-defined]
+        if is_text and not config.text_encoder:
+            continue
+        targets, key = (
+            (config.text_targets, "adapter.text_targets") if is_text else (config.targets, "adapter.targets")
+        )
+        _check_targets(module, targets, key, component)
+        modules[component] = (module, targets, key)
+    return modules
+
+
+def _check_targets(module: nn.Module, targets: Sequence[str], key: str, component: str) -> None:
+    names = _layer_names(module)
+    if not targets:
+        raise UserError(f"{key} is empty; this {component} has {', '.join(_endings(names))}")
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            endings = _endings(names)
+            raise UserError(
+                f"{key}: '{target}' matches no layer of the {component}{nearest(target, endings)}; it has "
+                f"{', '.join(endings)}"
+            )
+
+
+def _layer_names(module: nn.Module) -> list[str]:
+    """Names of all layers an adapter may wrap, as they are without one."""
+    return [
+        name.removesuffix(".base_layer")
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".lora_" not in name
+    ]
+
+
+def _endings(names: Iterable[str]) -> list[str]:
+    """What layers are called: the last part of each name, with the part before it where the last is a
+    number.
+    """
+    found = []
+    for name in names:
+        parts = name.split(".")
+        at = len(parts) - 1
+        while at > 0 and parts[at].isdigit():
+            at -= 1
+        found.append(".".join(parts[at:]))
+    return sorted(set(found))
+
+
+@torch.no_grad()
+def _to_float32(module: nn.Module) -> None:
+    """Adapter parameters in float32, whatever the weights are in; DoRA's magnitudes from float32 norms (bf16
+    ones are 0.4 % off).
+    """
+    for layer in lora.adapter_layers([module]):
+        for name, parameter in layer.named_parameters():
+            if ".lora_" in f".{name}":
+                parameter.data = parameter.data.float()
+        weight = layer.get_base_layer().weight
+        for magnitude in getattr(layer, "lora_magnitude_vector", {}).values():
+            if weight.ndim == 2:
+                magnitude.weight.data = torch.linalg.norm(weight.float(), dim=1)  # B = 0: ‖W + s·BA‖ = ‖W‖
+
+
+def _copy(saved: lora.SavedAdapter, modules: dict[str, Any], config: AdapterConfig) -> None:
+    """Fill the fresh adapter with the saved values. Raises UserError where the two are not of one make."""
+    for component, module in modules.items():
+        if component not in saved.tensors:
+            continue  # a round that starts to train the text encoder
+        kind = "dora" if saved.is_dora(component) else "lora"
+        if kind != config.kind:
+            raise UserError(
+                f"the adapter {saved.path} is a {kind}; go on with adapter.kind={kind}, or start afresh"
+            )
+        ranks = set(saved.ranks(component).values())
+        if ranks != {config.rank}:
+            shown = ", ".join(map(str, sorted(ranks)))
+            raise UserError(
+                f"the adapter {saved.path} has rank {shown}; go on with adapter.rank={shown}, or start afresh"
+            )
+        alpha = saved.settings.get(component, {}).get("lora_alpha", config.rank)
+        if alpha != config.alpha:
+            raise UserError(
+                f"the adapter {saved.path} has alpha {alpha}; go on with adapter.alpha={alpha}, or start "
+                "afresh"
+            )
+        tensors = lora.fitted(module, saved, component)
+        different = sorted(tensors.keys() ^ lora.adapter_parameters(module).keys())
+        if different:
+            raise UserError(
+                f"the adapter {saved.path} has other target layers ('{different[0]}'); go on with the "
+                "adapter.targets it was made with"
+            )
+        lora.copy_into(module, tensors)
+    extra = [component for component in saved.tensors if component not in modules]
+    if extra:
+        raise UserError(
+            f"the adapter {saved.path} also adapts the {extra[0]}; go on with adapter.text_encoder=true"
+        )

@@ -1,0 +1,249 @@
+"""Training data on the device, and who is drawn when: every draw is a pure function of (seed, step).
+
+So a resumed run, another number of processes or another micro-batch see the same pictures, times and noise:
+there is no sampler position and no generator state to save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mitune.data import dataset as datasets
+from mitune.denoiser import Condition, Denoiser
+from mitune.errors import UserError
+from mitune.finetune.objectives import Objective
+
+_ON_DEVICE = 4 * 2**30  # bytes of a cache that may live in the device's memory; larger ones stay with the CPU
+_CHUNK = 64  # prompts or pictures encoded at once
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on ``parts`` alone."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Latents [rows, …] float32, the unique texts, and for each item of data its winner, text and losers.
+
+    ``winners`` [items]: rows; ``text_of`` [items]: index into ``texts``; ``losers``: rows, those of one item
+    side by side, from ``first`` [items], ``count`` [items] of them (0 without preferences).
+    """
+
+    latents: Tensor
+    texts: list[str]
+    winners: Tensor
+    text_of: Tensor
+    losers: Tensor
+    first: Tensor
+    count: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.winners)
+
+
+@torch.no_grad()
+def load_training_set(dataset: Any, denoiser: Denoiser, objective: Objective) -> TrainingSet:
+    """Read a ``datasets`` set: its latents (or its pictures, encoded once), texts, and who is preferred.
+
+    Without the column ``preferred`` every row is a winner. A winner may meet any loser of its prompt.
+    Raises UserError: no winners, no losers where the objective needs them, latents of another model, latents
+    that are not finite.
+    """
+    texts = list(dataset["text"])
+    marked = dataset["preferred"] if "preferred" in dataset.column_names else [True] * len(texts)
+    preferred = torch.tensor(list(marked), dtype=torch.bool)
+    latents = _latents(dataset, denoiser, texts)
+    unique = list(dict.fromkeys(texts))
+    index = {text: number for number, text in enumerate(unique)}
+    text_of = torch.tensor([index[text] for text in texts], dtype=torch.long)
+    winners = torch.nonzero(preferred).flatten()
+    if not len(winners):
+        raise UserError("the training set has no preferred picture; run the select stage again")
+    losers, first, count = _losers(preferred, text_of, len(unique))
+    if objective.pairs:
+        winners = winners[count[text_of[winners]] > 0]
+        if not len(winners):
+            raise UserError(
+                f"train.objective={objective.name} compares winners with losers, and no prompt of the "
+                "training set has both; "
+                "select again with select.losers=1"
+            )
+    digest = hashlib.sha256("\x1f".join(texts).encode())
+    digest.update(preferred.numpy().tobytes())
+    digest.update(latents.numpy().tobytes())
+    if latents.nbytes <= _ON_DEVICE:
+        latents = latents.to(denoiser.device)
+    text_of = text_of[winners]
+    return TrainingSet(
+        latents, unique, winners, text_of, losers, first[text_of], count[text_of], digest.hexdigest()[:12]
+    )
+
+
+def _losers(preferred: Tensor, text_of: Tensor, texts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(losers' rows grouped by text, where each text's begin, how many it has)."""
+    rows = torch.nonzero(~preferred).flatten()
+    rows = rows[torch.argsort(text_of[rows], stable=True)]
+    count = torch.bincount(text_of[rows], minlength=texts)
+    return rows, count.cumsum(0) - count, count
+
+
+def _latents(dataset: Any, denoiser: Denoiser, texts: Sequence[str]) -> Tensor:
+    """The column ``latent``, or else the pictures encoded; [rows, …] float32 on the CPU."""
+    if "latent" in dataset.column_names:
+        latents = datasets.latents(dataset)
+    else:
+        parts = [
+            denoiser.encode_image(datasets.pictures(dataset.select(range(at, min(at + _CHUNK, len(texts))))))
+            .float()
+            .cpu()
+            for at in range(0, len(texts), _CHUNK)
+        ]
+        latents = torch.cat(parts)
+    shape = tuple(denoiser.latent_shape)
+    if tuple(latents.shape[1:]) != shape:
+        raise UserError(
+            f"the training set holds latents of {tuple(latents.shape[1:])}, this model's are {shape}; it "
+            "was made by another model"
+        )
+    bad = torch.nonzero(~latents.flatten(1).isfinite().all(1)).flatten().tolist()
+    if bad:
+        raise UserError(
+            f"the latent of row {bad[0]} ({texts[bad[0]]!r}) is not finite; remove it or generate again"
+        )
+    return latents
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Who is drawn in one step: ``winner`` and ``loser`` (rows of latents), ``text`` (index; the null prompt
+    where the caption is dropped) and ``t``, each [n]; ``noise`` [n, …]."""
+
+    winner: Tensor
+    loser: Tensor
+    text: Tensor
+    t: Tensor
+    noise: Tensor
+
+    def __getitem__(self, rows: slice) -> Draw:
+        """A part of the batch; no copies."""
+        return Draw(self.winner[rows], self.loser[rows], self.text[rows], self.t[rows], self.noise[rows])
+
+
+class Draws:
+    """Draws the global batch of any step. Items come in epochs, each a fresh permutation, so all are seen
+    equally often.
+    """
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        seed: int,
+        batch_size: int,
+        shape: Sequence[int],
+        times: tuple[int, int],
+        discrete: bool,
+        caption_dropout: float,
+        pin: bool = False,
+    ) -> None:
+        self._data, self._seed, self._batch = data, seed, batch_size
+        self._shape, self._times, self._discrete = tuple(shape), times, discrete
+        self._dropout, self._pin = caption_dropout, pin
+        self._pairs = bool((data.count > 0).all())
+        self._orders: dict[int, Tensor] = {}
+
+    def __call__(self, step: int) -> Draw:
+        """The batch of ``step``."""
+        data, n = self._data, self._batch
+        generator = torch.Generator().manual_seed(seed_of(self._seed, "step", step))
+        items = self._items(step)
+        low, high = self._times
+        if self._discrete:
+            t = torch.randint(low, high, (n,), generator=generator)
+        else:
+            t = low + (high - low) * torch.rand(n, generator=generator)
+        dropped = torch.rand(n, generator=generator) < self._dropout
+        winner = data.winners[items]
+        loser = winner
+        if self._pairs:
+            chance = torch.rand(n, generator=generator, dtype=torch.float64)
+            loser = data.losers[data.first[items] + (chance * data.count[items]).long()]
+        text = torch.where(dropped, len(data.texts), data.text_of[items])
+        noise = torch.randn(n, *self._shape, generator=generator, pin_memory=self._pin)
+        return Draw(winner, loser, text, t, noise)
+
+    def _items(self, step: int) -> Tensor:
+        """Items at positions step·batch … of the endless sequence of permutations."""
+        size, found, at = len(self._data), [], step * self._batch
+        end = at + self._batch
+        while at < end:
+            epoch, start = divmod(at, size)
+            if epoch not in self._orders:
+                generator = torch.Generator().manual_seed(seed_of(self._seed, "epoch", epoch))
+                self._orders = {key: value for key, value in self._orders.items() if key == epoch - 1}
+                self._orders[epoch] = torch.randperm(size, generator=generator)
+            part = self._orders[epoch][start : start + end - at]
+            found.append(part)
+            at += len(part)
+        return torch.cat(found)
+
+
+class Texts:
+    """The conditions of the unique texts and, last, of the null prompt: encoded once, or each time while the
+    text encoder trains.
+    """
+
+    def __init__(self, denoiser: Denoiser, texts: Sequence[str], trains: bool) -> None:
+        self._denoiser, self._texts, self._trains = denoiser, list(texts), trains
+        self.null = len(self._texts)
+        self._table: Condition | None = None if trains else self._encode_all()
+        self._base: Condition | None = None
+
+    @torch.no_grad()
+    def _encode_all(self) -> Condition:
+        parts = [
+            self._denoiser.encode_prompts(self._texts[at : at + _CHUNK])
+            for at in range(0, len(self._texts), _CHUNK)
+        ]
+        table = Condition.cat([*parts, self._denoiser.null(1)])
+        size = sum(value.nbytes for value in table.tensors.values())
+        return table if size <= _ON_DEVICE else table.to("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        """Where an index into the texts should be."""
+        return torch.device("cpu") if self._table is None else next(iter(self._table.tensors.values())).device
+
+    def condition(self, index: Tensor) -> Condition:
+        """Conditions of texts ``index`` [n] on the denoiser's device; with gradient while the text encoder
+        trains.
+        """
+        if self._table is not None:
+            return self._table[index].to(self._denoiser.device)
+        unique, inverse = torch.unique(index, return_inverse=True)
+        wanted = unique.tolist()
+        parts = (
+            [self._denoiser.encode_prompts([self._texts[i] for i in wanted if i != self.null])]
+            if wanted != [self.null]
+            else []
+        )
+        if wanted[-1] == self.null:  # ``unique`` is sorted, and the null prompt is the last
+            parts.append(self._denoiser.null(1))
+        return Condition.cat(parts)[inverse.to(self._denoiser.device)]
+
+    def reference(self, index: Tensor) -> Condition | None:
+        """The same from the base model's text encoder; None where that is no different."""
+        if not self._trains:
+            return None
+        if self._base is None:
+            with self._denoiser.base():  # type: ignore[attr-defined]
+                self._base = self._encode_all()
+        return self._base[index].to(self._denoiser.device)

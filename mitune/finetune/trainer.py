@@ -1,0 +1,509 @@
+"""Train the attached adapter: one loop for every objective, one process or many.
+
+Many processes (``accelerate launch``): each takes its slice of the global batch, and the adapter's gradients,
+a few megabytes, are summed once a step. The loop never waits for the device except where it writes figures
+down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from mitune import distributed
+from mitune.denoiser import Denoiser
+from mitune.errors import UserError, nearest
+from mitune.families import lora
+from mitune.files import clean_partial
+from mitune.finetune import checkpoint
+from mitune.finetune.adapters import trainable_parameters
+from mitune.finetune.batches import Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
+from mitune.finetune.objectives import Batch, Objective, find_objective
+from mitune.track import Tracker
+
+LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What may differ between the two halves of a resumed run without changing its result.
+_FREE = {
+    "micro_batch",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "compile",
+    "gradient_checkpointing",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Defaults are the paper's (Wang et al., 2405.20759): AdamW, lr 1e-4 constant, batch 400,
+    300 steps, t in 500…1000.
+
+    ``batch_size``: items (pictures, or pairs) a step over all processes; ``micro_batch``: rows of a forward,
+    the rest is accumulated (None: all at once). ``t_max`` is excluded. ``keep_best_by`` names the score that
+    ``validate`` gives.
+    """
+
+    objective: str = "mse"
+    steps: int = 300
+    batch_size: int = 400
+    micro_batch: int | None = None
+    lr: float = 1e-4
+    lr_schedule: str = "constant"
+    warmup: int = 0
+    betas: Sequence[float] = (0.9, 0.999)
+    weight_decay: float = 1e-2
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0
+    t_min: int = 500
+    t_max: int = 1000
+    caption_dropout: float = 0.0
+    beta_dpo: float = 2000.0
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+    keep_best_by: str | None = None
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    log_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for names that are not known and numbers that cannot work."""
+        find_objective(self.objective)
+        for key, choices in (("lr_schedule", LR_SCHEDULES), ("mixed_precision", tuple(PRECISIONS))):
+            value = getattr(self, key)
+            if value not in choices:
+                raise UserError(
+                    f"train.{key}={value} is not known{nearest(str(value), choices)}; choose among "
+                    f"{', '.join(choices)}"
+                )
+        for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, key) < 1:
+                raise UserError(f"train.{key}={getattr(self, key)}: must be at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UserError(f"train.micro_batch={self.micro_batch}: must be at least 1")
+        if not 0 <= self.t_min < self.t_max:
+            raise UserError(f"train.t_min={self.t_min} is not below train.t_max={self.t_max}")
+        if not 0 <= self.caption_dropout <= 1:
+            raise UserError(f"train.caption_dropout={self.caption_dropout}: must lie in [0, 1]")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did. ``loss``: mean over the last tenth of the steps; ``forwards``: rows sent through the
+    network.
+    """
+
+    steps: int
+    seconds: float
+    loss: float
+    trainable_parameters: int
+    forwards: int
+    best_step: int | None = None
+    best_value: float | None = None
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of ``step`` (0, 1, …): linear warm-up, then constant, or falling to 0 along a line or half a
+    cosine.
+    """
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    if config.lr_schedule == "linear":
+        return config.lr * (1 - progress)
+    if config.lr_schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr
+
+
+def train(
+    denoiser: Denoiser,
+    dataset: Any,
+    config: TrainConfig,
+    folder: str | Path,
+    tracker: Tracker | None = None,
+    validate: Callable[[int], float] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> TrainResult:
+    """Train the adapter that is attached to ``denoiser`` on ``dataset``; write ``folder/adapter`` and
+    ``folder/checkpoints``.
+
+    Goes on from the newest checkpoint, bit for bit as if never interrupted; a finished run is only read back.
+    ``validate(steps done)`` -> score, higher = better, is called on every process at each checkpoint; with it
+    the adapter of the best one is kept, in ``folder/adapter`` and in ``denoiser``. ``on_step(steps done)``
+    after each step, for a progress bar.
+    Raises UserError: nothing to train on, checkpoints of another run, a loss that is not finite.
+    """
+    return _Run(denoiser, dataset, config, Path(folder), tracker, validate, on_step).run()
+
+
+class _Run:
+    """One call of ``train``: what the loop needs at hand."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        dataset: Any,
+        config: TrainConfig,
+        folder: Path,
+        tracker: Tracker | None,
+        validate: Callable[[int], float] | None,
+        on_step: Callable[[int], None] | None,
+    ) -> None:
+        self.denoiser, self.config, self.folder = denoiser, config, folder
+        self.tracker, self.validate, self.on_step = tracker, validate, on_step
+        if config.keep_best_by is not None and validate is None:
+            raise ValueError("keep_best_by needs validate()")
+        self.processes = distributed.state()
+        self.device = denoiser.device
+        self.objective: Objective = find_objective(config.objective)
+        self.names = trainable_parameters(denoiser)
+        if not self.names:
+            raise ValueError("no adapter is attached: call attach() first")
+        self.parameters: list[nn.Parameter] = list(self.names.values())
+        _check(config, denoiser, self.processes)
+        self.layers = lora.adapter_layers(denoiser.components.values())  # type: ignore[attr-defined]
+        self.data: TrainingSet = load_training_set(dataset, denoiser, self.objective)
+        self.draws = Draws(
+            self.data,
+            config.seed,
+            config.batch_size,
+            denoiser.latent_shape,
+            (config.t_min, config.t_max),
+            denoiser.schedule.kind == "vp",
+            config.caption_dropout,
+            pin=self.device.type == "cuda",
+        )
+        encoders: list[nn.Module] = denoiser.text_encoders  # type: ignore[attr-defined]
+        text_trains = any(
+            parameter.requires_grad for encoder in encoders for parameter in encoder.parameters()
+        )
+        self.signature = self._signature()
+        self.texts = Texts(denoiser, self.data.texts, text_trains)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.lr,
+            betas=(float(config.betas[0]), float(config.betas[1])),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=self.device.type in ("cuda", "cpu"),
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
+        self.history = {name: torch.zeros(config.steps, device=self.device) for name in ("loss", "grad_norm")}
+        rank, ranks = self.processes.process_index, self.processes.num_processes
+        self.rows = (config.batch_size * rank // ranks, config.batch_size * (rank + 1) // ranks)
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def run(self) -> TrainResult:
+        config = self.config
+        checkpoints = self.folder / "checkpoints"
+        if self.processes.is_main_process:
+            clean_partial(checkpoints)
+            clean_partial(self.folder)
+        self.processes.wait_for_everyone()
+        state = self._resume(checkpoints)
+        start, best = state["step"], state["best"]
+        seconds, rows, before = state["seconds"], state["forwards"], self.denoiser.forwards
+        if self.tracker is not None and start < config.steps:
+            self.tracker.truncate_after("train", start + 1)
+        began = last = time.perf_counter()
+        last_step = start
+        with self._training(), self._own_randomness():
+            for step in range(start, config.steps):
+                self._step(step)
+                done = step + 1
+                if self.on_step is not None:
+                    self.on_step(done)
+                write = done % config.checkpoint_every == 0 or done == config.steps
+                if write or done % config.log_every == 0:
+                    self._check_finite(done)
+                    now = time.perf_counter()
+                    self._log(done, (done - last_step) / (now - last))
+                    last, last_step = now, done
+                if write:
+                    best = self._validate(done, best)
+                    state = {
+                        "seconds": seconds + time.perf_counter() - began,
+                        "forwards": rows + self.denoiser.forwards - before,
+                        "learning_rate": learning_rate(config, step),
+                        "randomness": {"seed": config.seed, "position": done},
+                        "scaler": self.scaler.state_dict(),
+                        "best": best,
+                        "signature": self.signature,
+                    }
+                    self._save(done, state)
+                    last = time.perf_counter()
+        self._finish(best)
+        window = max(1, config.steps // 10)
+        return TrainResult(
+            steps=config.steps,
+            seconds=state["seconds"],
+            loss=float(self.history["loss"][-window:].mean()),
+            trainable_parameters=sum(parameter.numel() for parameter in self.parameters),
+            forwards=state["forwards"],
+            best_step=best and best["step"],
+            best_value=best and best["value"],
+        )
+
+    def _step(self, step: int) -> None:
+        """One optimizer step; leaves its loss and gradient norm in the history, on the device."""
+        config = self.config
+        torch.manual_seed(seed_of(config.seed, "dropout", step, self.processes.process_index))
+        rate = learning_rate(config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        draw = self._place(self.draws(step)[slice(*self.rows)])
+        total = torch.zeros((), device=self.device)
+        for rows in self._micro_batches():
+            with self._autocast():
+                batch = self._batch(draw[rows])
+                loss = self.objective.loss(self.denoiser, batch, config.beta_dpo).sum() / config.batch_size
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        total = self._sum_over_processes(total)
+        self.scaler.unscale_(self.optimizer)
+        limit = config.max_grad_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.history["loss"][step] = total
+        self.history["grad_norm"][step] = norm
+
+    def _micro_batches(self) -> Iterator[slice]:
+        """This process's share of the batch in near-equal parts."""
+        share = self.rows[1] - self.rows[0]
+        size = max(1, (self.config.micro_batch or 2**62) // self.objective.rows)
+        parts = -(-share // size)
+        bounds = [share * part // parts for part in range(parts + 1)]
+        return itertools.starmap(slice, itertools.pairwise(bounds))
+
+    def _place(self, draw: Draw) -> Draw:
+        """The draw where it is needed: indices beside what they index, t and noise on the device; nobody
+        waits for the copies.
+        """
+        latents, device = self.data.latents.device, self.device
+        return Draw(
+            _move(draw.winner, latents),
+            _move(draw.loser, latents),
+            _move(draw.text, self.texts.device),
+            _move(draw.t, device),
+            _move(draw.noise, device),
+        )
+
+    def _batch(self, draw: Draw) -> Batch:
+        """The rows of one forward, gathered on the device."""
+        latents, pairs = self.data.latents, self.objective.pairs
+        return Batch(
+            z0=_move(latents[draw.winner], self.device),
+            noise=draw.noise,
+            t=draw.t,
+            condition=self.texts.condition(draw.text),
+            rejected=_move(latents[draw.loser], self.device) if pairs else None,
+            reference=self.texts.reference(draw.text) if pairs else None,
+        )
+
+    def _sum_over_processes(self, loss: Tensor) -> Tensor:
+        """Sum gradients and loss over the processes, in one message."""
+        if self.processes.num_processes == 1:
+            return loss
+        gradients = []
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
+        torch.distributed.all_reduce(flat)
+        parts = flat.split([*(gradient.numel() for gradient in gradients), 1])
+        torch._foreach_copy_(
+            gradients, [part.view_as(gradient) for part, gradient in zip(parts[:-1], gradients, strict=True)]
+        )
+        return parts[-1].squeeze(0)
+
+    # -- around the loop -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _training(self) -> Iterator[None]:
+        """Dropout of the adapter on (the frozen rest stays in eval mode), gradient checkpointing and
+        compilation as asked for.
+        """
+        network = self.denoiser.network
+        assert network is not None
+        if self.config.gradient_checkpointing:
+            network.enable_gradient_checkpointing()  # type: ignore[operator]
+        if self.config.compile and network._compiled_call_impl is None:
+            network.compile()
+        self._train_mode(True)
+        try:
+            yield
+        finally:
+            self._train_mode(False)
+            if self.config.gradient_checkpointing:
+                network.disable_gradient_checkpointing()  # type: ignore[operator]
+
+    def _train_mode(self, mode: bool) -> None:
+        for layer in self.layers:
+            layer.train(mode)
+
+    @contextlib.contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Seed freely; the caller's generators are as they were afterwards."""
+        cuda = [self.device.index or 0] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            yield
+
+    def _autocast(self) -> Any:
+        dtype = PRECISIONS[self.config.mixed_precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _check_finite(self, done: int) -> None:
+        """Raises UserError at the first step whose loss or gradient is not a number (all processes agree:
+        sums are shared).
+        """
+        losses, norms = self.history["loss"][:done], self.history["grad_norm"][:done]
+        finite = losses.isfinite()
+        if not self.scaler.is_enabled():  # with a scaler an overflow is a skipped step, not a failure
+            finite &= norms.isfinite()
+        if not bool(finite.all()):
+            step = int((~finite).nonzero()[0]) + 1
+            hint = "" if self.config.mixed_precision != "fp16" else " or use train.mixed_precision=bf16"
+            raise UserError(
+                f"training went astray: the loss is not finite at step {step}; lower train.lr (now "
+                f"{self.config.lr}){hint}"
+            )
+
+    def _log(self, done: int, rate: float) -> None:
+        if self.tracker is None or not self.processes.is_main_process:
+            return
+        start = (done - 1) // self.config.log_every * self.config.log_every
+        values = {
+            "loss": float(self.history["loss"][start:done].mean()),
+            "grad_norm": float(self.history["grad_norm"][start:done].mean()),
+            "lr": learning_rate(self.config, done - 1),
+            "samples_per_second": rate * self.config.batch_size,
+        }
+        if self.device.type == "cuda":
+            values["peak_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self.tracker.log(values, done, "train")
+
+    def _validate(self, done: int, best: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Score the adapter; keep its folder if it is the best so far."""
+        if self.validate is None:
+            return best
+        self._train_mode(False)
+        with torch.no_grad():
+            value = float(self.validate(done))
+        self._train_mode(True)
+        if self.processes.num_processes > 1:  # one opinion for all
+            shared = torch.tensor(value, device=self.device, dtype=torch.float32)
+            torch.distributed.broadcast(shared, 0)
+            value = float(shared)
+        name = self.config.keep_best_by or "validation"
+        if not math.isfinite(value):
+            raise UserError(
+                f"the {name} score of the adapter after step {done} is not finite; look at the pictures of "
+                "that step"
+            )
+        if self.tracker is not None and self.processes.is_main_process:
+            self.tracker.log({f"validation_{name}": value}, done, "train")
+        if best is not None and value <= best["value"]:
+            return best
+        if self.processes.is_main_process:
+            self.denoiser.save_adapter(self.folder / "checkpoints" / "best")  # type: ignore[attr-defined]
+        return {"step": done, "value": value}
+
+    def _save(self, done: int, state: Mapping[str, Any]) -> None:
+        checkpoints = self.folder / "checkpoints"
+        if self.processes.is_main_process:
+            history = {name: values[:done].cpu() for name, values in self.history.items()}
+            checkpoint.save(checkpoints, done, self.denoiser, self.optimizer, self.names, history, state)
+            checkpoint.prune(checkpoints, self.config.keep_checkpoints)
+        self.processes.wait_for_everyone()
+
+    def _resume(self, checkpoints: Path) -> dict[str, Any]:
+        """Restore the newest checkpoint, if there is one."""
+        path = checkpoint.latest(checkpoints)
+        if path is None:
+            return {"step": 0, "best": None, "seconds": 0.0, "forwards": 0}
+        state = checkpoint.read_state(path)
+        before = state.get("signature", {})
+        different = sorted(
+            key for key in {*before, *self.signature} if before.get(key) != self.signature.get(key)
+        )
+        if different:
+            raise UserError(
+                f"{checkpoints} were made with other settings ({', '.join(different)}); use another run= "
+                "or delete that folder"
+            )
+        checkpoint.restore(path, self.denoiser, self.optimizer, self.names, self.history)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        return state
+
+    def _finish(self, best: dict[str, Any] | None) -> None:
+        """Leave the chosen adapter in the denoiser and in ``folder/adapter``."""
+        if best is not None:
+            checkpoint.restore_adapter(self.folder / "checkpoints" / "best", self.names)
+        if self.processes.is_main_process:
+            self.denoiser.save_adapter(self.folder / "adapter")  # type: ignore[attr-defined]
+        self.processes.wait_for_everyone()
+
+    def _signature(self) -> dict[str, Any]:
+        """Everything the result depends on, as JSON: a checkpoint of another signature is refused."""
+        free = (
+            _FREE - {"checkpoint_every"} if self.validate else _FREE
+        )  # what is kept depends on when one looks
+        config = {f"train.{key}": value for key, value in asdict(self.config).items() if key not in free}
+        config["train.betas"] = list(self.config.betas)
+        digest = hashlib.sha256()
+        for name, parameter in self.names.items():
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+        for layer in self.layers:
+            scaling = dict(layer.scaling)
+            dropout = {name: getattr(value, "p", 0.0) for name, value in layer.lora_dropout.items()}
+            digest.update(f"{scaling} {dropout}".encode())
+        return config | {
+            "model": self.denoiser.identity,
+            "dataset": self.data.digest,
+            "adapter": digest.hexdigest()[:12],
+        }
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    """To ``device`` without making the host wait: a copy from ordinary memory would, one from pinned memory
+    does not.
+    """
+    if tensor.device == device:
+        return tensor
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # nothing is copied if it is pinned already
+    return tensor.to(device, non_blocking=True)
+
+
+def _check(config: TrainConfig, denoiser: Denoiser, processes: PartialState) -> None:
+    """Raises UserError for what does not fit this model or this machine."""
+    longest = denoiser.schedule.num_train_timesteps
+    if config.t_max > longest:
+        raise UserError(f"train.t_max={config.t_max}: this model's time ends at {longest}")
+    if config.batch_size < processes.num_processes:
+        raise UserError(
+            f"train.batch_size={config.batch_size}: must be at least the number of processes "
+            f"({processes.num_processes})"
+        )
+    if config.mixed_precision == "fp16" and denoiser.device.type == "cpu":
+        raise UserError("train.mixed_precision=fp16 needs a GPU; use bf16 or no")

@@ -1,0 +1,103 @@
+"""`contrast`: how much better a picture goes with its own prompt than with prompts that differ in one thing.
+
+    contrast(z; c) = −log Σ_k exp(−gap_k),    gap_k = error(z; c_k) − error(z; c)  ≈  log p(z|c) − log
+    p(z|c_k)
+
+the InfoNCE form (van den Oord et al., arXiv 1807.03748) of the ELBO gap to other prompts c_k in place of the
+null prompt. ``error`` is the weighted denoising error of :mod:`mitune.information.elbo`, in nats. All
+conditions of one picture see the same noise, so what the picture shares with every prompt cancels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mitune.denoiser import Condition, Denoiser
+from mitune.errors import UserError
+from mitune.information.elbo import gaps
+
+
+def contrast(
+    denoiser: Denoiser,
+    z0: Tensor,
+    prompts: Sequence[str],
+    negatives: Sequence[Sequence[str]],
+    t: Tensor,
+    weights: Tensor,
+    seeds: Sequence[int],
+    batch_size: int = 64,
+    noise: Literal["independent", "coupled"] = "independent",
+) -> Tensor:
+    """Score of each picture for its prompt against its negatives, [n] float64 in nats; higher = better aligned.
+
+    Args:
+        z0: latents [n, ...].
+        prompts: n texts; those of different candidates share the batches.
+        negatives: n lists, such as :meth:`mitune.information.edits.EditMiner.negatives` makes; they may
+        differ in
+            length, but none is empty.
+        t, weights: [m] times and their weights, from :func:`mitune.information.elbo.time_grid`.
+        seeds: n; a candidate's noise depends on its own seed alone.
+        batch_size: rows of a forward, and candidates whose text encodings are held at a time.
+        noise: of the m times of one picture: drawn apart, or along one forward path.
+
+    Costs m · (negatives + 1) forwards a picture; every distinct text is encoded once.
+
+    Raises UserError for a prompt without a negative, ValueError where the lengths differ.
+    """
+    if not len(z0) == len(prompts) == len(negatives) == len(seeds):
+        raise ValueError(
+            f"{len(z0)} latents, {len(prompts)} prompts, {len(negatives)} negatives, {len(seeds)} seeds"
+        )
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for row, others in enumerate(negatives):
+        if not others:
+            raise UserError(
+                f"contrast: prompt {prompts[row]!r} has no other prompt to be told from; give more prompts"
+            )
+        groups[len(others)].append(row)
+    if not groups:
+        return torch.empty(0, dtype=torch.float64, device=z0.device)
+
+    texts = sorted({text for row, others in enumerate(negatives) for text in (prompts[row], *others)})
+    number = {text: place for place, text in enumerate(texts)}
+    encoded = encode(denoiser, texts, batch_size)
+    score = torch.empty(len(z0), dtype=torch.float64, device=z0.device)
+    # Pictures with equally many negatives go together: no forward is spent on padding.
+    for count in sorted(groups):
+        for start in range(0, len(groups[count]), batch_size):
+            rows = groups[count][start : start + batch_size]
+            sets = [(prompts[row], *negatives[row]) for row in rows]
+            conditions = [encoded[[number[texts[k]] for texts in sets]] for k in range(count + 1)]
+            index = torch.tensor(rows, device=z0.device)
+            error = gaps(
+                denoiser,
+                z0[index],
+                conditions,
+                t,
+                weights,
+                [seeds[row] for row in rows],
+                batch_size=batch_size,
+                noise=noise,
+            )
+            score[index] = soft_least(error[:, 1:].double() - error[:, :1].double()).to(score.device)
+    return score
+
+
+def soft_least(gap: Tensor) -> Tensor:
+    """−log Σ_k exp(−gap_k) [n] of gaps [n, k]: their smooth minimum, ruled by the negative that fits best."""
+    return -torch.logsumexp(-gap, dim=-1)
+
+
+def encode(denoiser: Denoiser, texts: Sequence[str], batch_size: int) -> Condition:
+    """The condition of each text, one row each, encoded ``batch_size`` at a time."""
+    parts = [
+        denoiser.encode_prompts(list(texts[start : start + batch_size]))
+        for start in range(0, len(texts), batch_size)
+    ]
+    return Condition.cat(parts)

@@ -1,0 +1,157 @@
+"""The run folder: where a run keeps its rounds, remembers its configuration and marks the stages that are done."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mitune.config import flatten, leaves
+from mitune.errors import UserError
+from mitune.files import clean_partial, read_json, user_errors, write_json, write_text
+
+STAGES = ("generate", "select", "train", "evaluate")
+
+# The stage that first depends on a section of the configuration: once it has begun, the section is fixed.
+_FIRST = {
+    "seed": "generate",
+    "scorers": "generate",
+    "model": "generate",
+    "prompts": "generate",
+    "sampler": "generate",
+    "scorer": "generate",
+    "generate": "generate",
+    "select": "select",
+    "adapter": "train",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+# What may change between two commands: it does not change what is made, only where, how far and how fast.
+_FREE = {
+    "name",
+    "run",
+    "round",
+    "rounds",
+    "model.device",
+    "prompts.strict",
+    "generate.batch_size",
+    "evaluate.batch_size",
+    "evaluate.prompts.strict",
+    "train.micro_batch",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.compile",
+    "train.gradient_checkpointing",
+    "tracker.wandb",
+    "tracker.tensorboard",
+}
+_BEGUN = {
+    "generate": "candidates/plan.json",
+    "select": "done/select.json",
+    "train": "checkpoints",
+    "evaluate": "after/plan.json",
+}
+
+
+class RunFolder:
+    """A run's folder; ``round(n)`` is the folder of a round."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+
+    def round(self, number: int) -> Path:
+        return self.root / f"round-{number}"
+
+    def prepare(self, number: int) -> None:
+        """Make the folder of a round and remove what killed processes left half-written in it (main process only)."""
+        folder = self.round(number)
+        with user_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder, folder / "done", folder / "pictures", folder / "checkpoints"):
+            clean_partial(place)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second command out of the folder while one is at work. A killed process lets go by itself."""
+        path = self.root / ".lock"
+        with user_errors(path):
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise UserError(
+                        f"another mitune is at work in {self.root}; wait for it, or choose another run= folder"
+                    ) from error
+                # A file system without locks: go on without one.
+            clean_partial(self.root)  # nobody else is at work here: what is half-written was left by a kill
+            yield
+        finally:
+            os.close(handle)
+
+    def remember(self, config: DictConfig) -> None:
+        """Write ``config.yaml``, or compare with the one there.
+
+        Raises UserError naming every key that differs and that a stage already begun depends on. Keys of later stages,
+        more rounds, another device or batch are taken over.
+        """
+        path = self.root / "config.yaml"
+        if path.exists():
+            changed = self._changed(path, config)
+            if changed:
+                shown = ", ".join(f"{name} ({old} there, {new} now)" for name, (old, new) in changed.items())
+                raise UserError(
+                    f"{self.root} was made with another configuration: {shown}; choose another run= folder, or set"
+                    " them back"
+                )
+        write_text(path, OmegaConf.to_yaml(config))
+
+    def _changed(self, path: Path, config: DictConfig) -> dict[str, tuple[Any, Any]]:
+        try:
+            old = OmegaConf.load(path)
+        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{path} is not readable as YAML; restore it or choose another run= folder"
+            ) from error
+        if not isinstance(old, DictConfig):
+            raise UserError(f"{path} holds no configuration; restore it or choose another run= folder")
+        now = flatten(config)
+        fixed = self._fixed(config)
+        changed = {}
+        for name, default, _ in leaves():
+            if name in _FREE or name.partition(".")[0] not in fixed:
+                continue
+            # A key that came with a later version had its default's effect.
+            before = OmegaConf.select(old, name, default=default)
+            before = OmegaConf.to_container(before) if OmegaConf.is_config(before) else before
+            if before != now[name]:
+                changed[name] = (before, now[name])
+        return changed
+
+    def _fixed(self, config: DictConfig) -> set[str]:
+        """The sections that stages already begun depend on."""
+        begun = {stage for stage, sign in _BEGUN.items() if any(self.root.glob(f"round-*/{sign}"))}
+        fixed = {name for name, stage in _FIRST.items() if stage in begun}
+        if "generate" in begun and (config.generate.keep or 0) < config.generate.candidates:
+            fixed.add("select")  # which latents were kept follows from what selects
+        return fixed
+
+    def mark(self, number: int, stage: str) -> dict[str, Any] | None:
+        """The figures of a stage that is done, or None."""
+        path = self.round(number) / "done" / f"{stage}.json"
+        return read_json(path) if path.exists() else None
+
+    def write_mark(self, number: int, stage: str, figures: dict[str, Any]) -> None:
+        """Say that a stage is done. Written last: everything it speaks of is on disk."""
+        write_json(self.round(number) / "done" / f"{stage}.json", figures)

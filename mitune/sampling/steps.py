@@ -1,0 +1,89 @@
+"""One sampling step as three numbers: mean(ε̂) = a·z + b·ε̂ and z_prev = mean + std·noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mitune.errors import UserError, nearest
+from mitune.noise import NoiseSchedule
+
+SAMPLERS = ("ddpm", "ddim")
+VARIANCES = ("small", "large")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How to walk from noise to a latent. UserError where a value is not one of those below.
+
+    ``name``: "ddpm" (ancestral, Ho et al. 2020; Wang et al. Algorithm 2) or "ddim" (Song et al. 2021, with ``eta``
+    times the ancestral noise, 0…1; ddpm ignores it: 1). ``variance``: of the ddpm step, "small" (posterior) or "large"
+    (forward kernel). ``spacing``, ``steps_offset``: see ``NoiseSchedule.timesteps``. ``set_alpha_to_one``: ddim ends at
+    clean data rather than at the table's first entry; ddpm always does. ``guidance``: classifier-free scale.
+    """
+
+    name: str = "ddpm"
+    steps: int = 50
+    eta: float = 0.0
+    variance: str = "small"
+    spacing: str = "leading"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = False
+    guidance: float = 7.5
+
+    def __post_init__(self) -> None:
+        for key, value, known in (("name", self.name, SAMPLERS), ("variance", self.variance, VARIANCES)):
+            if value not in known:
+                raise UserError(
+                    f"sampler.{key}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})"
+                )
+        if self.name == "ddpm":
+            object.__setattr__(self, "eta", 1.0)
+        if not 0 <= self.eta <= 1:
+            raise UserError(f"sampler.eta={self.eta} must lie in 0…1")
+        if self.steps < 1:
+            raise UserError(f"sampler.steps={self.steps} must be at least 1")
+
+
+@dataclass(frozen=True)
+class StepCoefficients:
+    """The step from time ``t`` to ``t_prev`` (−1 or 0.0: clean data): z_prev = a·z + b·ε̂ + std·noise."""
+
+    t: int | float
+    t_prev: int | float
+    a: float
+    b: float
+    std: float
+
+
+def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoefficients]:
+    """The steps of ``sampler``, noisiest first, in float64.
+
+    With forward kernel variance v = σ_t² − (α_t/α_s)² σ_s² from time s to t, the ancestral step adds v σ_s²/σ_t², and
+
+        z_s = α_s ẑ_0 + √(σ_s² − std²) ε̂ + std·noise,   ẑ_0 = (z − σ_t ε̂)/α_t       (DDIM, eq. 12)
+
+    which for std² = v σ_s²/σ_t² is the DDPM posterior mean, and for rectified flow with std = 0 the Euler step.
+    Every step lands on the next time of the grid. (diffusers' DDIM subtracts ⌊T/steps⌋ instead: the same wherever
+    that spacing is whole, and off by the rounding for "linspace" or when steps do not divide T.)
+    UserError as ``NoiseSchedule.timesteps``.
+    """
+    grid = schedule.timesteps(sampler.steps, sampler.spacing, sampler.steps_offset).tolist()
+    to_clean = sampler.name == "ddpm" or sampler.set_alpha_to_one
+    end: int | float = -1 if schedule.kind == "vp" else 0.0
+    steps = []
+    for t, t_prev in zip(grid, [*grid[1:], end], strict=True):
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        if schedule.kind == "vp" and t_prev < 0:
+            final = schedule.final_alpha_bar(to_clean)
+            alpha_prev, sigma_prev = final**0.5, (1 - final) ** 0.5
+        else:
+            alpha_prev, sigma_prev = float(schedule.alpha(t_prev)), float(schedule.sigma(t_prev))
+        # At the last step of an offset-0 grid that ends on the table's first entry t = t_prev: round-off below zero.
+        forward = max(sigma**2 - (alpha / alpha_prev * sigma_prev) ** 2, 0.0)
+        posterior_std = sampler.eta * (forward**0.5) * sigma_prev / sigma
+        b = max(sigma_prev**2 - posterior_std**2, 0.0) ** 0.5 - alpha_prev * sigma / alpha
+        # The wide variance changes the noise only, never the mean; the last step, onto clean data, adds none.
+        wide = sampler.name == "ddpm" and sampler.variance == "large" and sigma_prev > 0
+        std = forward**0.5 if wide else posterior_std
+        steps.append(StepCoefficients(t, t_prev, alpha_prev / alpha, b, std))
+    return steps

@@ -1,0 +1,1 @@
+"""One thin file a stage: configuration in, calls to the floors below, results out."""

@@ -1,0 +1,139 @@
+"""What every stage opens: the prompts, the model, the sampler."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mitune.data.prompts import Prompt, load_prompts
+from mitune.denoiser import Denoiser
+from mitune.errors import UserError
+from mitune.families import load_denoiser
+from mitune.information.registry import Scoring, check_oracle
+from mitune.runs import RunFolder
+from mitune.sampling.steps import Sampler
+from mitune.stages.progress import warn
+
+POOL = 20_000  # prompts in which edits are looked for; a larger source adds time, not better edits
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and notices off the screen; their errors still come through."""
+    import datasets
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity_error()
+    # Said once, before anything is drawn, by ``check_lengths``.
+    warnings.filterwarnings("ignore", message="the prompt .* is longer than", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
+    """The prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits."""
+    return load_prompts(
+        section.source,
+        split=section.split,
+        limit=POOL if everything else section.limit,
+        per_category=None if everything else section.per_category,
+        column=section.column,
+        category_column=section.category_column,
+    )
+
+
+def training_prompts(config: DictConfig) -> list[Prompt]:
+    """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
+    prompts = read_prompts(config.prompts)
+    check_oracle(config.scorers, [prompt.text for prompt in prompts], "scorers")
+    return prompts
+
+
+def held_out_prompts(config: DictConfig) -> list[Prompt]:
+    """The prompts of the evaluation."""
+    prompts = read_prompts(config.evaluate.prompts)
+    check_oracle(config.evaluate.scorers, [prompt.text for prompt in prompts], "evaluate.scorers")
+    return prompts
+
+
+def check_prompts(config: DictConfig) -> None:
+    """Read both lists of prompts before hours are spent on one; warn of held-out prompts that are trained on."""
+    known = {prompt.id for prompt in training_prompts(config)}
+    both = [prompt for prompt in held_out_prompts(config) if prompt.id in known]
+    if both:
+        warn(
+            f"evaluate.prompts: {len(both)} held-out prompts are trained on too, such as {_short(both[0].text)!r};"
+            " the comparison flatters the tuned model"
+        )
+
+
+def load_model(config: DictConfig, adapter: Path | None = None) -> Any:
+    """The model of the configuration, with an adapter where one is given: a ``Denoiser`` with the adapter methods."""
+    return load_denoiser(config.model, adapter=adapter)
+
+
+def check_lengths(denoiser: Any, prompts: Sequence[Prompt], section: DictConfig, key: str) -> None:
+    """Warn of prompts that the text encoder cuts, naming what is cut; refuse them where ``strict`` is set."""
+    cut = denoiser.prompt_length_report([prompt.text for prompt in prompts])
+    for text, tokens in cut[:5]:
+        line = f"{key}: the prompt {_short(text)!r} is too long for the text encoder; cut off: {_short(tokens)!r}"
+        if section.strict:
+            raise UserError(f"{line}; shorten it, or say {key}.strict=false to let it be cut")
+        warn(line)
+    if len(cut) > 5:
+        warn(f"{key}: {len(cut) - 5} more prompts are too long and are cut")
+
+
+def _short(text: str, length: int = 160) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def sampler_of(config: DictConfig, guidance: float | None = None) -> Sampler:
+    """The sampler of the configuration, with another guidance scale where one is given."""
+    settings = config.sampler
+    return Sampler(
+        name=settings.name,
+        steps=settings.steps,
+        eta=1.0 if settings.name == "ddpm" else settings.eta,
+        variance=settings.variance,
+        spacing=settings.spacing,
+        steps_offset=settings.steps_offset,
+        set_alpha_to_one=settings.set_alpha_to_one,
+        guidance=settings.guidance if guidance is None else guidance,
+    )
+
+
+def scoring_of(config: DictConfig, denoiser: Denoiser, names: Sequence[str]) -> Scoring:
+    """The named scorers with the parameters of the configuration."""
+    pool: list[str] = []
+    if "contrast" in names:
+        sources = [config.prompts] if names == config.scorers else [config.prompts, config.evaluate.prompts]
+        pool = [prompt.text for source in sources for prompt in read_prompts(source, everything=True)]
+    return Scoring(
+        names,
+        OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
+        denoiser,
+        pool=list(dict.fromkeys(pool)),
+        seed=config.seed,
+        batch_size=2 * config.generate.batch_size,
+    )
+
+
+def round_adapter(run: RunFolder, number: int) -> Path:
+    """The adapter that round ``number`` made. Raises UserError while it is not done."""
+    folder = run.round(number) / "adapter"
+    if run.mark(number, "train") is None or not folder.is_dir():
+        raise UserError(f"{folder} is not there yet; run mitune train run={run.root} round={number} first")
+    return folder
+
+
+def previous_adapter(run: RunFolder, number: int) -> Path | None:
+    """The adapter that round ``number`` goes on from: None in the first one."""
+    return round_adapter(run, number - 1) if number > 1 else None

@@ -1,0 +1,103 @@
+"""``evaluate``: the untouched base model against the tuned one, on the same held-out prompts and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mitune.config import flatten
+from mitune.data.prompts import Prompt
+from mitune.data.store import CandidateStore, plan_units
+from mitune.distributed import state, wait
+from mitune.evaluate.evaluation import write_evaluation
+from mitune.runs import RunFolder
+from mitune.stages.candidates import cost, decode_rows, draw
+from mitune.stages.common import (
+    check_lengths,
+    held_out_prompts,
+    load_model,
+    round_adapter,
+    sampler_of,
+    scoring_of,
+)
+
+# What the pictures of the base model depend on; rounds and re-runs with the same share them.
+_BASELINE = ("model.dtype", "sampler.", "scorer.", "evaluate.")
+_NOT_BASELINE = ("evaluate.prompts.", "evaluate.batch_size", "evaluate.examples")
+
+
+def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
+    """Write ``round-N/evaluation.json`` and pictures; gives its tables, difference and diversity, and the cost."""
+    prompts = held_out_prompts(config)
+    adapter = round_adapter(run, number)
+    denoiser = load_model(config)
+    check_lengths(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
+    base = baseline_folder(config, run, prompts, denoiser.identity)
+    before, before_cost = _draw(config, base, prompts, denoiser, "base model")
+    denoiser.load_adapter(adapter)
+    with denoiser.fused():
+        title = f"round {number}: evaluate"
+        after, after_cost = _draw(config, run.round(number) / "after", prompts, denoiser, title)
+    figures: dict[str, Any] = {}
+    if state().is_main_process:
+        tables = [store.table() for store in (before, after)]
+        batch = config.evaluate.batch_size
+        shown = [
+            decode_rows(store, table, denoiser, batch)
+            for store, table in zip((before, after), tables, strict=True)
+        ]
+        extra = ["kept", "unit", "latent_row"]
+        result = write_evaluation(
+            run.round(number),
+            tables[0].drop(columns=extra),
+            tables[1].drop(columns=extra),
+            shown[0],
+            shown[1],
+            examples=config.evaluate.examples,
+            seed=config.evaluate.seed,
+        )
+        figures = {name: result[name] for name in ("before", "after", "difference", "diversity")}
+        # The base's pictures are paid for once, by the round that made them.
+        first = number == 1 or run.mark(1, "evaluate") is None
+        figures["forwards"] = after_cost["forwards"] + (before_cost["forwards"] if first else 0)
+        figures["seconds"] = round(after_cost["seconds"] + (before_cost["seconds"] if first else 0), 3)
+        run.write_mark(number, "evaluate", figures)
+    wait()
+    return run.mark(number, "evaluate") or figures
+
+
+def _draw(
+    config: DictConfig, folder: Path, prompts: list[Prompt], denoiser: Any, title: str
+) -> tuple[CandidateStore, dict[str, Any]]:
+    """The held-out pictures of a model, resumed where a killed command left them."""
+    units = plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
+    sampler = sampler_of(config, config.evaluate.guidance)
+    store = draw(
+        folder,
+        units,
+        denoiser,
+        sampler,
+        scoring_of(config, denoiser, config.evaluate.scorers),
+        seed=config.evaluate.seed,
+        batch_size=config.evaluate.batch_size,
+        title=title,
+    )
+    return store, cost(store, units)
+
+
+def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Prompt], identity: str) -> Path:
+    """The folder of the base model's held-out pictures, named by everything they depend on: the model and prompts
+    themselves, not where they were read from."""
+    values = {
+        name: value
+        for name, value in flatten(config).items()
+        if name.startswith(_BASELINE) and not name.startswith(_NOT_BASELINE)
+    }
+    values["prompts"] = [prompt.id for prompt in prompts]
+    values["identity"] = identity
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return run.root / f"baseline-{digest[:12]}"

@@ -1,0 +1,104 @@
+"""``run``: rounds of generate, select, train and evaluate, then ``summary.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mitune.distributed import state, wait
+from mitune.evaluate.tables import comparison_table
+from mitune.files import write_json
+from mitune.report import write_report
+from mitune.runs import STAGES, RunFolder
+from mitune.stages.common import check_prompts
+from mitune.stages.evaluate import evaluate
+from mitune.stages.generate import generate
+from mitune.stages.progress import say
+from mitune.stages.select import select_stage
+from mitune.stages.train import train_stage
+
+SCHEMA = 1
+
+WORK: dict[str, Callable[[DictConfig, RunFolder, int], dict[str, Any]]] = {
+    "generate": generate,
+    "select": select_stage,
+    "train": train_stage,
+    "evaluate": evaluate,
+}
+
+
+def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
+    """One stage of one round; a stage that is done gives its figures again and does nothing."""
+    figures = run.mark(number, stage)
+    if figures is None:
+        if state().is_main_process:
+            run.prepare(number)
+        wait()
+        figures = WORK[stage](config, run, number)
+        say(f"round {number}: {_line(stage, figures)}")
+    else:
+        say(f"round {number}: {_line(stage, figures)} (done before)")
+    return figures
+
+
+def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
+    """Every stage of every round; the summary is written after each round, so that a long run can be watched."""
+    check_prompts(config)
+    summary: dict[str, Any] = {}
+    rounds: list[dict[str, Any]] = []
+    for number in range(1, config.rounds + 1):
+        rounds.append({"round": number, **{stage: run_stage(stage, config, run, number) for stage in STAGES}})
+        summary = summarise(config, rounds)
+        if state().is_main_process:
+            write_json(run.root / "summary.json", summary)
+            write_report(run.root)
+        wait()
+    say(comparison_table(rounds[-1]["evaluate"]["difference"], "base model against tuned, held-out prompts"))
+    say(f"report: {(run.root / 'report.html').resolve()}")
+    return summary
+
+
+def summarise(config: DictConfig, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """``summary.json``: its shape is a contract (schema 1); keys may be added, none renamed."""
+    figures = [entry[stage] for entry in rounds for stage in STAGES]
+    return {
+        "schema": SCHEMA,
+        "model": rounds[0]["generate"]["model"],
+        "scorer": config.select.by,
+        "seed": config.seed,
+        "forwards": sum(part.get("forwards", 0) for part in figures),
+        "seconds": round(sum(part.get("seconds", 0.0) for part in figures), 3),
+        "rounds": rounds,
+    }
+
+
+def _line(stage: str, figures: dict[str, Any]) -> str:
+    """What a stage did, in a line for a person."""
+    if stage == "generate":
+        rate = figures["candidates"] / max(figures["seconds"], 1e-9)
+        return (
+            f"generated {figures['candidates']} candidates of {figures['prompts']} prompts"
+            f" in {figures['seconds']:.0f} s ({rate:.1f} candidates/s, {figures['forwards']} forwards)"
+        )
+    if stage == "select":
+        line = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"
+        if figures["oracle_pool"] is not None:
+            line += (
+                f"; oracle: pool {figures['oracle_pool']:.3f}, selected {figures['oracle_kept']:.3f},"
+                f" best possible {figures['oracle_best']:.3f}"
+            )
+        return line
+    if stage == "train":
+        return (
+            f"trained {figures['trainable_parameters']:,} parameters for {figures['steps']} steps in"
+            f" {figures['seconds']:.0f} s, loss {figures['loss']:.4f}"
+        )
+    scores = figures["difference"]["all"]
+    parts = [
+        f"{name} {scores[name]['before']:.3f} -> {scores[name]['after']:.3f}"
+        for name in scores
+        if isinstance(scores[name], dict)
+    ]
+    return f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"

@@ -1,0 +1,111 @@
+"""``select``: the best candidates of every prompt become the training set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from mitune.data import dataset as datasets
+from mitune.data.selection import scorers, select, worst
+from mitune.data.store import CandidateStore
+from mitune.denoiser import Denoiser
+from mitune.distributed import state, wait
+from mitune.errors import UserError
+from mitune.evaluate.evaluation import choose_examples
+from mitune.evaluate.pictures import png
+from mitune.files import write_bytes, write_json
+from mitune.runs import RunFolder
+from mitune.stages.candidates import decode_rows
+from mitune.stages.common import load_model
+
+EXAMPLES = 12  # prompts whose best and worst candidates the report shows
+SHOWN = 3  # pictures of each side
+
+
+def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
+    """Write ``round-N/dataset`` and the examples of the report; gives the figures of ``summary.json``'s ``select``."""
+    made = run.mark(number, "generate")
+    if made is None:
+        raise UserError(
+            f"{run.round(number) / 'candidates'} is not complete; run mitune generate run={run.root} first"
+        )
+    store = CandidateStore(run.round(number) / "candidates")
+    table = store.table()
+    by, k = config.select.by, config.select.k
+    chosen = select(table, by, k, losers=config.select.losers, seed=config.seed)
+    winners = chosen[chosen["preferred"]]
+    figures = {"by": by, "k": k, "kept": len(winners), **_oracle(table, winners, k)}
+    if state().is_main_process:
+        # The pictures come from the decoder, which no adapter changes: the base model is enough.
+        denoiser = load_model(config)
+        batch = config.generate.batch_size
+        pictures = decode_rows(store, chosen, denoiser, batch)
+        training = datasets.build(chosen, pictures, store.latents(chosen), round=number, model=made["model"])
+        datasets.save(training, run.round(number) / "dataset")
+        _write_examples(config, run, number, store, table, denoiser)
+        run.write_mark(number, "select", figures)
+    wait()
+    return figures
+
+
+def _oracle(table: pd.DataFrame, winners: pd.DataFrame, k: int) -> dict[str, float | None]:
+    """Mean oracle score of the pool, the winners, and the best possible winners. It judges; it chose nothing."""
+    if "oracle" not in table:
+        return {"oracle_pool": None, "oracle_kept": None, "oracle_best": None}
+    return {
+        "oracle_pool": float(table["oracle"].mean()),
+        "oracle_kept": float(winners["oracle"].mean()),
+        "oracle_best": float(select(table, "oracle", k)["oracle"].mean()),
+    }
+
+
+def _write_examples(
+    config: DictConfig,
+    run: RunFolder,
+    number: int,
+    store: CandidateStore,
+    table: pd.DataFrame,
+    denoiser: Denoiser,
+) -> None:
+    """``candidates_examples.json``: best and worst kept candidates of some prompts, with their pictures and scores."""
+    folder = run.round(number)
+    kept = table[table["kept"]].reset_index(drop=True)
+    ids = kept["prompt_id"].iloc[choose_examples(kept, EXAMPLES)].tolist()
+    sides = {}
+    for side, ordered in (("best", select), ("worst", worst)):
+        groups = {prompt_id: kept[kept["prompt_id"] == prompt_id] for prompt_id in ids}
+        sides[side] = pd.concat(
+            [
+                ordered(rows, config.select.by, max(1, min(SHOWN, len(rows) // 2)), seed=config.seed)
+                for rows in groups.values()
+            ],
+            ignore_index=True,
+        )
+        names = []
+        for place, picture in enumerate(
+            decode_rows(store, sides[side], denoiser, config.generate.batch_size)
+        ):
+            names.append(f"pictures/candidate-{side}-{place:03d}.png")
+            write_bytes(folder / names[-1], png(picture))
+        sides[side]["picture"] = names
+    columns = scorers(table)
+    examples = [
+        {
+            "prompt": str(kept.loc[kept["prompt_id"] == prompt_id, "prompt"].iloc[0]),
+            **{
+                side: [
+                    {
+                        "picture": row["picture"],
+                        "seed": int(row["seed"]),
+                        "scores": {name: float(row[name]) for name in columns},
+                    }
+                    for _, row in rows[rows["prompt_id"] == prompt_id].iterrows()
+                ]
+                for side, rows in sides.items()
+            },
+        }
+        for prompt_id in ids
+    ]
+    write_json(folder / "candidates_examples.json", examples)

@@ -1,0 +1,99 @@
+"""``train``: fine-tune the adapter on the selected pictures, from where the last round left it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mitune.config import COLUMNS
+from mitune.data import dataset as datasets
+from mitune.data.prompts import Prompt
+from mitune.data.store import plan_units
+from mitune.distributed import state, wait
+from mitune.errors import UserError
+from mitune.finetune.adapters import AdapterConfig, attach
+from mitune.finetune.trainer import TrainConfig, train
+from mitune.runs import RunFolder
+from mitune.stages.candidates import draw_unit
+from mitune.stages.common import (
+    load_model,
+    previous_adapter,
+    read_prompts,
+    sampler_of,
+    scoring_of,
+    training_prompts,
+)
+from mitune.stages.progress import progress
+from mitune.track import make_tracker
+
+
+def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
+    """Write ``round-N/adapter``; gives the figures of ``summary.json``'s ``train``."""
+    folder = run.round(number)
+    if run.mark(number, "select") is None:
+        raise UserError(f"{folder / 'dataset'} is not complete; run mitune select run={run.root} first")
+    training = datasets.load(folder / "dataset")
+    denoiser = load_model(config)
+    adapter = AdapterConfig(**_plain(config.adapter))
+    attach(denoiser, adapter, init_from=previous_adapter(run, number), seed=config.seed)
+    names = [name for name, wanted in config.tracker.items() if wanted]
+    tracker = make_tracker(names, folder, _plain(config), main=state().is_main_process)
+    settings = _plain(config.train)
+    prompts = settings.pop("validation_prompts")
+    # Every round draws its own noise.
+    settings["seed"] = config.seed + 1000 * (number - 1)
+    try:
+        with progress(f"round {number}: train", config.train.steps, unit="steps") as advance:
+            result = train(
+                denoiser,
+                training,
+                TrainConfig(**settings),
+                folder,
+                tracker=tracker,
+                validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
+                on_step=lambda _: advance(1),
+            )
+    finally:
+        tracker.close()
+    figures = dataclasses.asdict(result)
+    if state().is_main_process:
+        run.write_mark(number, "train", figures)
+    wait()
+    return figures
+
+
+def validation_prompts(config: DictConfig, count: int) -> list[Prompt]:
+    """``count`` prompts of the training source that are not trained on; the trained ones where the source has no more.
+
+    The held-out prompts of the evaluation are never looked at.
+    """
+    training = training_prompts(config)
+    if config.prompts.limit is not None:
+        more = OmegaConf.merge(config.prompts, {"limit": config.prompts.limit + count})
+        known = {prompt.id for prompt in training}
+        fresh = [prompt for prompt in read_prompts(more) if prompt.id not in known]  # type: ignore[arg-type]
+        if fresh:
+            return fresh[:count]
+    return training[:count]
+
+
+def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int], float]:
+    """Mean score by ``train.keep_best_by`` of a picture for each validation prompt."""
+    column = config.train.keep_best_by
+    unit = plan_units(validation_prompts(config, count), 1, count)[0]
+    scoring = scoring_of(config, denoiser, [COLUMNS.get(column, column)])
+    sampler = sampler_of(config)
+
+    def validate(step: int) -> float:
+        rows = config.generate.batch_size
+        table, _ = draw_unit(unit, denoiser, sampler, scoring, config.seed, batch_size=rows)
+        return sum(table[column]) / len(table[column])
+
+    return validate
+
+
+def _plain(section: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]

@@ -1,0 +1,316 @@
+"""Trackers: ``metrics.jsonl`` always, TensorBoard and Weights & Biases on request.
+
+A row of ``metrics.jsonl`` is ``{"time": seconds since 1970, "stage": str, "step": int, …values}``. A crash
+can tear the last line only; opening the file again mends it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import netrc
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+from mitune.errors import UserError, nearest
+from mitune.files import read_json, user_errors, write_bytes, write_json
+
+METRICS = "metrics.jsonl"
+_SECRET = re.compile(r"(^|[_.-])(token|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
+
+
+class Tracker(Protocol):
+    """Takes the figures of a run."""
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Record numbers (or short texts) under their names at ``step`` of ``stage``."""
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Forget the rows of ``stage`` with a step ≥ ``step``: a resumed run is about to write them again."""
+
+    def close(self) -> None:
+        """Write out what is held back."""
+
+
+class Silent:
+    """The tracker of every process but the first: keeps nothing."""
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Drop the values."""
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Nothing is kept, so nothing is dropped."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class JsonLines:
+    """Appends one JSON object a line to ``path``; NaN and infinities become null, which JSON has a word
+    for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with user_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._mend()
+        self._open()
+
+    def _open(self) -> None:
+        with user_errors(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
+
+    def _mend(self) -> None:
+        """Drop a torn last line, so that the next row starts on a line of its own."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        if data and not data.endswith(b"\n"):
+            write_bytes(self.path, data[: data.rfind(b"\n") + 1])
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Append a row and hand it to the operating system at once, so that SIGKILL loses nothing."""
+        row = {"time": round(time.time(), 3), "stage": stage, "step": int(step)}
+        row |= {name: _plain(value) for name, value in values.items()}
+        with user_errors(self.path):
+            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Rewrite the file without the rows of ``stage`` whose step is ≥ ``step``, atomically."""
+        self._file.close()
+        rows = read_metrics(self.path)
+        kept = [row for row in rows if not (row.get("stage") == stage and row.get("step", -1) >= step)]
+        if len(kept) < len(rows):
+            write_bytes(
+                self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept).encode()
+            )
+        self._open()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Numbers as TensorBoard scalars, a subfolder of ``folder`` a stage (so that one stage can be purged
+    alone)."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._writers: dict[str, Any] = {}
+        text = json.dumps(without_secrets(config), indent=2, default=str)
+        self._writer("config").add_text("config", "\n".join("    " + line for line in text.splitlines()))
+
+    def _writer(self, stage: str, purge_step: int | None = None) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if stage not in self._writers:
+            with user_errors(self.folder):
+                self._writers[stage] = SummaryWriter(str(self.folder / stage), purge_step=purge_step)
+        return self._writers[stage]
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Add the numbers; texts are left to metrics.jsonl."""
+        for name, value in _numbers(values).items():
+            self._writer(stage).add_scalar(name, value, step)
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Tell TensorBoard to hide this stage's events from ``step`` on (``purge_step``)."""
+        if stage in self._writers:
+            self._writers.pop(stage).close()
+        self._writer(stage, purge_step=step)
+
+    def close(self) -> None:
+        """Flush and close the event files."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class WeightsAndBiases:
+    """Numbers as ``stage/name`` against ``stage/step``; offline unless the user is logged in; files inside
+    ``folder``."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        with user_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        # The id makes a resumed run go on in the same chart; it lives in the run folder.
+        identity = folder / "run.json"
+        if not identity.exists():
+            write_json(identity, {"id": uuid.uuid4().hex[:8]})
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "mitune"),
+                id=read_json(identity)["id"],
+                resume="allow",
+                mode=wandb_mode(),
+                dir=str(folder),
+                config=without_secrets(config),
+                # Command lines, git remotes and the terminal may hold tokens: none of them is recorded.
+                settings=wandb.Settings(
+                    console="off",
+                    disable_git=True,
+                    save_code=False,
+                    disable_code=True,
+                    x_disable_meta=True,
+                    silent=True,
+                ),
+            )
+        except wandb.errors.Error as error:
+            name = type(error).__name__
+            raise UserError(
+                f"wandb did not start ({name}); set WANDB_MODE=offline or leave wandb out of tracker="
+            ) from error
+        self._stages: set[str] = set()
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Send the numbers with their own step: stages count for themselves, so W&B's single counter is not
+        used."""
+        if stage not in self._stages:
+            self._run.define_metric(f"{stage}/step")
+            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            self._stages.add(stage)
+        self._run.log(
+            {f"{stage}/step": step} | {f"{stage}/{name}": value for name, value in _numbers(values).items()}
+        )
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """W&B cannot forget; a resumed run repeats the same values at the same steps, so the chart stays
+        right."""
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+class Several:
+    """Passes everything on to a list of trackers."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self.trackers = list(trackers)
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Log with each tracker."""
+        for tracker in self.trackers:
+            tracker.log(values, step, stage)
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Truncate each tracker."""
+        for tracker in self.trackers:
+            tracker.truncate_after(stage, step)
+
+    def close(self) -> None:
+        """Close each tracker."""
+        for tracker in self.trackers:
+            tracker.close()
+
+
+_EXTRAS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+}
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise UserError for an unknown tracker name or one whose package is not installed, before anything is
+    loaded."""
+    for name in names:
+        if name not in _EXTRAS:
+            raise UserError(
+                f"unknown tracker '{name}'{nearest(name, _EXTRAS)} (tracker= takes {', '.join(_EXTRAS)})"
+            )
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"tracker '{name}' is not installed: pip install {name}, or leave it out of tracker="
+            )
+
+
+def make_tracker(
+    names: Iterable[str],
+    folder: str | Path,
+    config: Mapping[str, Any] | None = None,
+    main: bool | None = None,
+) -> Tracker:
+    """``metrics.jsonl`` in ``folder`` and the named extras ("tensorboard", "wandb") in folders of their own
+    beside it.
+
+    ``main``: whether this process writes; None asks the launcher's RANK. Raises UserError as
+    :func:`check_trackers`.
+    """
+    names = list(dict.fromkeys(names))
+    check_trackers(names)
+    if not (int(os.environ.get("RANK", "0")) == 0 if main is None else main):
+        return Silent()
+    folder = Path(folder)
+    return Several(
+        [JsonLines(folder / METRICS), *(_EXTRAS[name](folder / name, config or {}) for name in names)]
+    )
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``; a torn last line is left out, a missing file is empty. UserError for
+    other damage."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break was never finished
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
+            raise UserError(f"{path} line {number} is not a JSON object; delete that line") from error
+        rows.append(row)
+    return rows
+
+
+def wandb_mode() -> str:
+    """The user's WANDB_MODE; else "online" where a login is found, "offline" where none is. Looks, never
+    reads a key out."""
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
+    try:
+        known = netrc.netrc(os.environ.get("NETRC") or str(Path.home() / ".netrc")).hosts
+    except (OSError, netrc.NetrcParseError, RuntimeError):
+        return "offline"
+    return "online" if host in known else "offline"
+
+
+def without_secrets(config: Any) -> Any:
+    """A copy of nested mappings and lists with the values of keys such as token, password, api_key replaced
+    by "***"."""
+    if isinstance(config, Mapping):
+        return {
+            key: "***" if value and _SECRET.search(str(key)) else without_secrets(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return [without_secrets(value) for value in config]
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """A value JSON can hold: tensors and NumPy scalars become numbers, NaN and infinities null."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among ``values``."""
+    plain = {name: _plain(value) for name, value in values.items()}
+    return {name: float(value) for name, value in plain.items() if isinstance(value, (int, float))}

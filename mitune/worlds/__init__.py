@@ -1,0 +1,1 @@
+"""Embedded worlds: small closed worlds in which text-image alignment can be measured exactly."""

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import io
+import re
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from mitune.evaluate.categories import compare, summarise
+from mitune.evaluate.tables import bounds, comparison_table, figure, summary_table
+
+
+def printed(table: Table, colour: bool = False) -> str:
+    console = Console(
+        file=io.StringIO(), width=120, force_terminal=colour, color_system="standard" if colour else None
+    )
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def data(lift: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "prompt_id": ["a", "b", "c", "d"],
+            "category": ["[red]color", "[red]color", "spatial", "spatial"],
+            "candidate": 0,
+            "oracle": [0.1 + lift, 0.2 + lift, 0.3 + lift, 0.5 + lift],
+            "mi": [1000.0, 2000.0, 3000.0, 4000.0],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (None, False, "–"),
+        (0.12345, False, "0.123"),
+        (-0.5, False, "−0.500"),
+        (0.5, True, "+0.500"),
+        (12345.67, False, "12,345.7"),
+    ],
+)
+def test_figures(value: float | None, sign: bool, text: str) -> None:
+    assert figure(value, sign) == text
+
+
+def test_bounds() -> None:
+    assert bounds(None) == "–"
+    assert bounds([-0.1, 0.2], sign=True) == "[−0.100, +0.200]"
+
+
+def test_summary_table_prints_means_intervals_and_odd_names_as_they_are() -> None:
+    text = printed(summary_table(summarise(data(0.0)), "[b]title"))
+    for part in ("[red]color", "[b]title", "0.275", "2,500.0", "pictures"):
+        assert part in text
+    assert "exact" not in text, "a column that is not there is not shown"
+
+
+def test_comparison_table_colours_only_what_is_told_apart_from_zero() -> None:
+    up, down = r"\x1b\[32m\s*", r"\x1b\[31m\s*"
+    text = printed(comparison_table(compare(data(0.0), data(0.125))), colour=True)
+    assert re.search(up + r"\+0\.125", text)
+    assert not re.search(up + r"\+0\.000", text)
+    assert "[+0.125, +0.125]" in text
+    text = printed(comparison_table(compare(data(0.125), data(0.0))), colour=True)
+    assert re.search(down + "−0\\.125", text)

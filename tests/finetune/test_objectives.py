@@ -1,0 +1,134 @@
+"""Objectives against their formulas, written out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from mitune.denoiser import AnalyticDenoiser, Condition
+from mitune.errors import UserError
+from mitune.families import load_denoiser
+from mitune.families.stable_diffusion import StableDiffusionDenoiser
+from mitune.finetune.adapters import AdapterConfig, attach
+from mitune.finetune.objectives import OBJECTIVES, Batch, dpo, find_objective, mse
+from mitune.noise import NoiseSchedule
+
+PROMPTS = ["a red circle", "two dogs", "a cat"]
+
+
+def _draw(n: int = 3, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    z0, loser, noise = (torch.randn(n, 4, 8, 8, generator=generator) for _ in range(3))
+    return z0, loser, noise, torch.randint(500, 1000, (n,), generator=generator)
+
+
+def _shaken(folder: Path, text_encoder: bool = False) -> StableDiffusionDenoiser:
+    """A model whose adapter is not zero, so that it differs from its reference."""
+    denoiser = load_denoiser({"path": str(folder), "device": "cpu"})
+    parameters = attach(denoiser, AdapterConfig(rank=4, text_encoder=text_encoder))
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return denoiser
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_mse_is_the_error_in_the_models_own_prediction(prediction_type: str) -> None:
+    """On a one-component mixture N(m, 1) the exact ε̂ is known: ε̂ = σ (z − α m) / (α² + σ²)."""
+    mean = torch.tensor([[0.5, -1.0]], dtype=torch.float64)
+    denoiser = AnalyticDenoiser(mean, [1.0], {"a": [1.0]}, {"a": 1.0}, NoiseSchedule.ddpm(), prediction_type)
+    generator = torch.Generator().manual_seed(0)
+    z0, noise = (torch.randn(5, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    t = torch.tensor([100, 300, 500, 700, 900])
+    loss = mse(denoiser, Batch(z0, noise, t, denoiser.encode_prompts(["a"] * 5)))
+    alpha_bar = denoiser.schedule.alpha_bar[t][:, None]
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    z = alpha * z0 + sigma * noise
+    eps = sigma * (z - alpha * mean)  # α² + σ² = 1
+    z0_hat = (z - sigma * eps) / alpha
+    output, target = {
+        "epsilon": (eps, noise),
+        "sample": (z0_hat, z0),
+        "v_prediction": (alpha * eps - sigma * z0_hat, alpha * noise - sigma * z0),
+    }[prediction_type]
+    assert torch.allclose(loss, (output - target).pow(2).mean(1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_dpo_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> None:
+    denoiser = _shaken(tiny_pipeline_folder, text_encoder)
+    plain = load_denoiser(
+        {"path": str(tiny_pipeline_folder), "device": "cpu"}
+    )  # the reference, as a model of its own
+    z0, loser, noise, t = _draw()
+    beta = 40.0
+
+    def errors(model: StableDiffusionDenoiser, latents: torch.Tensor) -> torch.Tensor:
+        alpha_bar = model.schedule.alpha_bar[t].float()[:, None, None, None]
+        z = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        text = model.encode_prompts(PROMPTS).tensors["text"]
+        output = model.network(z, t, encoder_hidden_states=text).sample
+        return (output - noise).pow(2).flatten(1).mean(1)
+
+    inside = (errors(denoiser, z0) - errors(plain, z0)) - (errors(denoiser, loser) - errors(plain, loser))
+    expected = -torch.log(1 / (1 + torch.exp(beta / 2 * inside)))
+    reference = plain.encode_prompts(PROMPTS) if text_encoder else None
+    batch = Batch(z0, noise, t, denoiser.encode_prompts(PROMPTS), rejected=loser, reference=reference)
+    denoiser.forwards = 0
+    loss = dpo(denoiser, batch, beta)
+    assert torch.allclose(loss, expected, atol=1e-5)
+    assert (loss - math.log(2)).abs().min() > 1e-3  # the adapter does make a difference
+    assert denoiser.forwards == 4 * 3  # winner and loser, each by the model and by its reference
+    # The gradient flows through the adapter alone, and the adapter is on again.
+    loss.sum().backward()
+    gradients = [p.grad for p in denoiser.network.parameters() if p.requires_grad]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+    assert torch.allclose(mse(denoiser, batch), errors(denoiser, z0), atol=1e-6)
+
+
+def test_dpo_of_an_untrained_adapter_is_log_two(tiny_pipeline_folder: Path) -> None:
+    denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    attach(denoiser, AdapterConfig(rank=4))
+    z0, loser, noise, t = _draw()
+    batch = Batch(z0, noise, t, denoiser.encode_prompts(PROMPTS), rejected=loser)
+    assert torch.allclose(dpo(denoiser, batch, 2000.0), torch.full((3,), math.log(2)), atol=1e-2)
+    with pytest.raises(ValueError, match="losers"):
+        dpo(denoiser, Batch(z0, noise, t, batch.condition), 1.0)
+
+
+def test_objectives_are_found_by_name() -> None:
+    assert [find_objective(name).name for name in OBJECTIVES] == list(OBJECTIVES) == ["mse", "dpo"]
+    assert (find_objective("mse").rows, find_objective("dpo").rows) == (1, 2)
+    with pytest.raises(UserError, match=r"train.objective=dpoo is not known, did you mean 'dpo'\?"):
+        find_objective("dpoo")
+
+
+def test_conditions_of_a_pair_are_shared() -> None:
+    """One t and one noise for winner and loser: swapping the two turns the sign inside."""
+    schedule = NoiseSchedule.ddpm()
+    seen: list[torch.Tensor] = []
+
+    class Echo:
+        prediction_type = "epsilon"
+
+        def __init__(self) -> None:
+            self.schedule = schedule
+
+        def base(self):
+            return torch.no_grad()
+
+        def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+            seen.append(t)
+            return 0.1 * len(seen) * z
+
+    z0, loser, noise, t = _draw()
+    condition = Condition({"text": torch.zeros(3, 1)})
+    forth = dpo(Echo(), Batch(z0, noise, t, condition, rejected=loser), 3.0)  # type: ignore[arg-type]
+    seen.clear()
+    back = dpo(Echo(), Batch(loser, noise, t, condition, rejected=z0), 3.0)  # type: ignore[arg-type]
+    assert torch.allclose(torch.exp(-forth) + torch.exp(-back), torch.ones(3), atol=1e-5)  # σ(x) + σ(−x) = 1
+    assert all(torch.equal(times, torch.cat([t, t])) for times in seen)

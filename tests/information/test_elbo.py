@@ -1,0 +1,199 @@
+"""Denoising errors of many conditions on shared noise, against closed forms and against themselves in other batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from analytic import exact_kl, three_clouds, within_three_errors
+
+from mitune.denoiser import Condition
+from mitune.errors import UserError
+from mitune.information import denoising_errors, elbo, gaps, mi_image, time_grid
+from mitune.noise import NoiseSchedule
+from mitune.sampling import candidate_noise, candidate_seed
+
+SCHEDULE = NoiseSchedule.ddpm()
+
+
+def scene(n: int):
+    denoiser = three_clouds()
+    labels = ["a", "b"] * (n // 2)
+    z0 = denoiser.sample(labels, torch.Generator().manual_seed(3))
+    return denoiser, z0, labels
+
+
+def test_time_grid_shares_out_the_whole_integral():
+    for n in (1, 4, 37, 440):
+        t, weights = time_grid(SCHEDULE, n, 560, 1000)
+        assert len(t) == len(weights) == n
+        assert t.dtype == torch.int64
+        assert (t.diff() > 0).all()
+        assert t[0] >= 560
+        assert t[-1] <= 999
+        assert (weights > 0).all() or n == 440  # λ is flat beyond the last index
+        assert float(weights.sum()) == pytest.approx(
+            0.5 * float(SCHEDULE.log_snr(560) - SCHEDULE.log_snr(999)), rel=1e-12
+        )
+    assert time_grid(SCHEDULE, 4, 0, 1000).t.tolist() == [125, 375, 625, 875]
+    flow = time_grid(NoiseSchedule.rectified_flow(), 4, 100, 900)
+    assert flow.t.tolist() == [200, 400, 600, 800]
+
+
+@pytest.mark.parametrize("bad", [(4, 500, 500), (4, -1, 500), (4, 0, 1001), (0, 0, 1000), (20, 500, 510)])
+def test_time_grid_refuses(bad):
+    with pytest.raises(UserError, match=r"t_min|times="):
+        time_grid(SCHEDULE, *bad)
+
+
+@pytest.mark.parametrize("noise", ["independent", "coupled"])
+def test_elbo_averages_to_the_divergence(noise):
+    denoiser = three_clouds()
+    n = 250
+    z0 = denoiser.sample(["a"] * n, torch.Generator().manual_seed(0))
+    t, weights = time_grid(SCHEDULE, 50, 0, 1000)
+    score = elbo(denoiser, z0, denoiser.encode_prompts(["a"] * n), t, weights, range(n), 1000, noise)
+    assert score.dtype == torch.float32
+    assert within_three_errors(score.double(), exact_kl(denoiser, "a"))
+
+
+def test_mi_of_pictures_averages_to_the_divergence():
+    denoiser = three_clouds()
+    n = 250
+    z0 = denoiser.sample(["a"] * n, torch.Generator().manual_seed(0))
+    t, weights = time_grid(SCHEDULE, 100, 0, 1000)
+    score = mi_image(denoiser, z0, denoiser.encode_prompts(["a"] * n), t, weights, range(n), 5000)
+    assert (score >= 0).all()
+    assert within_three_errors(score.double(), exact_kl(denoiser, "a"))
+
+
+def test_a_coupled_path_tells_single_pictures_apart_far_better():
+    denoiser, z0, labels = scene(200)
+    c = denoiser.encode_prompts(labels)
+    exact = denoiser.information(z0, labels)
+    t, weights = time_grid(SCHEDULE, 20, 20, 1000)
+    rmse = {
+        noise: float(
+            (elbo(denoiser, z0, c, t, weights, range(200), 2000, noise) - exact).square().mean() ** 0.5
+        )
+        for noise in ("independent", "coupled")
+    }
+    assert rmse["coupled"] < 0.3
+    assert rmse["coupled"] < 0.5 * rmse["independent"]
+
+
+def test_independent_errors_are_their_definition():
+    denoiser, z0, labels = scene(4)
+    c = denoiser.encode_prompts(labels)
+    t, weights = time_grid(SCHEDULE, 3, 100, 900)
+    both = denoising_errors(denoiser, z0, [denoiser.null(4), c], t, weights, [1, 2, 3, 4], reference=0)
+    for i, seed in enumerate([1, 2, 3, 4]):
+        maps = candidate_noise(candidate_seed(seed, "forward", 0), (2,), 2).double()
+        error, mi = torch.zeros(2, dtype=torch.float64), 0.0
+        for noise, time, weight in zip(maps, t.tolist(), weights, strict=True):
+            z = SCHEDULE.add_noise(z0[i : i + 1], noise, time)
+            eps = [denoiser.epsilon(z, time, k) for k in (denoiser.null(1), c[i])]
+            error += weight * torch.stack([(e - noise).square().sum() for e in eps])
+            mi += float(weight * (eps[1] - eps[0]).square().sum())
+        torch.testing.assert_close(both.error[i], error, rtol=1e-6, atol=1e-6)
+        assert both.mi is not None
+        assert float(both.mi[i, 1]) == pytest.approx(mi, rel=1e-6)
+        assert float(both.mi[i, 0]) == 0
+
+
+def test_coupled_error_is_minus_the_log_likelihood_of_walking_back():
+    # Two times by hand: z_s at t = 400, z_t at t = 600, starting from z_300; reverse step variance 1 − ᾱ_t/ᾱ_s.
+    denoiser, z0, labels = scene(2)
+    c = denoiser.encode_prompts(labels)
+    t = torch.tensor([400, 600])
+    ours = elbo(denoiser, z0, c, t, torch.ones(2), [8, 9], noise="coupled")
+    bar = {time: SCHEDULE.alpha_bar[time] for time in (300, 400, 600)}
+    for i, seed in enumerate((8, 9)):
+        maps = candidate_noise(candidate_seed(seed, "forward", 0), (2,), 2).double()
+        z = bar[300].sqrt() * z0[i : i + 1] + (1 - bar[300]).sqrt() * maps[0]
+        llr = 0.0
+        for s, time, noise in ((300, 400, maps[1]), (400, 600, maps[2])):
+            beta = 1 - bar[time] / bar[s]
+            z_s, z = z, (1 - beta).sqrt() * z + beta.sqrt() * noise
+            for sign, condition in ((1, c[i]), (-1, denoiser.null(1))):
+                eps = denoiser.epsilon(z, time, condition)
+                mean = (z - beta / (1 - bar[time]).sqrt() * eps) / (1 - beta).sqrt()
+                llr -= sign * float((z_s - mean).square().sum() / (2 * beta))
+        assert float(ours[i]) == pytest.approx(llr, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["independent", "coupled"])
+def test_results_do_not_depend_on_batching_or_company(noise):
+    denoiser, z0, _labels = scene(6)
+    a, b = (denoiser.encode_prompts([label] * 6) for label in ("a", "b"))
+    conditions = [denoiser.null(6), a, b]
+    t, weights = time_grid(SCHEDULE, 5, 20, 1000)
+    whole = gaps(denoiser, z0, conditions, t, weights, range(6), 1000, noise)
+    assert whole.shape == (6, 3)
+    assert whole.dtype == torch.float32
+    for batch_size in (1, 2, 7, 16):
+        assert torch.equal(gaps(denoiser, z0, conditions, t, weights, range(6), batch_size, noise), whole)
+    order = [4, 1]
+    few = gaps(denoiser, z0[order], [k[order] for k in conditions], t, weights, order, 4, noise)
+    assert torch.equal(few, whole[order])
+    torch.testing.assert_close(
+        whole[:, 0] - whole[:, 1], elbo(denoiser, z0, a, t, weights, range(6), 8, noise), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_forwards_are_no_more_than_needed_and_no_larger_than_asked():
+    denoiser, z0, labels = scene(4)
+    conditions = [denoiser.encode_prompts(labels)] * 3
+    sizes = []
+    predict = denoiser.predict
+    denoiser.predict = lambda z, t, condition: (sizes.append(len(z)), predict(z, t, condition))[1]
+    t, weights = time_grid(SCHEDULE, 7, 0, 1000)
+    for batch_size, forwards in ((12, 7), (84, 1), (2, 56)):
+        sizes.clear()
+        denoiser.forwards = 0
+        gaps(denoiser, z0, conditions, t, weights, range(4), batch_size)
+        assert denoiser.forwards == sum(sizes) == 4 * 7 * 3
+        assert max(sizes) <= batch_size
+        assert len(sizes) == forwards
+
+
+def test_large_latents_keep_the_decimals_that_rank():
+    # Errors of a 4×64×64 latent are of order 10⁵ nats, where float32 steps by 0.01: gaps must still tell 10⁻³.
+    class Flat:
+        schedule, prediction_type = SCHEDULE, "epsilon"
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def epsilon(self, z, t, condition):
+            return condition.tensors["bias"].reshape(-1, 1, 1, 1).expand_as(z)
+
+    z0 = torch.zeros(1, 4, 64, 64)
+    one, other = (Condition({"bias": torch.tensor([bias])}) for bias in (0.0, 1e-4))
+    t, weights = torch.tensor([500]), torch.tensor([6.0], dtype=torch.float64)
+    pair = gaps(Flat(), z0, [one, other], t, weights, [5])  # type: ignore[arg-type]
+    noise = candidate_noise(candidate_seed(5, "forward", 0), (4, 64, 64), 0).double()
+    bias = torch.tensor(1e-4, dtype=torch.float32).double()
+    exact = 6 * ((bias - noise).square() - noise.square()).sum()
+    assert float(pair[0, 1] - pair[0, 0]) == pytest.approx(float(exact), abs=1e-3)
+
+
+def test_forward_noise_is_not_the_noise_the_candidate_was_made_of():
+    denoiser = three_clouds()
+    seen = []
+    epsilon = denoiser.epsilon
+    denoiser.epsilon = lambda z, t, condition: (seen.append(z), epsilon(z, t, condition))[1]
+    t, weights = torch.tensor([999]), torch.ones(1)
+    gaps(denoiser, torch.zeros(1, 2, dtype=torch.float64), [denoiser.null(1)], t, weights, [5])
+    assert not torch.allclose(seen[0] / SCHEDULE.sigma(999), candidate_noise(5, (2,), 0).double())
+
+
+def test_mistakes_are_refused():
+    denoiser, z0, labels = scene(2)
+    c = denoiser.encode_prompts(labels)
+    t, weights = time_grid(SCHEDULE, 3, 0, 1000)
+    with pytest.raises(UserError, match="did you mean 'coupled'"):
+        gaps(denoiser, z0, [c], t, weights, [0, 1], noise="couple")
+    with pytest.raises(ValueError, match="as many seeds"):
+        gaps(denoiser, z0, [c], t, weights, [0])
+    with pytest.raises(ValueError, match="as many weights"):
+        gaps(denoiser, z0, [c], t, weights[:2], [0, 1])
+    with pytest.raises(ValueError, match="rising"):
+        gaps(denoiser, z0, [c], t.flip(0), weights, [0, 1], noise="coupled")

@@ -1,0 +1,69 @@
+"""The train stage: which prompts watch over it, and that the best checkpoint is kept by a scorer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from mitune import config as configuration
+from mitune.cli import main
+from mitune.config import compose
+from mitune.finetune import adapters, trainer
+from mitune.stages.common import held_out_prompts, training_prompts
+from mitune.stages.train import validation_prompts
+
+
+def names(kind: type) -> set[str]:
+    return {item.name for item in dataclasses.fields(kind)}
+
+
+def test_the_configuration_has_every_key_of_the_floors_below() -> None:
+    assert names(configuration.AdapterConfig) == names(adapters.AdapterConfig)
+    assert names(configuration.TrainConfig) - {"validation_prompts"} == names(trainer.TrainConfig) - {"seed"}
+    for ours, theirs in (
+        (configuration.TrainConfig(), trainer.TrainConfig()),
+        (configuration.AdapterConfig(), adapters.AdapterConfig()),
+    ):
+        for name in names(type(theirs)) & names(type(ours)):
+            one, other = getattr(ours, name), getattr(theirs, name)
+            if isinstance(one, list):
+                one, other = tuple(one), tuple(other)
+            assert one == other, name
+
+
+def test_validation_prompts_are_neither_trained_on_nor_held_out() -> None:
+    config = compose(["prompts.limit=30", "evaluate.prompts.limit=30"])
+    chosen = {prompt.id for prompt in validation_prompts(config, 12)}
+    assert len(chosen) == 12
+    assert not chosen & {prompt.id for prompt in training_prompts(config)}
+    assert not chosen & {prompt.id for prompt in held_out_prompts(config)}
+
+
+def test_where_the_source_has_no_more_the_trained_prompts_serve(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red dog\na blue cat\n")
+    config = compose(
+        ["prompts=file", f"prompts.source={path}", "prompts.limit=2", "scorers=[mi]", "select=mi"]
+    )
+    assert [prompt.text for prompt in validation_prompts(config, 5)] == ["a red dog", "a blue cat"]
+
+
+def test_the_best_checkpoint_is_kept_by_a_scorer(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red dog\na blue cat\na green star\n")
+    arguments = [
+        f"run={tmp_path / 'run'}", f"model.path={tiny_pipeline_folder}", "model.device=cpu", "prompts=file",
+        f"prompts.source={path}", "prompts.limit=2", "scorers=[mi]", "select=mi", "evaluate=file", "sampler.steps=2",
+        "generate.candidates=2", "adapter.rank=2", "train.steps=3", "train.batch_size=2", "train.checkpoint_every=1",
+        "train.keep_best_by=mi", "train.lr=0.01",
+    ]  # fmt: skip
+    for stage in ("generate", "select", "train"):
+        assert main([stage, *arguments]) == 0
+    folder = tmp_path / "run" / "round-1"
+    figures = json.loads((folder / "done" / "train.json").read_text())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    values = {row["step"]: row["validation_mi"] for row in rows if "validation_mi" in row}
+    assert set(values) == {1, 2, 3}
+    assert figures["best_value"] == max(values.values())
+    assert values[figures["best_step"]] == figures["best_value"]

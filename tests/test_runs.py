@@ -1,0 +1,121 @@
+"""The run folder: its memory of the configuration, its marks, its lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mitune.config import compose
+from mitune.errors import UserError
+from mitune.runs import RunFolder
+
+
+def begin(run: RunFolder, *signs: str) -> None:
+    """Leave the traces of stages that have begun."""
+    for sign in signs:
+        path = run.round(1) / sign
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+
+
+def test_the_configuration_is_written_resolved(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    config = compose([f"run={run.root}", "seed=7"])
+    run.remember(config)
+    assert OmegaConf.load(run.root / "config.yaml") == config
+    run.remember(config)
+
+
+def test_another_configuration_is_refused_naming_every_key(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.remember(compose())
+    before = (tmp_path / "config.yaml").read_text()
+    begin(run, "candidates/plan.json")
+    with pytest.raises(UserError) as caught:
+        run.remember(compose(["seed=1", "sampler.guidance=3.5", "train.steps=7"]))
+    message = str(caught.value)
+    assert "seed (0 there, 1 now)" in message
+    assert "sampler.guidance (2.0 there, 3.5 now)" in message
+    assert "train.steps" not in message  # training has not begun
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_a_stage_that_has_not_begun_may_be_configured_anew(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.remember(compose())
+    begin(run, "candidates/plan.json")
+    run.remember(compose(["select=mi", "train.steps=7", "evaluate.candidates=2"]))
+    assert OmegaConf.load(tmp_path / "config.yaml").train.steps == 7
+    begin(run, "done/select.json", "checkpoints/step-000001/state.json")
+    with pytest.raises(UserError, match=r"select\.by .*train\.steps"):
+        run.remember(compose())
+
+
+def test_what_selects_is_fixed_once_latents_were_dropped_by_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.remember(compose(["generate.keep=1"]))
+    begin(run, "candidates/plan.json")
+    with pytest.raises(UserError, match=r"select\.by"):
+        run.remember(compose(["generate.keep=1", "select=mi"]))
+
+
+def test_more_rounds_another_device_and_batch_are_taken_over(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.remember(compose())
+    begin(run, "candidates/plan.json", "done/select.json", "checkpoints/x", "after/plan.json")
+    run.remember(compose(["rounds=3", "model.device=cpu", "generate.batch_size=7", "tracker=tensorboard"]))
+    assert OmegaConf.load(tmp_path / "config.yaml").rounds == 3
+
+
+def test_a_key_of_a_later_version_counts_as_its_default(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    old = OmegaConf.create(OmegaConf.to_yaml(compose()))
+    del old.sampler["steps_offset"]
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(old))
+    begin(run, "candidates/plan.json")
+    run.remember(compose())
+    with pytest.raises(UserError, match=r"sampler\.steps_offset"):
+        run.remember(compose(["sampler.steps_offset=1"]))
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n"])
+def test_a_damaged_memory_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        RunFolder(tmp_path).remember(compose())
+
+
+def test_marks_are_read_back(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert run.mark(2, "train") is None
+    run.write_mark(2, "train", {"loss": 0.5})
+    assert run.mark(2, "train") == {"loss": 0.5}
+
+
+def test_prepare_removes_what_was_left_half_written(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.prepare(1)
+    left = [tmp_path / ".partial-x", run.round(1) / ".partial-y"]
+    for path in left:
+        path.write_text("half")
+    with run.lock():
+        run.prepare(1)
+    assert not any(path.exists() for path in left)
+
+
+def test_two_commands_do_not_share_a_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with run.lock():
+        with pytest.raises(UserError, match="another mitune is at work"), RunFolder(tmp_path).lock():
+            raise AssertionError("the lock was given twice")
+        code = "import sys; from mitune.runs import RunFolder\nwith RunFolder(sys.argv[1]).lock(): pass"
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert "UserError" in other.stderr
+    with run.lock():
+        assert (tmp_path / ".lock").exists()
