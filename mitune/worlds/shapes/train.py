@@ -1,9 +1,12 @@
 """Train the shapes world's Stable Diffusion pipeline from nothing: ``python -m mitune.worlds.shapes.train``.
 
-Three steps: an autoencoder on the pictures; a UNet and a text encoder on its latents and the captions; the decoder
-alone, for sharper textures. A share of the captions is wrong (``--wrong-share``), as captions from the web are: the
-model's mistakes are what MI-Tune repairs.
-The published weights came from the defaults; ``training_log.json`` beside them says on what machine and how long.
+Four steps: an autoencoder on the pictures; the text encoder on the captions alone, to say what each word is about; UNet
+and text encoder together on latents and captions; the decoder alone, for sharper textures. A share of the captions is
+wrong (``--wrong-share``), as captions from the web are: the model's mistakes are what MI-Tune repairs.
+``training_log.json`` beside the published weights says with what options, on what machine and how long.
+
+Many processes share a batch (``accelerate launch --config_file launch/cpu_2.yaml -m mitune.worlds.shapes.train``); on a
+CPU one thread a process is faster than as many threads in one.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from mitune.distributed import state, wait
 from mitune.files import write_json
 from mitune.worlds.shapes import architecture
 from mitune.worlds.shapes.corpus import Corpus, build_corpus
-from mitune.worlds.shapes.grammar import CATEGORIES, all_prompts
+from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, all_prompts, parse_prompt
+from mitune.worlds.shapes.vocabulary import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES
 
 Log = list[dict[str, Any]]
 
@@ -47,8 +52,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--vae", type=Path, help="folder of a finished autoencoder, to train the UNet alone")
     parser.add_argument("--init", type=Path, help="pipeline folder whose UNet and text encoder to go on from")
     parser.add_argument("--decoder-steps", type=int, default=3_000, help="of the decoder alone, at the end")
-    parser.add_argument("--steps", type=int, default=4_500)
-    parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument("--text-steps", type=int, default=1_000, help="of the text encoder alone")
+    parser.add_argument("--text-batch", type=int, default=256, help="captions, over all processes")
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=96, help="pictures, over all processes")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
         "--null-share", type=float, default=0.1, help="share of captions replaced by the empty one"
@@ -58,6 +65,23 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes that draw the corpus")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes."""
+    if state().num_processes > 1:
+        gradients = [_gradient(p) for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= state().num_processes
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def as_tensor(pictures: np.ndarray, device: str) -> Tensor:
@@ -75,7 +99,8 @@ def _report(log: Log, kind: str, step: int, steps: int, loss: Tensor, start: flo
     log.append(
         {"stage": kind, "step": step, "loss": round(float(loss), 5), "seconds": round(time.time() - start, 1)}
     )
-    print(f"{kind} {step}/{steps} loss {float(loss):.4f} {time.time() - start:.0f} s", flush=True)
+    if state().is_main_process:
+        print(f"{kind} {step}/{steps} loss {float(loss):.4f} {time.time() - start:.0f} s", flush=True)
 
 
 def crops(pictures: np.ndarray, rng: np.random.Generator, n: int, size: int) -> np.ndarray:
@@ -189,9 +214,103 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def train_unet(
-    latents: Tensor, tokens: Tensor, null: Tensor, vae: AutoencoderKL, tokenizer: CLIPTokenizer,
+# What a description says of one object, a class each; the last class of each is "not stated".
+_ROLES = tuple(f"{role} {relation}" for role in ("subject", "object") for relation in RELATIONS)
+_FACTS: dict[str, tuple[str, ...]] = {
+    "shape": SHAPES,
+    "colour": tuple(COLOURS),
+    "texture": TEXTURES,
+    "size": tuple(SIZES),
+    "role": _ROLES,
+    "place": ("first", "second", "third"),
+}
+_IGNORED = -100  # of torch's cross-entropy
+
+
+def facts(text: str) -> list[list[int]]:
+    """Class numbers [MAX_OBJECTS][len(_FACTS)] of what a caption says of its first, second and third object."""
+    spec = parse_prompt(text)
+    rows = []
+    for index in range(MAX_OBJECTS):
+        said: dict[str, str] = {}
+        if index < len(spec.objects):
+            said = {**spec.objects[index].stated(), "place": _FACTS["place"][index]}
+            if spec.relation and index < 2:
+                said["role"] = f"{('subject', 'object')[index]} {spec.relation}"
+        rows.append(
+            [words.index(said[name]) if name in said else len(words) for name, words in _FACTS.items()]
+        )
+    return rows
+
+
+def readings(tokens: Tensor, labels: Tensor, shapes: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """Where the facts of a caption are read: position and expected classes, [n, 2 MAX_OBJECTS] (× facts).
+
+    `tokens` [n, PROMPT_TOKENS], `labels` [n, MAX_OBJECTS, facts]; `shapes`: token ids of the shape words; `end`: id of
+    the end and of the padding. An object's own facts are read at its shape word (CLIP's encoder looks back only, so
+    the first object knows nothing of its relation there), and all facts at the end token and the two after it.
+    """
+    n = len(tokens)
+    nouns = torch.isin(tokens, shapes)
+    # Positions of the shape words in order; a missing one sorts last.
+    order = torch.where(nouns, torch.arange(tokens.shape[1]), tokens.shape[1]).sort(1).values[:, :MAX_OBJECTS]
+    there = order < tokens.shape[1]
+    ends = (tokens == end).int().argmax(1, keepdim=True) + torch.arange(MAX_OBJECTS)
+    at_noun = labels.clone()
+    at_noun[:, 0, list(_FACTS).index("role")] = _IGNORED
+    at_noun[~there] = _IGNORED
+    position = torch.cat([order.where(there, torch.zeros(n, 1, dtype=order.dtype)), ends], dim=1)
+    return position.clamp(max=tokens.shape[1] - 1), torch.cat([at_noun, labels], dim=1)
+
+
+def train_text(
+    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, tokens: Tensor, texts: list[str],
     options: argparse.Namespace, log: Log,
+) -> CLIPTextModel:  # fmt: skip
+    """Teach the text encoder alone which attribute belongs to which object, read off by one linear layer.
+
+    A UNet has to find this out through its own loss otherwise, which takes it many times as long. `tokens` [n,
+    PROMPT_TOKENS] are those of the n `texts`. The layer is thrown away.
+    """
+    torch.manual_seed(options.seed + 4)
+    device = options.device
+    sizes = [len(words) + 1 for words in _FACTS.values()]
+    layer = nn.Linear(text_encoder.config.hidden_size, sum(sizes)).to(device)
+    labels = torch.tensor([facts(text) for text in texts])
+    shapes = torch.tensor([tokenizer.convert_tokens_to_ids(f"{shape}</w>") for shape in SHAPES])
+    position, expected = readings(tokens, labels, shapes, tokenizer.eos_token_id)
+    parameters = [*text_encoder.train().parameters(), *layer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+    schedule = _schedule(optimizer, options.lr, options.text_steps)
+    generator = torch.Generator().manual_seed(1000 * (options.seed + 5) + state().process_index)
+    share, start = options.text_batch // state().num_processes, time.time()
+    running = torch.zeros((), device=device)
+    for step in range(1, options.text_steps + 1):
+        rows = torch.randint(len(tokens), (share,), generator=generator)
+        states = text_encoder(tokens[rows].to(device)).last_hidden_state
+        read = layer(states[torch.arange(share)[:, None], position[rows]])
+        loss = torch.stack(
+            [
+                nn.functional.cross_entropy(part.flatten(0, 1), expected[rows][..., i].flatten().to(device))
+                for i, part in enumerate(read.split(sizes, dim=-1))
+            ]
+        ).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        running += loss.detach()
+        if step % 100 == 0:
+            _report(log, "text", step, options.text_steps, running / 100, start)
+            running.zero_()
+    return text_encoder
+
+
+def train_unet(
+    latents: Tensor, tokens: Tensor, null: Tensor, vae: AutoencoderKL, text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer, options: argparse.Namespace, log: Log,
 ) -> tuple[CLIPTextModel, UNet2DConditionModel]:  # fmt: skip
     """Fit noise prediction with min-SNR weights (γ = 5, Hang et al. 2023); return the averaged networks.
 
@@ -199,13 +318,13 @@ def train_unet(
     """
     torch.manual_seed(options.seed + 1)
     device = options.device
-    if options.init:
-        text_encoder = CLIPTextModel.from_pretrained(options.init / "text_encoder", dtype=torch.float32)
-        unet = UNet2DConditionModel.from_pretrained(options.init / "unet")
-    else:
-        text_encoder, unet = architecture.build_text_encoder(tokenizer), architecture.build_unet()
-    text_encoder = text_encoder.train().to(device)
+    unet = (
+        UNet2DConditionModel.from_pretrained(options.init / "unet")
+        if options.init
+        else architecture.build_unet()
+    )
     unet = unet.train().to(device, memory_format=torch.channels_last)
+    text_encoder = text_encoder.train()
     scheduler = architecture.build_scheduler()
     alpha_bar = scheduler.alphas_cumprod.to(device)
     weight = (alpha_bar / (1 - alpha_bar)).clamp(max=5.0) * (1 - alpha_bar) / alpha_bar
@@ -213,7 +332,8 @@ def train_unet(
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
     schedule = _schedule(optimizer, options.lr, options.steps)
     average = EMAModel(parameters, decay=0.9995, inv_gamma=1.0, power=0.75, use_ema_warmup=True)
-    generator, start = torch.Generator().manual_seed(options.seed + 2), time.time()
+    share, start = options.batch // state().num_processes, time.time()
+    generator = torch.Generator().manual_seed(1000 * (options.seed + 2) + state().process_index)
     running = torch.zeros((), device=device)
 
     def averaged() -> tuple[CLIPTextModel, UNet2DConditionModel]:
@@ -222,18 +342,19 @@ def train_unet(
         return networks[1].eval(), networks[0].eval()
 
     for step in range(1, options.steps + 1):
-        rows = torch.randint(len(latents), (options.batch,), generator=generator)
-        which = torch.randint(tokens.shape[1], (options.batch,), generator=generator)
+        rows = torch.randint(len(latents), (share,), generator=generator)
+        which = torch.randint(tokens.shape[1], (share,), generator=generator)
         captions = tokens[rows, which]
-        captions[torch.rand(options.batch, generator=generator) < options.null_share] = null
-        noise = torch.randn(options.batch, *latents.shape[1:], generator=generator).to(device)
-        t = torch.randint(1000, (options.batch,), generator=generator).to(device)
+        captions[torch.rand(share, generator=generator) < options.null_share] = null
+        noise = torch.randn(share, *latents.shape[1:], generator=generator).to(device)
+        t = torch.randint(1000, (share,), generator=generator).to(device)
         noisy = scheduler.add_noise(latents[rows].to(device), noise, t)
         states = text_encoder(captions.to(device)).last_hidden_state
         error = (unet(noisy, t, states).sample - noise).square().mean((1, 2, 3))
         loss = (weight[t] * error).mean()
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -242,7 +363,7 @@ def train_unet(
         if step % 100 == 0:
             _report(log, "unet", step, options.steps, running / 100, start)
             running.zero_()
-        if step % options.save_every == 0 and step < options.steps:
+        if step % options.save_every == 0 and step < options.steps and state().is_main_process:
             architecture.save_pipeline(
                 f"{options.out}-step-{step}", copy.deepcopy(vae), averaged()[0], tokenizer, averaged()[1]
             )
@@ -258,20 +379,25 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(f"corpus of {len(corpus.texts)} pictures, {time.time() - start:.0f} s", flush=True)
     tokenizer = architecture.build_tokenizer([text for c in CATEGORIES for text in all_prompts(c)])
-    if options.vae:
-        vae = (
-            AutoencoderKL.from_pretrained(options.vae)
-            .to(options.device, memory_format=torch.channels_last)
-            .eval()
-        )
-    else:
-        vae = train_vae(corpus, options, log)
-        vae.save_pretrained(f"{options.out}-vae")
+    if not options.vae and state().is_main_process:
+        train_vae(corpus, options, log).save_pretrained(f"{options.out}-vae")
+    wait()
+    vae = AutoencoderKL.from_pretrained(options.vae or f"{options.out}-vae").eval()
+    vae = vae.to(options.device, memory_format=torch.channels_last)
     latents = encode(vae, corpus, options)
     texts = [text for captions in corpus.texts for text in captions]
     tokens = tokenize(tokenizer, texts).view(len(latents), options.captions, -1)
     null = tokenize(tokenizer, [""])[0]
-    text_encoder, unet = train_unet(latents, tokens, null, vae, tokenizer, options, log)
+    text_encoder = (
+        CLIPTextModel.from_pretrained(options.init / "text_encoder", dtype=torch.float32)
+        if options.init
+        else architecture.build_text_encoder(tokenizer)
+    ).to(options.device)
+    if options.text_steps:
+        text_encoder = train_text(text_encoder, tokenizer, tokens.flatten(0, 1), texts, options, log)
+    text_encoder, unet = train_unet(latents, tokens, null, vae, text_encoder, tokenizer, options, log)
+    if not state().is_main_process:
+        return
     if options.decoder_steps:
         vae = sharpen(vae, corpus, options, log)
     architecture.save_pipeline(options.out, vae, text_encoder, tokenizer, unet)
@@ -282,6 +408,7 @@ def main(argv: list[str] | None = None) -> None:
             "machine": {
                 "platform": platform.platform(),
                 "device": options.device,
+                "processes": state().num_processes,
                 "threads": torch.get_num_threads(),
             },
             "torch": torch.__version__,
