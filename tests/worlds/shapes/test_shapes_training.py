@@ -38,7 +38,10 @@ def test_crops_are_parts_of_their_pictures_with_colour_in_them() -> None:
 @pytest.mark.slow
 def test_the_script_writes_a_pipeline_that_diffusers_loads(tmp_path: Path) -> None:
     out = tmp_path / "model"
-    small = "--pictures 24 --captions 2 --vae-steps 10 --decoder-steps 3 --steps 4 --batch 4 --save-every 2 --workers 1"
+    small = (
+        "--pictures 24 --captions 2 --vae-steps 10 --text-steps 2 --text-batch 8 --decoder-steps 3 --steps 4"
+    )
+    small += " --batch 4 --save-every 2 --workers 1"
     train.main(["--out", str(out), "--device", "cpu", *small.split()])
     pipeline = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
     picture = pipeline("a red circle", num_inference_steps=2, output_type="np").images
@@ -48,6 +51,55 @@ def test_the_script_writes_a_pipeline_that_diffusers_loads(tmp_path: Path) -> No
     assert log["options"]["steps"] == 4
     assert log["seconds"] >= 0
     assert (tmp_path / "model-step-2").is_dir()
+
+
+def test_facts_are_read_where_they_can_be_known() -> None:
+    text = "a small red circle left of a striped cross"
+    names = list(train._FACTS)
+    said = [dict(zip(names, row, strict=True)) for row in train.facts(text)]
+    assert train._FACTS["shape"][said[0]["shape"]] == "circle"
+    assert train._FACTS["size"][said[0]["size"]] == "small"
+    assert train._FACTS["texture"][said[1]["texture"]] == "striped"
+    assert train._FACTS["role"][said[0]["role"]] == "subject left of"
+    assert train._FACTS["role"][said[1]["role"]] == "object left of"
+    assert said[1]["colour"] == len(train._FACTS["colour"])  # not stated
+    assert train.facts(text)[2] == [len(words) for words in train._FACTS.values()]  # no third object
+
+    tokenizer = architecture.build_tokenizer([text, "a square and a triangle"])
+    tokens = train.tokenize(tokenizer, [text])
+    shapes = tokenizer.convert_tokens_to_ids([f"{shape}</w>" for shape in train.SHAPES])
+    labels = torch.tensor([train.facts(text)])
+    position, expected = train.readings(tokens, labels, torch.tensor(shapes), tokenizer.eos_token_id)
+    read = [tokenizer.decode([tokens[0, place]]) for place in position[0]]
+    assert read[:2] == ["circle", "cross"]
+    assert read[3:] == ["<|endoftext|>"] * 3
+    assert torch.equal(expected[0, 3:], labels[0])
+    # At its own word the first object does not know its relation yet, the second does; the third is nowhere.
+    role = names.index("role")
+    assert expected[0, 0, role] == train._IGNORED
+    assert expected[0, 1, role] == labels[0, 1, role]
+    assert (expected[0, 2] == train._IGNORED).all()
+
+
+def test_the_text_encoder_learns_whose_attribute_is_whose() -> None:
+    corpus = build_corpus(60, 2, 0.0, seed=3)
+    texts = [text for captions in corpus.texts for text in captions]
+    tokenizer = architecture.build_tokenizer([text for c in CATEGORIES for text in all_prompts(c)])
+    torch.manual_seed(0)
+    options = train.arguments(
+        ["--out", "unused", "--text-steps", "100", "--text-batch", "48", "--device", "cpu"]
+    )
+    log: train.Log = []
+    train.train_text(
+        architecture.build_text_encoder(tokenizer),
+        tokenizer,
+        train.tokenize(tokenizer, texts),
+        texts,
+        options,
+        log,
+    )
+    # Chance is the sum of the entropies, above 7 nats; these are the first hundred steps' mean.
+    assert log[-1]["loss"] < 4
 
 
 def test_sharpening_leaves_the_encoder_alone() -> None:
