@@ -13,6 +13,7 @@ unit Gaussian data would have, d·sin²φ, is integrated in closed form; only th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from mitune.sampling.seeds import candidate_seed
 
 RULES = ("simpson38", "simpson13", "trapezoid")
 DIVERGENCES = ("hutchinson", "jvp")
-INVERSIONS = ("ddim", "trapezoid")
-SPACINGS = ("angle", "time", "log_snr")
+INVERSIONS = ("trapezoid", "ddim")
+ENDS = ("denoised", "normal")
+SPACINGS = ("angle", "time")
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -116,7 +118,7 @@ def path_nodes(
     t_min: float = 0.0,
     t_max: float | None = None,
 ) -> Nodes:
-    """``steps`` nodes from ``t_min`` to ``t_max`` (default: the schedule's ends), even in φ = arctan s, t, or λ.
+    """``steps`` nodes from ``t_min`` to ``t_max`` (default: the schedule's ends), even in φ = arctan s or in t.
 
     Times between the entries of a VP table are fractions, which its networks read as well as whole ones.
     UserError for an unknown rule or spacing, fewer than two steps, times beyond the schedule, or a path without length.
@@ -131,26 +133,19 @@ def path_nodes(
     # Flow has no noise at all at t = 0 and no signal at T: log s is infinite there, its integrand is not.
     low, high = (1e-3 * total, (1 - 1e-3) * total) if flow else (0.0, float(total - 1))
     low, high = max(low, t_min), min(high, high if t_max is None else t_max)
-    if not 0 <= low < high:
+    if not low < high:
         raise UserError(f"cas: t_min={t_min} and t_max={t_max} leave no path within 0…{total}")
-    ends = torch.tensor([low, high], dtype=torch.float64)
     if spacing == "time":
         t = torch.linspace(low, high, steps, dtype=torch.float64)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        slope = schedule.dlog_snr(t) / (-2 * total)  # d log s / dt
         width = (high - low) / (steps - 1)
-        return Nodes(t, alpha, sigma, unit * width * schedule.dlog_snr(t) / (-2 * total))
-    log_s = -0.5 * schedule.log_snr(ends)
-    if spacing == "log_snr":
-        log_s = torch.linspace(float(log_s[0]), float(log_s[1]), steps, dtype=torch.float64)
-        slope = torch.ones_like(log_s)
-        width = float(log_s[1] - log_s[0])
     else:
-        first, last = torch.atan(log_s.exp()).tolist()
+        ends = torch.tensor([low, high], dtype=torch.float64)
+        first, last = torch.atan((-0.5 * schedule.log_snr(ends)).exp()).tolist()
         angle = torch.linspace(first, last, steps, dtype=torch.float64)
-        log_s = torch.tan(angle).log()
+        t = _time_of(schedule, angle.tan().log(), low, high)
         slope = 2 / torch.sin(2 * angle)  # d log s / dφ
         width = (last - first) / (steps - 1)
-    t = _time_of(schedule, log_s, low, high)
     return Nodes(t, schedule.alpha(t), schedule.sigma(t), unit * width * slope)
 
 
@@ -181,7 +176,8 @@ def cas(
     rule: str = "simpson38",
     batch_size: int = 64,
     *,
-    inversion: str = "ddim",
+    inversion: str = "trapezoid",
+    end: str = "denoised",
     spacing: str = "angle",
     t_min: float = 0.0,
     t_max: float | None = None,
@@ -194,14 +190,17 @@ def cas(
         condition, null: n rows each; ``null`` defaults to the null prompt.
         seeds: n; the probes of a picture depend on its own seed alone, and both branches share them.
         steps: nodes of the path, its two ends included. probes: Rademacher vectors at each node.
-        recursion: times the implicit DDIM step is put into itself (Hong et al., recursive inversion); 0: plain DDIM.
+        recursion: times the implicit step is put into itself (Hong et al., recursive inversion); 0: plain DDIM, ε̂ at
+            the near end.
         divergence: "hutchinson" takes one-sided finite differences of ``epsilon`` standard deviations of the noise at
             each node; "jvp" takes the exact directional derivative, in twice the work.
         rule: "simpson38", "simpson13" or "trapezoid". batch_size: most rows of a forward, over pictures, branches and
             probes alike.
-        inversion: "ddim" takes ε̂ at the end of the step (the exact inverse of a DDIM step, first order); "trapezoid"
-            the mean of both ends (second order, same forwards).
-        spacing, t_min, t_max: of the nodes, as ``path_nodes``. The picture stands at the first node as if free of noise.
+        inversion: "trapezoid" goes along the mean of ε̂ at both ends of the step (second order); "ddim" along ε̂ at its
+            far end alone, the exact inverse of a DDIM step (first order, as published). The forwards are the same.
+        end: log density where the path ends, "denoised" by way of ε̂ there, or "normal": N(0, I) as published, which
+            neglects what the prompt still says of z_T (nothing, where the schedule ends without signal).
+        spacing, t_min, t_max: of the nodes, as ``path_nodes``. z_0 is put at the first node as if free of noise.
         upcast: hold a float16 or bfloat16 network in float32 meanwhile. A finite difference divides the round-off of
             the network by ``epsilon``: at 16 bits that is nats per probe. Without it ``epsilon`` is raised to the root
             of the type's resolution and the difference is divided by the displacement that was left of it; "jvp" loses
@@ -212,7 +211,7 @@ def cas(
 
     UserError for an unknown word or a number out of range; ValueError where the lengths differ.
     """
-    _check(probes, recursion, divergence, epsilon, inversion)
+    _check(probes, recursion, divergence, epsilon, inversion, end)
     nodes = path_nodes(denoiser.schedule, steps, rule, spacing, t_min, t_max)
     n = len(z0)
     null = denoiser.null(n) if null is None else null
@@ -236,15 +235,20 @@ def cas(
             part = slice(begin, begin + pictures)
             pair = _Branches(denoiser, Condition.cat([condition[part], null[part]]), batch_size)
             signs = _signs(seeds[part], probes, z0.shape[1:])
-            found.append(_log_densities(pair, z0[part], nodes, signs, trace, recursion, inversion))
+            found.append(_log_densities(pair, z0[part], nodes, signs, trace, recursion, inversion, end))
     if not found:
         empty = torch.empty(0, device=device, dtype=exact)
         return CAS(empty, empty, empty)
     return CAS(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
-def _check(probes: int, recursion: int, divergence: str, epsilon: float, inversion: str) -> None:
-    for name, value, known in (("divergence", divergence, DIVERGENCES), ("inversion", inversion, INVERSIONS)):
+def _check(probes: int, recursion: int, divergence: str, epsilon: float, inversion: str, end: str) -> None:
+    words = (
+        ("divergence", divergence, DIVERGENCES),
+        ("inversion", inversion, INVERSIONS),
+        ("end", end, ENDS),
+    )
+    for name, value, known in words:
         if value not in known:
             raise UserError(
                 f"cas: {name}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})"
@@ -368,6 +372,7 @@ def _log_densities(
     trace: _Trace,
     recursion: int,
     inversion: str,
+    end: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(z_0|c), log p(z_0) and the standard error of their difference, each [m]."""
     m, d = len(z0), z0[0].numel()
@@ -378,7 +383,8 @@ def _log_densities(
     for j in range(len(t)):
         eps, samples = trace(pair, alpha[j] * x, t[j], sigma[j], next(signs))
         integral += weights[j] * (samples.mean(1) - d * gaussian[j])
-        variance += weights[j] ** 2 * (samples[:m] - samples[m:]).var(1) / samples.shape[1]
+        gap = samples[:m] - samples[m:]
+        variance += weights[j] ** 2 * (gap.var(1) / gap.shape[1] if gap.shape[1] > 1 else math.nan)
         if j + 1 < len(t):
             step = s[j + 1] - s[j]
             ahead = x + step * eps
@@ -386,8 +392,12 @@ def _log_densities(
                 eps_ahead = pair.epsilon(alpha[j + 1] * ahead, t[j + 1])
                 ahead = x + step * (eps_ahead if inversion == "ddim" else (eps + eps_ahead) / 2)
             x = ahead
-    # x_S ~ N(0, 1 + S²) where the data have unit variance; the closed integral of the Gaussian part of the trace,
-    # d/2 log((1 + S²)/(1 + s_0²)), cancels its normaliser.
-    log_p = integral - 0.5 * x.flatten(1).square().sum(1) / (1 + s[-1] ** 2)
-    log_p -= 0.5 * d * torch.log(2 * torch.pi * (1 + nodes.s[0] ** 2)).item()
+    # Where the path ends, p_S is all but N(0, 1 + S²). Tweedie's ε̂_S = S (x_S − mean)/(1 + S²) still knows the mean
+    # the prompt gives it, which at S = 15 (Stable Diffusion's last step) is a tenth of a nat and more.
+    if end == "denoised":
+        square = eps.flatten(1).square().sum(1) * (1 + s[-1] ** -2)
+    else:
+        square = x.flatten(1).square().sum(1) / (1 + s[-1] ** 2)
+    # The closed integral of the Gaussian part, d/2 log((1 + S²)/(1 + s_0²)), cancels the normaliser of N(0, 1 + S²).
+    log_p = integral - 0.5 * square - 0.5 * d * math.log(2 * math.pi * (1 + s[0] ** 2))
     return log_p[:m], log_p[m:], variance.sqrt()
