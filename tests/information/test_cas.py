@@ -31,7 +31,7 @@ def mixture(dimensions: int, strength: float, kind: str, seed: int) -> AnalyticD
 
 
 def draw(model: AnalyticDenoiser, n: int, seed: int = 0) -> tuple[Tensor, list[str], Condition]:
-    labels = [model.labels[row % 2] for row in range(n)]
+    labels = [model.labels[row % len(model.labels)] for row in range(n)]
     return model.sample(labels, torch.Generator().manual_seed(seed)), labels, model.encode_prompts(labels)
 
 
