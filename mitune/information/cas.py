@@ -314,7 +314,7 @@ def _by_jvp(pair: _Branches, z: Tensor, t: float, sigma: float, signs: Tensor) -
         def network(at: Tensor, table: Condition = table) -> Tensor:
             return pair.denoiser.epsilon(at, t, table)
 
-        value, slope = torch.func.jvp(network, (z[rows],), (direction,))
+        value, slope = torch.func.jvp(network, (z[rows],), (direction,))[:2]
         pair.denoiser.forwards += len(rows)  # the derivative is a second pass through every layer
         eps[rows] = value
         samples.append(sigma * (slope * direction).flatten(1).sum(1))
