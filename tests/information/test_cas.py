@@ -83,25 +83,29 @@ def test_the_nodes_integrate_over_log_s(kind: str, spacing: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize(("dimensions", "strength", "seed"), [(2, 1.5, 11), (16, 2.0, 12), (64, 3.0, 13)])
+@pytest.mark.parametrize(
+    ("dimensions", "strength", "seed"),
+    [(2, 1.5, 11), (2, 4.0, 12), (16, 2.0, 13), (64, 3.0, 14), (256, 3.0, 15)],
+)
 def test_converged_it_is_the_information_of_each_picture(
     kind: str, dimensions: int, strength: float, seed: int
 ) -> None:
     model = mixture(dimensions, strength, kind, seed)
-    z0, labels, condition = draw(model, 60, seed)
-    found = cas(model, z0, condition, range(60), steps=31, probes=64, recursion=3, batch_size=2048)
+    z0, labels, condition = draw(model, 40, seed)
+    found = cas(model, z0, condition, range(40), steps=31, probes=32, recursion=3, batch_size=1024)
     exact = model.information(z0, labels)
     r, slope = line(found.total, exact)
     assert r >= 0.99
     assert abs(slope - 1) <= 0.05
-    # Both densities too: of the path and the rule, less than 1 % of a nat a dimension; of the probes, what they say.
+    # Both densities too: of the path and the rule 0.02 nats a dimension; of the probes what they say; of the end, where
+    # the data's spread about strength² is neglected beside S² = 213 in the table of Stable Diffusion, their ratio.
     noise = 4 * float(found.standard_error.square().mean().sqrt())
     assert float((found.total - exact).square().mean().sqrt()) <= 0.05 + noise
     for density, truth in (
         (found.conditional, model.log_prob(z0, labels)),
         (found.unconditional, model.log_prob(z0, None)),
     ):
-        assert abs(float((density - truth).mean())) <= 0.02 * dimensions + 0.02
+        assert abs(float((density - truth).mean())) <= 0.02 * (dimensions + 1) + strength**2 / 200
         assert line(density, truth)[0] >= 0.99
 
 
