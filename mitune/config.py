@@ -99,9 +99,10 @@ class MIImageConfig:
     times: int = key(8, "times a picture is noised at; the forwards are elbo's where the settings are")
     t_min: int = key(400, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, or coupled: one forward path")
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
     weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
     strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+    form: str = key("square", "square, or orthogonal: rectified flow's (RFMI)")
 
 
 @dataclass
@@ -109,7 +110,7 @@ class ElboConfig:
     times: int = key(8, "times a picture is noised at")
     t_min: int = key(400, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, or coupled: one forward path")
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
     weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
     strategy: str = key("even", "times: even, stratified, random, small, middle, large")
 
@@ -121,18 +122,22 @@ class LLRImageConfig:
     t_max: int = key(1000, "highest time")
     paths: int = key(1, "forward paths averaged")
     guidance: float = key(1.0, "guidance of the reverse steps; 1 = none")
+    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
 
 
 @dataclass
 class ContrastConfig:
-    edits: int = key(8, "minimal edits of the prompt to tell it from")
+    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
     times: int = key(6, "times a picture is noised at")
     t_min: int = key(560, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, or coupled: one forward path")
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
     weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
     strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+    negatives: str = key("edits", "the other prompts: edits, words (exchanged within), pool, list (given)")
     kinds: list[str] = key(["swap", "substitute", "drop"], "kinds of edits, mined from the prompt pool")
+    given: str | None = key(None, "negatives=list: the other prompts, a source like prompts.source")
 
 
 @dataclass
@@ -307,7 +312,7 @@ class Config:
     tracker: TrackerConfig = section(TrackerConfig)
 
 
-NOISES = ("independent", "coupled")
+NOISES = ("independent", "antithetic", "coupled")
 WEIGHTINGS = ("continuous", "paper", "uniform")
 STRATEGIES = ("even", "stratified", "random", "small", "middle", "large")
 CHOICES: dict[str, Sequence[str]] = {
@@ -316,8 +321,10 @@ CHOICES: dict[str, Sequence[str]] = {
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),
     **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
-    **{f"scorer.{name}.weighting": WEIGHTINGS for name in ("mi_image", "elbo", "contrast")},
-    **{f"scorer.{name}.strategy": STRATEGIES for name in ("mi_image", "elbo", "contrast")},
+    **{f"scorer.{name}.weighting": WEIGHTINGS for name in ("mi_image", "elbo", "llr_image", "contrast")},
+    **{f"scorer.{name}.strategy": STRATEGIES for name in ("mi_image", "elbo", "llr_image", "contrast")},
+    "scorer.mi_image.form": ("square", "orthogonal"),
+    "scorer.contrast.negatives": ("edits", "words", "pool", "list"),
     "scorer.cas.divergence": ("hutchinson", "jvp"),
     "scorer.cas.rule": ("simpson38", "simpson13", "trapezoid"),
     "adapter.kind": ("dora", "lora"),
@@ -608,6 +615,8 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{name} is empty: give at least one")
     if len(values["train.betas"]) != 2:
         raise UserError(f"train.betas={values['train.betas']}: give two numbers")
+    if values["scorer.contrast.negatives"] == "list" and values["scorer.contrast.given"] is None:
+        raise UserError("scorer.contrast.negatives=list: say which prompts with scorer.contrast.given=")
     _check_scores(values)
     _check_selection(values)
 

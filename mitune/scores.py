@@ -47,7 +47,7 @@ def terms(score: str, combined: str = "") -> tuple[Term, ...]:
 
     Raises UserError for a name that is none, or a sum that cannot be read.
     """
-    given = "".join((combined if score == COMBINED else score).split())
+    given = re.sub(r"\s*([-+*()])\s*", r"\1", (combined if score == COMBINED else score).strip())
     where = f"scorer.combined={combined}" if score == COMBINED else f"score '{score}'"
     known = [*SCORERS, *COLUMNS, *([] if score == COMBINED else [COMBINED])]
     found, at = [], 0

@@ -420,10 +420,10 @@ def write_pictures(folder: str | Path, table: pd.DataFrame, contents: Callable[[
     }
     cell = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     schema = pa.schema([("image", cell), *((name, rest.schema.field(name).type) for name in kinds)])
-    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}}), _MARK: "1"})
     with (
         atomic_folder(folder) as partial,
-        pq.ParquetWriter(partial / "train-00000.parquet", schema) as writer,
+        pq.ParquetWriter(partial / _FILE, schema) as writer,
     ):
         for start in range(0, len(table), _SHARD):
             part = rest.slice(start, _SHARD)

@@ -202,7 +202,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     for name in names:
         row = result["scores"][name]
         spent = "" if row["forwards"] is None else f"{row['forwards']:.4g}"
-        share = "" if row["share_of_room"] is None else f"{row['share_of_room']:.2f}"
+        share = "" if row["share_of_room"] is None else f"{row['share_of_room']:.2f}".replace("-", "−")
         winner = _shown({"mean": row["winner"], "ci95": row["winner_ci95"]}, sign=False)
         pair = result["tau"][name].get(referee), result["tau_positions"][name].get(referee)
         lines.append(f"| `{name}` | {spent} | {_shown(pair[0])} | {_shown(pair[1])} | {winner} | {share} |")

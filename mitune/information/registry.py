@@ -19,9 +19,11 @@ from mitune.errors import UserError
 from mitune.information.cas import cas
 from mitune.information.contrast import contrast, encode
 from mitune.information.edits import EditMiner
-from mitune.information.elbo import TimeGrid, elbo, mi_image
-from mitune.information.llr import PathLLR
-from mitune.information.mi import PathMI
+from mitune.information.elbo import elbo, mi_and_elbo
+from mitune.information.llr import PathLLR, llr_image
+from mitune.information.mi import PathMI, mi_image
+from mitune.information.negatives import negatives
+from mitune.information.times import TimeGrid, Weighting, time_grid
 from mitune.scores import (
     LATENT_SCORERS,
     ON_PICTURES,
@@ -33,42 +35,6 @@ from mitune.scores import (
     weigh,
 )
 
-try:  # TEMPORARY until helper A's functions land
-    from mitune.information.elbo import mi_and_elbo
-    from mitune.information.llr import llr_image
-    from mitune.information.times import time_grid
-except ImportError:
-    from mitune.information.elbo import time_grid as _old_grid
-
-    def time_grid(schedule, n, t_min, t_max, **rest):
-        return _old_grid(schedule, n, t_min, t_max)
-
-    class _E:
-        def __init__(self, value):
-            self.value = value
-
-    def mi_and_elbo(denoiser, z0, condition, t, weights, seeds, batch_size, noise):
-        from mitune.information.elbo import denoising_errors
-
-        both = denoising_errors(
-            denoiser,
-            z0,
-            [denoiser.null(len(z0)), condition],
-            t,
-            weights,
-            seeds,
-            batch_size,
-            noise,
-            reference=0,
-        )
-        return _E(both.mi[:, 1].float()), _E((both.error[:, 0] - both.error[:, 1]).float())
-
-    def llr_image(denoiser, z0, condition, t, seeds, paths=1, guidance=1.0, batch_size=64):
-        import torch
-
-        return elbo(denoiser, z0, condition, t, torch.ones(len(t)), seeds, batch_size, "coupled")
-
-
 _ON_CONDITION = tuple(name for name in LATENT_SCORERS if name != "contrast")
 
 
@@ -79,7 +45,8 @@ class Scoring:
         names: scores, of :data:`mitune.scores.SCORERS` or weighted sums of them.
         settings: mapping ``scorer name -> parameters`` (section ``scorer`` of the configuration).
         denoiser: the model that judges (the one that draws).
-        pool: prompts in which ``contrast`` finds its edits.
+        pool: prompts in which ``contrast`` finds its edits, or which it draws its other prompts from.
+        given: other prompts for ``contrast`` (scorer.contrast.negatives=list).
         seed: of the edits, and of times drawn at random.
         batch_size: rows of a forward when noise is put on pictures.
 
@@ -95,6 +62,7 @@ class Scoring:
         pool: Sequence[str] = (),
         seed: int = 0,
         batch_size: int = 96,
+        given: Sequence[str] = (),
     ) -> None:
         combined = settings.get("combined", "")
         self.names = tuple(names)
@@ -105,7 +73,9 @@ class Scoring:
         self.seed = seed
         self.batch_size = batch_size
         self.forwards: Counter[str] = Counter()
-        self._miner = EditMiner(pool, seed) if "contrast" in self.scorers else None
+        self._pool, self._given = pool, given
+        mines = "contrast" in self.scorers and settings["contrast"]["negatives"] == "edits"
+        self._miner = EditMiner(pool, seed) if mines else None
         self._edits: dict[str, list[str]] = {}
 
     def observers(self) -> list[Any]:
@@ -125,7 +95,7 @@ class Scoring:
         wanted = [name for name in self.scorers if name in LATENT_SCORERS]
         texts, seeds = list(texts), list(seeds)
         condition = self._encode(texts) if any(name in _ON_CONDITION for name in wanted) else None
-        shared = {"mi_image", "elbo"} <= set(wanted) and self.settings["mi_image"] == self.settings["elbo"]
+        shared = {"mi_image", "elbo"} <= set(wanted) and self._same_pass()
         found: dict[str, Tensor] = {}
         for name in wanted:
             if name in found:
@@ -168,6 +138,11 @@ class Scoring:
         with torch.no_grad():
             return encode(self.denoiser, unique, self.batch_size)[[number[text] for text in texts]]
 
+    def _same_pass(self) -> bool:
+        """Whether one pass of the network gives both ``mi_image`` and ``elbo`` as they are set."""
+        other = {name: value for name, value in self.settings["mi_image"].items() if name != "form"}
+        return other == self.settings["elbo"] and self._emphasis("elbo", torch.ones(1)) is None
+
     def _grid(self, name: str) -> TimeGrid:
         settings = self.settings[name]
         return time_grid(
@@ -175,13 +150,21 @@ class Scoring:
             settings["times"],
             settings["t_min"],
             settings["t_max"],
-            weighting=settings.get("weighting", "continuous"),
-            strategy=settings.get("strategy", "even"),
+            weighting=settings["weighting"],
+            strategy=settings["strategy"],
             seed=self.seed,
         )
 
+    def _emphasis(self, name: str, t: Tensor) -> Tensor | None:
+        """What a coupled path, which brings the likelihood's own weights, must multiply its steps with for others."""
+        settings = self.settings[name]
+        if settings.get("noise", "coupled") != "coupled" or settings["weighting"] == "continuous":
+            return None
+        schedule = self.denoiser.schedule
+        return Weighting(schedule, settings["weighting"], settings["t_min"], settings["t_max"]).emphasis(t)
+
     def _mi_and_elbo(self, latents: Tensor, condition: Condition, seeds: list[int]) -> dict[str, Tensor]:
-        both = mi_and_elbo(
+        mi, gap = mi_and_elbo(
             self.denoiser,
             latents,
             condition,
@@ -189,32 +172,47 @@ class Scoring:
             seeds,
             batch_size=self.batch_size,
             noise=self.settings["elbo"]["noise"],
+            form=self.settings["mi_image"]["form"],
         )
-        return {"mi_image": both[0].value, "elbo": both[1].value}
+        return {"mi_image": mi.value, "elbo": gap.value}
 
     def _elbo(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        noise = self.settings["elbo"]["noise"]
         grid = self._grid("elbo")
-        return elbo(self.denoiser, latents, condition, *grid, seeds, batch_size=self.batch_size, noise=noise)
+        return elbo(
+            self.denoiser,
+            latents,
+            condition,
+            *grid,
+            seeds,
+            batch_size=self.batch_size,
+            noise=self.settings["elbo"]["noise"],
+            emphasis=self._emphasis("elbo", grid.t),
+        )
 
     def _mi_image(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        noise = self.settings["mi_image"]["noise"]
-        grid = self._grid("mi_image")
         return mi_image(
-            self.denoiser, latents, condition, *grid, seeds, batch_size=self.batch_size, noise=noise
+            self.denoiser,
+            latents,
+            condition,
+            *self._grid("mi_image"),
+            seeds,
+            batch_size=self.batch_size,
+            noise=self.settings["mi_image"]["noise"],
+            form=self.settings["mi_image"]["form"],
         )
 
     def _llr_image(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        settings = self.settings["llr_image"]
+        settings, t = self.settings["llr_image"], self._grid("llr_image").t
         return llr_image(
             self.denoiser,
             latents,
             condition,
-            self._grid("llr_image").t,
+            t,
             seeds,
             paths=settings["paths"],
             guidance=settings["guidance"],
             batch_size=self.batch_size,
+            emphasis=self._emphasis("llr_image", t),
         )
 
     def _cas(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
@@ -222,24 +220,30 @@ class Scoring:
         return cas(self.denoiser, latents, condition, seeds, batch_size=self.batch_size, **settings).total
 
     def _contrast(self, latents: Tensor, texts: list[str], seeds: list[int]) -> Tensor:
+        grid = self._grid("contrast")
         return contrast(
             self.denoiser,
             latents,
             texts,
             [self.edits(text) for text in texts],
-            *self._grid("contrast"),
+            *grid,
             seeds,
             batch_size=self.batch_size,
             noise=self.settings["contrast"]["noise"],
+            emphasis=self._emphasis("contrast", grid.t),
         )
 
     def edits(self, text: str) -> list[str]:
-        """The minimal edits that ``contrast`` tells a prompt from. Raises UserError when the pool yields none."""
-        if self._miner is None:
-            return []
+        """The other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""
         if text not in self._edits:
             settings = self.settings["contrast"]
-            found = self._miner.edits(text, settings["edits"], kinds=tuple(settings["kinds"]))
+            count, kinds = settings["edits"], tuple(settings["kinds"])
+            if self._miner is None:
+                self._edits[text] = negatives(
+                    settings["negatives"], [text], count, self._pool, self._given, self.seed, kinds
+                )[0]
+                return self._edits[text]
+            found = self._miner.edits(text, count, kinds=kinds)
             if not found:
                 raise UserError(
                     f"contrast finds no edit of the prompt {text!r} among the prompts given; give more prompts"

@@ -15,7 +15,7 @@ from mitune.data.store import KEYS, CandidateStore, plan_units
 from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
-from mitune.files import read_json, write_bytes, write_json, write_table, write_text
+from mitune.files import clean_partial, read_json, write_bytes, write_json, write_table, write_text
 from mitune.information.registry import check_oracle
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, terms, weigh
@@ -31,6 +31,8 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     """
     folder = run.root / "agree"
     referee = check(config)
+    if state().is_main_process:
+        clean_partial(folder)
     if config.agree.source is None:
         table, forwards, spent = _draw(config, folder)
     else:

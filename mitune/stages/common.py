@@ -137,7 +137,14 @@ def scoring_of(
         pool=list(dict.fromkeys(pool)),
         seed=config.seed,
         batch_size=batch_size or 2 * config.generate.batch_size,
+        given=_given_negatives(config) if "contrast" in scorers_of(names, config.scorer.combined) else (),
     )
+
+
+def _given_negatives(config: DictConfig) -> list[str]:
+    """The prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
+    settings = config.scorer.contrast
+    return [prompt.text for prompt in load_prompts(settings.given)] if settings.negatives == "list" else []
 
 
 def selecting(config: DictConfig) -> str:

@@ -17,7 +17,7 @@ from mitune.errors import UserError
 from mitune.information.registry import check_oracle
 from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
-from mitune.stages.common import load_model, previous_adapter, read_prompts, scoring_of, selecting
+from mitune.stages.common import load_model, previous_adapter, read_prompts, scoring_of
 from mitune.stages.pictures import ScoredPictures
 
 CATEGORY = "real"
@@ -56,12 +56,9 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     """
     settings = config.select
     limit = settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
-    source = load_pictures(settings.real, limit=limit, seed=config.seed)
-    by = selecting(config)
-    if len(source) < count:
-        raise UserError(
-            f"select.real: {source.where} has {len(source)} pictures, {count} are needed; lower select.real_fraction"
-        )
+    skip = config.score.skip
+    source = load_pictures(settings.real, limit=limit, skip=skip, seed=config.seed)
+    by = settings.by
     if source.read is None:
         raise UserError(f"select.real={settings.real}: these are candidates of a model, not real pictures")
     frame = pd.DataFrame(
@@ -77,7 +74,7 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     if by == "random":
         chosen = thin(frame, count, config.seed).assign(score=0.0)
     else:
-        parts = stand_in(by)
+        parts = stand_in(by, config.scorer.combined)
         names = scorers_of(dict.fromkeys(part.name for part in parts))
         check_oracle(names, list(dict.fromkeys(source.texts)), "select.by")
         work = ScoredPictures(run.round(number) / "real", source, config.generate.rows_per_unit)
@@ -87,10 +84,11 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
             pool = [prompt.text for prompt in read_prompts(config.prompts, everything=True)]
             return denoiser, scoring_of(config, denoiser, names, [*pool, *dict.fromkeys(source.texts)])
 
-        work.score(judge, config.seed, config.generate.batch_size, title=f"round {number}: real pictures")
+        title = f"round {number}: real pictures"
+        work.score(judge, config.seed, config.generate.batch_size, skip, title)
         scored = work.table()
         scores = {name: scored[name] for name in scored if name in SCORERS or name == "exact"}
-        frame = frame.assign(**scores, score=weigh(scored, parts))
+        frame = frame.iloc[scored["row"]].reset_index(drop=True).assign(**scores, score=weigh(scored, parts))
         chosen = frame.sort_values(["score", "candidate"], ascending=[False, True], kind="stable").head(count)
         figures |= {
             "score": float(chosen["score"].mean()),
@@ -98,6 +96,10 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
             **work.cost(),
         }
         figures.pop("scorers")
+    if len(chosen) < count:
+        raise UserError(
+            f"select.real: {source.where} has {len(frame)} pictures, {count} are needed; lower select.real_fraction"
+        )
     chosen = chosen.assign(rank=0, preferred=True).reset_index(drop=True)
     denoiser = load_model(config)
     pictures = [

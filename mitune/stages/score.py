@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from mitune.data.pictures import Pictures, load_pictures, prompts_of, write_pict
 from mitune.data.prompts import load_prompts
 from mitune.distributed import state, wait
 from mitune.errors import UserError
-from mitune.files import read_json, write_json, write_table
+from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
 from mitune.information.registry import Scoring, check_no_path, check_oracle
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, is_sum, normalised, scorers_of, terms, weigh
@@ -82,7 +84,9 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if state().is_main_process:
         table = work.table(lambda rows: _sums(config, by, rows))
-        write_table(path, pa.Table.from_pandas(table, preserve_index=False))
+        fresh = run.root / "scores.parquet"
+        write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
+        _settle(fresh, path)
         names = list(settings.scorers)
         figures = {
             "schema": SCHEMA,
@@ -99,7 +103,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             },
         }
         if settings.top_fraction is not None:
-            figures["top"] = _write_top(config, pictures, table, by, path)
+            figures["top"] = _write_top(config, run, pictures, table, by)
         write_json(run.root / "score.json", figures)
         _say(figures)
     wait()
@@ -151,11 +155,27 @@ def _sums(config: DictConfig, by: str, table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _settle(fresh: Path, place: Path) -> None:
+    """Move what was made in the working folder beside it, in the place of an older one.
+
+    Nothing half-written ever lies in the user's own folder: what a kill leaves is in the working folder, and is
+    cleaned there.
+    """
+    with user_errors(place):
+        if place.is_dir():
+            aside = fresh.with_name(f"{PARTIAL}{place.name}")
+            os.replace(place, aside)
+            os.replace(fresh, place)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(fresh, place)
+
+
 def _write_top(
-    config: DictConfig, pictures: Pictures, table: pd.DataFrame, by: str, path: Path
+    config: DictConfig, run: RunFolder, pictures: Pictures, table: pd.DataFrame, by: str
 ) -> dict[str, Any]:
     """The best share of the pictures by one score, as a dataset beside the table; gives what was written."""
-    fraction = config.score.top_fraction
+    fraction, path = config.score.top_fraction, table_path(config)
     folder = path.with_name(f"{path.stem.removesuffix('-scores')}-top-{fraction:g}")
     if folder.exists() and not written_here(folder):
         raise UserError(
@@ -178,7 +198,8 @@ def _write_top(
         def contents(place: int) -> bytes:
             return read(rows[place])
 
-    write_pictures(folder, best, contents)
+    write_pictures(run.root / "top", best, contents)
+    _settle(run.root / "top", folder)
     return {
         "by": by,
         "fraction": fraction,
