@@ -59,6 +59,7 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     skip = config.score.skip
     source = load_pictures(settings.real, limit=limit, skip=skip, seed=config.seed)
     by = settings.by
+    _enough(len(source), count, source.where)
     if source.read is None:
         raise UserError(f"select.real={settings.real}: these are candidates of a model, not real pictures")
     frame = pd.DataFrame(
@@ -87,6 +88,7 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
         title = f"round {number}: real pictures"
         work.score(judge, config.seed, config.generate.batch_size, skip, title)
         scored = work.table()
+        work.report(scored)
         scores = {name: scored[name] for name in scored if name in SCORERS or name == "exact"}
         frame = frame.iloc[scored["row"]].reset_index(drop=True).assign(**scores, score=weigh(scored, parts))
         chosen = frame.sort_values(["score", "candidate"], ascending=[False, True], kind="stable").head(count)
@@ -96,10 +98,7 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
             **work.cost(),
         }
         figures.pop("scorers")
-    if len(chosen) < count:
-        raise UserError(
-            f"select.real: {source.where} has {len(frame)} pictures, {count} are needed; lower select.real_fraction"
-        )
+    _enough(len(chosen), count, source.where)
     chosen = chosen.assign(rank=0, preferred=True).reset_index(drop=True)
     denoiser = load_model(config)
     pictures = [
@@ -109,3 +108,10 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     with torch.no_grad():
         latents = denoiser.encode_image(torch.stack(pictures).to(denoiser.device)).float().cpu()
     return RealPictures(chosen, pictures, latents, figures)
+
+
+def _enough(there: int, needed: int, where: str) -> None:
+    if there < needed:
+        raise UserError(
+            f"select.real: {where} has {there} pictures, {needed} are needed; lower select.real_fraction"
+        )

@@ -117,7 +117,7 @@ def test_a_killed_study_ends_as_the_uninterrupted_one(
     [
         (["agree.referee=cas"], ["agree.referee=cas", "agree.scorers=["]),
         (
-            ["agree.scorers=[mi,oracle]"],
+            ["agree.scorers=[mi,oracle]", "agree.referee=oracle"],
             ["agree.scorers: the oracle judges prompts of the embedded world only"],
         ),
         (["agree.scorers=[mi,blip]"], ["agree.scorers", "no score 'blip'"]),
