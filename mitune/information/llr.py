@@ -39,6 +39,11 @@ class PathLLR:
     ``weighting``: None is the likelihood itself on all steps; a ``Weighting`` keeps the steps in its range and
     multiplies them by its emphasis. (From t_min > 0 on, it is the information of the picture noised to t_min.)
 
+    ``tail``: a VP table ends before all signal is gone, and a path that starts there lacks what z_T itself tells:
+    log p_T(z_T|c) − log p_T(z_T) = ½ (‖ε̂_∅‖² − ‖ε̂_c‖²) + O(α_T²) of the first step, as ε̂ is standard normal noise run
+    back to where it came from. With exact denoisers and many steps it takes away most of the error under guidance. It
+    leans on what the network says at T alone, of which trained ones know least: off unless asked for.
+
     With Δ = ε̂_c − ε̂_∅, guidance s, step noise n: z_{t−1} − μ_∅ = b s Δ + std n and z_{t−1} − μ_c = b (s − 1) Δ + std n,
     so a step adds b² (2s − 1) ‖Δ‖² / 2 s_t² + (b std / s_t²) Δ·n: two reductions, one shared with ``mi``.
     UserError for an unknown kernel.
@@ -46,13 +51,16 @@ class PathLLR:
 
     name = "llr"
 
-    def __init__(self, kernel: str = "wide", weighting: Weighting | None = None) -> None:
+    def __init__(
+        self, kernel: str = "wide", weighting: Weighting | None = None, tail: bool = False
+    ) -> None:
         if kernel not in KERNELS:
             raise UserError(
                 f"llr kernel={kernel!r} is not known{nearest(kernel, KERNELS)} (known: {', '.join(KERNELS)})"
             )
         self.kernel = kernel
         self.weighting = weighting
+        self.tail = tail
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
@@ -62,6 +70,9 @@ class PathLLR:
 
     def observe(self, step: Step) -> None:
         """Add one step."""
+        if self.tail and step.index == 0:
+            norms = [eps.flatten(1).square().sum(1) for eps in (step.eps_null, step.eps_cond)]
+            self._total.add_(norms[0] - norms[1], alpha=0.5)
         if step.noise is None:
             return
         emphasis = 1.0
