@@ -8,7 +8,7 @@ judges pictures of the embedded world; a weighted sum (:mod:`mitune.scores`) is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ class Scoring:
 
     def observers(self) -> list[Any]:
         """Fresh observers of one batch's path."""
-        makers = {
+        makers: dict[str, Callable[[], Any]] = {
             "mi": lambda: self._path_mi("paper"),
             "mi_continuous": lambda: self._path_mi("continuous"),
             "llr": PathLLR,

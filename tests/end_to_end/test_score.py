@@ -225,6 +225,24 @@ def test_two_processes_share_the_pictures(
     assert read_json(tmp_path / "two" / "score.json")["forwards"] == 28
 
 
+def test_the_embedded_worlds_own_pictures_and_their_oracle(tmp_path: Path) -> None:
+    """Of its captions 30 % are wrong; the oracle, which reads pictures as they are, finds the others right."""
+    words = [
+        "score.source=shapes",
+        "score.limit=60",
+        "score.scorers=[oracle,exact]",
+        "score.top_fraction=0.5",
+    ]
+    assert main(["score", f"run={tmp_path}", "model.device=cpu", *words]) == 0
+    rows = pd.read_parquet(tmp_path / "shapes-scores.parquet")
+    # Binomial: 0.7 with a standard deviation of 0.06.
+    assert 0.46 < rows["exact"].mean() < 0.94
+    assert read_json(tmp_path / "shapes-scores" / "score.json")["forwards"] == 0
+    best = load_pictures(tmp_path / "shapes-top-0.5")
+    assert len(best) == 30
+    assert set(best.texts) <= set(rows.loc[rows["oracle"] == 1.0, "text"])
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
 
