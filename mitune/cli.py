@@ -16,7 +16,9 @@ STAGES = {
     "select": "make the training set of the best candidates",
     "train": "fine-tune the adapter on the training set",
     "evaluate": "compare the base model and the tuned one on held-out prompts",
-    "run": "all four, for R rounds, with summary.json and report.html",
+    "run": "these four, for R rounds, with summary.json and report.html",
+    "score": "score any pictures with captions; keep the best of them",
+    "agree": "how well the scores agree with each other and with a referee",
 }
 MISTAKE = 2
 INTERRUPTED = 130
@@ -81,19 +83,19 @@ def _work(stage: str, config: Any) -> int:
     from mitune.distributed import state, stop, wait
     from mitune.runs import RunFolder
     from mitune.stages.common import quiet
-    from mitune.stages.run import run_rounds, run_stage
+    from mitune.stages.score import score_folder
 
     quiet()
-    run = RunFolder(config.run)
+    run = RunFolder(score_folder(config) if stage == "score" else config.run)
     try:
         if state().is_main_process:
             with run.lock():
                 run.remember(config)
                 wait()
-                _go(stage, config, run, run_rounds, run_stage)
+                _go(stage, config, run)
         else:
             wait()
-            _go(stage, config, run, run_rounds, run_stage)
+            _go(stage, config, run)
     except torch.OutOfMemoryError as error:
         raise UserError(
             "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
@@ -104,9 +106,13 @@ def _work(stage: str, config: Any) -> int:
     return 0
 
 
-def _go(stage: str, config: Any, run: Any, run_rounds: Any, run_stage: Any) -> None:
-    if stage == "run":
-        run_rounds(config, run)
+def _go(stage: str, config: Any, run: Any) -> None:
+    from mitune.stages.agree import agree
+    from mitune.stages.run import run_rounds, run_stage
+    from mitune.stages.score import score
+
+    if stage in ("run", "score", "agree"):
+        {"run": run_rounds, "score": score, "agree": agree}[stage](config, run)
     else:
         run_stage(stage, config, run, config.round)
 
@@ -125,6 +131,7 @@ def overview() -> str:
         "",
         "  mitune run                                       the demo on the embedded world",
         "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
+        "  mitune score score.source=pictures/ score.top_fraction=0.25",
         "  mitune run --help                                every group and key with its default",
         "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
         "",

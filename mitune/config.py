@@ -17,6 +17,29 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mitune.errors import UserError, nearest
+from mitune.scores import (
+    COLUMNS,
+    COMBINED,
+    LATENT_SCORERS,
+    PATH_SCORERS,
+    PICTURE_SCORERS,
+    SCORERS,
+    columns,
+    normalised,
+    scorers_of,
+    terms,
+)
+
+__all__ = [
+    "COLUMNS",
+    "LATENT_SCORERS",
+    "PATH_SCORERS",
+    "PICTURE_SCORERS",
+    "SCORERS",
+    "compose",
+    "flatten",
+    "leaves",
+]
 
 
 def key(default: Any, meaning: str) -> Any:
@@ -72,28 +95,71 @@ class MIConfig:
 
 
 @dataclass
+class MIImageConfig:
+    times: int = key(8, "times a picture is noised at; the forwards are elbo's where the settings are")
+    t_min: int = key(400, "lowest time (of 1000)")
+    t_max: int = key(1000, "highest time")
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
+    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+    form: str = key("square", "square, or orthogonal: rectified flow's (RFMI)")
+
+
+@dataclass
 class ElboConfig:
     times: int = key(8, "times a picture is noised at")
     t_min: int = key(400, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, or coupled: one forward path")
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
+    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+
+
+@dataclass
+class LLRImageConfig:
+    times: int = key(8, "times of the forward path")
+    t_min: int = key(400, "lowest time (of 1000)")
+    t_max: int = key(1000, "highest time")
+    paths: int = key(1, "forward paths averaged")
+    guidance: float = key(1.0, "guidance of the reverse steps; 1 = none")
+    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
 
 
 @dataclass
 class ContrastConfig:
-    edits: int = key(8, "minimal edits of the prompt to tell it from")
+    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
     times: int = key(6, "times a picture is noised at")
     t_min: int = key(560, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, or coupled: one forward path")
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
+    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+    negatives: str = key("edits", "the other prompts: edits, words (exchanged within), pool, list (given)")
     kinds: list[str] = key(["swap", "substitute", "drop"], "kinds of edits, mined from the prompt pool")
+    given: str | None = key(None, "negatives=list: the other prompts, a source like prompts.source")
+
+
+@dataclass
+class CASConfig:
+    steps: int = key(10, "steps of the inversion")
+    probes: int = key(20, "random probes of the divergence a step")
+    recursion: int = key(2, "fixed-point passes of an inversion step")
+    divergence: str = key("hutchinson", "hutchinson (finite difference) or jvp (exact derivative)")
+    rule: str = key("simpson38", "quadrature over the steps: simpson38, simpson13, trapezoid")
 
 
 @dataclass
 class ScorerConfig:
     mi: MIConfig = section(MIConfig)
+    mi_image: MIImageConfig = section(MIImageConfig)
     elbo: ElboConfig = section(ElboConfig)
+    llr_image: LLRImageConfig = section(LLRImageConfig)
     contrast: ContrastConfig = section(ContrastConfig)
+    cas: CASConfig = section(CASConfig)
+    combined: str = key(
+        "z(contrast)+z(elbo)", "the score 'combined': a weighted sum; z() = standardised within a prompt"
+    )
 
 
 @dataclass
@@ -108,9 +174,16 @@ class GenerateConfig:
 
 @dataclass
 class SelectConfig:
-    by: str = key("contrast", "the score that chooses; random and oracle are controls")
+    by: str = key(
+        "contrast", "the score, or weighted sum of scores, that chooses; random and oracle are controls"
+    )
     k: int = key(1, "winners a prompt")
     losers: int = key(0, "losers a prompt, for preference training (train.objective=dpo)")
+    real: str | None = key(
+        None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'"
+    )
+    real_fraction: float = key(0.25, "share of the training set that is real; they take winners' places")
+    real_limit: int | None = key(None, "real pictures looked at, at most (of 'shapes': 4 times those needed)")
 
 
 @dataclass
@@ -169,6 +242,49 @@ class EvaluateConfig:
 
 
 @dataclass
+class ScoreConfig:
+    source: str | None = key(
+        None,
+        "pictures: a folder with metadata.csv/.jsonl, a parquet file, a Hub dataset id, a folder of candidates",
+    )
+    split: str | None = key(None, "split of a dataset that has several")
+    image_column: str | None = key(None, "picture column (default: file_name, image, …)")
+    text_column: str | None = key(None, "caption column (default: text, caption or prompt)")
+    limit: int | None = key(None, "at most this many pictures")
+    scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets")
+    pool: str | None = key(None, "more prompts for contrast to find edits in (a source like prompts.source)")
+    adapter: str | None = key(None, "judge with this adapter's model instead of the base model")
+    out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)")
+    by: str | None = key(None, "the score that top_fraction goes by (default: the first of score.scorers)")
+    top_fraction: float | None = key(None, "write the best share (0 to 1) of the pictures as a dataset, too")
+    skip: bool = key(False, "leave out pictures that do not decode or have no caption, instead of stopping")
+    batch_size: int = key(192, "rows a forward")
+    rows_per_unit: int = key(192, "pictures a unit; what a killed command loses at most")
+
+
+@dataclass
+class AgreeConfig:
+    prompts: int = key(100, "P: prompts, evenly over the categories")
+    candidates: int = key(32, "M: candidates a prompt")
+    scorers: list[str] = key(
+        ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"], "scores that are compared"
+    )
+    referee: str | None = key(
+        None, "the score the others are held to (default: oracle where it is one of them, else the last)"
+    )
+    positions: list[int] = key(
+        [1, 25, 50], "ranks that the paper compares (fewer candidates: first, middle, last)"
+    )
+    fractions: list[float] = key(
+        [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], "top shares of the referee's curve"
+    )
+    resamples: int = key(2000, "of the bootstrap over prompts")
+    source: str | None = key(
+        None, "a table of scores (mitune score) or folder of candidates, instead of drawing"
+    )
+
+
+@dataclass
 class TrackerConfig:
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
@@ -191,31 +307,32 @@ class Config:
     adapter: AdapterConfig = section(AdapterConfig)
     train: TrainConfig = section(TrainConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)
+    score: ScoreConfig = section(ScoreConfig)
+    agree: AgreeConfig = section(AgreeConfig)
     tracker: TrackerConfig = section(TrackerConfig)
 
 
-PATH_SCORERS = ("mi", "mi_continuous", "llr")  # free in the sampling loop
-LATENT_SCORERS = ("elbo", "contrast")  # on forward noise, extra forwards
-PICTURE_SCORERS = ("oracle",)  # on decoded pictures
-SCORERS = (*PATH_SCORERS, *LATENT_SCORERS, *PICTURE_SCORERS)
-# Columns that come with a scorer of another name: the oracle also says whether a picture is exactly right.
-COLUMNS = {"exact": "oracle"}
-
+NOISES = ("independent", "antithetic", "coupled")
+WEIGHTINGS = ("continuous", "paper", "uniform")
+STRATEGIES = ("even", "stratified", "random", "small", "middle", "large")
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "sampler.name": ("ddpm", "ddim"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),
-    "scorer.elbo.noise": ("independent", "coupled"),
-    "scorer.contrast.noise": ("independent", "coupled"),
+    **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
+    **{f"scorer.{name}.weighting": WEIGHTINGS for name in ("mi_image", "elbo", "llr_image", "contrast")},
+    **{f"scorer.{name}.strategy": STRATEGIES for name in ("mi_image", "elbo", "llr_image", "contrast")},
+    "scorer.mi_image.form": ("square", "orthogonal"),
+    "scorer.contrast.negatives": ("edits", "words", "pool", "list"),
+    "scorer.cas.divergence": ("hutchinson", "jvp"),
+    "scorer.cas.rule": ("simpson38", "simpson13", "trapezoid"),
     "adapter.kind": ("dora", "lora"),
     "train.objective": ("mse", "dpo"),
     "train.lr_schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
     "train.mixed_precision": ("no", "bf16", "fp16"),
 }
 LIST_CHOICES: dict[str, Sequence[str]] = {
-    "scorers": SCORERS,
-    "evaluate.scorers": SCORERS,
     "scorer.contrast.kinds": ("swap", "substitute", "drop"),
 }
 # The lowest value a number may have; None stays None.
@@ -231,8 +348,17 @@ AT_LEAST: dict[str, float] = {
     "sampler.guidance": 0,
     "sampler.steps_offset": 0,
     "scorer.mi.t_min": 0,
+    "scorer.mi_image.times": 1,
+    "scorer.mi_image.t_min": 0,
     "scorer.elbo.times": 1,
     "scorer.elbo.t_min": 0,
+    "scorer.llr_image.times": 1,
+    "scorer.llr_image.t_min": 0,
+    "scorer.llr_image.paths": 1,
+    "scorer.llr_image.guidance": 0,
+    "scorer.cas.steps": 1,
+    "scorer.cas.probes": 1,
+    "scorer.cas.recursion": 0,
     "scorer.contrast.edits": 1,
     "scorer.contrast.times": 1,
     "scorer.contrast.t_min": 0,
@@ -242,6 +368,8 @@ AT_LEAST: dict[str, float] = {
     "generate.keep": 1,
     "select.k": 1,
     "select.losers": 0,
+    "select.real_fraction": 0,
+    "select.real_limit": 1,
     "adapter.rank": 1,
     "adapter.alpha": 1,
     "adapter.dropout": 0,
@@ -264,8 +392,16 @@ AT_LEAST: dict[str, float] = {
     "evaluate.batch_size": 1,
     "evaluate.guidance": 0,
     "evaluate.examples": 0,
+    "score.limit": 1,
+    "score.batch_size": 1,
+    "score.rows_per_unit": 1,
+    "agree.prompts": 2,
+    "agree.candidates": 2,
+    "agree.resamples": 1,
 }
 INTERVALS = (
+    ("scorer.mi_image.t_min", "scorer.mi_image.t_max"),
+    ("scorer.llr_image.t_min", "scorer.llr_image.t_max"),
     ("scorer.elbo.t_min", "scorer.elbo.t_max"),
     ("scorer.contrast.t_min", "scorer.contrast.t_max"),
     ("train.t_min", "train.t_max"),
@@ -461,18 +597,56 @@ def check(config: DictConfig) -> None:
     for low, high in INTERVALS:
         if values[low] >= values[high]:
             raise UserError(f"{low}={values[low]} is not below {high}={values[high]}")
-    for name in ("adapter.dropout", "train.caption_dropout"):
-        if values[name] > 1:
+    for name in ("adapter.dropout", "train.caption_dropout", "select.real_fraction", "score.top_fraction"):
+        if values[name] is not None and values[name] > 1:
             raise UserError(f"{name}={values[name]}: must be at most 1")
-    for name in ("scorers", "adapter.targets", "scorer.contrast.kinds"):
+    if values["score.top_fraction"] is not None and not values["score.top_fraction"] > 0:
+        raise UserError(f"score.top_fraction={values['score.top_fraction']}: must be above 0")
+    if not all(0 < fraction <= 1 for fraction in values["agree.fractions"]):
+        raise UserError(f"agree.fractions={values['agree.fractions']}: shares lie above 0 and at most at 1")
+    for name in (
+        *_SCORE_LISTS,
+        "adapter.targets",
+        "scorer.contrast.kinds",
+        "agree.positions",
+        "agree.fractions",
+    ):
         if not values[name]:
             raise UserError(f"{name} is empty: give at least one")
     if len(values["train.betas"]) != 2:
         raise UserError(f"train.betas={values['train.betas']}: give two numbers")
+    if values["scorer.contrast.negatives"] == "list" and values["scorer.contrast.given"] is None:
+        raise UserError("scorer.contrast.negatives=list: say which prompts with scorer.contrast.given=")
+    _check_scores(values)
     _check_selection(values)
+
+
+_SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers")
+
+
+def _check_scores(values: dict[str, Any]) -> None:
+    """Every score named is one, and can be had where it is asked for."""
+    combined = values["scorer.combined"]
+    terms(COMBINED, combined)
+    lists = {name: values[name] for name in _SCORE_LISTS}
+    lists |= {
+        name: [values[name]] for name in ("train.keep_best_by", "score.by", "agree.referee") if values[name]
+    }
+    for name, wanted in lists.items():
+        for score in wanted:
+            try:
+                terms(score, combined)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+            if name in ("evaluate.scorers", "train.keep_best_by") and normalised(score, combined):
+                raise UserError(
+                    f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
+                    " give a sum without z(), such as contrast+0.5*elbo"
+                )
     for name in ("scorers", "evaluate.scorers"):
-        if values["sampler.name"] == "ddim" and values["sampler.eta"] == 0 and "llr" in values[name]:
-            others = ",".join(other for other in values[name] if other != "llr")
+        path = values["sampler.name"] == "ddim" and values["sampler.eta"] == 0
+        if path and "llr" in scorers_of(values[name], combined):
+            others = ",".join(other for other in values[name] if "llr" not in columns([other], combined))
             raise UserError(
                 f"llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or leave it out: {name}=[{others}]"
             )
@@ -482,20 +656,28 @@ def _check_selection(values: dict[str, Any]) -> None:
     by, k, losers, candidates = (
         values["select.by"], values["select.k"], values["select.losers"], values["generate.candidates"],
     )  # fmt: skip
-    columns = [
-        *values["scorers"],
-        *(column for column, scorer in COLUMNS.items() if scorer in values["scorers"]),
-    ]
-    if by != "random" and by not in columns:
-        known = [*SCORERS, *COLUMNS, "random"]
-        if by not in known:
+    combined = values["scorer.combined"]
+    if by != "random":
+        try:
+            wanted = columns([by], combined)
+        except UserError as error:
+            known = [*SCORERS, *COLUMNS, COMBINED, "random"]
+            if by.isidentifier():
+                raise UserError(
+                    f"select.by={by}: there is no such score{nearest(by, known)}; choose among {', '.join(known)}"
+                ) from error
+            raise UserError(f"select.by={by}: {error}") from error
+        there = scorers_of(values["scorers"], combined)
+        missing = [scorer for scorer in scorers_of(wanted) if scorer not in there]
+        if missing:
+            what = "this score" if wanted == [by] else f"the score {missing[0]}"
             raise UserError(
-                f"select.by={by}: there is no such score{nearest(by, known)}; choose among {', '.join(known)}"
+                f"select.by={by}: the candidates do not get {what}; add it:"
+                f" scorers=[{','.join([*values['scorers'], *missing])}]"
             )
-        scorer = COLUMNS.get(by, by)
+    if values["select.real"] is not None and values["train.objective"] == "dpo":
         raise UserError(
-            f"select.by={by}: the candidates do not get this score; add it:"
-            f" scorers=[{','.join([*values['scorers'], scorer])}]"
+            "select.real: train.objective=dpo compares candidates of one prompt; leave one of them out"
         )
     if k + losers > candidates:
         more = f" and select.losers={losers}" if losers else ""
@@ -510,12 +692,11 @@ def _check_selection(values: dict[str, Any]) -> None:
     if values["train.objective"] == "dpo" and losers < 1:
         raise UserError("train.objective=dpo compares winners with losers; add select.losers=1")
     best = values["train.keep_best_by"]
-    if best is not None and best not in (*SCORERS, *COLUMNS):
-        raise UserError(
-            f"train.keep_best_by={best}: there is no such score{nearest(best, SCORERS)};"
-            f" choose among {', '.join(SCORERS)}"
-        )
-    if best in ("oracle", "exact") and by not in ("oracle", "exact"):
+    if best is not None and _by_oracle(best, combined) and not _by_oracle(by, combined):
         raise UserError(
             f"train.keep_best_by={best}: the oracle only judges; it may choose only in the control select=oracle"
         )
+
+
+def _by_oracle(score: str, combined: str) -> bool:
+    return score != "random" and "oracle" in scorers_of([score], combined)

@@ -20,19 +20,21 @@ from mitune.files import clean_partial, read_json, user_errors, write_json, writ
 
 STAGES = ("generate", "select", "train", "evaluate")
 
-# The stage that first depends on a section of the configuration: once it has begun, the section is fixed.
-_FIRST = {
-    "seed": "generate",
-    "scorers": "generate",
-    "model": "generate",
-    "prompts": "generate",
-    "sampler": "generate",
-    "scorer": "generate",
-    "generate": "generate",
-    "select": "select",
-    "adapter": "train",
-    "train": "train",
-    "evaluate": "evaluate",
+# The stages that depend on a section of the configuration: once one of them has begun, the section is fixed.
+_NEEDED = {
+    "seed": ("generate", "score", "agree"),
+    "scorers": ("generate",),
+    "model": ("generate", "score", "agree"),
+    "prompts": ("generate", "agree"),
+    "sampler": ("generate", "agree"),
+    "scorer": ("generate", "score", "agree"),
+    "generate": ("generate",),
+    "select": ("select", "real"),
+    "adapter": ("train",),
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "score": ("score",),
+    "agree": ("agree",),
 }
 # What may change between two commands: it does not change what is made, only where, how far and how fast.
 _FREE = {
@@ -53,12 +55,32 @@ _FREE = {
     "train.gradient_checkpointing",
     "tracker.wandb",
     "tracker.tensorboard",
+    # Which pictures were scored is known by what they are, not by where they lay or how they were found.
+    "score.source",
+    "score.split",
+    "score.image_column",
+    "score.text_column",
+    "score.limit",
+    "score.out",
+    "score.by",
+    "score.top_fraction",
+    "score.skip",
+    "score.batch_size",
+    "agree.referee",
+    "agree.positions",
+    "agree.fractions",
+    "agree.resamples",
+    "agree.source",
 }
+# What a stage leaves first, from the run folder.
 _BEGUN = {
-    "generate": "candidates/plan.json",
-    "select": "done/select.json",
-    "train": "checkpoints",
-    "evaluate": "after/plan.json",
+    "generate": "round-*/candidates/plan.json",
+    "select": "round-*/done/select.json",
+    "real": "round-*/real/plan.json",
+    "train": "round-*/checkpoints",
+    "evaluate": "round-*/after/plan.json",
+    "score": "plan.json",
+    "agree": "agree/candidates/plan.json",
 }
 
 
@@ -141,8 +163,8 @@ class RunFolder:
 
     def _fixed(self, config: DictConfig) -> set[str]:
         """The sections that stages already begun depend on."""
-        begun = {stage for stage, sign in _BEGUN.items() if any(self.root.glob(f"round-*/{sign}"))}
-        fixed = {name for name, stage in _FIRST.items() if stage in begun}
+        begun = {stage for stage, sign in _BEGUN.items() if any(self.root.glob(sign))}
+        fixed = {name for name, stages in _NEEDED.items() if begun.intersection(stages)}
         if "generate" in begun and (config.generate.keep or 0) < config.generate.candidates:
             fixed.add("select")  # which latents were kept follows from what selects
         return fixed

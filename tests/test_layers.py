@@ -17,6 +17,7 @@ FLOORS = {
     "denoiser": 0,
     "track": 0,
     "config": 0,
+    "scores": 0,
     "distributed": 0,
     "families": 1,
     "sampling": 1,

@@ -54,7 +54,7 @@ def build(
     pictures: Iterable[Tensor | Image.Image | bytes],
     latents: Tensor | None,
     round: int = 1,
-    model: str = "",
+    model: str | Sequence[str] = "",
 ) -> Dataset:
     """Make the training set.
 
@@ -64,7 +64,7 @@ def build(
             kept as PNG bytes.
         latents: [rows, C, H, W] (or [rows, d]), float32 in the set; None leaves the column out.
         round: the round these candidates were made in.
-        model: identity of the model that made them (``Denoiser.identity``).
+        model: identity of the model that made them (``Denoiser.identity``), of all or of each.
 
     Columns: image, text, latent, score, scores (JSON object of all score columns), seed, candidate,
     prompt_id, category, preferred, round, model.
@@ -83,7 +83,11 @@ def build(
         "text": rows["prompt"].tolist(),
         "score": rows["score"].astype(float).tolist(),
         "scores": [
-            json.dumps(dict(zip(names, map(float, values), strict=True))) for values in rows[names].to_numpy()
+            # Not every picture has every score: a real one has none of the sampler's path.
+            json.dumps(
+                {name: float(value) for name, value in zip(names, values, strict=True) if value == value}
+            )
+            for values in rows[names].to_numpy()
         ],
         "seed": rows["seed"].tolist(),
         "candidate": rows["candidate"].tolist(),
@@ -91,7 +95,7 @@ def build(
         "category": rows["category"].tolist(),
         "preferred": rows["preferred"].tolist(),
         "round": [round] * count,
-        "model": [model] * count,
+        "model": [model] * count if isinstance(model, str) else list(model),
     }
     kinds = {"score": "float64", "seed": "int64", "candidate": "int64", "preferred": "bool", "round": "int64"}
     features = {name: Value(kinds.get(name, "string")) for name in columns}

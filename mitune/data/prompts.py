@@ -180,7 +180,7 @@ def _read_file(
     named = _FILE_NAME.fullmatch(path.stem)
     known = named is not None and (own_split is not None or named["category"] in _T2I_COMPBENCH)
     category = named["category"] if named is not None and known else UNCATEGORISED
-    rows = _rows(path)
+    rows = read_rows(path)
     whole = split in (None, "train") or (split in _HELD_OUT and own_split in _HELD_OUT)
     if split is not None and rows and "split" in rows[0]:
         name = _stand_in(split, sorted({str(row["split"]) for row in rows}))
@@ -201,7 +201,7 @@ def _decode(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _rows(path: Path) -> list[Mapping[str, Any]]:
+def read_rows(path: Path) -> list[Mapping[str, Any]]:
     """The rows of a file as mappings; a line of a text file is ``{"prompt": line}``."""
     if path.suffix == ".parquet":
         import pyarrow as pa

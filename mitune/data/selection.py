@@ -9,6 +9,7 @@ import numpy as np
 
 from mitune.data.store import KEYS
 from mitune.errors import UserError, nearest
+from mitune.scores import columns, terms, weigh
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,8 @@ def select(
 
     Args:
         table: candidates; needs prompt_id, candidate and the column ``by``.
-        by: a score column (higher = better), or ``random``: an order drawn from (seed, prompt, candidate),
-            the control every result needs beside it.
+        by: a score column (higher = better), a weighted sum of columns (:mod:`mitune.scores`), or ``random``:
+            an order drawn from (seed, prompt, candidate), the control every result needs beside it.
         k: rows a prompt, exactly.
         highest: False turns the order round.
         losers: further rows a prompt, from the other end, with ``preferred=False`` (for preference training).
@@ -77,21 +78,31 @@ def worst(table: pd.DataFrame, by: str, k: int, seed: int = 0) -> pd.DataFrame:
     return select(table, by, k, highest=False, seed=seed)
 
 
+def thin(chosen: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:
+    """``count`` rows of ``chosen`` in their order, drawn from (seed, prompt, candidate) alone."""
+    pairs = zip(chosen["prompt_id"], chosen["candidate"], strict=True)
+    draw = np.array([_uniform(f"{seed}:thin:{prompt}:{int(candidate)}") for prompt, candidate in pairs])
+    return chosen.iloc[np.sort(np.argsort(draw, kind="stable")[:count])].reset_index(drop=True)
+
+
 def _scores(table: pd.DataFrame, by: str, seed: int) -> np.ndarray:
     """The values to order by, float64 [rows]."""
     if by == "random":
         pairs = zip(table["prompt_id"], table["candidate"], strict=True)
         return np.array([_uniform(f"{seed}:{prompt}:{int(candidate)}") for prompt, candidate in pairs])
     names = [*scorers(table), "random"]
-    if by not in names:
+    if by in names:
+        score = table[by].to_numpy(dtype=np.float64, na_value=np.nan)
+    elif not by.isidentifier() and all(name in names for name in columns([by])):
+        score = weigh(table, terms(by), table["prompt_id"])
+    else:
         raise UserError(f"select.by={by}: no such score{nearest(by, names)}; there are {', '.join(names)}")
-    score = table[by].to_numpy(dtype=np.float64, na_value=np.nan)
     bad = ~np.isfinite(score)
     if bad.any():
         row = table[bad].iloc[0]
         text = row["prompt"] if "prompt" in table else row["prompt_id"]
         raise UserError(
-            f"select.by={by}: the score of candidate {int(row['candidate'])} of prompt {text!r} is {row[by]};"
+            f"select.by={by}: the score of candidate {int(row['candidate'])} of prompt {text!r} is {score[bad][0]};"
             " choose another score or generate again with model.dtype=float32"
         )
     return score

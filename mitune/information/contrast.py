@@ -1,25 +1,24 @@
 """`contrast`: how much better a picture goes with its own prompt than with prompts that differ in one thing.
 
-    contrast(z; c) = −log Σ_k exp(−gap_k),    gap_k = error(z; c_k) − error(z; c)  ≈  log p(z|c) − log
-    p(z|c_k)
+    contrast(z; c) = −log Σ_k exp(−gap_k),    gap_k = error(z; c_k) − error(z; c)  ≈  log p(z|c) − log p(z|c_k)
 
-the InfoNCE form (van den Oord et al., arXiv 1807.03748) of the ELBO gap to other prompts c_k in place of the
-null prompt. ``error`` is the weighted denoising error of :mod:`mitune.information.elbo`, in nats. All
-conditions of one picture see the same noise, so what the picture shares with every prompt cancels.
+the InfoNCE form (van den Oord et al., arXiv 1807.03748) of the ELBO gap to other prompts c_k in place of the null
+prompt. ``error`` is the weighted denoising error of :mod:`mitune.information.denoising`, in nats. All conditions of one
+picture see the same noise, so what the picture shares with every prompt cancels. (With c itself in the sum it were
+−log(1 + Σ_k exp(−gap_k)), the log-posterior of c among them: the same ranking, but flat where all gaps are large.)
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.information.elbo import gaps
+from mitune.information.denoising import gaps
 
 
 def contrast(
@@ -31,20 +30,22 @@ def contrast(
     weights: Tensor,
     seeds: Sequence[int],
     batch_size: int = 64,
-    noise: Literal["independent", "coupled"] = "independent",
+    noise: str = "independent",
+    emphasis: Tensor | None = None,
 ) -> Tensor:
     """Score of each picture for its prompt against its negatives, [n] float64 in nats; higher = better aligned.
 
     Args:
         z0: latents [n, ...].
         prompts: n texts; those of different candidates share the batches.
-        negatives: n lists, such as :meth:`mitune.information.edits.EditMiner.negatives` makes; they may
-        differ in
-            length, but none is empty.
-        t, weights: [m] times and their weights, from :func:`mitune.information.elbo.time_grid`.
+        negatives: n lists, such as :func:`mitune.information.negatives.negatives` finds; they may differ in length, but
+            none is empty.
+        t, weights: [m] times and their weights, from :func:`mitune.information.times.time_grid`.
         seeds: n; a candidate's noise depends on its own seed alone.
         batch_size: rows of a forward, and candidates whose text encodings are held at a time.
-        noise: of the m times of one picture: drawn apart, or along one forward path.
+        noise: of the m times of one picture: drawn apart, in pairs n and −n ("antithetic"), or along one forward path
+            ("coupled": the gaps are log-likelihood ratios of that path, ``llr`` against c_k).
+        emphasis: [m] factors on a coupled path's own weights, from ``Weighting.emphasis``.
 
     Costs m · (negatives + 1) forwards a picture; every distinct text is encoded once.
 
@@ -84,6 +85,7 @@ def contrast(
                 [seeds[row] for row in rows],
                 batch_size=batch_size,
                 noise=noise,
+                emphasis=emphasis,
             )
             score[index] = soft_least(error[:, 1:].double() - error[:, :1].double()).to(score.device)
     return score

@@ -1,25 +1,66 @@
-"""``llr``: log-likelihood ratio of the sampler's own path under the prompt and under none, free of charge."""
+"""``llr``: log-likelihood ratio of a path under the prompt and under none, the sampler's own or one on a picture.
+
+The conditional and the unconditional reverse process share one forward kernel, so the ratio of their path densities
+
+    Σ_t log p(z_{t−1}|z_t, c) − log p(z_{t−1}|z_t, ∅)  →  i(z_0; c) = log p(z_0|c) − log p(z_0)
+
+on any stochastic path that ends in z_0, whoever drew it, as the steps grow small.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mitune.denoiser import Condition, Denoiser
+from mitune.errors import UserError, nearest
+from mitune.information.denoising import coupled, denoising_errors
+from mitune.information.estimate import Estimate
+from mitune.information.times import Weighting
 from mitune.sampling.loop import Step
+
+KERNELS = ("wide", "path")
 
 
 class PathLLR:
-    """Observer of Σ_t (‖z_{t−1} − μ_∅‖² − ‖z_{t−1} − μ_c‖²) / 2 std_t² in nats; result float64 [n].
+    """Observer of Σ_t (‖z_{t−1} − μ_∅‖² − ‖z_{t−1} − μ_c‖²) / 2 s_t² in nats, free of charge; result float64 [n].
 
-    Both reverse processes share one forward kernel, so this ratio of path densities estimates i(z_0; c) on any
-    stochastic path, guided or not; the guided path is taken as it was walked. Steps without noise carry no density and
-    are skipped, so a deterministic sampler (ddim, eta 0) scores 0 throughout.
+    It holds on any ancestral path, guided or not; the guided path is taken as it was walked. Steps without noise carry
+    no density and are skipped, so a deterministic sampler (ddim, eta 0) scores 0 throughout; with eta below 1 the ratio
+    of densities is what it says, but no longer tends to i(z_0; c).
+
+    ``kernel`` names the variance s_t² that densities are taken with. "path": the sampler's own, the narrow posterior
+    variance, that of data at one point. "wide": the exact reverse variance of data of unit variance (VP: 1 − ᾱ_t/ᾱ_s).
+    Both tend to the same, but at few steps the narrow one overrates steps that end near clean data, and for rectified
+    flow the first ones (benchmarks/results/estimators.md: at 50 steps and fewer the wide one is nearer everywhere).
+
+    ``weighting``: None is the likelihood itself on all steps; a ``Weighting`` keeps the steps in its range and
+    multiplies them by its emphasis. (From t_min > 0 on, it is the information of the picture noised to t_min.)
+
+    ``tail``: a VP table ends before all signal is gone, and a path that starts there lacks what z_T itself tells:
+    log p_T(z_T|c) − log p_T(z_T) = ½ (‖ε̂_∅‖² − ‖ε̂_c‖²) + O(α_T²) of the first step, as ε̂ is standard normal noise run
+    back to where it came from. With exact denoisers and many steps it takes away most of the error under guidance. It
+    leans on what the network says at T alone, of which trained ones know least: off unless asked for.
 
     With Δ = ε̂_c − ε̂_∅, guidance s, step noise n: z_{t−1} − μ_∅ = b s Δ + std n and z_{t−1} − μ_c = b (s − 1) Δ + std n,
-    so a step adds b² (2s − 1) ‖Δ‖² / 2 std² + (b / std) Δ·n: two reductions, one shared with ``mi``.
+    so a step adds b² (2s − 1) ‖Δ‖² / 2 s_t² + (b std / s_t²) Δ·n: two reductions, one shared with ``mi``.
+    UserError for an unknown kernel.
     """
 
     name = "llr"
+
+    def __init__(
+        self, kernel: str = "wide", weighting: Weighting | None = None, tail: bool = False
+    ) -> None:
+        if kernel not in KERNELS:
+            raise UserError(
+                f"llr kernel={kernel!r} is not known{nearest(kernel, KERNELS)} (known: {', '.join(KERNELS)})"
+            )
+        self.kernel = kernel
+        self.weighting = weighting
+        self.tail = tail
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
@@ -29,11 +70,22 @@ class PathLLR:
 
     def observe(self, step: Step) -> None:
         """Add one step."""
+        if self.tail and step.index == 0:
+            norms = [eps.flatten(1).square().sum(1) for eps in (step.eps_null, step.eps_cond)]
+            self._total.add_(norms[0] - norms[1], alpha=0.5)
         if step.noise is None:
             return
-        ratio = step.b / step.std
-        self._total.add_(step.squared_gap, alpha=0.5 * ratio**2 * (2 * step.guidance - 1))
-        self._total.add_((step.delta * step.noise.flatten(1)).sum(1), alpha=ratio)
+        emphasis = 1.0
+        if self.weighting is not None:
+            if not self.weighting.t_min < step.t <= self.weighting.t_max:
+                return
+            emphasis = float(self.weighting.emphasis(step.t))
+        width = step.wide if self.kernel == "wide" else step.std
+        ratio = step.b / width
+        self._total.add_(step.squared_gap, alpha=emphasis * 0.5 * ratio**2 * (2 * step.guidance - 1))
+        self._total.add_(
+            (step.delta * step.noise.flatten(1)).sum(1), alpha=emphasis * ratio * step.std / width
+        )
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""
@@ -42,3 +94,91 @@ class PathLLR:
     def result(self) -> Tensor:
         """Log-likelihood ratio so far [n]."""
         return self._total.clone()
+
+
+def llr_image(
+    denoiser: Denoiser,
+    z0: Tensor,
+    condition: Condition,
+    t: Tensor,
+    seeds: Sequence[int],
+    paths: int = 1,
+    guidance: float = 1.0,
+    null: Condition | None = None,
+    batch_size: int = 64,
+    emphasis: Tensor | None = None,
+) -> Tensor:
+    """``llr`` of a picture [n] float32 in nats: on forward paths z_{t_1}, z_{t_2}, … drawn from q(·|z_0), averaged.
+
+    Args:
+        z0: latents [n, …].
+        condition: n rows.
+        t: [m] rising times, of ``time_grid``.
+        seeds: n; a candidate's paths depend on its own seed alone.
+        paths: how many. For the same forwards one path of m times is about as good as two of m/2.
+        guidance: 1 asks for the conditional process, and estimates i(z_0; c) for pictures however they were made.
+            Another s asks how much likelier a path is under the *guided* process, ε̂_∅ + s (ε̂_c − ε̂_∅), than under ∅.
+        null: what c is held against, n rows; None is the null prompt ∅ (another: a negative prompt).
+        emphasis: [m] factors on the steps, of ``Weighting.emphasis``.
+
+    VP schedules walk the DDPM chain, rectified flows their SDE (:func:`mitune.information.denoising.coupled`).
+    Cost: 2 · m · paths forwards a picture. One path is ``elbo`` with coupled noise.
+    Raises as ``denoising_terms``; ValueError for fewer than one path.
+    """
+    return (
+        _each_path(denoiser, z0, condition, t, seeds, paths, guidance, null, batch_size, emphasis)
+        .mean(0)
+        .float()
+    )
+
+
+def llr_estimate(
+    denoiser: Denoiser,
+    z0: Tensor,
+    condition: Condition,
+    t: Tensor,
+    seeds: Sequence[int],
+    paths: int = 2,
+    guidance: float = 1.0,
+    null: Condition | None = None,
+    batch_size: int = 64,
+    emphasis: Tensor | None = None,
+) -> Estimate:
+    """``llr_image`` with its standard error, from the scatter between ``paths`` (of which one alone gives NaN)."""
+    each = _each_path(denoiser, z0, condition, t, seeds, paths, guidance, null, batch_size, emphasis)
+    return Estimate(each.mean(0).float(), (each.std(0) / paths**0.5).float())
+
+
+def _each_path(
+    denoiser: Denoiser,
+    z0: Tensor,
+    condition: Condition,
+    t: Tensor,
+    seeds: Sequence[int],
+    paths: int,
+    guidance: float,
+    null: Condition | None,
+    batch_size: int,
+    emphasis: Tensor | None,
+) -> Tensor:
+    """[paths, n] float64.
+
+    With A = Σ w (‖ε̂_∅ − n'‖² − ‖ε̂_c − n'‖²) and M = Σ w ‖ε̂_c − ε̂_∅‖² of a path, the guided ratio is s A − s (s − 1) M.
+    """
+    if paths < 1:
+        raise ValueError(f"paths={paths} must be at least 1")
+    conditions = [denoiser.null(len(z0)) if null is None else null, condition]
+    weights = coupled(denoiser.schedule, t).weights
+    if emphasis is not None:
+        weights = weights * emphasis.to("cpu", torch.float64)
+    each = []
+    for path in range(paths):
+        error, mi = denoising_errors(
+            denoiser, z0, conditions, t, weights, seeds, batch_size, "coupled",
+            reference=0 if guidance != 1 else None, emphasis=emphasis, path=path,
+        )  # fmt: skip
+        ratio = error[:, 0] - error[:, 1]
+        if mi is not None:
+            ratio = guidance * ratio - guidance * (guidance - 1) * mi[:, 1]
+        each.append(ratio)
+    return torch.stack(each)

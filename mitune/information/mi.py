@@ -1,36 +1,40 @@
-"""``mi``: mutual information of prompt and picture along the sampler's own path, free of charge."""
+"""``mi``: mutual information of prompt and picture, on the sampler's own path (free of charge) or on a picture."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, nearest
+from mitune.denoiser import Condition, Denoiser
+from mitune.errors import UserError
+from mitune.information.denoising import denoising_errors, denoising_terms
+from mitune.information.times import Profile, Weighting, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Step
 
-WEIGHTINGS = ("paper", "continuous")
-
 
 class PathMI:
-    """Observer of Σ_t w_t ‖ε̂_c − ε̂_∅‖² in nats over the visited steps with t > ``t_min``; result float64 [n] ≥ 0.
+    """Observer of Σ_t w_t ‖ε̂_c − ε̂_∅‖² in nats over the visited steps with t_min < t ≤ t_max; float64 [n] ≥ 0.
 
     "paper": w_t = κ_t / (number of those steps), κ_t = β_t T/(2 α_t (1 − ᾱ_t)) (Wang et al., ICLR 2025, eq. 2
     and Algorithm 2; the variance is unbounded as t → 0, hence ``t_min``). "continuous": ½ ∫ −λ' ‖·‖² dτ from
-    ``t_min`` to T, each visited time standing for the stretch of λ nearer to it than to its neighbours.
-    UserError for an unknown weighting; ``result`` raises one where no visited time lay above ``t_min``.
+    ``t_min`` to ``t_max`` (T where it is None), each visited time standing for the stretch of λ nearer to it than to
+    its neighbours. "uniform" and "profile" likewise, with the weights of :class:`mitune.information.times.Weighting`.
+    UserError as ``Weighting``; ``result`` raises one where no visited time lay in the range.
     """
 
-    def __init__(self, schedule: NoiseSchedule, weighting: str = "paper", t_min: float = 50) -> None:
-        if weighting not in WEIGHTINGS:
-            raise UserError(
-                f"mi weighting={weighting!r} is not known{nearest(weighting, WEIGHTINGS)}"
-                f" (known: {', '.join(WEIGHTINGS)})"
-            )
-        self.name = "mi" if weighting == "paper" else "mi_continuous"
-        self.schedule = schedule
-        self.weighting = weighting
-        self.t_min = t_min
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        weighting: str = "paper",
+        t_min: float = 50,
+        t_max: float | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        self.weighting = Weighting(schedule, weighting, t_min, t_max, profile)
+        self.name = "mi" if weighting == "paper" else f"mi_{weighting}"
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
@@ -38,21 +42,21 @@ class PathMI:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._total = torch.zeros(n, device=device, dtype=dtype)
         self._visited = 0
-        self._edge = float(self.schedule.log_snr(self.schedule.num_train_timesteps))
+        self._edge = float(self.weighting.primitive(self.weighting.t_max))
 
     def observe(self, step: Step) -> None:
         """Add one step."""
-        if step.t <= self.t_min:
+        of = self.weighting
+        if not of.t_min < step.t <= of.t_max:
             return
         self._visited += 1
-        if self.weighting == "paper":
-            weight = float(self.schedule.kappa(step.t))
+        if of.name == "paper":
+            weight = float(of.schedule.kappa(step.t))
         else:
-            if step.t_prev > self.t_min:
-                edge = float(self.schedule.log_snr(step.t) + self.schedule.log_snr(step.t_prev)) / 2
-            else:
-                edge = float(self.schedule.log_snr(max(self.t_min, 0)))
-            weight, self._edge = 0.5 * (edge - self._edge), edge
+            edge = float(of.primitive(of.t_min))
+            if step.t_prev > of.t_min:
+                edge = float(of.primitive(step.t) + of.primitive(step.t_prev)) / 2
+            weight, self._edge = self._edge - edge, edge
         self._total.add_(step.squared_gap, alpha=weight)
 
     def select(self, rows: Tensor) -> None:
@@ -61,6 +65,59 @@ class PathMI:
 
     def result(self) -> Tensor:
         """MI over the steps taken so far [n]."""
+        of = self.weighting
         if not self._visited:
-            raise UserError(f"mi: no visited time lies above t_min={self.t_min}; lower it")
-        return self._total / self._visited if self.weighting == "paper" else self._total.clone()
+            where = f"lies above t_min={of.t_min:g}; lower it"
+            if of.t_max < of.schedule.num_train_timesteps:
+                where = f"lies between t_min={of.t_min:g} and t_max={of.t_max:g}; widen the range"
+            raise UserError(f"mi: no visited time {where}")
+        return self._total / self._visited if of.name == "paper" else self._total.clone()
+
+
+def mi_image(
+    denoiser: Denoiser,
+    z0: Tensor,
+    condition: Condition,
+    t: Tensor,
+    weights: Tensor,
+    seeds: Sequence[int],
+    batch_size: int = 64,
+    noise: str = "independent",
+    form: str = "square",
+) -> Tensor:
+    """``mi`` of a picture [n] float32: Σ_t w_t ‖ε̂_c − ε̂_∅‖² on forward noise. The forwards are those of ``elbo``.
+
+    Arguments as :func:`mitune.information.denoising.denoising_terms`, where ``form`` "orthogonal" (RFMI) is explained;
+    weights and strategy of the times are those of the grid (``time_grid``), and len(t) times cost 2 len(t) forwards a
+    picture. :func:`mitune.information.elbo.mi_and_elbo` gives the standard error as well.
+    """
+    conditions = [denoiser.null(len(z0)), condition]
+    both = denoising_errors(
+        denoiser, z0, conditions, t, weights, seeds, batch_size, noise, reference=0, form=form
+    )
+    assert both.mi is not None
+    return both.mi[:, 1].float()
+
+
+def measure_profile(
+    denoiser: Denoiser,
+    z0: Tensor,
+    condition: Condition,
+    seeds: Sequence[int],
+    times: int = 20,
+    t_min: float = 0,
+    t_max: float | None = None,
+    batch_size: int = 64,
+) -> Profile:
+    """Where the information is: the mean over pictures of −½ λ'(t) ‖ε̂_c − ε̂_∅‖² at ``times`` even times.
+
+    For ``time_grid(strategy="importance")``, as the best density to draw times with is near it, and for
+    ``weighting="profile"``. A few dozen pictures are enough. Cost: 2 · times forwards a picture.
+    """
+    schedule = denoiser.schedule
+    t = time_grid(schedule, times, t_min, schedule.num_train_timesteps if t_max is None else t_max).t
+    weights = schedule.kappa_continuous(t)
+    conditions = [denoiser.null(len(z0)), condition]
+    mi = denoising_terms(denoiser, z0, conditions, t, weights, seeds, batch_size, reference=0).mi
+    assert mi is not None
+    return Profile(tuple(t.tolist()), tuple(mi[:, :, 1].mean(0).tolist()))

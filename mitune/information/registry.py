@@ -1,38 +1,57 @@
 """Scorers by name: what each needs (the sampler's path, the final latent, the picture) and how it is computed.
 
-Every column is higher = better aligned. ``mi``, ``mi_continuous`` and ``llr`` are free on the path; ``elbo`` and
-``contrast`` cost forwards on forward noise; ``oracle`` (with its column ``exact``) judges pictures of the embedded
-world.
+Every column is higher = better aligned. ``mi``, ``mi_continuous`` and ``llr`` are free on the path; ``mi_image``,
+``elbo``, ``llr_image``, ``contrast`` and ``cas`` cost forwards on the latent; ``oracle`` (with its column ``exact``)
+judges pictures of the embedded world; a weighted sum (:mod:`mitune.scores`) is made of other columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mitune.config import LATENT_SCORERS, PATH_SCORERS, PICTURE_SCORERS, SCORERS
-from mitune.denoiser import Denoiser
-from mitune.errors import UserError, nearest
-from mitune.information.contrast import contrast
+from mitune.denoiser import Condition, Denoiser
+from mitune.errors import UserError
+from mitune.information.cas import cas
+from mitune.information.contrast import contrast, encode
 from mitune.information.edits import EditMiner
-from mitune.information.elbo import elbo, time_grid
-from mitune.information.llr import PathLLR
-from mitune.information.mi import PathMI
+from mitune.information.elbo import elbo, mi_and_elbo
+from mitune.information.llr import PathLLR, llr_image
+from mitune.information.mi import PathMI, mi_image
+from mitune.information.negatives import negatives
+from mitune.information.times import TimeGrid, Weighting, time_grid
+from mitune.scores import (
+    LATENT_SCORERS,
+    ON_PICTURES,
+    PATH_SCORERS,
+    PICTURE_SCORERS,
+    is_sum,
+    scorers_of,
+    terms,
+    weigh,
+)
+
+_ON_CONDITION = tuple(name for name in LATENT_SCORERS if name != "contrast")
 
 
 class Scoring:
     """The scores that a set of candidates gets.
 
     Args:
-        names: scorers, of :data:`mitune.config.SCORERS`.
+        names: scores, of :data:`mitune.scores.SCORERS` or weighted sums of them.
         settings: mapping ``scorer name -> parameters`` (section ``scorer`` of the configuration).
         denoiser: the model that judges (the one that draws).
-        pool: prompts in which ``contrast`` finds its edits.
-        seed: of the edits.
+        pool: prompts in which ``contrast`` finds its edits, or which it draws its other prompts from.
+        given: other prompts for ``contrast`` (scorer.contrast.negatives=list).
+        seed: of the edits, and of times drawn at random.
         batch_size: rows of a forward when noise is put on pictures.
+
+    ``forwards``: network rows spent since it was made, by scorer; a pass that two scorers share counts for both, as
+    each would need it alone.
     """
 
     def __init__(
@@ -43,106 +62,201 @@ class Scoring:
         pool: Sequence[str] = (),
         seed: int = 0,
         batch_size: int = 96,
+        given: Sequence[str] = (),
     ) -> None:
-        for name in names:
-            if name not in SCORERS:
-                raise UserError(
-                    f"there is no scorer '{name}'{nearest(name, SCORERS)}; choose among {', '.join(SCORERS)}"
-                )
+        combined = settings.get("combined", "")
         self.names = tuple(names)
+        self.scorers = tuple(scorers_of(names, combined))
+        self.sums = {name: terms(name, combined) for name in names if is_sum(name)}
         self.settings = settings
         self.denoiser = denoiser
+        self.seed = seed
         self.batch_size = batch_size
-        self._miner = EditMiner(pool, seed) if "contrast" in names else None
+        self.forwards: Counter[str] = Counter()
+        self._pool, self._given = pool, given
+        mines = "contrast" in self.scorers and settings["contrast"]["negatives"] == "edits"
+        self._miner = EditMiner(pool, seed) if mines else None
         self._edits: dict[str, list[str]] = {}
 
     def observers(self) -> list[Any]:
         """Fresh observers of one batch's path."""
-        makers = {
+        makers: dict[str, Callable[[], Any]] = {
             "mi": lambda: self._path_mi("paper"),
             "mi_continuous": lambda: self._path_mi("continuous"),
             "llr": PathLLR,
         }
-        return [makers[name]() for name in self.names if name in PATH_SCORERS]
+        return [makers[name]() for name in self.scorers if name in PATH_SCORERS]
 
     def _path_mi(self, weighting: str) -> PathMI:
         return PathMI(self.denoiser.schedule, weighting, self.settings["mi"]["t_min"])
 
     def on_latents(self, latents: Tensor, texts: Sequence[str], seeds: Sequence[int]) -> dict[str, Tensor]:
         """Scores of final latents [n, …] for their own prompts, by noise drawn from their own seeds: each [n]."""
-        return {
-            name: getattr(self, f"_{name}")(latents, list(texts), list(seeds))
-            for name in self.names
-            if name in LATENT_SCORERS
-        }
+        wanted = [name for name in self.scorers if name in LATENT_SCORERS]
+        texts, seeds = list(texts), list(seeds)
+        condition = self._encode(texts) if any(name in _ON_CONDITION for name in wanted) else None
+        shared = {"mi_image", "elbo"} <= set(wanted) and self._same_pass()
+        found: dict[str, Tensor] = {}
+        for name in wanted:
+            if name in found:
+                continue
+            before = self.denoiser.forwards
+            if name == "contrast":
+                found[name] = self._contrast(latents, texts, seeds)
+            else:
+                assert condition is not None
+                if shared and name in ("mi_image", "elbo"):
+                    found |= self._mi_and_elbo(latents, condition, seeds)
+                else:
+                    found[name] = getattr(self, f"_{name}")(latents, condition, seeds)
+            spent = self.denoiser.forwards - before
+            for scorer in ("mi_image", "elbo") if shared and name in ("mi_image", "elbo") else (name,):
+                self.forwards[scorer] += spent
+        return {name: found[name] for name in wanted}
 
     def on_pictures(self, pictures: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Scores of pictures [n, 3, H, W] in [0, 1] for their own prompts: each [n]."""
-        if "oracle" not in self.names:
+        if "oracle" not in self.scorers:
             return {}
         from mitune.worlds.shapes import oracle_scores
 
         scores = torch.as_tensor(oracle_scores(pictures, list(texts)))
         return {"oracle": scores, "exact": (scores == 1.0).double()}
 
+    def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
+        """The sums, from the columns they are made of; ``groups``: the prompt of each row (:func:`scores.weigh`)."""
+        return {name: weigh(table, parts, groups).tolist() for name, parts in self.sums.items()}
+
     @property
     def needs_pictures(self) -> bool:
-        return any(name in PICTURE_SCORERS for name in self.names)
+        return any(name in PICTURE_SCORERS for name in self.scorers)
 
-    def _elbo(self, latents: Tensor, texts: list[str], seeds: list[int]) -> Tensor:
-        settings = self.settings["elbo"]
-        t, weights = time_grid(
-            self.denoiser.schedule, settings["times"], settings["t_min"], settings["t_max"]
+    def _encode(self, texts: list[str]) -> Condition:
+        """The condition of each row; candidates of one prompt share one encoding."""
+        unique = list(dict.fromkeys(texts))
+        number = {text: place for place, text in enumerate(unique)}
+        with torch.no_grad():
+            return encode(self.denoiser, unique, self.batch_size)[[number[text] for text in texts]]
+
+    def _same_pass(self) -> bool:
+        """Whether one pass of the network gives both ``mi_image`` and ``elbo`` as they are set."""
+        other = {name: value for name, value in self.settings["mi_image"].items() if name != "form"}
+        return other == self.settings["elbo"] and self._emphasis("elbo", torch.ones(1)) is None
+
+    def _grid(self, name: str) -> TimeGrid:
+        settings = self.settings[name]
+        return time_grid(
+            self.denoiser.schedule,
+            settings["times"],
+            settings["t_min"],
+            settings["t_max"],
+            weighting=settings["weighting"],
+            strategy=settings["strategy"],
+            seed=self.seed,
         )
-        condition = self.denoiser.encode_prompts(texts)
+
+    def _emphasis(self, name: str, t: Tensor) -> Tensor | None:
+        """What a coupled path, which brings the likelihood's own weights, must multiply its steps with for others."""
+        settings = self.settings[name]
+        if settings.get("noise", "coupled") != "coupled" or settings["weighting"] == "continuous":
+            return None
+        schedule = self.denoiser.schedule
+        return Weighting(schedule, settings["weighting"], settings["t_min"], settings["t_max"]).emphasis(t)
+
+    def _mi_and_elbo(self, latents: Tensor, condition: Condition, seeds: list[int]) -> dict[str, Tensor]:
+        mi, gap = mi_and_elbo(
+            self.denoiser,
+            latents,
+            condition,
+            *self._grid("elbo"),
+            seeds,
+            batch_size=self.batch_size,
+            noise=self.settings["elbo"]["noise"],
+            form=self.settings["mi_image"]["form"],
+        )
+        return {"mi_image": mi.value, "elbo": gap.value}
+
+    def _elbo(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
+        grid = self._grid("elbo")
         return elbo(
             self.denoiser,
             latents,
             condition,
-            t,
-            weights,
+            *grid,
             seeds,
             batch_size=self.batch_size,
-            noise=settings["noise"],
+            noise=self.settings["elbo"]["noise"],
+            emphasis=self._emphasis("elbo", grid.t),
         )
 
-    def _contrast(self, latents: Tensor, texts: list[str], seeds: list[int]) -> Tensor:
-        settings = self.settings["contrast"]
-        t, weights = time_grid(
-            self.denoiser.schedule, settings["times"], settings["t_min"], settings["t_max"]
+    def _mi_image(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
+        return mi_image(
+            self.denoiser,
+            latents,
+            condition,
+            *self._grid("mi_image"),
+            seeds,
+            batch_size=self.batch_size,
+            noise=self.settings["mi_image"]["noise"],
+            form=self.settings["mi_image"]["form"],
         )
-        negatives = [self.edits(text) for text in texts]
+
+    def _llr_image(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
+        settings, t = self.settings["llr_image"], self._grid("llr_image").t
+        return llr_image(
+            self.denoiser,
+            latents,
+            condition,
+            t,
+            seeds,
+            paths=settings["paths"],
+            guidance=settings["guidance"],
+            batch_size=self.batch_size,
+            emphasis=self._emphasis("llr_image", t),
+        )
+
+    def _cas(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
+        settings = self.settings["cas"]
+        return cas(self.denoiser, latents, condition, seeds, batch_size=self.batch_size, **settings).total
+
+    def _contrast(self, latents: Tensor, texts: list[str], seeds: list[int]) -> Tensor:
+        grid = self._grid("contrast")
         return contrast(
             self.denoiser,
             latents,
             texts,
-            negatives,
-            t,
-            weights,
+            [self.edits(text) for text in texts],
+            *grid,
             seeds,
             batch_size=self.batch_size,
-            noise=settings["noise"],
+            noise=self.settings["contrast"]["noise"],
+            emphasis=self._emphasis("contrast", grid.t),
         )
 
     def edits(self, text: str) -> list[str]:
-        """The minimal edits that ``contrast`` tells a prompt from. Raises UserError when the pool yields none."""
-        if self._miner is None:
-            return []
+        """The other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""
         if text not in self._edits:
             settings = self.settings["contrast"]
-            found = self._miner.edits(text, settings["edits"], kinds=tuple(settings["kinds"]))
+            count, kinds = settings["edits"], tuple(settings["kinds"])
+            if self._miner is None:
+                self._edits[text] = negatives(
+                    settings["negatives"], [text], count, self._pool, self._given, self.seed, kinds
+                )[0]
+                return self._edits[text]
+            found = self._miner.edits(text, count, kinds=kinds)
             if not found:
                 raise UserError(
-                    f"contrast finds no edit of the prompt {text!r} among the prompts given; give more prompts, or"
-                    " choose another score with select=mi and scorers=[mi,llr]"
+                    f"contrast finds no edit of the prompt {text!r} among the prompts given; give more prompts"
+                    " (prompts.source, score.pool), or use another score, such as mi (select=mi scorers=[mi,llr]) or"
+                    " elbo"
                 )
             self._edits[text] = [edit.text for edit in found]
         return self._edits[text]
 
 
-def check_oracle(names: Sequence[str], texts: Sequence[str], key: str) -> None:
+def check_oracle(names: Sequence[str], texts: Sequence[str], key: str, combined: str = "") -> None:
     """Raise UserError if the oracle is to judge a prompt that is none of the embedded world's."""
-    if "oracle" not in names:
+    if "oracle" not in scorers_of(names, combined):
         return
     from mitune.worlds.shapes import parse_prompt
 
@@ -150,7 +264,17 @@ def check_oracle(names: Sequence[str], texts: Sequence[str], key: str) -> None:
         try:
             parse_prompt(text)
         except ValueError as error:
-            others = ",".join(name for name in names if name != "oracle")
+            others = ",".join(name for name in names if "oracle" not in scorers_of([name], combined))
             raise UserError(
                 f"{key}: the oracle judges prompts of the embedded world only, not {text!r}; say {key}=[{others}]"
             ) from error
+
+
+def check_no_path(names: Sequence[str], key: str, combined: str = "", there: Sequence[str] = ()) -> None:
+    """Raise UserError if a score of the sampler's path is asked of finished pictures; ``there``: columns they have."""
+    for name in scorers_of(names, combined):
+        if name in PATH_SCORERS and name not in there:
+            raise UserError(
+                f"{key}: {name} is measured on the sampler's own path, and a finished picture has none; use"
+                f" {ON_PICTURES[name]}"
+            )

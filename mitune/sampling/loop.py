@@ -24,7 +24,8 @@ from mitune.sampling.steps import Sampler, coefficients
 class Step:
     """What happened in one step, for all n rows: z_prev = a·z + b·eps + std·noise, eps = eps_null + guidance·delta.
 
-    ``t_prev`` is −1 (VP) or 0.0 (flow) where the step lands on clean data; ``noise`` is None where ``std`` is 0.
+    ``t_prev`` is −1 (VP) or 0.0 (flow) where the step lands on clean data; ``noise`` is None where ``std`` is 0;
+    ``wide`` as in ``StepCoefficients``.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Step:
     a: float
     b: float
     std: float
+    wide: float
     guidance: float
     noise: Tensor | None = None
 
@@ -148,7 +150,7 @@ def sample_population(
         if observers or resample is not None:
             step = Step(
                 index, at.t, at.t_prev, z, eps_cond, eps_null, eps, z_prev,
-                at.a, at.b, at.std, sampler.guidance, noise,
+                at.a, at.b, at.std, at.wide, sampler.guidance, noise,
             )  # fmt: skip
             for observer in observers:
                 observer.observe(step)

@@ -46,13 +46,18 @@ class Sampler:
 
 @dataclass(frozen=True)
 class StepCoefficients:
-    """The step from time ``t`` to ``t_prev`` (−1 or 0.0: clean data): z_prev = a·z + b·ε̂ + std·noise."""
+    """The step from time ``t`` to ``t_prev`` (−1 or 0.0: clean data): z_prev = a·z + b·ε̂ + std·noise.
+
+    ``wide``: deviation of the reverse step for data of unit variance, √(v (α_s² + σ_s²)/(α_t² + σ_t²)) (VP: √v), times
+    eta: what the density of a coarse step is taken with, as ``std`` is that of data at one point.
+    """
 
     t: int | float
     t_prev: int | float
     a: float
     b: float
     std: float
+    wide: float
 
 
 def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoefficients]:
@@ -82,8 +87,9 @@ def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoeffici
         forward = max(sigma**2 - (alpha / alpha_prev * sigma_prev) ** 2, 0.0)
         posterior_std = sampler.eta * (forward**0.5) * sigma_prev / sigma
         b = max(sigma_prev**2 - posterior_std**2, 0.0) ** 0.5 - alpha_prev * sigma / alpha
-        # The wide variance changes the noise only, never the mean; the last step, onto clean data, adds none.
-        wide = sampler.name == "ddpm" and sampler.variance == "large" and sigma_prev > 0
-        std = forward**0.5 if wide else posterior_std
-        steps.append(StepCoefficients(t, t_prev, alpha_prev / alpha, b, std))
+        # The large variance changes the noise only, never the mean; the last step, onto clean data, adds none.
+        large = sampler.name == "ddpm" and sampler.variance == "large" and sigma_prev > 0
+        std = forward**0.5 if large else posterior_std
+        wide = sampler.eta * (forward * (alpha_prev**2 + sigma_prev**2) / (alpha**2 + sigma**2)) ** 0.5
+        steps.append(StepCoefficients(t, t_prev, alpha_prev / alpha, b, std, wide))
     return steps

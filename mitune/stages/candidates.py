@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,15 @@ def draw(
         for unit in todo:
             started = time.perf_counter()
             denoiser.forwards = 0
+            scoring.forwards.clear()
             table, latents = draw_unit(unit, denoiser, sampler, scoring, seed, first, batch_size)
             table["kept"] = keep(table)
             kept = torch.tensor(table["kept"])
-            cost = {"forwards": denoiser.forwards, "seconds": time.perf_counter() - started}
+            cost = {
+                "forwards": denoiser.forwards,
+                "seconds": time.perf_counter() - started,
+                "scorers": {name: scoring.forwards[name] for name in scoring.scorers},
+            }
             write_json(_cost_path(store, unit.index), cost)  # before the unit's table, which commits it
             store.write_unit(unit, table, latents[kept])
             advance(unit.rows * state().num_processes)
@@ -118,6 +124,7 @@ def draw_unit(
     }
     for name in scores[0]:
         table[name] = torch.cat([part[name] for part in scores]).tolist()
+    table |= scoring.on_table(table, table["prompt_id"])  # a unit has all candidates of its prompts
     return table, torch.cat(latents)
 
 
@@ -132,6 +139,14 @@ def cost(store: CandidateStore, units: Sequence[Unit]) -> dict[str, Any]:
         "forwards": sum(part["forwards"] for part in parts),
         "seconds": round(sum(part["seconds"] for part in parts), 3),
     }
+
+
+def scorer_forwards(store: CandidateStore, units: Sequence[Unit]) -> dict[str, int]:
+    """Network rows that each scorer took over all units, beyond the drawing itself."""
+    total: Counter[str] = Counter()
+    for unit in units:
+        total.update(read_json(_cost_path(store, unit.index)).get("scorers", {}))
+    return dict(total)
 
 
 def decode_rows(

@@ -16,6 +16,7 @@ from mitune.families import load_denoiser
 from mitune.information.registry import Scoring, check_oracle
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
+from mitune.scores import COMBINED, scorers_of
 from mitune.stages.progress import warn
 
 POOL = 20_000  # prompts in which edits are looked for; a larger source adds time, not better edits
@@ -52,14 +53,15 @@ def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
 def training_prompts(config: DictConfig) -> list[Prompt]:
     """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
-    check_oracle(config.scorers, [prompt.text for prompt in prompts], "scorers")
+    check_oracle(config.scorers, [prompt.text for prompt in prompts], "scorers", config.scorer.combined)
     return prompts
 
 
 def held_out_prompts(config: DictConfig) -> list[Prompt]:
     """The prompts of the evaluation."""
     prompts = read_prompts(config.evaluate.prompts)
-    check_oracle(config.evaluate.scorers, [prompt.text for prompt in prompts], "evaluate.scorers")
+    texts = [prompt.text for prompt in prompts]
+    check_oracle(config.evaluate.scorers, texts, "evaluate.scorers", config.scorer.combined)
     return prompts
 
 
@@ -110,20 +112,45 @@ def sampler_of(config: DictConfig, guidance: float | None = None) -> Sampler:
     )
 
 
-def scoring_of(config: DictConfig, denoiser: Denoiser, names: Sequence[str]) -> Scoring:
-    """The named scorers with the parameters of the configuration."""
-    pool: list[str] = []
-    if "contrast" in names:
-        sources = [config.prompts] if names == config.scorers else [config.prompts, config.evaluate.prompts]
-        pool = [prompt.text for source in sources for prompt in read_prompts(source, everything=True)]
+def scoring_of(
+    config: DictConfig,
+    denoiser: Denoiser,
+    names: Sequence[str],
+    pool: Sequence[str] | None = None,
+    batch_size: int | None = None,
+) -> Scoring:
+    """The named scores with the parameters of the configuration.
+
+    ``pool``: the prompts in which ``contrast`` finds its edits (default: those of the configuration, without limits).
+    """
+    if pool is None:
+        pool = []
+        if "contrast" in scorers_of(names, config.scorer.combined):
+            sources = (
+                [config.prompts] if names == config.scorers else [config.prompts, config.evaluate.prompts]
+            )
+            pool = [prompt.text for source in sources for prompt in read_prompts(source, everything=True)]
     return Scoring(
         names,
         OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
         denoiser,
         pool=list(dict.fromkeys(pool)),
         seed=config.seed,
-        batch_size=2 * config.generate.batch_size,
+        batch_size=batch_size or 2 * config.generate.batch_size,
+        given=_given_negatives(config) if "contrast" in scorers_of(names, config.scorer.combined) else (),
     )
+
+
+def _given_negatives(config: DictConfig) -> list[str]:
+    """The prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
+    settings = config.scorer.contrast
+    return [prompt.text for prompt in load_prompts(settings.given)] if settings.negatives == "list" else []
+
+
+def selecting(config: DictConfig) -> str:
+    """``select.by`` as a score that a table can be ordered by: a name, or the weighted sum that it stands for."""
+    named = config.select.by == COMBINED and COMBINED not in config.scorers
+    return config.scorer.combined if named else config.select.by
 
 
 def round_adapter(run: RunFolder, number: int) -> Path:

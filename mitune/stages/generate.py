@@ -12,6 +12,7 @@ from mitune.data.selection import select
 from mitune.data.store import plan_units
 from mitune.distributed import state, wait
 from mitune.runs import RunFolder
+from mitune.scores import columns
 from mitune.stages.candidates import Keep, cost, draw
 from mitune.stages.common import (
     check_lengths,
@@ -19,6 +20,7 @@ from mitune.stages.common import (
     previous_adapter,
     sampler_of,
     scoring_of,
+    selecting,
     training_prompts,
 )
 
@@ -61,11 +63,14 @@ def keeper(config: DictConfig) -> Keep:
     keep = min(config.generate.keep or config.select.k, candidates)
     losers = min(max(1, config.select.losers), candidates - keep)
 
+    by = selecting(config)
+    needed = [] if by == "random" else columns([by], config.scorer.combined)
+
     def choose(table: dict[str, list[Any]]) -> list[bool]:
-        if not all(map(math.isfinite, table.get(config.select.by, []))):
+        if not all(math.isfinite(value) for name in needed for value in table[name]):
             return [True] * len(table["seed"])  # the store refuses the unit, naming the candidate
         rows = pd.DataFrame(table).assign(kept=False)
-        chosen = select(rows, config.select.by, keep, losers=losers, seed=config.seed)
+        chosen = select(rows, by, keep, losers=losers, seed=config.seed)
         kept = set(zip(chosen["prompt_id"], chosen["candidate"], strict=True))
         return [pair in kept for pair in zip(table["prompt_id"], table["candidate"], strict=True)]
 

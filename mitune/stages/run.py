@@ -84,6 +84,8 @@ def _line(stage: str, figures: dict[str, Any]) -> str:
         )
     if stage == "select":
         line = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"
+        if "real" in figures:
+            line += f", and {figures['real']['pictures']} real pictures of {figures['real']['looked_at']}"
         if figures["oracle_pool"] is not None:
             line += (
                 f"; oracle: pool {figures['oracle_pool']:.3f}, selected {figures['oracle_kept']:.3f},"

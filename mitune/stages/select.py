@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
 
 from mitune.data import dataset as datasets
-from mitune.data.selection import scorers, select, worst
+from mitune.data.selection import scorers, select, thin, worst
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import state, wait
@@ -18,7 +19,8 @@ from mitune.evaluate.pictures import png
 from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.candidates import decode_rows
-from mitune.stages.common import load_model
+from mitune.stages.common import load_model, selecting
+from mitune.stages.real import choose_real, count_real
 
 EXAMPLES = 12  # prompts whose best and worst candidates the report shows
 SHOWN = 3  # pictures of each side
@@ -34,15 +36,27 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
     store = CandidateStore(run.round(number) / "candidates")
     table = store.table()
     by, k = config.select.by, config.select.k
-    chosen = select(table, by, k, losers=config.select.losers, seed=config.seed)
+    chosen = select(table, selecting(config), k, losers=config.select.losers, seed=config.seed)
     winners = chosen[chosen["preferred"]]
     figures = {"by": by, "k": k, "kept": len(winners), **_oracle(table, winners, k)}
+    count = count_real(config, len(winners))
+    real = choose_real(config, run, number, count) if count else None
+    if real is not None:
+        chosen = thin(chosen, len(winners) - count, config.seed)
+        figures |= {"kept": len(winners) - count, "real": real.figures}
     if state().is_main_process:
         # The pictures come from the decoder, which no adapter changes: the base model is enough.
         denoiser = load_model(config)
         batch = config.generate.batch_size
-        pictures = decode_rows(store, chosen, denoiser, batch)
-        training = datasets.build(chosen, pictures, store.latents(chosen), round=number, model=made["model"])
+        pictures = decode_rows(store, chosen, denoiser, batch) if len(chosen) else []
+        latents = [store.latents(chosen)] if len(chosen) else []
+        models = [made["model"]] * len(chosen)
+        if real is not None:
+            pictures += real.pictures
+            latents.append(real.latents)
+            models += [f"real: {real.figures['source']}"] * len(real.rows)
+            chosen = pd.concat([chosen, real.rows], ignore_index=True)
+        training = datasets.build(chosen, pictures, torch.cat(latents), round=number, model=models)
         datasets.save(training, run.round(number) / "dataset")
         _write_examples(config, run, number, store, table, denoiser)
         run.write_mark(number, "select", figures)
@@ -78,7 +92,7 @@ def _write_examples(
         groups = {prompt_id: kept[kept["prompt_id"] == prompt_id] for prompt_id in ids}
         sides[side] = pd.concat(
             [
-                ordered(rows, config.select.by, max(1, min(SHOWN, len(rows) // 2)), seed=config.seed)
+                ordered(rows, selecting(config), max(1, min(SHOWN, len(rows) // 2)), seed=config.seed)
                 for rows in groups.values()
             ],
             ignore_index=True,

@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mitune.config import COLUMNS
 from mitune.data import dataset as datasets
 from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
@@ -84,7 +83,7 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
     """Mean score by ``train.keep_best_by`` of a picture for each validation prompt."""
     column = config.train.keep_best_by
     unit = plan_units(validation_prompts(config, count), 1, count)[0]
-    scoring = scoring_of(config, denoiser, [COLUMNS.get(column, column)])
+    scoring = scoring_of(config, denoiser, [column])
     sampler = sampler_of(config)
 
     def validate(step: int) -> float:

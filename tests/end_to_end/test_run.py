@@ -74,6 +74,41 @@ def test_a_run_leaves_what_it_promises(
     assert "round 2: evaluated 4 held-out pictures" in done.out
 
 
+def test_a_weighted_sum_serves_as_any_score_does(
+    arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    done = run_command(
+        arguments(
+            *("run", "scorers=[mi,elbo,combined]", "scorer.combined=z(mi)+0.5*z(elbo)", "select.by=combined"),
+            *("evaluate.scorers=[mi,mi-0.1*elbo]", "train.keep_best_by=mi+0.1*elbo", "scorer.elbo.times=1"),
+        )
+    )
+    assert done.code == 0, done.err
+    folder = tmp_path / "run" / "round-1"
+    tables = [pq.read_table(path).to_pandas() for path in sorted((folder / "candidates").glob("*.parquet"))]
+    for table in tables:
+        for _, rows in table.groupby("prompt_id"):
+            z = [(rows[name] - rows[name].mean()) / rows[name].std(ddof=0) for name in ("mi", "elbo")]
+            assert rows["combined"].tolist() == pytest.approx((z[0] + 0.5 * z[1]).tolist(), abs=1e-6)
+    figures = json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"][0]
+    assert figures["select"]["by"] == "combined"
+    tuned = figures["evaluate"]["after"]["all"]
+    assert tuned["mi-0.1*elbo"] == pytest.approx(tuned["mi"] - 0.1 * tuned["elbo"])
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    values = [row["validation_mi+0.1*elbo"] for row in steps if "validation_mi+0.1*elbo" in row]
+    assert figures["train"]["best_value"] == max(values)
+    # Without a column of its own the sum is made of the columns there are: the same winners.
+    again = run_command(
+        arguments(
+            *("generate", "scorers=[mi,elbo]", "select.by=z(mi)+0.5*z(elbo)", "scorer.elbo.times=1"),
+            f"run={tmp_path / 'other'}",
+        )
+    )
+    assert again.code == 0, again.err
+    for table, path in zip(tables, sorted((tmp_path / "other").rglob("unit-*.parquet")), strict=True):
+        assert pq.read_table(path).to_pandas()["kept"].tolist() == table["kept"].tolist()
+
+
 def test_the_adapter_loads_into_plain_diffusers(
     arguments: Callable[..., list[str]],
     run_command: Callable[..., Any],

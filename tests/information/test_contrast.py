@@ -11,7 +11,10 @@ from torch import Tensor
 from mitune.denoiser import AnalyticDenoiser, Condition
 from mitune.errors import UserError
 from mitune.information.contrast import contrast, soft_least
-from mitune.information.elbo import gaps, time_grid
+from mitune.information.denoising import gaps
+from mitune.information.llr import llr_image
+from mitune.information.negatives import negatives as find_negatives
+from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
 
 LABELS = ("a", "b", "c", "d")
@@ -69,7 +72,7 @@ def test_contrast_is_minus_log_sum_exp_of_the_gaps() -> None:
         assert score[row].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("noise", ["independent", "coupled"])
+@pytest.mark.parametrize("noise", ["independent", "antithetic", "coupled"])
 def test_contrast_follows_the_exact_log_ratio(noise: str) -> None:
     model, z0, prompts, negatives, seeds = case(60)
     t, weights = time_grid(model.schedule, 60, 20, 1000)
@@ -126,6 +129,38 @@ def test_it_costs_one_forward_for_each_condition_and_time_and_encodes_a_text_onc
     # Candidates of different prompts share the batches: hardly more of them than full ones would be.
     assert max(model.batches) <= 32
     assert len(model.batches) <= rows / 32 + 2
+
+
+def test_on_a_path_it_is_the_llr_against_one_other_prompt() -> None:
+    model, z0, prompts, negatives, seeds = case(4)
+    one = [others[:1] for others in negatives]
+    t, weights = time_grid(model.schedule, 6, 50, 1000)
+    score = contrast(model, z0, prompts, one, t, weights, seeds, noise="coupled")
+    own, other = model.encode_prompts(prompts), model.encode_prompts([texts[0] for texts in one])
+    expected = llr_image(model, z0, own, t, seeds, null=other)
+    torch.testing.assert_close(score.float(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["paper", "uniform"])
+def test_other_weightings_rank_much_alike(weighting: str) -> None:
+    model, z0, prompts, negatives, seeds = case(40)
+    t, natural = time_grid(model.schedule, 30, 20, 1000)
+    weights = time_grid(model.schedule, 30, 20, 1000, weighting).weights
+    weight = Weighting(model.schedule, weighting, 20, 1000)
+    for noise, emphasis in (("antithetic", None), ("coupled", weight.emphasis(t))):
+        plain = contrast(model, z0, prompts, negatives, t, natural, seeds, 512, noise)
+        other = contrast(model, z0, prompts, negatives, t, weights, seeds, 512, noise, emphasis)
+        assert not torch.allclose(plain, other)
+        assert torch.corrcoef(torch.stack([plain, other]))[0, 1] > 0.7
+
+
+def test_the_batchs_own_prompts_serve_as_negatives() -> None:
+    model, z0, prompts, _, seeds = case(8)
+    t, weights = time_grid(model.schedule, 30, 20, 1000)
+    others = find_negatives("batch", prompts, 3)
+    score = contrast(model, z0, prompts, others, t, weights, seeds, 512, "coupled")
+    assert all(set(texts) == set(LABELS) - {prompt} for prompt, texts in zip(prompts, others, strict=True))
+    assert score.mean() > 0
 
 
 def test_what_is_refused() -> None:

@@ -36,7 +36,7 @@ class PlainLLR:
 @pytest.mark.parametrize("sampler", [{"name": "ddpm", "variance": "large"}, {"name": "ddim", "eta": 0.7}])
 def test_llr_is_its_definition(guidance, sampler):
     denoiser = three_clouds()
-    observers = [PathLLR(), PlainLLR()]
+    observers = [PathLLR("path"), PlainLLR()]
     c = denoiser.encode_prompts(["a", "b", "a", "b"])
     sample(denoiser, c, range(4), Sampler(steps=15, guidance=guidance, **sampler), observers)
     torch.testing.assert_close(observers[0].result(), observers[1].result(), rtol=1e-8, atol=1e-8)

@@ -7,9 +7,10 @@ import torch
 from analytic import exact_kl, three_clouds, within_three_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixtures import mixture, pictures
 
 from mitune.errors import UserError
-from mitune.information import PathMI
+from mitune.information import PathMI, Profile, measure_profile, mi_image, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling import Sampler, candidate_noise, sample
 
@@ -106,6 +107,74 @@ def test_mi_of_the_null_prompt_is_zero():
     assert observer.result().tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("weighting", ["uniform", "profile"])
+def test_other_weightings_share_out_the_range(weighting):
+    class Constant:
+        squared_gap = torch.ones(1, dtype=torch.float64)
+
+    schedule = NoiseSchedule.ddpm()
+    profile = Profile((0.0, 500.0, 1000.0), (1.0, 0.5, 2.0))
+    observer = PathMI(schedule, weighting, t_min=100, t_max=800, profile=profile)
+    assert observer.name == f"mi_{weighting}"
+    observer.start(1, torch.device("cpu"))
+    grid = schedule.timesteps(40, "trailing").tolist()
+    for t, t_prev in zip(grid, [*grid[1:], -1], strict=True):
+        step = Constant()
+        step.t, step.t_prev = t, t_prev
+        observer.observe(step)
+    whole = 0.5 * float(schedule.log_snr(100) - schedule.log_snr(800))
+    assert float(observer.result()) == pytest.approx(whole, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "schedule", [NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()], ids=["vp", "flow"]
+)
+def test_mi_of_pictures_averages_to_the_divergence_by_every_strategy(schedule):
+    denoiser = three_clouds(schedule)
+    n = 200
+    z0 = denoiser.sample(["a"] * n, torch.Generator().manual_seed(0))
+    c = denoiser.encode_prompts(["a"] * n)
+    truth = exact_kl(denoiser, "a")
+    profile = measure_profile(denoiser, z0[:30], c[:30], range(30), 20, 5, 1000, 2000)
+    for strategy, seed in (("even", None), ("stratified", 1), ("importance", None), ("importance", 2)):
+        t, weights = time_grid(schedule, 50, 5, 1000, "continuous", strategy, profile, seed)
+        score = mi_image(denoiser, z0, c, t, weights, range(n), 5000)
+        assert (score >= 0).all()
+        assert within_three_errors(score.double(), truth)
+
+
+def test_the_profile_is_where_the_information_is():
+    schedule = NoiseSchedule.rectified_flow()
+    denoiser = mixture(8, schedule=schedule)
+    z0, labels = pictures(denoiser, 60, seed=0)
+    c = denoiser.encode_prompts(labels)
+    denoiser.forwards = 0
+    profile = measure_profile(denoiser, z0, c, range(60), 25, 10, 1000, 2000)
+    assert denoiser.forwards == 60 * 25 * 2
+    t, weights = time_grid(schedule, 25, 10, 1000)
+    assert profile.t == tuple(t.tolist())
+    # Its area is the information itself, as the same noise measures it with the same weights but for their rounding.
+    area = sum(profile.value) * (1000 - 10) / 25 / 1000
+    mean = float(mi_image(denoiser, z0, c, t, weights, range(60), 2000).mean())
+    assert area == pytest.approx(mean, rel=0.1)
+
+
+def test_the_orthogonal_form_agrees_on_average_over_pictures_and_prompts():
+    schedule = NoiseSchedule.rectified_flow()
+    denoiser = mixture(2, 0.9, schedule)
+    n = 800
+    z0, labels = pictures(denoiser, n, seed=1)
+    t, weights = time_grid(schedule, 30, 20, 1000)
+    c = denoiser.encode_prompts(labels)
+    square, product = (
+        mi_image(denoiser, z0, c, t, weights, range(n), 8000, form=form).double()
+        for form in ("square", "orthogonal")
+    )
+    assert within_three_errors(product - square, 0.0)
+    assert (product < 0).any()
+    assert product.std() > 2 * square.std()
+
+
 def test_bad_settings_are_refused():
     denoiser = three_clouds()
     with pytest.raises(UserError, match="did you mean 'continuous'"):
@@ -113,4 +182,10 @@ def test_bad_settings_are_refused():
     observer = PathMI(denoiser.schedule, t_min=990)
     sample(denoiser, denoiser.encode_prompts(["a"]), [0], Sampler("ddim", 5), [observer])
     with pytest.raises(UserError, match="t_min=990"):
+        observer.result()
+    with pytest.raises(UserError, match="needs a measured profile"):
+        PathMI(denoiser.schedule, "profile")
+    observer = PathMI(denoiser.schedule, t_min=10, t_max=20)
+    sample(denoiser, denoiser.encode_prompts(["a"]), [0], Sampler("ddim", 5), [observer])
+    with pytest.raises(UserError, match="t_max=20; widen"):
         observer.result()

@@ -1,0 +1,273 @@
+"""How well scores agree on which candidate of a prompt is best: Kendall's τ between every two of them, and what a
+referee thinks of the candidates that each of them prefers.
+
+The study of MI-Tune (Wang et al., ICLR 2025, §3.1: τ over the 1st, 25th and 50th of 50 candidates) and of CAS (Hong et
+al., ICLR 2024: the referee's mean over the top N % by each score).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from mitune.errors import UserError
+from mitune.evaluate.bootstrap import mean_ci
+
+SCHEMA = 1
+_COLOURS = "tab10"
+
+
+def agreement(
+    table: pd.DataFrame,
+    scores: Sequence[str],
+    referee: str,
+    positions: Sequence[int] = (1, 25, 50),
+    fractions: Sequence[float] = (0.125, 0.25, 0.5, 1.0),
+    forwards: Mapping[str, float] | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """The study of a table of candidates: one row each, with ``prompt_id`` and a column for every score.
+
+    Args:
+        scores: what is compared; ``referee`` is one of them.
+        positions: ranks (1 = best) by the score of the row at which the score of the column is compared with it. Where
+            a prompt has fewer candidates than the last of them, the same shares of its candidates are taken.
+        fractions: top shares of each prompt's candidates by a score whose mean by the referee is given.
+        forwards: network rows a candidate that each score took, beyond drawing it.
+
+    Gives ``{"schema", "prompts", "candidates", "referee", "scores": {name: {"forwards", "tau", "tau_ci95", "winner",
+    "winner_ci95", "share_of_room"}}, "tau": {row: {column: cell}}, "tau_positions": {row: {column: cell}},
+    "positions", "curves": {name: [{"top", "mean", "ci95"}]}, "pool", "best"}``; a cell is ``{"mean", "ci95",
+    "prompts"}``: prompts whose candidates either score cannot tell apart have no τ and are not counted. Intervals are
+    bootstraps over prompts.
+
+    Raises UserError: fewer than two prompts with two candidates, an unknown score, a score that is not finite.
+    """
+    groups = _groups(table, [*scores, referee])
+    ids = np.arange(len(groups))
+    taus: dict[str, dict[str, Any]] = {name: {} for name in scores}
+    taus_at: dict[str, dict[str, Any]] = {name: {} for name in scores}
+    for number, row in enumerate(scores):
+        for place, column in enumerate(scores):
+            if place > number:
+                values = [tau(group[row], group[column]) for group in groups]
+                taus[row][column] = taus[column][row] = _cell(values, seed, resamples)
+            if place != number:
+                values = [tau_at(group[row], group[column], positions) for group in groups]
+                taus_at[row][column] = _cell(values, seed, resamples)
+    curves = {
+        name: [
+            {
+                "top": float(fraction),
+                **_mean(
+                    [top_mean(group[name], group[referee], fraction) for group in groups],
+                    ids,
+                    seed,
+                    resamples,
+                ),
+            }
+            for fraction in sorted(fractions)
+        ]
+        for name in scores
+    }
+    pool = float(np.mean([group[referee].mean() for group in groups]))
+    best = float(np.mean([group[referee].max() for group in groups]))
+    summary = {}
+    for name in scores:
+        winner = _mean([top_mean(group[name], group[referee], 0.0) for group in groups], ids, seed, resamples)
+        cell = taus[name].get(referee)
+        summary[name] = {
+            "forwards": None if forwards is None or name not in forwards else float(forwards[name]),
+            "tau": None if cell is None else cell["mean"],
+            "tau_ci95": None if cell is None else cell["ci95"],
+            "winner": winner["mean"],
+            "winner_ci95": winner["ci95"],
+            "share_of_room": (winner["mean"] - pool) / (best - pool) if best > pool else None,
+        }
+    sizes = {len(group[referee]) for group in groups}
+    return {
+        "schema": SCHEMA,
+        "prompts": len(groups),
+        "candidates": max(sizes),
+        "referee": referee,
+        "scores": summary,
+        "tau": taus,
+        "tau_positions": taus_at,
+        "positions": places(max(sizes), positions),
+        "curves": curves,
+        "pool": pool,
+        "best": best,
+    }
+
+
+def _groups(table: pd.DataFrame, names: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
+    """The scores of each prompt's candidates, for the prompts with two or more."""
+    for name in names:
+        if name not in table:
+            raise UserError(
+                f"agree: the table has no score '{name}'; it has {', '.join(map(str, table.columns))}"
+            )
+        values = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        if not np.isfinite(values).all():
+            row = table.iloc[int(np.argmax(~np.isfinite(values)))]
+            raise UserError(
+                f"agree: score '{name}' of a candidate of prompt {row['prompt_id']} is no finite number; leave this"
+                " score out"
+            )
+    wanted = list(dict.fromkeys(names))
+    groups = [
+        {name: rows[name].to_numpy(dtype=np.float64) for name in wanted}
+        for _, rows in table.groupby("prompt_id", sort=True)
+        if len(rows) > 1
+    ]
+    if len(groups) < 2:
+        raise UserError(
+            f"agree: {len(groups)} prompts have two candidates or more; at least two such prompts are needed"
+        )
+    return groups
+
+
+def tau(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Kendall's τ-b of two scores of the same candidates; NaN where either is the same for all of them."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return math.nan
+    return float(stats.kendalltau(one, other).statistic)
+
+
+def tau_at(one: NDArray[np.float64], other: NDArray[np.float64], positions: Sequence[int]) -> float:
+    """τ over the candidates at the given ranks by ``one`` (1 = best; ties in the order of the candidates)."""
+    order = np.argsort(-one, kind="stable")
+    chosen = order[[place - 1 for place in places(len(one), positions)]]
+    return tau(one[chosen], other[chosen])
+
+
+def places(candidates: int, positions: Sequence[int]) -> list[int]:
+    """The ranks among so many candidates: ``positions``, or the same shares where there are not as many."""
+    last = max(positions)
+    if candidates < last:
+        positions = [1 + round((place - 1) * (candidates - 1) / max(last - 1, 1)) for place in positions]
+    return sorted(dict.fromkeys(positions))
+
+
+def top_mean(score: NDArray[np.float64], referee: NDArray[np.float64], fraction: float) -> float:
+    """The referee's mean over the top share by ``score``, at least one candidate.
+
+    Candidates that tie at the edge count in part, as choosing among them by lot would on average.
+    """
+    count = max(1, round(fraction * len(score)))
+    edge = np.sort(score)[-count]
+    above, tied = score > edge, score == edge
+    left = count - int(above.sum())
+    return float((referee[above].sum() + left * referee[tied].mean()) / count)
+
+
+def _cell(values: list[float], seed: int, resamples: int) -> dict[str, Any]:
+    told = [value for value in values if math.isfinite(value)]
+    if not told:
+        return {"mean": None, "ci95": None, "prompts": 0}
+    return _mean(told, np.arange(len(told)), seed, resamples) | {"prompts": len(told)}
+
+
+def _mean(values: list[float], ids: Any, seed: int, resamples: int) -> dict[str, Any]:
+    estimate = mean_ci(values, ids, seed, resamples)
+    return {"mean": estimate.mean, "ci95": estimate.interval}
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The study as Markdown: a row a score, then every pair."""
+    referee, names = result["referee"], list(result["scores"])
+    at = ", ".join(map(str, result["positions"]))
+    lines = [
+        f"{result['prompts']} prompts, {result['candidates']} candidates each; referee: {referee}, whose mean is"
+        f" {result['pool']:.3f} over all candidates and {result['best']:.3f} over the best of each prompt.",
+        "",
+        f"| score | forwards a candidate | τ with {referee} (95 %) | τ at ranks {at} (95 %) | {referee} of its winners"
+        " (95 %) | share of what the referee would gain |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        row = result["scores"][name]
+        spent = "" if row["forwards"] is None else f"{row['forwards']:.4g}"
+        share = "" if row["share_of_room"] is None else f"{row['share_of_room']:.2f}".replace("-", "−")
+        winner = _shown({"mean": row["winner"], "ci95": row["winner_ci95"]}, sign=False)
+        pair = result["tau"][name].get(referee), result["tau_positions"][name].get(referee)
+        lines.append(f"| `{name}` | {spent} | {_shown(pair[0])} | {_shown(pair[1])} | {winner} | {share} |")
+    for title, key in (
+        ("all candidates", "tau"),
+        (f"the candidates at ranks {at} by the score of the row", "tau_positions"),
+    ):
+        lines += ["", f"Kendall's τ over {title}, mean over prompts:", ""]
+        lines += ["| | " + " | ".join(f"`{name}`" for name in names) + " |", "|---|" + "---|" * len(names)]
+        for row in names:
+            cells = [_shown(result[key][row].get(column), interval=False) for column in names]
+            lines.append(f"| `{row}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _shown(cell: Mapping[str, Any] | None, interval: bool = True, sign: bool = True) -> str:
+    if cell is None or cell["mean"] is None:
+        return "–"
+    style = "+.2f" if sign else ".3f"
+    text = f"{cell['mean']:{style}}"
+    if interval and cell["ci95"] is not None:
+        low, high = cell["ci95"]
+        text += f" ({low:{style}} … {high:{style}})"
+    return text.replace("-", "−")
+
+
+def plot(result: Mapping[str, Any]) -> bytes:
+    """PNG: the referee's mean over the top share by each score (left), τ with the referee against forwards (right)."""
+    referee = result["referee"]
+    names = list(result["scores"])
+    colours = dict(zip(names, matplotlib.colormaps[_COLOURS].colors * (1 + len(names) // 10), strict=False))
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for name in names:
+        points = result["curves"][name]
+        shares = [100 * point["top"] for point in points]
+        style = {"color": "black", "linestyle": ":"} if name == referee else {"color": colours[name]}
+        left.plot(shares, [point["mean"] for point in points], marker="o", markersize=3, label=name, **style)
+        if name != referee and all(point["ci95"] for point in points):
+            low, high = zip(*(point["ci95"] for point in points), strict=True)
+            left.fill_between(shares, low, high, alpha=0.1, color=colours[name], linewidth=0)
+    left.axhline(result["pool"], color="grey", linewidth=0.8, linestyle="--")
+    left.set_xlabel("top share of each prompt's candidates, %")
+    left.set_ylabel(f"mean {referee}")
+    left.set_title(f"what {referee} thinks of each score's favourites")
+    left.legend(fontsize=8, frameon=False)
+    for place, name in enumerate(names):
+        row = result["scores"][name]
+        if row["tau"] is None:
+            continue
+        low, high = row["tau_ci95"] or (row["tau"], row["tau"])
+        reach = [[max(0.0, row["tau"] - low)], [max(0.0, high - row["tau"])]]
+        at = place if row["forwards"] is None else row["forwards"]
+        right.errorbar([at], [row["tau"]], yerr=reach, fmt="o", color=colours[name], capsize=3)
+        right.annotate(name, (at, row["tau"]), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    right.axhline(0.0, color="grey", linewidth=0.8, linestyle="--")
+    known = all(row["forwards"] is not None for row in result["scores"].values())
+    if known:
+        right.set_xscale("symlog", linthresh=4)
+    right.set_xlabel("extra forwards a candidate" if known else "score")
+    right.set_ylabel(f"Kendall's τ with {referee}")
+    right.set_title("how well it ranks, and what that costs")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

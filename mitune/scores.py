@@ -1,0 +1,124 @@
+"""Names of scores: the scorers there are, and weighted sums of them such as ``z(contrast)+0.5*z(elbo)``.
+
+A sum is a score like any other: it selects, evaluates, filters and is compared. ``z(name)`` stands for the score less
+its mean over the candidates of the same prompt, divided by their standard deviation: scores of different units are
+then of one size, and an easy prompt counts no more than a hard one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mitune.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PATH_SCORERS = ("mi", "mi_continuous", "llr")  # free in the sampling loop
+LATENT_SCORERS = ("mi_image", "elbo", "llr_image", "contrast", "cas")  # on a latent, extra forwards
+PICTURE_SCORERS = ("oracle",)  # on decoded pictures
+SCORERS = (*PATH_SCORERS, *LATENT_SCORERS, *PICTURE_SCORERS)
+# Columns that come with a scorer of another name: the oracle also says whether a picture is exactly right.
+COLUMNS = {"exact": "oracle"}
+# The score whose parts ``scorer.combined`` names.
+COMBINED = "combined"
+# What stands in for a score of the sampler's path where there is a picture and no path.
+ON_PICTURES = {"mi": "mi_image", "mi_continuous": "mi_image", "llr": "llr_image"}
+
+_TERM = re.compile(
+    r"(?P<sign>[+-]?)(?:(?P<weight>\d+\.?\d*(?:[eE]-?\d+)?)\*)?(?P<z>z\()?(?P<name>[A-Za-z_]\w*)(?P<close>\))?"
+)
+
+
+@dataclass(frozen=True)
+class Term:
+    """``weight`` times a column, or times its z-score within the prompt."""
+
+    weight: float
+    name: str
+    normalised: bool = False
+
+
+def terms(score: str, combined: str = "") -> tuple[Term, ...]:
+    """The parts of a score; a plain name is its own only part. ``combined``: what the score of that name stands for.
+
+    Raises UserError for a name that is none, or a sum that cannot be read.
+    """
+    given = re.sub(r"\s*([-+*()])\s*", r"\1", (combined if score == COMBINED else score).strip())
+    where = f"scorer.combined={combined}" if score == COMBINED else f"score '{score}'"
+    known = [*SCORERS, *COLUMNS, *([] if score == COMBINED else [COMBINED])]
+    found, at = [], 0
+    while at < len(given):
+        match = _TERM.match(given, at)
+        if not match or bool(match["z"]) != bool(match["close"]) or (at > 0 and not match["sign"]):
+            raise UserError(
+                f"{where} cannot be read at {given[at:]!r}: give a score, or a weighted sum such as"
+                " contrast+0.5*elbo or z(contrast)+z(elbo)"
+            )
+        if match["name"] not in known or (match["name"] == COMBINED and match.end() < len(given)):
+            raise UserError(
+                f"{where}: there is no score '{match['name']}'{nearest(match['name'], known)};"
+                f" choose among {', '.join(known)}"
+            )
+        weight = float(match["weight"] or 1) * (-1 if match["sign"] == "-" else 1)
+        found.append(Term(weight, match["name"], bool(match["z"])))
+        at = match.end()
+    if not found:
+        raise UserError(f"{where} is empty: give a score, or a weighted sum such as contrast+0.5*elbo")
+    return tuple(found)
+
+
+def is_sum(score: str) -> bool:
+    """Whether a score is made of others."""
+    return score not in SCORERS and score not in COLUMNS
+
+
+def columns(scores: Iterable[str], combined: str = "") -> list[str]:
+    """The columns that ``scores`` are made of, each once, in their order."""
+    return list(dict.fromkeys(term.name for score in scores for term in terms(score, combined)))
+
+
+def scorers_of(scores: Iterable[str], combined: str = "") -> list[str]:
+    """The scorers that must run for ``scores``."""
+    return list(dict.fromkeys(COLUMNS.get(name, name) for name in columns(scores, combined)))
+
+
+def normalised(score: str, combined: str = "") -> bool:
+    """Whether a score compares the candidates of a prompt, and so means nothing across prompts or models."""
+    return any(term.normalised for term in terms(score, combined))
+
+
+def weigh(table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any] | None = None) -> np.ndarray:
+    """The sum of ``parts`` over the columns of ``table``, float64 [rows].
+
+    ``groups`` [rows]: the prompt of each row, within which z(…) is taken; None takes it over all rows. A score that
+    is the same for all candidates of a prompt tells them apart by nothing: its z is 0.
+    """
+    import numpy as np
+
+    member = None
+    total: np.ndarray | None = None
+    for term in parts:
+        values = np.asarray(table[term.name], dtype=np.float64)
+        if term.normalised:
+            if member is None:
+                labels = np.zeros(len(values), dtype=np.int64) if groups is None else np.asarray(groups)
+                _, member = np.unique(labels, return_inverse=True)
+            values = _standardise(values, member)
+        total = term.weight * values if total is None else total + term.weight * values
+    assert total is not None
+    return total
+
+
+def _standardise(values: np.ndarray, member: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    count = np.bincount(member)
+    centred = values - (np.bincount(member, values) / count)[member]
+    spread = np.sqrt(np.bincount(member, centred**2) / count)[member]
+    # Equal scores differ by rounding alone: that is no spread.
+    flat = spread <= 1e-12 * np.maximum(np.abs(values), 1e-300)
+    return np.where(flat, 0.0, centred / np.where(flat, 1.0, spread))

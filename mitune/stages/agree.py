@@ -1,0 +1,160 @@
+"""``agree``: candidates of many prompts, every score of each, and how well the scores agree with a referee."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+
+from mitune.data.prompts import Prompt, make_prompt
+from mitune.data.store import KEYS, CandidateStore, plan_units
+from mitune.distributed import state, wait
+from mitune.errors import UserError
+from mitune.evaluate.agreement import agreement, markdown, plot
+from mitune.files import clean_partial, read_json, write_bytes, write_json, write_table, write_text
+from mitune.information.registry import check_oracle
+from mitune.runs import RunFolder
+from mitune.scores import columns, is_sum, scorers_of, terms, weigh
+from mitune.stages.candidates import cost, draw, scorer_forwards
+from mitune.stages.common import check_lengths, load_model, read_prompts, sampler_of, scoring_of
+from mitune.stages.progress import say
+
+
+def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
+    """Write ``agree/agreement.json``, ``.md``, ``.png`` and ``scores.parquet`` in the run folder; gives the JSON.
+
+    Raises UserError: scores that cannot be had, too few prompts, a table without them.
+    """
+    folder = run.root / "agree"
+    referee = check(config)
+    if state().is_main_process:
+        clean_partial(folder)
+    if config.agree.source is None:
+        table, forwards, spent = _draw(config, folder)
+    else:
+        table, forwards, spent = read_scores(Path(config.agree.source).expanduser()), None, {}
+    table = _with_sums(config, table, referee)
+    figures: dict[str, Any] = {}
+    if state().is_main_process:
+        names = list(dict.fromkeys([*config.agree.scorers, referee]))
+        figures = (
+            agreement(
+                table,
+                names,
+                referee,
+                positions=config.agree.positions,
+                fractions=config.agree.fractions,
+                forwards=forwards,
+                seed=config.seed,
+                resamples=config.agree.resamples,
+            )
+            | spent
+        )
+        write_table(folder / "scores.parquet", pa.Table.from_pandas(table, preserve_index=False))
+        write_bytes(folder / "agreement.png", plot(figures))
+        text = markdown(figures)
+        write_text(folder / "agreement.md", text)
+        write_json(folder / "agreement.json", figures)
+        say(text.rstrip())
+        say(f"figures and plot: {folder.resolve()}")
+    wait()
+    return figures or read_json(folder / "agreement.json")
+
+
+def check(config: DictConfig) -> str:
+    """Whether the scores can be had from this sampler; gives the referee."""
+    settings, combined = config.agree, config.scorer.combined
+    names = list(settings.scorers)
+    referee = settings.referee or ("oracle" if "oracle" in names else names[-1])
+    if settings.source is None:
+        still = config.sampler.name == "ddim" and config.sampler.eta == 0
+        if still and "llr" in scorers_of(names, combined):
+            raise UserError(
+                "agree.scorers: llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or leave it out"
+            )
+        if not set(columns([referee], combined)) <= {*columns(names, combined), "exact"}:
+            raise UserError(
+                f"agree.referee={referee}: the candidates do not get this score; add it:"
+                f" agree.scorers=[{','.join([*names, referee])}]"
+            )
+    return referee
+
+
+def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, float], dict[str, Any]]:
+    """(candidates with their scores, forwards a candidate by score, what was drawn and what it took)."""
+    settings, combined = config.agree, config.scorer.combined
+    section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
+    prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
+    if len(prompts) < 2:
+        raise UserError(f"agree: {config.prompts.source} has one prompt only; at least two are needed")
+    check_oracle(settings.scorers, [prompt.text for prompt in prompts], "agree.scorers", combined)
+    units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
+    denoiser = load_model(config)
+    check_lengths(denoiser, prompts, config.prompts, "prompts")
+    pool = None
+    if "contrast" in scorers_of(settings.scorers, combined):
+        pool = [prompt.text for prompt in read_prompts(config.prompts, everything=True)]
+    store = draw(
+        folder / "candidates",
+        units,
+        denoiser,
+        sampler_of(config),
+        scoring_of(config, denoiser, settings.scorers, pool),
+        seed=config.seed,
+        batch_size=config.generate.batch_size,
+        title="agree",
+    )
+    rows = sum(unit.rows for unit in units)
+    each = {name: value / rows for name, value in scorer_forwards(store, units).items()}
+    forwards = {
+        name: sum(each[scorer] for scorer in scorers_of([name], combined))
+        for name in {*settings.scorers, *each, "exact"}
+        if set(scorers_of([name], combined)) <= each.keys()
+    }
+    spent = {"model": denoiser.identity, "guidance": config.sampler.guidance, "steps": config.sampler.steps}
+    table = store.table().drop(columns=["kept", "unit", "latent_row"])
+    return table, forwards, spent | cost(store, units)
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """A table of scores: a parquet file with ``prompt_id``, or the captions, and a column a score; or a folder of
+    candidates. Raises UserError for what is neither."""
+    if path.is_dir():
+        place = next((p for p in (path, path / "candidates") if (p / "plan.json").exists()), None)
+        if place is None:
+            raise UserError(
+                f"agree.source={path}: no candidates there; give the folder candidates of a round"
+            )
+        return CandidateStore(place).table().drop(columns=["kept", "unit", "latent_row"])
+    try:
+        table = pq.read_table(path).to_pandas()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"agree.source={path} is not a readable parquet table") from error
+    if "prompt_id" not in table:
+        text = next((name for name in ("text", "prompt", "caption") if name in table), None)
+        if text is None:
+            raise UserError(
+                f"agree.source={path} has no column prompt_id or text to tell the prompts apart; it has"
+                f" {', '.join(map(str, table.columns))}"
+            )
+        table = table.assign(prompt_id=[make_prompt(str(value)).id for value in table[text]])
+    return table
+
+
+def _with_sums(config: DictConfig, table: pd.DataFrame, referee: str) -> pd.DataFrame:
+    """The weighted sums asked for, where the table has their parts."""
+    combined = config.scorer.combined
+    for name in dict.fromkeys([*config.agree.scorers, referee]):
+        if is_sum(name) and name not in table:
+            missing = [part for part in columns([name], combined) if part not in table]
+            if missing:
+                there = [str(other) for other in table.columns if other not in KEYS]
+                raise UserError(
+                    f"agree: {name} needs the score '{missing[0]}'; the table has {', '.join(there)}"
+                )
+            table = table.assign(**{name: weigh(table, terms(name, combined), table["prompt_id"])})
+    return table

@@ -1,0 +1,264 @@
+"""Score finished pictures, unit by unit: what ``score`` and the real pictures of ``select`` share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from mitune.data.pictures import Pictures, decode_picture, numbers
+from mitune.denoiser import Denoiser
+from mitune.distributed import state, wait
+from mitune.errors import UserError
+from mitune.files import clean_partial, read_json, write_json, write_table
+from mitune.information.registry import Scoring
+from mitune.sampling.seeds import candidate_seed
+from mitune.stages.progress import progress, warn
+
+_COST = b"mitune.cost"
+_TYPES = {"row": pa.int64(), "image": pa.string(), "text": pa.string(), "resized": pa.bool_()}
+
+
+class ScoredPictures:
+    """The scores of a source in ``folder``, kept unit by unit. Many processes may write, each its own units."""
+
+    def __init__(self, folder: Path, pictures: Pictures, rows_per_unit: int) -> None:
+        self.folder = folder
+        self.pictures = pictures
+        self.size = rows_per_unit
+        self.units = range(-(-len(pictures) // rows_per_unit))
+
+    def path(self, unit: int) -> Path:
+        return self.folder / f"unit-{unit:06d}.parquet"
+
+    def claim(self) -> None:
+        """Bind the folder to this source. Raises UserError if it holds the scores of another. Main process only."""
+        clean_partial(self.folder)
+        plan = {
+            "rows": len(self.pictures),
+            "rows_per_unit": self.size,
+            "sha256": self.pictures.digest,
+        }
+        path = self.folder / "plan.json"
+        if not path.exists():
+            write_json(path, plan)
+        elif (before := read_json(path)) != plan:
+            other = (
+                "units of another size (score.rows_per_unit)"
+                if before["sha256"] == plan["sha256"]
+                else "other pictures"
+            )
+            raise UserError(f"{self.folder} holds scores of {other}; choose another score.out=, or delete it")
+
+    def todo(self, process: int = 0, processes: int = 1) -> list[int]:
+        """The units that a process has yet to score: dealt by number alone."""
+        return [unit for unit in self.units if unit % processes == process and not self._whole(unit)]
+
+    def _whole(self, unit: int) -> bool:
+        try:
+            return _COST in (pq.read_schema(self.path(unit)).metadata or {})
+        except (OSError, pa.ArrowInvalid):
+            return False
+
+    def score(
+        self,
+        load: Callable[[], tuple[Any, Scoring]],
+        seed: int,
+        batch_size: int,
+        skip: bool = False,
+        title: str = "score",
+    ) -> None:
+        """Score what is not scored yet. ``load`` opens the model, only where there is something to do.
+
+        ``seed``: of the noise; a picture's own depends on it, its caption and how often that came before, no more.
+        ``skip``: leave out pictures that do not decode. Raises UserError for one that does not, for a score that is
+        not finite, or where another model has begun.
+        """
+        main = state().is_main_process
+        if main:
+            self.claim()
+        wait()
+        everything = self.todo()
+        wait()  # nobody writes before all have looked
+        if not everything:
+            return
+        denoiser, scoring = load()
+        if main:
+            claim_judge(self.folder, denoiser.identity)
+        wait()
+        seeds = self.pictures.seeds or [
+            candidate_seed(seed, text, number)
+            for text, number in zip(self.pictures.texts, numbers(self.pictures.texts), strict=True)
+        ]
+        mine = [unit for unit in everything if unit % state().num_processes == state().process_index]
+        left = sum(len(self._rows(unit)) for unit in everything)
+        total = len(self.pictures)
+        with denoiser.fused(), progress(title, total, total - left, unit="pictures") as advance:
+            for unit in mine:
+                self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip)
+                advance(len(self._rows(unit)) * state().num_processes)
+        wait()
+
+    def _rows(self, unit: int) -> range:
+        return range(unit * self.size, min((unit + 1) * self.size, len(self.pictures)))
+
+    def _score_unit(
+        self,
+        unit: int,
+        denoiser: Denoiser,
+        scoring: Scoring,
+        seeds: Sequence[int],
+        batch_size: int,
+        skip: bool,
+    ) -> None:
+        started = time.perf_counter()
+        denoiser.forwards = 0
+        scoring.forwards.clear()
+        rows, resized, columns = [], [], []
+        everything = self._rows(unit)
+        for start in range(0, len(everything), batch_size):
+            batch = list(everything[start : start + batch_size])
+            batch, latents, shown, changed = self._open(batch, denoiser, skip)
+            if not batch:
+                continue
+            texts = [self.pictures.texts[row] for row in batch]
+            found = scoring.on_latents(latents, texts, [seeds[row] for row in batch])
+            if scoring.needs_pictures:
+                found |= scoring.on_pictures(denoiser.decode(latents) if shown is None else shown, texts)
+            rows += batch
+            resized += changed
+            columns.append({name: values.double().cpu() for name, values in found.items()})
+        scores = {
+            name: torch.cat([part[name] for part in columns]).tolist()
+            for name in (columns[0] if columns else ())
+        }
+        self._check(rows, scores)
+        identity = {
+            "row": rows,
+            "image": [self.pictures.names[row] for row in rows],
+            "text": [self.pictures.texts[row] for row in rows],
+            "resized": resized,
+        }
+        arrays = {name: pa.array(values, type=_TYPES[name]) for name, values in identity.items()}
+        arrays |= {name: pa.array(values, type=pa.float64()) for name, values in scores.items()}
+        cost = {
+            "forwards": denoiser.forwards,
+            "seconds": time.perf_counter() - started,
+            "scorers": {name: scoring.forwards[name] for name in scoring.scorers},
+        }
+        write_json(self.path(unit).with_suffix(".json"), cost)
+        write_table(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}))
+
+    def _open(
+        self, batch: list[int], denoiser: Denoiser, skip: bool
+    ) -> tuple[list[int], Tensor, Tensor | None, list[bool]]:
+        """(rows that could be opened, their latents, their pictures unless they are candidates, which were resized)."""
+        if self.pictures.latents is not None:
+            latents = self.pictures.latents(batch).to(denoiser.device)
+            if latents.shape[1:] != denoiser.latent_shape:
+                raise UserError(
+                    f"{self.pictures.where} holds latents of {tuple(latents.shape[1:])}, this model's are"
+                    f" {tuple(denoiser.latent_shape)}; give the model that drew them"
+                )
+            return batch, latents, None, [False] * len(batch)
+        assert self.pictures.read is not None
+        opened, pictures, changed = [], [], []
+        for row in batch:
+            try:
+                picture, own = decode_picture(
+                    self.pictures.read(row), denoiser.picture_size, self.pictures.what(row)
+                )
+            except UserError:
+                if not skip:
+                    raise
+                continue
+            opened.append(row)
+            pictures.append(picture)
+            changed.append(own is not None)
+        if not opened:
+            return [], torch.empty(0), None, []
+        shown = torch.stack(pictures)
+        with torch.no_grad():
+            return opened, denoiser.encode_image(shown.to(denoiser.device)), shown, changed
+
+    def _check(self, rows: list[int], scores: dict[str, list[float]]) -> None:
+        for name, values in scores.items():
+            for row, value in zip(rows, values, strict=True):
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"score '{name}' is {value} for {self.pictures.what(row)}; try model.dtype=float32, or leave"
+                        " this score out"
+                    )
+
+    def table(self, scoring: Callable[[pd.DataFrame], dict[str, Any]] | None = None) -> pd.DataFrame:
+        """All scored rows in their order: row, image, text, the source's own keys and scores, the new scores.
+
+        ``scoring`` gives further columns from the table (weighted sums). UserError if nothing could be scored.
+        """
+        parts = [pq.read_table(self.path(unit)).replace_schema_metadata(None) for unit in self.units]
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            raise UserError(f"{self.pictures.where}: none of its {len(self.pictures)} pictures decodes")
+        table = pa.concat_tables(parts).to_pandas()
+        rows = table["row"].tolist()
+        fresh = {name: table[name] for name in table.columns if name not in _TYPES}
+        result = table[["row", "image", "text"]].assign(
+            **{name: [column[row] for row in rows] for name, column in self.pictures.keys.items()},
+            **{name: [column[row] for row in rows] for name, column in self.pictures.scores.items()},
+        )
+        result = result.assign(**fresh)
+        if scoring is not None:
+            result = result.assign(**scoring(result))
+        result.attrs["resized"] = int(table["resized"].sum())
+        return result
+
+    def cost(self) -> dict[str, Any]:
+        """Network rows, in all and by scorer, and seconds summed over processes, whichever command took them."""
+        parts = [read_json(self.path(unit).with_suffix(".json")) for unit in self.units]
+        scorers: dict[str, int] = {}
+        for part in parts:
+            for name, forwards in part["scorers"].items():
+                scorers[name] = scorers.get(name, 0) + forwards
+        return {
+            "forwards": sum(part["forwards"] for part in parts),
+            "seconds": round(sum(part["seconds"] for part in parts), 3),
+            "scorers": scorers,
+        }
+
+    def report(self, table: pd.DataFrame) -> dict[str, int]:
+        """What became of the pictures, said where something is to be said: {"resized", "left_out"}."""
+        undecodable = len(self.pictures) - len(table)
+        resized = table.attrs["resized"]
+        if resized:
+            warn(
+                f"{self.pictures.where}: {resized} pictures of another size were scaled and cut to the model's"
+            )
+        if self.pictures.left_out and self.pictures.latents is not None:
+            warn(
+                f"{self.pictures.where}: {self.pictures.left_out} candidates kept no latent and have no score"
+            )
+        elif self.pictures.left_out:
+            warn(f"{self.pictures.where}: {self.pictures.left_out} pictures without a caption are left out")
+        if undecodable:
+            warn(f"{self.pictures.where}: {undecodable} pictures that do not decode are left out")
+        return {"resized": resized, "left_out": undecodable + self.pictures.left_out}
+
+
+def claim_judge(folder: Path, identity: str) -> None:
+    """Bind scores to the model that gives them. Raises UserError if another one has begun to."""
+    path = folder / "model.json"
+    if not path.exists():
+        write_json(path, {"model": identity})
+    elif (before := read_json(path)["model"]) != identity:
+        raise UserError(
+            f"{folder} holds scores by the model {before}, this one is {identity}; choose another score.out=, or"
+            " delete it"
+        )

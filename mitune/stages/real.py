@@ -1,0 +1,117 @@
+"""Real pictures in the training set: chosen by the score that chooses candidates, in the place of some of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from mitune.data.pictures import WORLD, decode_picture, load_pictures
+from mitune.data.prompts import make_prompt
+from mitune.data.selection import thin
+from mitune.errors import UserError
+from mitune.information.registry import check_oracle
+from mitune.runs import RunFolder
+from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
+from mitune.stages.common import load_model, previous_adapter, read_prompts, scoring_of
+from mitune.stages.pictures import ScoredPictures
+
+CATEGORY = "real"
+LOOKED_AT = 4  # pictures of the embedded world that are looked at for each one needed
+
+
+@dataclass(frozen=True, eq=False)
+class RealPictures:
+    """Those chosen: ``rows`` as :func:`mitune.data.selection.select` gives them, row by row their picture [3, H, W] and
+    latent; ``figures`` for the summary."""
+
+    rows: pd.DataFrame
+    pictures: list[Tensor]
+    latents: Tensor
+    figures: dict[str, Any]
+
+
+def stand_in(score: str, combined: str = "") -> tuple[Term, ...]:
+    """The parts of a score as finished pictures can have them: ``mi_image`` for ``mi``, ``llr_image`` for ``llr``."""
+    return tuple(
+        Term(term.weight, ON_PICTURES.get(term.name, term.name), term.normalised)
+        for term in terms(score, combined)
+    )
+
+
+def count_real(config: DictConfig, winners: int) -> int:
+    """How many of the training set's pictures are real."""
+    return round(config.select.real_fraction * winners) if config.select.real is not None else 0
+
+
+def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> RealPictures:
+    """The ``count`` best real pictures for their captions, by the score of ``select.by``; all processes score them.
+
+    Scores stay in ``round-N/real``. With ``select.by=random`` nothing is scored. z(…) is taken over all real pictures,
+    as each caption has but one. Raises UserError for a source with too few pictures.
+    """
+    settings = config.select
+    limit = settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
+    skip = config.score.skip
+    source = load_pictures(settings.real, limit=limit, skip=skip, seed=config.seed)
+    by = settings.by
+    _enough(len(source), count, source.where)
+    if source.read is None:
+        raise UserError(f"select.real={settings.real}: these are candidates of a model, not real pictures")
+    frame = pd.DataFrame(
+        {
+            "prompt_id": [make_prompt(text).id for text in source.texts],
+            "prompt": source.texts,
+            "category": CATEGORY,
+            "candidate": range(len(source)),
+            "seed": 0,
+        }
+    )
+    figures: dict[str, Any] = {"source": source.where, "looked_at": len(source), "pictures": count}
+    if by == "random":
+        chosen = thin(frame, count, config.seed).assign(score=0.0)
+    else:
+        parts = stand_in(by, config.scorer.combined)
+        names = scorers_of(dict.fromkeys(part.name for part in parts))
+        check_oracle(names, list(dict.fromkeys(source.texts)), "select.by")
+        work = ScoredPictures(run.round(number) / "real", source, config.generate.rows_per_unit)
+
+        def judge() -> tuple[Any, Any]:
+            denoiser = load_model(config, previous_adapter(run, number))
+            pool = [prompt.text for prompt in read_prompts(config.prompts, everything=True)]
+            return denoiser, scoring_of(config, denoiser, names, [*pool, *dict.fromkeys(source.texts)])
+
+        title = f"round {number}: real pictures"
+        work.score(judge, config.seed, config.generate.batch_size, skip, title)
+        scored = work.table()
+        work.report(scored)
+        scores = {name: scored[name] for name in scored if name in SCORERS or name == "exact"}
+        frame = frame.iloc[scored["row"]].reset_index(drop=True).assign(**scores, score=weigh(scored, parts))
+        chosen = frame.sort_values(["score", "candidate"], ascending=[False, True], kind="stable").head(count)
+        figures |= {
+            "score": float(chosen["score"].mean()),
+            "pool": float(frame["score"].mean()),
+            **work.cost(),
+        }
+        figures.pop("scorers")
+    _enough(len(chosen), count, source.where)
+    chosen = chosen.assign(rank=0, preferred=True).reset_index(drop=True)
+    denoiser = load_model(config)
+    pictures = [
+        decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
+        for row in chosen["candidate"]
+    ]
+    with torch.no_grad():
+        latents = denoiser.encode_image(torch.stack(pictures).to(denoiser.device)).float().cpu()
+    return RealPictures(chosen, pictures, latents, figures)
+
+
+def _enough(there: int, needed: int, where: str) -> None:
+    if there < needed:
+        raise UserError(
+            f"select.real: {where} has {there} pictures, {needed} are needed; lower select.real_fraction"
+        )

@@ -1,0 +1,223 @@
+"""``score``: how well any pictures go with their captions; a table beside them, and the best share as a dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from omegaconf import DictConfig
+
+from mitune.data.dataset import encode_png
+from mitune.data.pictures import Pictures, load_pictures, prompts_of, write_pictures, written_here
+from mitune.data.prompts import load_prompts
+from mitune.distributed import state, wait
+from mitune.errors import UserError
+from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
+from mitune.information.registry import Scoring, check_no_path, check_oracle
+from mitune.runs import RunFolder
+from mitune.scores import PATH_SCORERS, columns, is_sum, normalised, scorers_of, terms, weigh
+from mitune.stages.common import POOL, check_lengths, load_model, scoring_of
+from mitune.stages.pictures import ScoredPictures
+from mitune.stages.progress import say
+
+SCHEMA = 1
+
+
+def score_folder(config: DictConfig) -> Path:
+    """The folder that a score command works in: its table's name without the ending."""
+    return table_path(config).with_suffix("")
+
+
+def table_path(config: DictConfig) -> Path:
+    """Where the table goes: ``score.out``, or beside the source (in the run folder for one that is no file).
+
+    Raises UserError without a source, or for a name that is no parquet file's.
+    """
+    settings = config.score
+    if settings.source is None:
+        raise UserError(
+            "score: say which pictures: score.source=FOLDER (with metadata.csv), a parquet file, a Hub dataset id, or"
+            " a folder of candidates"
+        )
+    if settings.out is not None:
+        path = Path(settings.out).expanduser()
+        if path.suffix != ".parquet":
+            raise UserError(
+                f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
+            )
+        return path
+    source = Path(settings.source).expanduser()
+    if source.exists():
+        stem = source.stem if source.is_file() else source.resolve().name
+        return (source if source.is_file() else source.resolve()).parent / f"{stem}-scores.parquet"
+    return Path(config.run).expanduser() / f"{settings.source.replace('/', '--')}-scores.parquet"
+
+
+def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
+    """Write the table of scores, ``score.json`` and the filtered dataset; gives what ``score.json`` says.
+
+    Raises UserError: no source, a score that pictures cannot get, bad rows (unless ``score.skip``).
+    """
+    settings = config.score
+    pictures = load_pictures(
+        settings.source,
+        split=settings.split,
+        image_column=settings.image_column,
+        text_column=settings.text_column,
+        limit=settings.limit,
+        skip=settings.skip,
+        seed=config.seed,
+    )
+    by = check(config, pictures)
+    path = table_path(config)
+    if path.exists() and not (run.root / "plan.json").exists():
+        raise UserError(
+            f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
+        )
+    work = ScoredPictures(run.root, pictures, settings.rows_per_unit)
+    work.score(lambda: _judge(config, pictures), config.seed, settings.batch_size, settings.skip)
+    figures: dict[str, Any] = {}
+    if state().is_main_process:
+        table = work.table(lambda rows: _sums(config, by, rows))
+        fresh = run.root / "scores.parquet"
+        write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
+        _settle(fresh, path)
+        names = list(settings.scorers)
+        figures = {
+            "schema": SCHEMA,
+            "source": pictures.where,
+            "model": read_json(run.root / "model.json")["model"],
+            "table": str(path),
+            "pictures": len(table),
+            **work.report(table),
+            **work.cost(),
+            "scores": {
+                name: {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
+                for name in names
+                for values in [table[name].to_numpy(dtype=np.float64)]
+            },
+        }
+        if settings.top_fraction is not None:
+            figures["top"] = _write_top(config, run, pictures, table, by)
+        write_json(run.root / "score.json", figures)
+        _say(figures)
+    wait()
+    return figures or read_json(run.root / "score.json")
+
+
+def check(config: DictConfig, pictures: Pictures) -> str:
+    """Whether the scores asked for can be had; gives the score that filters."""
+    settings, combined = config.score, config.scorer.combined
+    check_no_path(settings.scorers, "score.scorers", combined, there=list(pictures.scores))
+    prompts = list(dict.fromkeys(pictures.texts))
+    check_oracle(settings.scorers, prompts, "score.scorers", combined)
+    if len(prompts) == len(pictures):
+        for name in settings.scorers:
+            if normalised(name, combined):
+                raise UserError(
+                    f"score.scorers: {name} is standardised among the pictures of each caption, but every caption here"
+                    " has one picture; give a sum without z(), such as contrast+0.5*elbo"
+                )
+    by = settings.by or settings.scorers[0]
+    there = {*settings.scorers, *pictures.scores, *columns(settings.scorers, combined)}
+    if by not in there and not set(columns([by], combined)) <= there:
+        more = ",".join([*settings.scorers, by])
+        raise UserError(f"score.by={by}: the pictures do not get this score; add it: score.scorers=[{more}]")
+    return by
+
+
+def _judge(config: DictConfig, pictures: Pictures) -> tuple[Any, Scoring]:
+    """The model and the scores that it gives; those of the sampler's path are known already."""
+    settings = config.score
+    denoiser = load_model(config, Path(settings.adapter).expanduser() if settings.adapter else None)
+    check_lengths(denoiser, prompts_of(pictures), config.prompts, "prompts")
+    pool = list(dict.fromkeys(pictures.texts))[:POOL]
+    if settings.pool is not None:
+        pool += [prompt.text for prompt in load_prompts(settings.pool, limit=POOL)]
+    names = [
+        name for name in scorers_of(settings.scorers, config.scorer.combined) if name not in PATH_SCORERS
+    ]
+    return denoiser, scoring_of(config, denoiser, names, pool, settings.batch_size)
+
+
+def _sums(config: DictConfig, by: str, table: pd.DataFrame) -> dict[str, Any]:
+    """The weighted sums among the scores asked for."""
+    combined = config.scorer.combined
+    return {
+        name: weigh(table, terms(name, combined), table["text"])
+        for name in dict.fromkeys([*config.score.scorers, by])
+        if is_sum(name)
+    }
+
+
+def _settle(fresh: Path, place: Path) -> None:
+    """Move what was made in the working folder beside it, in the place of an older one.
+
+    Nothing half-written ever lies in the user's own folder: what a kill leaves is in the working folder, and is
+    cleaned there.
+    """
+    with user_errors(place):
+        if place.is_dir():
+            aside = fresh.with_name(f"{PARTIAL}{place.name}")
+            os.replace(place, aside)
+            os.replace(fresh, place)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(fresh, place)
+
+
+def _write_top(
+    config: DictConfig, run: RunFolder, pictures: Pictures, table: pd.DataFrame, by: str
+) -> dict[str, Any]:
+    """The best share of the pictures by one score, as a dataset beside the table; gives what was written."""
+    fraction, path = config.score.top_fraction, table_path(config)
+    folder = path.with_name(f"{path.stem.removesuffix('-scores')}-top-{fraction:g}")
+    if folder.exists() and not written_here(folder):
+        raise UserError(
+            f"{folder} exists and was not written by mitune score; move it away, or choose another score.out="
+        )
+    count = max(1, round(fraction * len(table)))
+    best = table.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
+    best = best.rename(columns={"image": "name"}).reset_index(drop=True)
+    rows = best["row"].tolist()
+    if pictures.latents is not None:
+        denoiser, latents = load_model(config), pictures.latents
+
+        def contents(place: int) -> bytes:
+            return encode_png(denoiser.decode(latents([rows[place]]))[0])
+
+    else:
+        assert pictures.read is not None
+        read = pictures.read
+
+        def contents(place: int) -> bytes:
+            return read(rows[place])
+
+    write_pictures(run.root / "top", best, contents)
+    _settle(run.root / "top", folder)
+    return {
+        "by": by,
+        "fraction": fraction,
+        "pictures": count,
+        "lowest": float(best[by].iloc[-1]),
+        "dataset": str(folder),
+    }
+
+
+def _say(figures: dict[str, Any]) -> None:
+    rate = figures["pictures"] / max(figures["seconds"], 1e-9)
+    say(
+        f"scored {figures['pictures']} pictures of {figures['source']} in {figures['seconds']:.0f} s"
+        f" ({rate:.1f} pictures/s, {figures['forwards']} forwards)"
+    )
+    for name, values in figures["scores"].items():
+        say(f"  {name}: mean {values['mean']:.4g}, from {values['low']:.4g} to {values['high']:.4g}")
+    say(f"table: {Path(figures['table']).resolve()}")
+    if "top" in figures:
+        top = figures["top"]
+        say(f"the best {top['pictures']} by {top['by']}: {Path(top['dataset']).resolve()}")

@@ -1,0 +1,125 @@
+"""Real pictures in the training set: how many, which, and that they are trained on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mitune.cli import main
+from mitune.files import read_json
+from mitune.scores import Term
+from mitune.stages.real import stand_in
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """Six real pictures, one of them of another size."""
+    folder = tmp_path / "real"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    lines = []
+    for number in range(6):
+        size = 24 if number == 5 else 16
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        lines.append(
+            json.dumps({"file_name": f"{number}.png", "text": f"a red dog and {number} blue circle"})
+        )
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_half_of_the_set_is_real_and_chosen_by_the_same_score(
+    arguments: Arguments, real: Path, run_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    mixed = [f"select.real={real}", "select.real_fraction=0.5", "scorer.mi_image.times=2"]
+    command = arguments("run", "select.k=2", *mixed)
+    for place in (["real/unit-000001.parquet", 1], ["done/select.json", 1]):
+        killed = run_command(command, kill=place)
+        assert killed.code == -signal.SIGKILL, killed.err
+    done = run_command(command)
+    assert done.code == 0, done.err
+    folder = tmp_path / "run" / "round-1"
+    figures = read_json(tmp_path / "run" / "summary.json")["rounds"][0]["select"]
+    assert figures["kept"] == 4
+    assert figures["real"]["pictures"] == 4
+    assert figures["real"]["looked_at"] == 6
+    assert figures["real"]["forwards"] == 6 * 4
+    assert "and 4 real pictures of 6" in done.out
+    chosen = datasets.load_from_disk(str(folder / "dataset"))
+    rows = chosen.remove_columns(["image", "latent"]).to_pandas()
+    assert rows["category"].eq("real").sum() == 4
+    assert rows["model"].str.startswith("real: ").sum() == 4
+    assert len(chosen) == 8
+    # The best four by the picture's form of mi, which stands for the sampler's own.
+    scored = pd.concat([pd.read_parquet(path) for path in sorted((folder / "real").glob("*.parquet"))])
+    best = scored.sort_values("mi_image", ascending=False).head(4)
+    assert rows.loc[rows["category"] == "real", "text"].tolist() == best["text"].tolist()
+    assert rows.loc[rows["category"] == "real", "score"].tolist() == best["mi_image"].tolist()
+    assert figures["real"]["score"] == pytest.approx(best["mi_image"].mean())
+    latents = np.array(chosen["latent"])
+    assert latents.shape == (8, 4, 8, 8)
+    assert np.isfinite(latents).all()
+    assert json.loads(rows["scores"].iloc[-1]).keys() == {"mi_image"}
+    assert np.array(chosen[7]["image"]).shape == (16, 16, 3)
+    again = run_command(arguments("run", "select.k=2", *mixed[:1], "select.real_fraction=0.25", *mixed[2:]))
+    assert again.code == 2
+    assert "select.real_fraction (0.5 there, 0.25 now)" in again.err
+
+
+def test_real_pictures_alone_and_by_chance(arguments: Arguments, real: Path, tmp_path: Path) -> None:
+    command = [f"select.real={real}", "select.real_fraction=1", "select=random", "generate.keep=3"]
+    for stage in ("generate", "select", "train"):
+        assert main(arguments(stage, *command)) == 0
+    chosen = datasets.load_from_disk(str(tmp_path / "run" / "round-1" / "dataset"))
+    assert set(chosen["category"]) == {"real"}
+    assert len(set(chosen["text"])) == 4
+    figures = read_json(tmp_path / "run" / "round-1" / "done" / "select.json")
+    assert figures["kept"] == 0
+    assert "forwards" not in figures["real"]
+
+
+def test_what_is_refused(
+    arguments: Arguments, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("generate", "generate.keep=3")) == 0
+    candidates = tmp_path / "run" / "round-1" / "candidates"
+    for overrides, hint in (
+        ([f"select.real={tmp_path / 'rael'}"], "did you mean 'real'"),
+        ([f"select.real={real}", "select.real_fraction=1", "select.k=2"], "has 6 pictures, 8 are needed"),
+        ([f"select.real={candidates}"], "candidates of a model, not real pictures"),
+        ([f"select.real={real}", "select.real_fraction=1.5"], "select.real_fraction=1.5: must be at most 1"),
+        ([f"select.real={real}", "train=dpo", "select.losers=1"], "train.objective=dpo"),
+    ):
+        capsys.readouterr()
+        assert main(arguments("select", "generate.keep=3", *overrides)) == 2
+        shown = capsys.readouterr().err
+        assert hint in shown
+        assert shown.count("\n") == 1
+    (real / "0.png").write_bytes(b"no picture")
+    capsys.readouterr()
+    assert main(arguments("select", "generate.keep=3", f"select.real={real}")) == 2
+    shown = capsys.readouterr().err
+    assert "0.png" in shown
+    assert "score.skip=true" in shown
+    assert main(arguments("select", "generate.keep=3", f"select.real={real}", "score.skip=true")) == 0
+    assert "1 pictures that do not decode are left out" in capsys.readouterr().err
+
+
+def test_scores_of_the_path_have_their_pictures_form() -> None:
+    assert stand_in("mi") == (Term(1.0, "mi_image"),)
+    assert stand_in("combined", "z(llr)-0.5*mi_continuous+elbo") == (
+        Term(1.0, "llr_image", True),
+        Term(-0.5, "mi_image"),
+        Term(1.0, "elbo"),
+    )
