@@ -298,13 +298,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=["accuracy", "timing"], default=None, help="one half (default: both)"
     )
-    parser.add_argument("--pictures", type=int, default=4, help="timed together")
+    parser.add_argument("--pictures", type=int, default=2, help="timed together")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--probes", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=100, help="pictures of each mixture")
-    parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16, 256])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=60, help="pictures of each mixture")
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16, 64])
     parser.add_argument("--name", default="cas", help="of the result files")
     parser.add_argument("--out", default=str(common.RESULTS), help="folder of the result files")
     return parser.parse_args(argv)

@@ -123,9 +123,9 @@ def log_prob_bound(
     """ELBO of log p(z_0|c) [n] in nats, up to its constant; with the constant where ``ends`` = (t_min, t_max) are told.
 
     ``t``, ``weights``: a "continuous" ``TimeGrid`` between those ends; the others as ``denoising_terms``. The bound is
-    tight where the denoiser is exact and the ends are far apart. A single value scatters with ‖ε‖² of the few times that
-    weigh most; in differences between conditions (``elbo``, ``score_conditions``) that cancels. ValueError for coupled noise, whose error is one of
-    differences between conditions.
+    tight where the denoiser is exact and the ends are far apart. A single value scatters with ‖ε‖² of the few times
+    that weigh most; in differences between conditions (``elbo``, ``score_conditions``) that cancels.
+    ValueError for coupled noise, whose error is one of differences between conditions.
     """
     if noise == "coupled":
         raise ValueError("a coupled path tells conditions apart; it does not bound log p")

@@ -146,7 +146,8 @@ def llr_estimate(
 ) -> Estimate:
     """``llr_image`` with its standard error, from the scatter between ``paths`` (of which one alone gives NaN)."""
     each = _each_path(denoiser, z0, condition, t, seeds, paths, guidance, null, batch_size, emphasis)
-    return Estimate(each.mean(0).float(), (each.std(0) / paths**0.5).float())
+    deviation = each.std(0) if paths > 1 else torch.full_like(each[0], float("nan"))
+    return Estimate(each.mean(0).float(), (deviation / paths**0.5).float())
 
 
 def _each_path(

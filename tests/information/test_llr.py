@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from analytic import exact_kl, three_clouds, within_three_errors
+from mixtures import correlation, mixture, pictures, rmse, slope
 
-from mitune.information import PathLLR
-from mitune.sampling import Sampler, Step, sample
+from mitune.errors import UserError
+from mitune.information import PathLLR, elbo, llr_estimate, llr_image, time_grid
+from mitune.information.times import Weighting
+from mitune.noise import NoiseSchedule
+from mitune.sampling import Sampler, Step, candidate_noise, candidate_seed, sample
 
 
 class PlainLLR:
@@ -42,15 +46,23 @@ def test_llr_is_its_definition(guidance, sampler):
     torch.testing.assert_close(observers[0].result(), observers[1].result(), rtol=1e-8, atol=1e-8)
 
 
-def test_llr_is_the_information_of_each_sample():
-    denoiser = three_clouds()
-    n = 150
-    labels = ["a", "b"] * (n // 2)
+VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
+
+
+@pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
+@pytest.mark.parametrize(("guidance", "least"), [(1.0, 0.99), (4.0, 0.93)])
+@pytest.mark.parametrize("dimensions", [2, 32])
+def test_llr_is_the_information_of_each_sample(dimensions, guidance, least, schedule):
+    # A condition so strong that guidance drives all samples to the same information leaves nothing to correlate with.
+    denoiser = mixture(dimensions, 0.5, schedule)
+    n = 60
+    _, labels = pictures(denoiser, n, seed=0)
     observer = PathLLR()
-    sampler = Sampler("ddpm", 1000, guidance=1.0)
+    sampler = Sampler("ddpm", 1000, guidance=guidance)
     z = sample(denoiser, denoiser.encode_prompts(labels), range(n), sampler, [observer])
     exact = denoiser.information(z, labels)
-    assert float(torch.corrcoef(torch.stack([observer.result(), exact]))[0, 1]) >= 0.99
+    assert correlation(observer.result(), exact) >= least
+    assert slope(observer.result(), exact) == pytest.approx(1, abs=0.05)
 
 
 def test_llr_averages_to_the_divergence():
@@ -58,20 +70,71 @@ def test_llr_averages_to_the_divergence():
     n = 300
     observer = PathLLR()
     sample(
-        denoiser, denoiser.encode_prompts(["a"] * n), range(n), Sampler("ddpm", 200, guidance=1.0), [observer]
+        denoiser, denoiser.encode_prompts(["a"] * n), range(n), Sampler("ddpm", 100, guidance=1.0), [observer]
     )
     assert within_three_errors(observer.result(), exact_kl(denoiser, "a"))
 
 
-def test_llr_knows_the_sample_under_guidance_too():
-    denoiser = three_clouds()
-    labels = ["a", "b"] * 60
-    observer = PathLLR()
-    z = sample(
-        denoiser, denoiser.encode_prompts(labels), range(120), Sampler("ddpm", 500, guidance=4.0), [observer]
-    )
+@pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_the_wide_kernel_is_nearer_the_truth_at_few_steps(guidance, schedule):
+    denoiser = mixture(16, 0.5, schedule)
+    n = 200
+    _, labels = pictures(denoiser, n, seed=0)
+    wide, narrow = PathLLR(), PathLLR("path")
+    narrow.name = "narrow"
+    sampler = Sampler("ddpm", 20, guidance=guidance, spacing="trailing")
+    z = sample(denoiser, denoiser.encode_prompts(labels), range(n), sampler, [wide, narrow])
     exact = denoiser.information(z, labels)
-    assert float(torch.corrcoef(torch.stack([observer.result(), exact]))[0, 1]) >= 0.93
+    assert rmse(wide.result(), exact) < 0.9 * rmse(narrow.result(), exact)
+
+
+def test_the_tail_is_the_information_of_the_first_latent():
+    denoiser = mixture(2, 0.9)
+    n = 100
+    _, labels = pictures(denoiser, n, seed=0)
+    observers = [PathLLR(), PathLLR(tail=True)]
+    observers[1].name = "with tail"
+    noise = torch.cat([candidate_noise(seed, (2,), 0) for seed in range(n)]).double()
+    sampler = Sampler("ddpm", 500, guidance=4.0, spacing="trailing")
+    z = sample(denoiser, denoiser.encode_prompts(labels), range(n), sampler, observers)
+    tail = observers[1].result() - observers[0].result()
+    exact = denoiser.log_prob_t(noise, 999, labels) - denoiser.log_prob_t(noise, 999, None)
+    assert rmse(tail, exact) < 0.2 * float(exact.std())
+    information = denoiser.information(z, labels)
+    assert rmse(observers[1].result(), information) < 0.8 * rmse(observers[0].result(), information)
+
+
+class EachStep:
+    """What a plain PathLLR adds at every time."""
+
+    name = "steps"
+
+    def start(self, n, device):
+        self.terms = {}
+
+    def observe(self, step: Step):
+        if step.noise is not None:
+            one = PathLLR()
+            one.start(len(step.z), torch.device("cpu"))
+            one.observe(step)
+            self.terms[step.t] = one.result()
+
+    def select(self, rows):
+        raise AssertionError("nobody resamples here")
+
+    def result(self):
+        return sum(self.terms.values())
+
+
+def test_a_range_of_times_and_a_weighting_pick_and_tilt_the_steps():
+    denoiser = mixture(4)
+    _, labels = pictures(denoiser, 6, seed=0)
+    steps, weight = EachStep(), Weighting(VP, "uniform", 300, 800)
+    tilted = PathLLR(weighting=weight)
+    sample(denoiser, denoiser.encode_prompts(labels), range(6), Sampler("ddpm", 20), [steps, tilted])
+    expected = sum(float(weight.emphasis(t)) * term for t, term in steps.terms.items() if 300 < t <= 800)
+    torch.testing.assert_close(tilted.result(), expected)
 
 
 def test_a_deterministic_path_has_no_density():
@@ -79,3 +142,83 @@ def test_a_deterministic_path_has_no_density():
     observer = PathLLR()
     sample(denoiser, denoiser.encode_prompts(["a", "b"]), [0, 1], Sampler("ddim", 10), [observer])
     assert observer.result().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
+def test_one_path_on_a_picture_is_the_coupled_elbo(schedule):
+    denoiser = mixture(4, schedule=schedule)
+    z0, labels = pictures(denoiser, 5, seed=0)
+    c = denoiser.encode_prompts(labels)
+    t, weights = time_grid(schedule, 9, 20, 1000)
+    ours = llr_image(denoiser, z0, c, t, range(5))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, elbo(denoiser, z0, c, t, weights, range(5), noise="coupled"))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_path_of_the_flow_by_hand(guidance):
+    # Two steps of the chain z_t = (α_t/α_s) z_s + √v n from t = 300 on, read backwards with the variance
+    # v (α_s² + σ_s²)/(α_t² + σ_t²), the (guided) conditional process against null.
+    denoiser = mixture(3, schedule=FLOW)
+    z0, labels = pictures(denoiser, 2, seed=0)
+    c = denoiser.encode_prompts(labels)
+    t = torch.tensor([400.0, 600.0], dtype=torch.float64)
+    ours = llr_image(denoiser, z0, c, t, [8, 9], guidance=guidance)
+    for i, seed in enumerate((8, 9)):
+        maps = candidate_noise(candidate_seed(seed, "forward", 0), (3,), 2).double()
+        z = 0.7 * z0[i : i + 1] + 0.3 * maps[0]
+        llr = 0.0
+        for s, time, noise in ((0.3, 0.4, maps[1]), (0.4, 0.6, maps[2])):
+            ratio = (1 - time) / (1 - s)
+            v = time**2 - (ratio * s) ** 2
+            z_s, z = z, ratio * z + v**0.5 * noise
+            wide = v * ((1 - s) ** 2 + s**2) / ((1 - time) ** 2 + time**2)
+            _, eps_null, eps = denoiser.guided(z, 1000 * time, c[i], guidance)
+            for sign, predicted in ((1, eps), (-1, eps_null)):
+                mean = (z - v / time * predicted) / ratio
+                llr -= sign * float((z_s - mean).square().sum() / (2 * wide))
+        assert float(ours[i]) == pytest.approx(llr, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
+def test_llr_of_pictures_is_their_information(schedule):
+    denoiser = mixture(16, schedule=schedule)
+    z0, labels = pictures(denoiser, 50, seed=1)
+    exact = denoiser.information(z0, labels)
+    t, _ = time_grid(schedule, 1000, 0, 1000)
+    score = llr_image(denoiser, z0, denoiser.encode_prompts(labels), t, range(50), batch_size=20_000)
+    assert correlation(score, exact) >= 0.99
+    assert slope(score, exact) == pytest.approx(1, abs=0.05)
+
+
+def test_paths_are_averaged_and_tell_their_error():
+    denoiser = mixture(4)
+    z0, labels = pictures(denoiser, 40, seed=1)
+    c = denoiser.encode_prompts(labels)
+    t, _ = time_grid(VP, 30, 20, 1000)
+    estimate = llr_estimate(denoiser, z0, c, t, range(40), paths=8, batch_size=2000)
+    torch.testing.assert_close(estimate.value, llr_image(denoiser, z0, c, t, range(40), 8, batch_size=2000))
+    other = llr_image(denoiser, z0, c, t, range(100, 140), 8, batch_size=2000)
+    seen = (estimate.value - other).double().square().mean() / 2
+    told = estimate.standard_error.double().square().mean()
+    assert float(told / seen) == pytest.approx(1, abs=0.6)  # 40 squares of a normal: 3 errors are 0.67
+    assert torch.isnan(llr_estimate(denoiser, z0, c, t, range(40), paths=1).standard_error).all()
+    few = [3, 17]
+    alone = llr_image(denoiser, z0[few], c[few], t, few, paths=8, batch_size=7)
+    torch.testing.assert_close(alone, estimate.value[few], rtol=1e-4, atol=1e-5)
+
+
+def test_against_another_prompt_and_with_another_weighting():
+    denoiser = mixture(4)
+    z0, labels = pictures(denoiser, 4, seed=1)
+    c, other = denoiser.encode_prompts(labels), denoiser.encode_prompts(labels[::-1])
+    t, _ = time_grid(VP, 7, 20, 1000)
+    ours = llr_image(denoiser, z0, c, t, range(4), null=other)
+    parts = llr_image(denoiser, z0, c, t, range(4)) - llr_image(denoiser, z0, other, t, range(4))
+    torch.testing.assert_close(ours, parts, rtol=1e-4, atol=1e-4)
+    triple = llr_image(denoiser, z0, c, t, range(4), guidance=2.0, emphasis=torch.full((7,), 3.0))
+    torch.testing.assert_close(triple, 3 * llr_image(denoiser, z0, c, t, range(4), guidance=2.0))
+    with pytest.raises(ValueError, match="paths=0"):
+        llr_image(denoiser, z0, c, t, range(4), paths=0)
+    with pytest.raises(UserError, match="did you mean 'wide'"):
+        PathLLR("wyde")

@@ -1,0 +1,115 @@
+"""What ``mitune score`` adds to the network forwards that it needs: ``python -m benchmarks.scoring``.
+
+The embedded world's own pictures get ``elbo`` and ``mi_image`` from one pass, through the code of the stage: pictures
+are decoded from their files, encoded, noised, scored, and the tables written. Held against the bare forwards of the
+same rows, in batches of the same size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from benchmarks import common
+from mitune.config import compose
+from mitune.data.pictures import decode_picture, load_pictures
+from mitune.families import load_denoiser
+from mitune.information.registry import Scoring
+from mitune.stages.common import quiet
+from mitune.stages.pictures import ScoredPictures
+
+SCORES = ("elbo", "mi_image")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write ``results/scoring.json`` and its table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description=__doc__)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=192, help="rows a forward, and pictures a unit")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=common.RESULTS)
+    options = parser.parse_args(arguments)
+    quiet()
+    torch.set_num_threads(options.threads)
+    load = common.machine()["load_average"]
+    common.warn_if_busy()
+    denoiser = load_denoiser("shapes", device="cpu")
+    source = load_pictures("shapes", limit=options.pictures)
+    settings = OmegaConf.to_container(compose().scorer)
+    scoring = Scoring(SCORES, settings, denoiser, batch_size=options.batch)  # type: ignore[arg-type]
+    assert source.read is not None
+    read, size = source.read, denoiser.picture_size
+    pictures = torch.stack([decode_picture(read(row), size, "")[0] for row in range(len(source))])
+    spent = 0
+
+    def score() -> None:
+        nonlocal spent
+        with tempfile.TemporaryDirectory() as folder:
+            work = ScoredPictures(Path(folder) / "work", source, options.batch)
+            work.score(lambda: (denoiser, scoring), 0, options.batch)
+            spent = work.cost()["forwards"]
+
+    @torch.no_grad()
+    def network() -> None:
+        condition = denoiser.encode_prompts([""])[[0] * options.batch]
+        for start in range(0, spent, options.batch):
+            rows = min(options.batch, spent - start)
+            denoiser.predict(
+                torch.zeros(rows, *denoiser.latent_shape), torch.full((rows,), 500), condition[:rows]
+            )
+
+    @torch.no_grad()
+    def encoders_too() -> None:
+        for start in range(0, len(source), options.batch):
+            part = slice(start, start + options.batch)
+            denoiser.encode_image(pictures[part])
+            denoiser.encode_prompts(list(dict.fromkeys(source.texts[part])))
+        network()
+
+    score()  # says how many rows the others must make
+    arms = {"score": score, "network and encoders": encoders_too, "network alone": network}
+    seconds = common.interleave(arms, options.repeats, warmup=0)
+    rows_a_picture = spent / len(source)
+    common.write(
+        "scoring",
+        {
+            "pictures": len(source),
+            "scores": "+".join(SCORES),
+            "rows a picture": rows_a_picture,
+            "batch": options.batch,
+        },
+        [
+            common.comparison(
+                "score against the forwards of network, picture encoder and text encoder",
+                seconds,
+                "score",
+                "network and encoders",
+                at_most=1.1,
+            ),
+            common.comparison(
+                "score against the forwards of the denoising network alone",
+                seconds,
+                "score",
+                "network alone",
+                note="the encoders' forwards are in the numerator only: the more times, the less they weigh",
+            ),
+        ],
+        [
+            common.figure(
+                "pictures scored", len(source) / common.spread(seconds["score"])["median"], "a second"
+            )
+        ],
+        folder=options.out,
+        load_before=load,
+    )
+    print((options.out / "scoring.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
