@@ -51,9 +51,7 @@ class PathLLR:
 
     name = "llr"
 
-    def __init__(
-        self, kernel: str = "wide", weighting: Weighting | None = None, tail: bool = False
-    ) -> None:
+    def __init__(self, kernel: str = "wide", weighting: Weighting | None = None, tail: bool = False) -> None:
         if kernel not in KERNELS:
             raise UserError(
                 f"llr kernel={kernel!r} is not known{nearest(kernel, KERNELS)} (known: {', '.join(KERNELS)})"
