@@ -179,6 +179,7 @@ class SelectConfig:
     )
     k: int = key(1, "winners a prompt")
     losers: int = key(0, "losers a prompt, for preference training (train.objective=dpo)")
+    fraction: float = key(1.0, "share of the prompts kept: those whose winners stand out most")
     real: str | None = key(
         None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'"
     )
@@ -597,11 +598,18 @@ def check(config: DictConfig) -> None:
     for low, high in INTERVALS:
         if values[low] >= values[high]:
             raise UserError(f"{low}={values[low]} is not below {high}={values[high]}")
-    for name in ("adapter.dropout", "train.caption_dropout", "select.real_fraction", "score.top_fraction"):
+    for name in (
+        "adapter.dropout",
+        "train.caption_dropout",
+        "select.fraction",
+        "select.real_fraction",
+        "score.top_fraction",
+    ):
         if values[name] is not None and values[name] > 1:
             raise UserError(f"{name}={values[name]}: must be at most 1")
-    if values["score.top_fraction"] is not None and not values["score.top_fraction"] > 0:
-        raise UserError(f"score.top_fraction={values['score.top_fraction']}: must be above 0")
+    for name in ("select.fraction", "score.top_fraction"):
+        if values[name] is not None and not values[name] > 0:
+            raise UserError(f"{name}={values[name]}: must be above 0")
     if not all(0 < fraction <= 1 for fraction in values["agree.fractions"]):
         raise UserError(f"agree.fractions={values['agree.fractions']}: shares lie above 0 and at most at 1")
     for name in (

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import math
 
 import numpy as np
+import pandas as pd
 
 from mitune.data.store import KEYS
 from mitune.errors import UserError, nearest
 from mitune.scores import columns, terms, weigh
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _NOT_SCORES = {*KEYS, "unit", "latent_row", "preferred", "score", "rank"}
 
@@ -71,6 +69,30 @@ def select(
     order = np.where(chosen["preferred"], chosen["rank"], 2 * size[chosen.index].to_numpy() - chosen["rank"])
     chosen = chosen.assign(_order=order).sort_values(["prompt_id", "_order"], kind="stable")
     return chosen.drop(columns=["_key", "_order"]).reset_index(drop=True)
+
+
+def clearest(
+    chosen: pd.DataFrame, table: pd.DataFrame, by: str, fraction: float, seed: int = 0
+) -> pd.DataFrame:
+    """The rows of ``chosen`` whose prompts are the clearest ``fraction`` of all: at least one prompt.
+
+    How clear the choice of a prompt is: the mean score of its winners less that of its losers or, without losers, of
+    all its candidates. A score that ranks badly on average still ranks well where it says that a picture stands out.
+
+    Args:
+        chosen: from :func:`select`; ``table``, ``by``, ``seed``: what it was given.
+        fraction: share of the prompts in (0, 1], rounded up; ties go to the prompt that comes first.
+
+    Raises UserError for a fraction outside (0, 1], and as :func:`select`.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"select.fraction={fraction}: must lie above 0 and at most at 1")
+    winners = chosen[chosen["preferred"]].groupby("prompt_id", sort=False)["score"].mean()
+    losers = chosen[~chosen["preferred"]].groupby("prompt_id")["score"].mean()
+    everyone = pd.Series(_scores(table, by, seed)).groupby(table["prompt_id"].to_numpy()).mean()
+    margin = winners - (losers if len(losers) else everyone).reindex(winners.index)
+    kept = margin.sort_values(ascending=False, kind="stable").index[: math.ceil(fraction * len(margin))]
+    return chosen[chosen["prompt_id"].isin(kept)].reset_index(drop=True)
 
 
 def worst(table: pd.DataFrame, by: str, k: int, seed: int = 0) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from mitune.data import dataset as datasets
-from mitune.data.selection import scorers, select, thin, worst
+from mitune.data.selection import clearest, scorers, select, thin, worst
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import state, wait
@@ -37,6 +37,7 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
     table = store.table()
     by, k = config.select.by, config.select.k
     chosen = select(table, selecting(config), k, losers=config.select.losers, seed=config.seed)
+    chosen = clearest(chosen, table, selecting(config), config.select.fraction, seed=config.seed)
     winners = chosen[chosen["preferred"]]
     figures = {"by": by, "k": k, "kept": len(winners), **_oracle(table, winners, k)}
     count = count_real(config, len(winners))
@@ -65,13 +66,21 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
 
 
 def _oracle(table: pd.DataFrame, winners: pd.DataFrame, k: int) -> dict[str, float | None]:
-    """Mean oracle score of the pool, the winners, and the best possible winners. It judges; it chose nothing."""
+    """Mean oracle score of the pool, the winners, and the best possible winners. It judges; it chose nothing.
+
+    Pool and best are of all prompts; ``…_kept_prompts`` are of those that ``select.fraction`` kept, which may be the
+    easier ones.
+    """
     if "oracle" not in table:
         return {"oracle_pool": None, "oracle_kept": None, "oracle_best": None}
+    kept = table[table["prompt_id"].isin(winners["prompt_id"])]
     return {
+        "prompts": int(winners["prompt_id"].nunique()),
         "oracle_pool": float(table["oracle"].mean()),
         "oracle_kept": float(winners["oracle"].mean()),
         "oracle_best": float(select(table, "oracle", k)["oracle"].mean()),
+        "oracle_pool_kept_prompts": float(kept["oracle"].mean()),
+        "oracle_best_kept_prompts": float(select(kept, "oracle", k)["oracle"].mean()),
     }
 
 

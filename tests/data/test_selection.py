@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mitune.data.selection import scorers, select, worst
+from mitune.data.selection import clearest, scorers, select, worst
 from mitune.errors import UserError
 
 SCORES = st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6)
@@ -141,3 +141,36 @@ def test_a_table_that_is_empty_or_doubled_is_refused() -> None:
     table = make([[1, 2]])
     with pytest.raises(UserError, match="appears twice"):
         select(pd.concat([table, table]), "mi", 1)
+
+
+def test_the_clearest_prompts_are_those_whose_winners_stand_out_most() -> None:
+    table = make([[0, 0, 1], [5, 5, 5], [0, 9, 0], [0, 3, 0]])
+    chosen = select(table, "mi", 1)
+    assert clearest(chosen, table, "mi", 0.5)["prompt_id"].tolist() == ["id2", "id3"]
+    assert clearest(chosen, table, "mi", 0.01)["prompt_id"].tolist() == ["id2"]  # never none
+    pd.testing.assert_frame_equal(clearest(chosen, table, "mi", 1.0), chosen)
+
+
+def test_with_losers_the_distance_to_them_counts_and_they_stay_with_their_winners() -> None:
+    table = make([[0, 10, 10], [4, 5, 6], [-20, 0, 1]])
+    kept = clearest(select(table, "mi", 1, losers=1), table, "mi", 0.34)
+    assert kept["prompt_id"].tolist() == ["id0", "id0", "id2", "id2"]
+    assert kept["preferred"].tolist() == [True, False, True, False]
+
+
+@settings(max_examples=40, deadline=None)
+@given(table=tables, fraction=st.floats(0.01, 1.0))
+def test_no_prompt_left_out_was_clearer_than_one_kept(table: pd.DataFrame, fraction: float) -> None:
+    chosen = select(table, "mi", 1)
+    kept = clearest(chosen, table, "mi", fraction)["prompt_id"].unique()
+    margin = table.groupby("prompt_id")["mi"].max() - table.groupby("prompt_id")["mi"].mean()
+    left = margin.drop(kept)
+    assert len(kept) == math.ceil(fraction * len(margin))
+    assert left.empty or left.max() <= margin[kept].min() + 1e-9 * abs(margin).max()
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5, math.nan])
+def test_a_fraction_outside_its_range_is_refused(fraction: float) -> None:
+    table = make([[1, 2, 3]])
+    with pytest.raises(UserError, match=r"select\.fraction"):
+        clearest(select(table, "mi", 1), table, "mi", fraction)
