@@ -52,7 +52,7 @@ class Profile:
 
     def __call__(self, t: Sequence[float] | np.ndarray) -> np.ndarray:
         """The curve at times ``t``."""
-        return np.interp(t, self.t, self.value)
+        return np.asarray(np.interp(t, self.t, self.value))
 
     def cumulative(self, t: np.ndarray) -> np.ndarray:
         """Its exact integral from time 0 to each of ``t`` ≥ 0."""
