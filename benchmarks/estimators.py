@@ -342,8 +342,8 @@ def page(record: dict[str, Any]) -> str:
         lines += [
             "## Strategies of time", "",
             f"RMSE (nats) at {settings['strategy_times']} times in {settings['cases'][-1][0]} dimensions: of mi"
-            " against its own value at 900 times, of elbo against the exact i. (Small, middle and large look at a third of"
-            " the range alone: what they miss is in the error.)", "",
+            " against its own value at 900 times, of elbo against the exact i. (Small, middle and large look at a third"
+            " of the range alone: what they miss is in the error.)", "",
             "| schedule | strategy | noise | mi | elbo |", "|---|---|---|---|---|",
         ]  # fmt: skip
         lines += [
