@@ -357,7 +357,7 @@ AT_LEAST: dict[str, float] = {
     "scorer.llr_image.t_min": 0,
     "scorer.llr_image.paths": 1,
     "scorer.llr_image.guidance": 0,
-    "scorer.cas.steps": 1,
+    "scorer.cas.steps": 2,
     "scorer.cas.probes": 1,
     "scorer.cas.recursion": 0,
     "scorer.contrast.edits": 1,
