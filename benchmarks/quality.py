@@ -102,9 +102,10 @@ def table(arms: dict[str, dict[str, Any]]) -> str:
         for entry in arm["rounds"]:
             gain = entry["difference"]["oracle"]
             low, high = gain["ci95"]
+            share = entry["share_of_room"]
             lines.append(
                 f"| {name} | {entry['round']} | {entry['pool']:.3f} | {entry['winners']:.3f} | {entry['best']:.3f} "
-                f"| {entry['share_of_room']:.2f} | {gain['before']:.3f} | {gain['after']:.3f} "
+                f"| {'' if share is None else f'{share:.2f}'} | {gain['before']:.3f} | {gain['after']:.3f} "
                 f"| {gain['difference']:+.3f} ({low:+.3f} … {high:+.3f}) "
                 f"| {entry['before']['exact']:.3f} | {entry['after']['exact']:.3f} "
                 f"| {entry['diversity']['ratio']:.2f} |"

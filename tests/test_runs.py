@@ -57,10 +57,10 @@ def test_a_stage_that_has_not_begun_may_be_configured_anew(tmp_path: Path) -> No
 
 def test_what_selects_is_fixed_once_latents_were_dropped_by_it(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.remember(compose(["generate.keep=1"]))
+    run.remember(compose(["generate.keep=1", "select.k=1"]))
     begin(run, "candidates/plan.json")
     with pytest.raises(UserError, match=r"select\.by"):
-        run.remember(compose(["generate.keep=1", "select=mi"]))
+        run.remember(compose(["generate.keep=1", "select.k=1", "select=mi"]))
 
 
 def test_more_rounds_another_device_and_batch_are_taken_over(tmp_path: Path) -> None:

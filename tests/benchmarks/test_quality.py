@@ -10,7 +10,7 @@ from benchmarks import common, quality
 from mitune.files import read_json
 
 SMALL = (
-    "prompts.limit=4 generate.candidates=3 sampler.steps=2 train.steps=2 train.batch_size=4 adapter.rank=2 "
+    "prompts.limit=4 generate.candidates=3 select.k=1 sampler.steps=2 train.steps=2 train.batch_size=4 adapter.rank=2 "
     "scorer.contrast.edits=2 scorer.contrast.times=1 evaluate.prompts.limit=3 evaluate.candidates=2"
 )
 

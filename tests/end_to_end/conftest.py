@@ -51,6 +51,7 @@ def arguments(tiny_pipeline_folder: Path, tmp_path: Path) -> Arguments:
             "generate.candidates=3",
             "generate.rows_per_unit=3",
             "generate.keep=2",
+            "select.k=1",
             "adapter.rank=2",
             "adapter.dropout=0.1",
             "train.steps=4",

@@ -85,7 +85,7 @@ def test_pictures_come_in_the_order_of_the_rows(scoring: Scoring, tmp_path: Path
     ],
 )
 def test_the_best_the_losers_and_the_worst_are_kept(overrides: list[str], kept: list[int]) -> None:
-    config = compose(["select=mi", "generate.candidates=4", *overrides])
+    config = compose(["select=mi", "select.k=1", "generate.candidates=4", *overrides])
     table = {
         "prompt_id": ["a"] * 4 + ["b"] * 4,
         "prompt": ["a"] * 4 + ["b"] * 4,

@@ -55,8 +55,8 @@ def test_the_best_checkpoint_is_kept_by_a_scorer(tiny_pipeline_folder: Path, tmp
     arguments = [
         f"run={tmp_path / 'run'}", f"model.path={tiny_pipeline_folder}", "model.device=cpu", "prompts=file",
         f"prompts.source={path}", "prompts.limit=2", "scorers=[mi]", "select=mi", "evaluate=file", "sampler.steps=2",
-        "generate.candidates=2", "adapter.rank=2", "train.steps=3", "train.batch_size=2", "train.checkpoint_every=1",
-        "train.keep_best_by=mi", "train.lr=0.01",
+        "generate.candidates=2", "select.k=1", "adapter.rank=2", "train.steps=3", "train.batch_size=2",
+        "train.checkpoint_every=1", "train.keep_best_by=mi", "train.lr=0.01",
     ]  # fmt: skip
     for stage in ("generate", "select", "train"):
         assert main([stage, *arguments]) == 0
