@@ -75,7 +75,9 @@ def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoeffici
     UserError as ``NoiseSchedule.timesteps``, and for "euler" without a flow.
     """
     if sampler.name == "euler" and schedule.kind != "flow":
-        raise UserError("sampler.name=euler is for rectified flow; this model is a diffusion: use ddim or ddpm")
+        raise UserError(
+            "sampler.name=euler is for rectified flow; this model is a diffusion: use ddim or ddpm"
+        )
     grid = schedule.timesteps(sampler.steps, sampler.spacing, sampler.steps_offset).tolist()
     to_clean = sampler.name == "ddpm" or sampler.set_alpha_to_one
     end: int | float = -1 if schedule.kind == "vp" else 0.0
