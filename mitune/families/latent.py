@@ -48,9 +48,20 @@ class LatentDenoiser(Denoiser):
     """Layers of the network an adapter goes to unless told otherwise: the attention's projections."""
     latent_patch: ClassVar[int] = 1
     """Latent cells that make one token, along each side: the latent's sides divide by it."""
+    text_tokens: ClassVar[int | None] = None
+    """Tokens its pipeline gives a text encoder of no fixed length (T5, Gemma)."""
 
-    def __init__(self, pipeline: Any, identity: str, resolution: int | None = None) -> None:
-        """Wrap a loaded pipeline. ``resolution``: side of a picture in pixels (default: the model's own).
+    def __init__(
+        self,
+        pipeline: Any,
+        identity: str,
+        resolution: int | None = None,
+        max_tokens: int | None = None,
+        guidance_embedding: float | None = None,
+    ) -> None:
+        """Wrap a loaded pipeline. ``resolution``: side of a picture in pixels (default: the model's own);
+        ``max_tokens``: in the place of ``text_tokens``; ``guidance_embedding``: what a guidance-distilled network is
+        told, where 1 stands for no guidance.
 
         Raises UserError for a model that cannot be compared with its null prompt, and for a size it cannot draw.
         """
@@ -58,6 +69,16 @@ class LatentDenoiser(Denoiser):
         self._base_identity = identity
         self._adapter: lora.SavedAdapter | None = None
         self._warned: set[str] = set()
+        if max_tokens is not None and self.text_tokens is None:
+            raise UserError(
+                f"model.max_tokens={max_tokens}: {identity} reads prompts of one fixed length; leave it out"
+            )
+        self._text_tokens = max_tokens or self.text_tokens or 0
+        if guidance_embedding is not None and not getattr(self.network.config, "guidance_embeds", False):
+            raise UserError(
+                f"model.guidance_embedding={guidance_embedding}: {identity} is not guidance-distilled; leave it out"
+            )
+        self._guidance = guidance_embedding
         missing = [
             name
             for name in self.encoder_names
@@ -119,7 +140,7 @@ class LatentDenoiser(Denoiser):
             pipeline.vae.to(torch.float32)  # it overflows in float16
         pipeline.to(device)
         if channels_last:
-            denoiser.network.to(memory_format=torch.channels_last)
+            denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             pipeline.vae.to(memory_format=torch.channels_last)
         if adapter is not None:
             denoiser.load_adapter(adapter)

@@ -30,7 +30,7 @@ def open_folder(source: ModelSource, variant: str | None) -> Path:
                 revision=source.revision,
                 variant=variant,
                 use_safetensors=True,
-                **_without(source.components),
+                **dict.fromkeys(_without(source.components)),
             )
         )
     except (OSError, ValueError) as error:
@@ -44,6 +44,8 @@ def open_pipeline(
     index = read_json(folder / "model_index.json")
     if "requires_safety_checker" in index:
         more["requires_safety_checker"] = False
+    # A component that the pipeline's class asks for and the model does not have must be named as absent.
+    absent = [key for key, value in index.items() if isinstance(value, list) and value[:1] == [None]]
     try:
         return pipeline_class(source).from_pretrained(
             str(folder),
@@ -51,7 +53,7 @@ def open_pipeline(
             torch_dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            **_without(key for key, value in index.items() if isinstance(value, list)),
+            **dict.fromkeys([*absent, *_without(index)]),
             **more,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -76,8 +78,8 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _without(components: Iterable[str]) -> dict[str, None]:
-    return {part: None for part in components if part in UNUSED}
+def _without(components: Iterable[str]) -> list[str]:
+    return [part for part in components if part in UNUSED]
 
 
 @contextlib.contextmanager

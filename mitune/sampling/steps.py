@@ -16,9 +16,10 @@ class Sampler:
     """How to walk from noise to a latent. UserError where a value is not one of those below.
 
     ``name``: "ddpm" (ancestral, Ho et al. 2020; Wang et al. Algorithm 2), "ddim" (Song et al. 2021, with ``eta`` times
-    the ancestral noise, 0…1; ddpm ignores it: 1) or "euler" (rectified flow's ODE: ddim without noise). ``variance``: of the ddpm step, "small" (posterior) or "large"
-    (forward kernel). ``spacing``, ``steps_offset``: see ``NoiseSchedule.timesteps``. ``set_alpha_to_one``: ddim ends at
-    clean data rather than at the table's first entry; ddpm always does. ``guidance``: classifier-free scale.
+    the ancestral noise, 0…1; ddpm ignores it: 1) or "euler" (rectified flow's ODE: ddim without noise). ``variance``:
+    of the ddpm step, "small" (posterior) or "large" (forward kernel). ``spacing``, ``steps_offset``: see
+    ``NoiseSchedule.timesteps``. ``set_alpha_to_one``: ddim ends at clean data rather than at the table's first entry;
+    ddpm and flows always do. ``guidance``: classifier-free scale.
     """
 
     name: str = "ddpm"
