@@ -69,6 +69,17 @@ class ModelConfig:
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
     compile: bool = key(False, "torch.compile the denoiser network")
     channels_last: bool = key(False, "channels-last memory layout (CUDA)")
+    fast_decoder: str | None = key(
+        None, "an AutoencoderTiny (folder or Hub id) that pictures are decoded with"
+    )
+    offload: str = key(
+        "none", "what waits on the CPU: none, model (each part), sequential (encoders by layer)"
+    )
+    quantization: str = key(
+        "none", "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes)"
+    )
+    vae_slicing: bool = key(False, "decode one picture at a time")
+    vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
 
 
 @dataclass
@@ -326,6 +337,8 @@ WEIGHTINGS = ("continuous", "paper", "uniform")
 STRATEGIES = ("even", "stratified", "random", "small", "middle", "large")
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
+    "model.offload": ("none", "model", "sequential"),
+    "model.quantization": ("none", "8bit", "4bit"),
     "sampler.name": ("ddpm", "ddim", "euler"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),

@@ -6,6 +6,7 @@ prompts are encoded and how (z, t, c) go through the network. It is found by ``l
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.families import lora
+from mitune.families import lora, memory
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
 from mitune.families.source import ModelSource, find_model, fingerprint, weight_files
@@ -69,6 +70,11 @@ class LatentDenoiser(Denoiser):
         self._base_identity = identity
         self._adapter: lora.SavedAdapter | None = None
         self._warned: set[str] = set()
+        self._null_row: Condition | None = None
+        self._decoder: Any = None
+        self._offload = "none"
+        self._runs_on: torch.device | None = None  # where it cannot be told from the weights:
+        self._computes_in: torch.dtype | None = None  # offloaded or quantized ones
         if max_tokens is not None and self.text_tokens is None:
             raise UserError(
                 f"model.max_tokens={max_tokens}: {identity} reads prompts of one fixed length; leave it out"
@@ -118,10 +124,16 @@ class LatentDenoiser(Denoiser):
         adapter: str | Path | None = None,
         compile: bool = False,
         channels_last: bool = False,
+        fast_decoder: str | None = None,
+        offload: str = "none",
+        quantization: str = "none",
+        vae_slicing: bool = False,
+        vae_tiling: bool = False,
         **options: Any,
     ) -> Any:
         """Load a folder or Hub id. ``dtype`` auto: bfloat16 on CUDA, else float32; ``device`` auto: this
-        process's accelerator, else the CPU. ``options`` are the family's own, as its ``__init__`` has them.
+        process's accelerator, else the CPU. ``fast_decoder``: an ``AutoencoderTiny`` that pictures are decoded with.
+        The memory options are those of ``memory``; ``options`` are those of ``__init__``.
 
         Raises UserError: not there, another pipeline, pickled weights, unknown dtype or device, an adapter
         that does not fit.
@@ -129,21 +141,34 @@ class LatentDenoiser(Denoiser):
         source = path_or_id if isinstance(path_or_id, ModelSource) else find_model(path_or_id, revision)
         device = find_device(device)
         number = find_dtype(dtype, device)
+        memory.check_offload(offload, device, compile)
+        large = [name for name in cls.encoder_names if name not in cls.adapted_encoders]
+        quantized = memory.quantization_config(quantization, [cls.network_name, *large], number, device)
         with quiet():
             folder = open_folder(source, variant)
             files = [file for part in cls._weights(source) for file in weight_files(folder, part, variant)]
-            pipeline = open_pipeline(source, folder, variant, number)
+            pipeline = open_pipeline(source, folder, variant, number, **quantized)
         identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#"
         identity += fingerprint([*files, folder / "scheduler" / "scheduler_config.json"])
         denoiser = cls(pipeline, identity, **options)
         if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
             pipeline.vae.to(torch.float32)  # it overflows in float16
-        pipeline.to(device)
+        memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
+        if fast_decoder is not None:
+            denoiser._decoder = memory.open_fast_decoder(
+                fast_decoder, denoiser.latent_shape[0], denoiser._downscale, number
+            ).to(device)
+        if quantized:
+            denoiser._computes_in = number
+        if offload == "none":
+            pipeline.to(device)
         if channels_last:
             denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             pipeline.vae.to(memory_format=torch.channels_last)
         if adapter is not None:
             denoiser.load_adapter(adapter)
+        if offload != "none":
+            denoiser.offload(offload, device)
         if compile:
             denoiser.network.compile()
         return denoiser
@@ -153,6 +178,16 @@ class LatentDenoiser(Denoiser):
         """Components whose weights make the model what it is."""
         wanted = (cls.network_name, *cls.encoder_names, "vae")
         return [name for name in wanted if name in source.components]
+
+    def offload(self, mode: str, device: torch.device) -> None:
+        """Let parts wait on the CPU and compute on ``device``; see ``memory.offload``."""
+        memory.offload(self._pipeline, mode, self.network_name, device)
+        self._offload, self._runs_on = mode, device
+
+    @property
+    def offloaded(self) -> str:
+        """What waits on the CPU: none, model or sequential."""
+        return self._offload
 
     # -- what a family says ----------------------------------------------------------------------------------
 
@@ -224,13 +259,13 @@ class LatentDenoiser(Denoiser):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the weights are."""
-        return next(self.network.parameters()).device
+        """Where the weights are, or are computed with."""
+        return self._runs_on or next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """What the weights are."""
-        return next(self.network.parameters()).dtype
+        """What the weights are, or are computed in."""
+        return self._computes_in or next(self.network.parameters()).dtype
 
     @property
     def identity(self) -> str:  # type: ignore[override]
@@ -263,13 +298,19 @@ class LatentDenoiser(Denoiser):
                 f"reads; cut off: {cut!r}",
                 stacklevel=2,
             )
+        self._make_room()
         with quiet(), torch.set_grad_enabled(self._texts_train()):
             return self._condition(self._encode(list(prompts)))
 
     def null(self, n: int) -> Condition:
-        """The null prompt, ``n`` times (one row, expanded)."""
-        with quiet(), torch.set_grad_enabled(self._texts_train()):
-            row = self._condition(self._encode_null())
+        """The null prompt, ``n`` times (one row, expanded); encoded once while no text encoder has an adapter."""
+        row = self._null_row
+        adapted = bool(lora.adapter_layers(self.text_encoders))
+        if row is None or adapted:
+            self._make_room()
+            with quiet(), torch.set_grad_enabled(self._texts_train()):
+                row = self._condition(self._encode_null())
+        self._null_row = None if adapted else row
         return Condition({name: value.expand(n, *value.shape[1:]) for name, value in row.tensors.items()})
 
     def prompt_length_report(self, prompts: list[str]) -> list[tuple[str, str]]:
@@ -293,6 +334,11 @@ class LatentDenoiser(Denoiser):
             for tokenizer, limit in self._prompt_limits()
         ]
         return max(limits, key=lambda pair: pair[1])
+
+    def _make_room(self) -> None:
+        """Send the network to the CPU before the text encoders come: diffusers' hooks only know the other way."""
+        if self._offload == "model":
+            self._pipeline.maybe_free_model_hooks()
 
     def _texts_train(self) -> bool:
         modules = self._encoders.values()
@@ -339,9 +385,13 @@ class LatentDenoiser(Denoiser):
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures [n, 3, H, W] float32 in [0, 1]; differentiable in ``z``."""
-        vae, parts = self._pipeline.vae, []
+        vae, scale, shift = self._pipeline.vae, self._scale, self._shift
+        if self._decoder is not None:
+            vae = self._decoder
+            scale, shift = vae.config.scaling_factor, vae.config.shift_factor
+        parts = []
         for part in z.split(self._pictures_a_batch(z.shape[-1] * z.shape[-2] * self._downscale**2)):
-            latents = part.to(self.device).float() / self._scale + self._shift
+            latents = part.to(self.device).float() / scale + shift
             parts.append(
                 (vae.decode(latents.to(vae.dtype), return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
             )
@@ -390,6 +440,9 @@ class LatentDenoiser(Denoiser):
     def fused(self) -> AbstractContextManager[None]:
         """The adapter merged into the weights for the time of the block: forwards at the base model's price.
 
-        The weights come back bit for bit. Not for training, and not to be nested with ``base()``.
+        The weights come back bit for bit. Not for training, and not to be nested with ``base()``. Quantized weights
+        cannot take it in without loss: there the adapter stays beside them.
         """
+        if self._computes_in is not None:
+            return contextlib.nullcontext()
         return lora.merged(lora.adapter_layers(self.components.values()))

@@ -202,6 +202,8 @@ class _Run:
         )
         self.signature = self._signature()
         self.texts = Texts(denoiser, self.data.texts, text_trains)
+        if denoiser.offloaded == "model":  # type: ignore[attr-defined]
+            denoiser.network.to(self.device)  # type: ignore[union-attr]  # the optimizer's state goes where it is
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
