@@ -57,7 +57,12 @@ def section(kind: type) -> Any:
 
 @dataclass
 class ModelConfig:
-    path: str = key("shapes", "a diffusers folder, a Hub id, or 'shapes' (the model inside the package)")
+    path: str = key(
+        "shapes", "a diffusers folder, a Hub id, a .safetensors checkpoint, or 'shapes' (inside the package)"
+    )
+    config: str | None = key(
+        None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)"
+    )
     revision: str | None = key(None, "Hub branch, tag or commit")
     variant: str | None = key(None, "weights variant, such as fp16")
     resolution: int | None = key(None, "side of a picture in pixels (default: the model's own)")

@@ -15,6 +15,7 @@ FLOORS = {
     "files": 0,
     "noise": 0,
     "denoiser": 0,
+    "out_of_memory": 0,
     "track": 0,
     "config": 0,
     "scores": 0,

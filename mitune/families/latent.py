@@ -118,6 +118,7 @@ class LatentDenoiser(Denoiser):
         cls,
         path_or_id: str | Path | ModelSource,
         revision: str | None = None,
+        config: str | None = None,
         variant: str | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
@@ -131,14 +132,17 @@ class LatentDenoiser(Denoiser):
         vae_tiling: bool = False,
         **options: Any,
     ) -> Any:
-        """Load a folder or Hub id. ``dtype`` auto: bfloat16 on CUDA, else float32; ``device`` auto: this
-        process's accelerator, else the CPU. ``fast_decoder``: an ``AutoencoderTiny`` that pictures are decoded with.
-        The memory options are those of ``memory``; ``options`` are those of ``__init__``.
+        """Load a folder, a Hub id or a checkpoint file (``config``: see ``find_model``). ``dtype`` auto: bfloat16 on
+        CUDA, else float32; ``device`` auto: this process's accelerator, else the CPU. ``fast_decoder``: an
+        ``AutoencoderTiny`` that pictures are decoded with. The memory options are those of ``memory``; ``options``
+        are those of ``__init__``.
 
         Raises UserError: not there, another pipeline, pickled weights, unknown dtype or device, an adapter
         that does not fit.
         """
-        source = path_or_id if isinstance(path_or_id, ModelSource) else find_model(path_or_id, revision)
+        source = (
+            path_or_id if isinstance(path_or_id, ModelSource) else find_model(path_or_id, revision, config)
+        )
         device = find_device(device)
         number = find_dtype(dtype, device)
         memory.check_offload(offload, device, compile)
@@ -147,9 +151,9 @@ class LatentDenoiser(Denoiser):
         with quiet():
             folder = open_folder(source, variant)
             files = [file for part in cls._weights(source) for file in weight_files(folder, part, variant)]
+            files = [source.file] if source.file else [*files, folder / "scheduler" / "scheduler_config.json"]
             pipeline = open_pipeline(source, folder, variant, number, **quantized)
-        identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#"
-        identity += fingerprint([*files, folder / "scheduler" / "scheduler_config.json"])
+        identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#{fingerprint(files)}"
         denoiser = cls(pipeline, identity, **options)
         if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
             pipeline.vae.to(torch.float32)  # it overflows in float16
@@ -176,7 +180,7 @@ class LatentDenoiser(Denoiser):
     @classmethod
     def _weights(cls, source: ModelSource) -> list[str]:
         """Components whose weights make the model what it is."""
-        wanted = (cls.network_name, *cls.encoder_names, "vae")
+        wanted = () if source.file else (cls.network_name, *cls.encoder_names, "vae")
         return [name for name in wanted if name in source.components]
 
     def offload(self, mode: str, device: torch.device) -> None:

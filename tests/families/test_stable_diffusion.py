@@ -191,7 +191,7 @@ def test_wrong_models_are_refused_in_one_line(tiny_pipeline_folder: Path, tmp_pa
         empty: "no model_index.json",
         tmp_path / "missing": "neither a folder nor a Hub id",
         checkpoint: "pickled",
-        single: "from_single_file",
+        single: "damaged",
         other: "did you mean 'StableDiffusionPipeline'",
         nowhere: "names no pipeline class",
         broken: "not valid JSON",
