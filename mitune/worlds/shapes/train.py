@@ -32,7 +32,7 @@ from mitune.files import write_json
 from mitune.worlds.shapes import architecture
 from mitune.worlds.shapes.corpus import Corpus, build_corpus
 from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, all_prompts, parse_prompt
-from mitune.worlds.shapes.vocabulary import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES
+from mitune.worlds.shapes.vocabulary import COLOURS, DIRECTIONS, RELATIONS, SHAPES, SIZES, TEXTURES
 
 Log = list[dict[str, Any]]
 
@@ -59,6 +59,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
         "--null-share", type=float, default=0.1, help="share of captions replaced by the empty one"
+    )
+    parser.add_argument(
+        "--favour",
+        nargs="*",
+        default=[],
+        metavar="FACT=TIMES",
+        help="captions that state it are drawn so many times as often",
+    )
+    parser.add_argument(
+        "--layout-weight", type=float, default=0.0, help="p of the factor SNR^-p on the loss where SNR < 1"
     )
     parser.add_argument("--save-every", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
@@ -308,13 +318,38 @@ def train_text(
     return text_encoder
 
 
+def time_weights(alpha_bar: Tensor, layout: float) -> Tensor:
+    """Weight of the squared error of ε̂ at every timestep, [T]: min-SNR (γ = 5, Hang et al. 2023) times a factor.
+
+    Where SNR < 1 the factor is SNR^-`layout`. Where things are is settled there, and an error of the noise
+    is small there however wrong the picture that it stands for.
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=5.0) / snr * snr.clamp(max=1.0).pow(-layout)
+
+
+def stated_facts(text: str) -> set[str]:
+    """What a caption states: names of attributes, and ``direction`` or ``contact`` for its relation."""
+    spec = parse_prompt(text)
+    facts = {name for thing in spec.objects for name in thing.stated()}
+    if spec.relation:
+        facts.add("direction" if spec.relation in DIRECTIONS else "contact")
+    return facts
+
+
+def caption_weights(texts: list[str], favour: dict[str, float]) -> Tensor:
+    """How often each caption is drawn, [n], relative: the largest of `favour` among what it states, else 1."""
+    return torch.tensor([max([favour.get(fact, 1.0) for fact in stated_facts(text)]) for text in texts])
+
+
 def train_unet(
-    latents: Tensor, tokens: Tensor, null: Tensor, vae: AutoencoderKL, text_encoder: CLIPTextModel,
+    latents: Tensor, tokens: Tensor, weights: Tensor, null: Tensor, vae: AutoencoderKL, text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer, options: argparse.Namespace, log: Log,
 ) -> tuple[CLIPTextModel, UNet2DConditionModel]:  # fmt: skip
-    """Fit noise prediction with min-SNR weights (γ = 5, Hang et al. 2023); return the averaged networks.
+    """Fit noise prediction, errors weighted by `time_weights`; return the averaged networks.
 
-    `latents` [n, 8, 8, 8]; `tokens` [n, captions, PROMPT_TOKENS]; `null` [PROMPT_TOKENS]: the empty caption.
+    `latents` [n, 8, 8, 8]; `tokens` [n, captions, PROMPT_TOKENS], drawn by `weights` [n · captions]; `null`
+    [PROMPT_TOKENS]: the empty caption.
     """
     torch.manual_seed(options.seed + 1)
     device = options.device
@@ -327,7 +362,8 @@ def train_unet(
     text_encoder = text_encoder.train()
     scheduler = architecture.build_scheduler()
     alpha_bar = scheduler.alphas_cumprod.to(device)
-    weight = (alpha_bar / (1 - alpha_bar)).clamp(max=5.0) * (1 - alpha_bar) / alpha_bar
+    weight = time_weights(alpha_bar, options.layout_weight)
+    drawn_until = weights.double().cumsum(0)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
     schedule = _schedule(optimizer, options.lr, options.steps)
@@ -342,9 +378,10 @@ def train_unet(
         return networks[1].eval(), networks[0].eval()
 
     for step in range(1, options.steps + 1):
-        rows = torch.randint(len(latents), (share,), generator=generator)
-        which = torch.randint(tokens.shape[1], (share,), generator=generator)
-        captions = tokens[rows, which]
+        point = torch.rand(share, generator=generator, dtype=torch.float64) * drawn_until[-1]
+        drawn = torch.searchsorted(drawn_until, point, right=True).clamp(max=len(drawn_until) - 1)
+        rows = drawn // tokens.shape[1]
+        captions = tokens.flatten(0, 1)[drawn]
         captions[torch.rand(share, generator=generator) < options.null_share] = null
         noise = torch.randn(share, *latents.shape[1:], generator=generator).to(device)
         t = torch.randint(1000, (share,), generator=generator).to(device)
@@ -395,7 +432,12 @@ def main(argv: list[str] | None = None) -> None:
     ).to(options.device)
     if options.text_steps:
         text_encoder = train_text(text_encoder, tokenizer, tokens.flatten(0, 1), texts, options, log)
-    text_encoder, unet = train_unet(latents, tokens, null, vae, text_encoder, tokenizer, options, log)
+    weights = caption_weights(
+        texts, {fact: float(times) for fact, times in (f.split("=") for f in options.favour)}
+    )
+    text_encoder, unet = train_unet(
+        latents, tokens, weights, null, vae, text_encoder, tokenizer, options, log
+    )
     if not state().is_main_process:
         return
     if options.decoder_steps:
