@@ -22,7 +22,7 @@ from mitune.information.edits import EditMiner
 from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.llr import PathLLR, llr_image
 from mitune.information.mi import PathMI, mi_image
-from mitune.information.negatives import negatives
+from mitune.information.negatives import MINED, negatives
 from mitune.information.times import TimeGrid, Weighting, time_grid
 from mitune.scores import (
     LATENT_SCORERS,
@@ -74,7 +74,7 @@ class Scoring:
         self.batch_size = batch_size
         self.forwards: Counter[str] = Counter()
         self._pool, self._given = pool, given
-        mines = "contrast" in self.scorers and settings["contrast"]["negatives"] == "edits"
+        mines = "contrast" in self.scorers and settings["contrast"]["negatives"] in MINED
         self._miner = EditMiner(pool, seed) if mines else None
         self._edits: dict[str, list[str]] = {}
 
@@ -237,20 +237,16 @@ class Scoring:
         """The other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""
         if text not in self._edits:
             settings = self.settings["contrast"]
-            count, kinds = settings["edits"], tuple(settings["kinds"])
-            if self._miner is None:
-                self._edits[text] = negatives(
-                    settings["negatives"], [text], count, self._pool, self._given, self.seed, kinds
-                )[0]
-                return self._edits[text]
-            found = self._miner.edits(text, count, kinds=kinds)
-            if not found:
-                raise UserError(
-                    f"contrast finds no edit of the prompt {text!r} among the prompts given; give more prompts"
-                    " (prompts.source, score.pool), or use another score, such as mi (select=mi scorers=[mi,llr]) or"
-                    " elbo"
-                )
-            self._edits[text] = [edit.text for edit in found]
+            self._edits[text] = negatives(
+                settings["negatives"],
+                [text],
+                settings["edits"],
+                self._pool,
+                self._given,
+                self.seed,
+                tuple(settings["kinds"]),
+                self._miner,
+            )[0]
         return self._edits[text]
 
 
