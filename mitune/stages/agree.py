@@ -20,7 +20,7 @@ from mitune.information.registry import check_oracle
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, terms, weigh
 from mitune.stages.candidates import cost, draw, scorer_forwards
-from mitune.stages.common import check_lengths, load_model, read_prompts, sampler_of, scoring_of
+from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
 from mitune.stages.progress import say
 
 
@@ -97,7 +97,7 @@ def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, flo
     check_lengths(denoiser, prompts, config.prompts, "prompts")
     pool = None
     if "contrast" in scorers_of(settings.scorers, combined):
-        pool = [prompt.text for prompt in read_prompts(config.prompts, everything=True)]
+        pool = prompt_pool(config.prompts)
     store = draw(
         folder / "candidates",
         units,

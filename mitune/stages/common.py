@@ -50,6 +50,11 @@ def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
     )
 
 
+def prompt_pool(section: DictConfig) -> list[str]:
+    """The texts of a section's source, beyond its limits: where ``contrast`` finds its edits."""
+    return [prompt.text for prompt in read_prompts(section, everything=True)]
+
+
 def training_prompts(config: DictConfig) -> list[Prompt]:
     """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
@@ -129,7 +134,7 @@ def scoring_of(
             sources = (
                 [config.prompts] if names == config.scorers else [config.prompts, config.evaluate.prompts]
             )
-            pool = [prompt.text for source in sources for prompt in read_prompts(source, everything=True)]
+            pool = [text for source in sources for text in prompt_pool(source)]
     return Scoring(
         names,
         OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
