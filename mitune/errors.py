@@ -14,3 +14,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the choice most like ``name``, or an empty string if none is close."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, on one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def short(text: str, length: int = 160) -> str:
+    """The text, cut after ``length`` characters."""
+    return text if len(text) <= length else f"{text[:length]}…"

@@ -29,10 +29,8 @@ from mitune.scores import (
     ON_PICTURES,
     PATH_SCORERS,
     PICTURE_SCORERS,
-    is_sum,
     scorers_of,
-    terms,
-    weigh,
+    sums,
 )
 
 _ON_CONDITION = tuple(name for name in LATENT_SCORERS if name != "contrast")
@@ -64,10 +62,9 @@ class Scoring:
         batch_size: int = 96,
         given: Sequence[str] = (),
     ) -> None:
-        combined = settings.get("combined", "")
+        self._combined = settings.get("combined", "")
         self.names = tuple(names)
-        self.scorers = tuple(scorers_of(names, combined))
-        self.sums = {name: terms(name, combined) for name in names if is_sum(name)}
+        self.scorers = tuple(scorers_of(names, self._combined))
         self.settings = settings
         self.denoiser = denoiser
         self.seed = seed
@@ -125,7 +122,9 @@ class Scoring:
 
     def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
         """The sums, from the columns they are made of; ``groups``: the prompt of each row (:func:`scores.weigh`)."""
-        return {name: weigh(table, parts, groups).tolist() for name, parts in self.sums.items()}
+        return {
+            name: values.tolist() for name, values in sums(table, self.names, self._combined, groups).items()
+        }
 
     @property
     def needs_pictures(self) -> bool:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, load_prompts
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError
+from mitune.errors import UserError, short
 from mitune.families import load_denoiser
 from mitune.information.registry import Scoring, check_oracle
 from mitune.runs import RunFolder
@@ -76,7 +76,7 @@ def check_prompts(config: DictConfig) -> None:
     both = [prompt for prompt in held_out_prompts(config) if prompt.id in known]
     if both:
         warn(
-            f"evaluate.prompts: {len(both)} held-out prompts are trained on too, such as {_short(both[0].text)!r};"
+            f"evaluate.prompts: {len(both)} held-out prompts are trained on too, such as {short(both[0].text)!r};"
             " the comparison flatters the tuned model"
         )
 
@@ -90,16 +90,14 @@ def check_lengths(denoiser: Any, prompts: Sequence[Prompt], section: DictConfig,
     """Warn of prompts that the text encoder cuts, naming what is cut; refuse them where ``strict`` is set."""
     cut = denoiser.prompt_length_report([prompt.text for prompt in prompts])
     for text, tokens in cut[:5]:
-        line = f"{key}: the prompt {_short(text)!r} is too long for the text encoder; cut off: {_short(tokens)!r}"
+        line = (
+            f"{key}: the prompt {short(text)!r} is too long for the text encoder; cut off: {short(tokens)!r}"
+        )
         if section.strict:
             raise UserError(f"{line}; shorten it, or say {key}.strict=false to let it be cut")
         warn(line)
     if len(cut) > 5:
         warn(f"{key}: {len(cut) - 5} more prompts are too long and are cut")
-
-
-def _short(text: str, length: int = 160) -> str:
-    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def sampler_of(config: DictConfig, guidance: float | None = None) -> Sampler:

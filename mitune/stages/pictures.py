@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mitune.files import clean_partial, read_json, write_json, write_table
 from mitune.information.registry import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.progress import progress, warn
+from mitune.stages.units import Cost, Meter, claim_model, read_cost
 
 _COST = b"mitune.cost"
 _TYPES = {"row": pa.int64(), "image": pa.string(), "text": pa.string(), "resized": pa.bool_()}
@@ -92,7 +92,7 @@ class ScoredPictures:
             return
         denoiser, scoring = load()
         if main:
-            claim_judge(self.folder, denoiser.identity)
+            claim_model(self.folder, denoiser.identity, "scores by", "score.out=")
         wait()
         seeds = self.pictures.seeds or [
             candidate_seed(seed, text, number)
@@ -119,9 +119,7 @@ class ScoredPictures:
         batch_size: int,
         skip: bool,
     ) -> None:
-        started = time.perf_counter()
-        denoiser.forwards = 0
-        scoring.forwards.clear()
+        meter = Meter(denoiser, scoring)
         rows, resized, columns = [], [], []
         everything = self._rows(unit)
         for start in range(0, len(everything), batch_size):
@@ -149,12 +147,7 @@ class ScoredPictures:
         }
         arrays = {name: pa.array(values, type=_TYPES[name]) for name, values in identity.items()}
         arrays |= {name: pa.array(values, type=pa.float64()) for name, values in scores.items()}
-        cost = {
-            "forwards": denoiser.forwards,
-            "seconds": time.perf_counter() - started,
-            "scorers": {name: scoring.forwards[name] for name in scoring.scorers},
-        }
-        write_json(self.path(unit).with_suffix(".json"), cost)
+        meter.write(self.path(unit))
         write_table(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}))
 
     def _open(
@@ -220,18 +213,9 @@ class ScoredPictures:
         result.attrs["resized"] = int(table["resized"].sum())
         return result
 
-    def cost(self) -> dict[str, Any]:
-        """Network rows, in all and by scorer, and seconds summed over processes, whichever command took them."""
-        parts = [read_json(self.path(unit).with_suffix(".json")) for unit in self.units]
-        scorers: dict[str, int] = {}
-        for part in parts:
-            for name, forwards in part["scorers"].items():
-                scorers[name] = scorers.get(name, 0) + forwards
-        return {
-            "forwards": sum(part["forwards"] for part in parts),
-            "seconds": round(sum(part["seconds"] for part in parts), 3),
-            "scorers": scorers,
-        }
+    def cost(self) -> Cost:
+        """What the units took."""
+        return read_cost(self.path(unit) for unit in self.units)
 
     def report(self, table: pd.DataFrame) -> dict[str, int]:
         """What became of the pictures, said where something is to be said: {"resized", "left_out"}."""
@@ -250,15 +234,3 @@ class ScoredPictures:
         if undecodable:
             warn(f"{self.pictures.where}: {undecodable} pictures that do not decode are left out")
         return {"resized": resized, "left_out": undecodable + self.pictures.left_out}
-
-
-def claim_judge(folder: Path, identity: str) -> None:
-    """Bind scores to the model that gives them. Raises UserError if another one has begun to."""
-    path = folder / "model.json"
-    if not path.exists():
-        write_json(path, {"model": identity})
-    elif (before := read_json(path)["model"]) != identity:
-        raise UserError(
-            f"{folder} holds scores by the model {before}, this one is {identity}; choose another score.out=, or"
-            " delete it"
-        )

@@ -107,9 +107,8 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
         figures |= {
             "score": float(chosen["score"].mean()),
             "pool": float(frame["score"].mean()),
-            **work.cost(),
+            **work.cost().total,
         }
-        figures.pop("scorers")
     _enough(len(chosen), count, source.where)
     chosen = chosen.assign(rank=0, preferred=True).reset_index(drop=True)
     return RealPictures(chosen, source, figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
 from mitune.information.registry import Scoring, check_no_path, check_oracle
 from mitune.runs import RunFolder
-from mitune.scores import PATH_SCORERS, columns, is_sum, normalised, scorers_of, terms, weigh
+from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
 from mitune.stages.common import POOL, check_lengths, load_model, scoring_of
 from mitune.stages.pictures import ScoredPictures
 from mitune.stages.progress import say
@@ -83,7 +84,8 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     work.score(lambda: _judge(config, pictures), config.seed, settings.batch_size, settings.skip)
     figures: dict[str, Any] = {}
     if state().is_main_process:
-        table = work.table(lambda rows: _sums(config, by, rows))
+        combined = config.scorer.combined
+        table = work.table(lambda rows: sums(rows, [*settings.scorers, by], combined, rows["text"]))
         fresh = run.root / "scores.parquet"
         write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
         _settle(fresh, path)
@@ -95,7 +97,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             "table": str(path),
             "pictures": len(table),
             **work.report(table),
-            **work.cost(),
+            **asdict(work.cost()),
             "scores": {
                 name: {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
                 for name in names
@@ -143,16 +145,6 @@ def _judge(config: DictConfig, pictures: Pictures) -> tuple[Any, Scoring]:
         name for name in scorers_of(settings.scorers, config.scorer.combined) if name not in PATH_SCORERS
     ]
     return denoiser, scoring_of(config, denoiser, names, pool, settings.batch_size)
-
-
-def _sums(config: DictConfig, by: str, table: pd.DataFrame) -> dict[str, Any]:
-    """The weighted sums among the scores asked for."""
-    combined = config.scorer.combined
-    return {
-        name: weigh(table, terms(name, combined), table["text"])
-        for name in dict.fromkeys([*config.score.scorers, by])
-        if is_sum(name)
-    }
 
 
 def _settle(fresh: Path, place: Path) -> None:
