@@ -72,7 +72,7 @@ def test_a_latent_score_does_not_depend_on_its_neighbours(tiny_pipeline_folder: 
                 for name in ("mi_image", "elbo")
                 for key in ("noise=coupled", "weighting=paper")
             ],
-            False,
+            True,
         ),
     ],
 )
