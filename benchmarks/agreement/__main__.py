@@ -70,7 +70,8 @@ def study(
     }
     write_json(results / f"{preset}.json", record)
     write_bytes(results / f"{preset}.png", (folder / "agree" / "agreement.png").read_bytes())
-    text = f"# agreement, {preset}\n\n{markdown(figures)}\n`{record['command']}`, commit {common.commit_of(record['git'])}.\n"
+    origin = f"`{record['command']}`, commit {common.commit_of(record['git'])}."
+    text = f"# agreement, {preset}\n\n{markdown(figures)}\n{origin}\n"
     write_text(results / f"{preset}.md", text)
     return record
 

@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known
 from mitune.information.edits import KINDS, EditMiner, distinct, plain_text
 
 SOURCES = ("edits", "words", "batch", "pool", "list")
@@ -38,10 +38,7 @@ def negatives(
     Deterministic in (source, prompt, seed) and the texts drawn from, whatever their order. Raises UserError for an
     unknown source and where a prompt is left without any negative, naming it.
     """
-    if source not in SOURCES:
-        raise UserError(
-            f"contrast: negatives={source!r} is not known{nearest(source, SOURCES)} (known: {', '.join(SOURCES)})"
-        )
+    check_known("contrast: negatives", source, SOURCES)
     unique = list(dict.fromkeys(prompts))
     if source in MINED:
         miner = miner or EditMiner(pool, seed)
