@@ -95,46 +95,39 @@ class MIConfig:
 
 
 @dataclass
-class MIImageConfig:
-    times: int = key(8, "times a picture is noised at; the forwards are elbo's where the settings are")
+class TimesConfig:
+    """When a scorer noises a picture, and what each time counts."""
+
+    times: int = key(8, "times a picture is noised at")
     t_min: int = key(400, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
     weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
     strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+
+
+@dataclass
+class ElboConfig(TimesConfig):
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
+
+
+@dataclass
+class MIImageConfig(ElboConfig):
+    """Where all but ``form`` is as for elbo, one pass gives both."""
+
     form: str = key("square", "square, or orthogonal: rectified flow's (RFMI)")
 
 
 @dataclass
-class ElboConfig:
-    times: int = key(8, "times a picture is noised at")
-    t_min: int = key(400, "lowest time (of 1000)")
-    t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
-
-
-@dataclass
-class LLRImageConfig:
-    times: int = key(8, "times of the forward path")
-    t_min: int = key(400, "lowest time (of 1000)")
-    t_max: int = key(1000, "highest time")
+class LLRImageConfig(TimesConfig):
     paths: int = key(1, "forward paths averaged")
     guidance: float = key(1.0, "guidance of the reverse steps; 1 = none")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
 
 
 @dataclass
-class ContrastConfig:
-    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
+class ContrastConfig(ElboConfig):
     times: int = key(6, "times a picture is noised at")
     t_min: int = key(560, "lowest time (of 1000)")
-    t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
     negatives: str = key("edits", "the other prompts: edits, words (exchanged within), pool, list (given)")
     kinds: list[str] = key(["swap", "substitute", "drop"], "kinds of edits, mined from the prompt pool")
     given: str | None = key(None, "negatives=list: the other prompts, a source like prompts.source")
@@ -316,14 +309,15 @@ class Config:
 NOISES = ("independent", "antithetic", "coupled")
 WEIGHTINGS = ("continuous", "paper", "uniform")
 STRATEGIES = ("even", "stratified", "random", "small", "middle", "large")
+_TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "sampler.name": ("ddpm", "ddim"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),
     **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
-    **{f"scorer.{name}.weighting": WEIGHTINGS for name in ("mi_image", "elbo", "llr_image", "contrast")},
-    **{f"scorer.{name}.strategy": STRATEGIES for name in ("mi_image", "elbo", "llr_image", "contrast")},
+    **{f"scorer.{name}.weighting": WEIGHTINGS for name in _TIMED},
+    **{f"scorer.{name}.strategy": STRATEGIES for name in _TIMED},
     "scorer.mi_image.form": ("square", "orthogonal"),
     "scorer.contrast.negatives": ("edits", "words", "pool", "list"),
     "scorer.cas.divergence": ("hutchinson", "jvp"),
@@ -349,20 +343,14 @@ AT_LEAST: dict[str, float] = {
     "sampler.guidance": 0,
     "sampler.steps_offset": 0,
     "scorer.mi.t_min": 0,
-    "scorer.mi_image.times": 1,
-    "scorer.mi_image.t_min": 0,
-    "scorer.elbo.times": 1,
-    "scorer.elbo.t_min": 0,
-    "scorer.llr_image.times": 1,
-    "scorer.llr_image.t_min": 0,
+    **{f"scorer.{name}.times": 1 for name in _TIMED},
+    **{f"scorer.{name}.t_min": 0 for name in _TIMED},
     "scorer.llr_image.paths": 1,
     "scorer.llr_image.guidance": 0,
     "scorer.cas.steps": 2,
     "scorer.cas.probes": 1,
     "scorer.cas.recursion": 0,
     "scorer.contrast.edits": 1,
-    "scorer.contrast.times": 1,
-    "scorer.contrast.t_min": 0,
     "generate.candidates": 1,
     "generate.batch_size": 1,
     "generate.rows_per_unit": 1,
@@ -401,10 +389,7 @@ AT_LEAST: dict[str, float] = {
     "agree.resamples": 1,
 }
 INTERVALS = (
-    ("scorer.mi_image.t_min", "scorer.mi_image.t_max"),
-    ("scorer.llr_image.t_min", "scorer.llr_image.t_max"),
-    ("scorer.elbo.t_min", "scorer.elbo.t_max"),
-    ("scorer.contrast.t_min", "scorer.contrast.t_max"),
+    *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
     ("train.t_min", "train.t_max"),
 )
 
