@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,23 +131,14 @@ def test_the_adapter_loads_into_plain_diffusers(
 
 
 def test_two_processes_make_the_same_run(
-    arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
+    arguments: Callable[..., list[str]],
+    run_command: Callable[..., Any],
+    run_by_two: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
-    root = Path(__file__).parents[2]
-    config = str(root / "launch" / "cpu_2.yaml")
-    two = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "mitune"),
-            *arguments("run", f"run={tmp_path / 'two'}"),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "MASTER_PORT": "0"},
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("round 1: generated") == 1
+    two = run_by_two(arguments("run", f"run={tmp_path / 'two'}"))
+    assert two.code == 0, two.err
+    assert two.out.count("round 1: generated") == 1
     assert run_command(arguments("run")).code == 0
     units = sorted((tmp_path / "run" / "round-1" / "candidates").glob("*.parquet"))
     assert len(units) == 4

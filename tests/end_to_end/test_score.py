@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,23 +200,11 @@ def test_a_damaged_unit_is_scored_again(score: Arguments, tmp_path: Path) -> Non
 
 
 def test_two_processes_share_the_pictures(
-    score: Arguments, run_command: Callable[..., Any], tmp_path: Path
+    score: Arguments, run_command: Callable[..., Any], run_by_two: Callable[..., Any], tmp_path: Path
 ) -> None:
-    root = Path(__file__).parents[2]
-    config = str(root / "launch" / "cpu_2.yaml")
-    two = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "mitune"),
-            *score(f"score.out={tmp_path / 'two.parquet'}"),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "MASTER_PORT": "0"},
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("scored 7 pictures") == 1
+    two = run_by_two(score(f"score.out={tmp_path / 'two.parquet'}"))
+    assert two.code == 0, two.err
+    assert two.out.count("scored 7 pictures") == 1
     assert run_command(score()).code == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two.parquet"), table(tmp_path))
     assert read_json(tmp_path / "two" / "score.json")["forwards"] == 28
