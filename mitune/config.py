@@ -101,8 +101,10 @@ class TimesConfig:
     times: int = key(8, "times a picture is noised at")
     t_min: int = key(400, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+    weighting: str = key(
+        "continuous", "of the times: continuous (exact), paper, uniform, profile (as measured)"
+    )
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large, importance")
 
 
 @dataclass
@@ -140,6 +142,9 @@ class CASConfig:
     recursion: int = key(2, "fixed-point passes of an inversion step")
     divergence: str = key("hutchinson", "hutchinson (finite difference) or jvp (exact derivative)")
     rule: str = key("simpson38", "quadrature over the steps: simpson38, simpson13, trapezoid")
+    inversion: str = key("trapezoid", "a step: trapezoid (second order) or ddim (as published)")
+    end: str = key("denoised", "density at the path's end: denoised, or normal (as published)")
+    spacing: str = key("angle", "of the steps: even in angle (arctan of noise over signal) or in time")
 
 
 @dataclass
@@ -150,6 +155,10 @@ class ScorerConfig:
     llr_image: LLRImageConfig = section(LLRImageConfig)
     contrast: ContrastConfig = section(ContrastConfig)
     cas: CASConfig = section(CASConfig)
+    profile: str | None = key(
+        None,
+        "where the information is, for weighting=profile and strategy=importance; score.profile measures it",
+    )
     combined: str = key(
         "z(contrast)+z(elbo)", "the score 'combined': a weighted sum; z() = standardised within a prompt"
     )
@@ -251,6 +260,10 @@ class ScoreConfig:
     out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)")
     by: str | None = key(None, "the score that top_fraction goes by (default: the first of score.scorers)")
     top_fraction: float | None = key(None, "write the best share (0 to 1) of the pictures as a dataset, too")
+    profile: str | None = key(
+        None,
+        "measure at which times the pictures' information lies, into this .json file, for scorer.profile",
+    )
     skip: bool = key(False, "leave out pictures that do not decode or have no caption, instead of stopping")
     batch_size: int = key(192, "rows a forward")
     rows_per_unit: int = key(192, "pictures a unit; what a killed command loses at most")
@@ -307,8 +320,8 @@ class Config:
 
 
 NOISES = ("independent", "antithetic", "coupled")
-WEIGHTINGS = ("continuous", "paper", "uniform")
-STRATEGIES = ("even", "stratified", "random", "small", "middle", "large")
+WEIGHTINGS = ("continuous", "paper", "uniform", "profile")
+STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
 _TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
@@ -322,6 +335,9 @@ CHOICES: dict[str, Sequence[str]] = {
     "scorer.contrast.negatives": ("edits", "words", "pool", "list"),
     "scorer.cas.divergence": ("hutchinson", "jvp"),
     "scorer.cas.rule": ("simpson38", "simpson13", "trapezoid"),
+    "scorer.cas.inversion": ("trapezoid", "ddim"),
+    "scorer.cas.end": ("denoised", "normal"),
+    "scorer.cas.spacing": ("angle", "time"),
     "adapter.kind": ("dora", "lora"),
     "train.objective": ("mse", "dpo"),
     "train.lr_schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
@@ -610,8 +626,23 @@ def check(config: DictConfig) -> None:
         raise UserError(f"train.betas={values['train.betas']}: give two numbers")
     if values["scorer.contrast.negatives"] == "list" and values["scorer.contrast.given"] is None:
         raise UserError("scorer.contrast.negatives=list: say which prompts with scorer.contrast.given=")
+    _check_profile(values)
     _check_scores(values)
     _check_selection(values)
+
+
+def _check_profile(values: dict[str, Any]) -> None:
+    """A profile is there where one is needed; what it says is read with the model."""
+    for name in _TIMED:
+        for last, value in (("weighting", "profile"), ("strategy", "importance")):
+            if values[f"scorer.{name}.{last}"] == value and values["scorer.profile"] is None:
+                raise UserError(
+                    f"scorer.{name}.{last}={value} needs a measured profile: scorer.profile=FILE.json, which"
+                    " mitune score score.source=… score.profile=FILE.json writes"
+                )
+    path = values["score.profile"]
+    if path is not None and Path(path).suffix != ".json":
+        raise UserError(f"score.profile={path}: the profile is a JSON file; give a name that ends in .json")
 
 
 _SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers")

@@ -23,7 +23,7 @@ from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.llr import PathLLR, llr_image
 from mitune.information.mi import PathMI
 from mitune.information.negatives import MINED, negatives
-from mitune.information.times import Weighting, time_grid
+from mitune.information.times import Profile, Weighting, time_grid
 from mitune.scores import (
     LATENT_SCORERS,
     ON_PICTURES,
@@ -45,6 +45,7 @@ class Scoring:
         given: other prompts for ``contrast`` (scorer.contrast.negatives=list).
         seed: of the edits, and of times drawn at random.
         batch_size: rows of a forward when noise is put on pictures.
+        profile: for the scorers with weighting=profile or strategy=importance.
 
     ``forwards``: network rows spent since it was made, by scorer; a pass that two scorers share counts for both, as
     each would need it alone.
@@ -59,6 +60,7 @@ class Scoring:
         seed: int = 0,
         batch_size: int = 96,
         given: Sequence[str] = (),
+        profile: Profile | None = None,
     ) -> None:
         self._combined = settings.get("combined", "")
         self.names = tuple(names)
@@ -68,7 +70,7 @@ class Scoring:
         self.seed = seed
         self.batch_size = batch_size
         self.forwards: Counter[str] = Counter()
-        self._pool, self._given = pool, given
+        self._pool, self._given, self._profile = pool, given, profile
         mines = "contrast" in self.scorers and settings["contrast"]["negatives"] in MINED
         self._miner = EditMiner(pool, seed) if mines else None
         self._edits: dict[str, list[str]] = {}
@@ -141,20 +143,26 @@ class Scoring:
         """At which times, with what noise and weights a scorer looks: as ``denoising_terms`` takes them."""
         settings = self.settings[name]
         noise = settings.get("noise", "coupled")
-        where = {"t_min": settings["t_min"], "t_max": settings["t_max"]}
-        schedule, weighting = self.denoiser.schedule, settings["weighting"]
-        t, weights = time_grid(
-            schedule,
-            settings["times"],
-            weighting=weighting,
-            strategy=settings["strategy"],
-            seed=self.seed,
-            **where,
+        weighting = Weighting(
+            self.denoiser.schedule, settings["weighting"], settings["t_min"], settings["t_max"], self._profile
         )
-        emphasis = None
-        if noise == "coupled" and weighting != "continuous":
-            # A path brings the likelihood's own weights.
-            emphasis = Weighting(schedule, weighting, **where).emphasis(t)
+        t, weights = time_grid(
+            self.denoiser.schedule,
+            settings["times"],
+            settings["t_min"],
+            settings["t_max"],
+            settings["weighting"],
+            settings["strategy"],
+            self._profile,
+            self.seed,
+        )
+        if noise == "coupled" and not bool((t.diff() > 0).all()):
+            raise UserError(
+                f"scorer.{name}: strategy={settings['strategy']} names a time twice, and a path passes it once;"
+                f" lower scorer.{name}.times={settings['times']} or choose strategy=even"
+            )
+        # A path brings the likelihood's own weights.
+        emphasis = weighting.emphasis(t) if noise == "coupled" and weighting.name != "continuous" else None
         return {
             "t": t,
             "weights": weights,

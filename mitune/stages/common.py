@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, load_prompts
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError, short
+from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.information.registry import Scoring, check_oracle
+from mitune.information.times import Profile
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
 from mitune.scores import COMBINED, scorers_of
@@ -141,7 +143,24 @@ def scoring_of(
         seed=config.seed,
         batch_size=batch_size or 2 * config.generate.batch_size,
         given=_given_negatives(config) if "contrast" in scorers_of(names, config.scorer.combined) else (),
+        profile=read_profile(config.scorer.profile, "scorer.profile") if config.scorer.profile else None,
     )
+
+
+def read_profile(path: str | Path, key: str) -> Profile:
+    """A profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"{key}={path}: there is no such file; mitune score score.profile={path} measures one"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Profile(tuple(map(float, found["t"])), tuple(map(float, found["value"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{key}={path} is no profile of mitune score ({first_line(error)}); measure one with score.profile="
+        ) from error
 
 
 def _given_negatives(config: DictConfig) -> list[str]:

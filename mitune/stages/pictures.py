@@ -39,21 +39,19 @@ class ScoredPictures:
     def path(self, unit: int) -> Path:
         return self.folder / f"unit-{unit:06d}.parquet"
 
-    def claim(self) -> None:
-        """Bind the folder to this source. Raises UserError if it holds the scores of another. Main process only."""
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the units are of."""
+        return {"rows": len(self.pictures), "rows_per_unit": self.size, "sha256": self.pictures.digest}
+
+    def check(self) -> None:
+        """Tidy the folder. Raises UserError if it holds the scores of another source. Main process only."""
         clean_partial(self.folder)
-        plan = {
-            "rows": len(self.pictures),
-            "rows_per_unit": self.size,
-            "sha256": self.pictures.digest,
-        }
         path = self.folder / "plan.json"
-        if not path.exists():
-            write_json(path, plan)
-        elif (before := read_json(path)) != plan:
+        if path.exists() and (before := read_json(path)) != self.plan:
             other = (
                 "units of another size (score.rows_per_unit)"
-                if before["sha256"] == plan["sha256"]
+                if before["sha256"] == self.plan["sha256"]
                 else "other pictures"
             )
             raise UserError(f"{self.folder} holds scores of {other}; choose another score.out=, or delete it")
@@ -84,7 +82,7 @@ class ScoredPictures:
         """
         main = state().is_main_process
         if main:
-            self.claim()
+            self.check()
         wait()
         everything = self.todo()
         wait()  # nobody writes before all have looked
@@ -92,12 +90,11 @@ class ScoredPictures:
             return
         denoiser, scoring = load()
         if main:
+            # Only now: a model or profile that could not be read binds the folder to nothing.
+            write_json(self.folder / "plan.json", self.plan)
             claim_model(self.folder, denoiser.identity, "scores by", "score.out=")
         wait()
-        seeds = self.pictures.seeds or [
-            candidate_seed(seed, text, number)
-            for text, number in zip(self.pictures.texts, numbers(self.pictures.texts), strict=True)
-        ]
+        seeds = self.seeds(seed)
         mine = [unit for unit in everything if unit % state().num_processes == state().process_index]
         left = sum(len(self._rows(unit)) for unit in everything)
         total = len(self.pictures)
@@ -106,6 +103,13 @@ class ScoredPictures:
                 self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip)
                 advance(len(self._rows(unit)) * state().num_processes)
         wait()
+
+    def seeds(self, seed: int) -> Sequence[int]:
+        """Of each picture's noise: a candidate's own, or one that follows from ``seed``, caption and number."""
+        texts = self.pictures.texts
+        return self.pictures.seeds or [
+            candidate_seed(seed, text, number) for text, number in zip(texts, numbers(texts), strict=True)
+        ]
 
     def _rows(self, unit: int) -> range:
         return range(unit * self.size, min((unit + 1) * self.size, len(self.pictures)))
@@ -124,7 +128,7 @@ class ScoredPictures:
         everything = self._rows(unit)
         for start in range(0, len(everything), batch_size):
             batch = list(everything[start : start + batch_size])
-            batch, latents, shown, changed = self._open(batch, denoiser, skip)
+            batch, latents, shown, changed = self.open(batch, denoiser, skip)
             if not batch:
                 continue
             texts = [self.pictures.texts[row] for row in batch]
@@ -150,7 +154,7 @@ class ScoredPictures:
         meter.write(self.path(unit))
         write_table(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}))
 
-    def _open(
+    def open(
         self, batch: list[int], denoiser: Denoiser, skip: bool
     ) -> tuple[list[int], Tensor, Tensor | None, list[bool]]:
         """(rows that could be opened, their latents, their pictures unless they are candidates, which were resized)."""

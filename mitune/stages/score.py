@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from dataclasses import asdict
@@ -19,14 +20,16 @@ from mitune.data.prompts import load_prompts
 from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
+from mitune.information.mi import measure_profile
 from mitune.information.registry import Scoring, check_no_path, check_oracle
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
-from mitune.stages.common import POOL, check_lengths, load_model, scoring_of
+from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
 from mitune.stages.pictures import ScoredPictures
 from mitune.stages.progress import say
 
 SCHEMA = 1
+PROFILED = 48  # pictures that a profile is measured on
 
 
 def score_folder(config: DictConfig) -> Path:
@@ -81,7 +84,10 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
     work = ScoredPictures(run.root, pictures, settings.rows_per_unit)
-    work.score(lambda: _judge(config, pictures), config.seed, settings.batch_size, settings.skip)
+    if settings.profile is not None and Path(settings.profile).expanduser().exists():
+        read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
+    judge = functools.cache(lambda: _judge(config, pictures))
+    work.score(judge, config.seed, settings.batch_size, settings.skip)
     figures: dict[str, Any] = {}
     if state().is_main_process:
         combined = config.scorer.combined
@@ -106,6 +112,8 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         }
         if settings.top_fraction is not None:
             figures["top"] = _write_top(config, run, pictures, table, by)
+        if settings.profile is not None:
+            figures["profile"] = _write_profile(config, work, judge()[0])
         write_json(run.root / "score.json", figures)
         _say(figures)
     wait()
@@ -201,6 +209,29 @@ def _write_top(
     }
 
 
+def _write_profile(config: DictConfig, work: ScoredPictures, denoiser: Any) -> str:
+    """Where over time the information of the first pictures is, as ``scorer.profile`` takes it; gives the file."""
+    path = Path(config.score.profile).expanduser()
+    pictures = work.pictures
+    with denoiser.fused():
+        rows, latents, _, _ = work.open(list(range(len(pictures)))[:PROFILED], denoiser, config.score.skip)
+        if not rows:
+            raise UserError(
+                f"score.profile: none of the first {PROFILED} pictures of {pictures.where} decodes"
+            )
+        seeds = work.seeds(config.seed)
+        profile = measure_profile(
+            denoiser,
+            latents,
+            denoiser.encode_prompts([pictures.texts[row] for row in rows]),
+            [seeds[row] for row in rows],
+            batch_size=config.score.batch_size,
+        )
+    origin = {"model": denoiser.identity, "source": pictures.where, "pictures": len(rows)}
+    write_json(path, {**asdict(profile), **origin})
+    return str(path)
+
+
 def _say(figures: dict[str, Any]) -> None:
     rate = figures["pictures"] / max(figures["seconds"], 1e-9)
     say(
@@ -210,6 +241,8 @@ def _say(figures: dict[str, Any]) -> None:
     for name, values in figures["scores"].items():
         say(f"  {name}: mean {values['mean']:.4g}, from {values['low']:.4g} to {values['high']:.4g}")
     say(f"table: {Path(figures['table']).resolve()}")
+    if "profile" in figures:
+        say(f"profile: {Path(figures['profile']).resolve()}")
     if "top" in figures:
         top = figures["top"]
         say(f"the best {top['pictures']} by {top['by']}: {Path(top['dataset']).resolve()}")
