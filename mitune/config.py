@@ -667,12 +667,13 @@ def _check_scores(values: dict[str, Any]) -> None:
                     f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
                     " give a sum without z(), such as contrast+0.5*elbo"
                 )
-    for name in ("scorers", "evaluate.scorers"):
-        path = values["sampler.name"] == "ddim" and values["sampler.eta"] == 0
-        if path and "llr" in scorers_of(values[name], combined):
-            others = ",".join(other for other in values[name] if "llr" not in columns([other], combined))
+    still = values["sampler.name"] == "ddim" and values["sampler.eta"] == 0
+    for name in ("scorers", "evaluate.scorers", "train.keep_best_by"):
+        if still and "llr" in scorers_of(lists.get(name, ()), combined):
+            others = ",".join(other for other in lists[name] if "llr" not in columns([other], combined))
+            way_out = "null" if name == "train.keep_best_by" else f"[{others}]"
             raise UserError(
-                f"llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or leave it out: {name}=[{others}]"
+                f"llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or leave it out: {name}={way_out}"
             )
 
 

@@ -95,15 +95,12 @@ def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, flo
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.prompts, "prompts")
-    pool = None
-    if "contrast" in scorers_of(settings.scorers, combined):
-        pool = prompt_pool(config.prompts)
     store = draw(
         folder / "candidates",
         units,
         denoiser,
         sampler_of(config),
-        scoring_of(config, denoiser, settings.scorers, pool),
+        scoring_of(config, denoiser, settings.scorers, lambda: prompt_pool(config.prompts)),
         seed=config.seed,
         batch_size=config.generate.batch_size,
         title="agree",

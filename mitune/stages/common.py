@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,28 +121,28 @@ def scoring_of(
     config: DictConfig,
     denoiser: Denoiser,
     names: Sequence[str],
-    pool: Sequence[str] | None = None,
+    pool: Callable[[], Iterable[str]] | None = None,
     batch_size: int | None = None,
 ) -> Scoring:
     """The named scores with the parameters of the configuration.
 
-    ``pool``: the prompts in which ``contrast`` finds its edits (default: those of the configuration, without limits).
+    ``pool`` gives the prompts in which ``contrast`` finds its edits, where it is wanted (default: those of the
+    configuration, without limits).
     """
-    if pool is None:
-        pool = []
-        if "contrast" in scorers_of(names, config.scorer.combined):
-            sources = (
-                [config.prompts] if names == config.scorers else [config.prompts, config.evaluate.prompts]
-            )
-            pool = [text for source in sources for text in prompt_pool(source)]
+
+    def everything() -> list[str]:
+        held_out = [] if names == config.scorers else [config.evaluate.prompts]
+        return [text for source in (config.prompts, *held_out) for text in prompt_pool(source)]
+
+    wanted = "contrast" in scorers_of(names, config.scorer.combined)
     return Scoring(
         names,
         OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
         denoiser,
-        pool=list(dict.fromkeys(pool)),
+        pool=list(dict.fromkeys((pool or everything)())) if wanted else (),
         seed=config.seed,
         batch_size=batch_size or 2 * config.generate.batch_size,
-        given=_given_negatives(config) if "contrast" in scorers_of(names, config.scorer.combined) else (),
+        given=_given_negatives(config) if wanted else (),
         profile=read_profile(config.scorer.profile, "scorer.profile") if config.scorer.profile else None,
     )
 

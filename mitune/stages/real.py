@@ -94,8 +94,9 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
 
         def judge() -> tuple[Any, Any]:
             denoiser = load_model(config, previous_adapter(run, number))
-            pool = [*prompt_pool(config.prompts), *source.texts]
-            return denoiser, scoring_of(config, denoiser, names, pool)
+            return denoiser, scoring_of(
+                config, denoiser, names, lambda: [*prompt_pool(config.prompts), *source.texts]
+            )
 
         title = f"round {number}: real pictures"
         work.score(judge, config.seed, config.generate.batch_size, skip, title)

@@ -146,9 +146,11 @@ def _judge(config: DictConfig, pictures: Pictures) -> tuple[Any, Scoring]:
     settings = config.score
     denoiser = load_model(config, Path(settings.adapter).expanduser() if settings.adapter else None)
     check_lengths(denoiser, prompts_of(pictures), config.prompts, "prompts")
-    pool = list(dict.fromkeys(pictures.texts))[:POOL]
-    if settings.pool is not None:
-        pool += [prompt.text for prompt in load_prompts(settings.pool, limit=POOL)]
+
+    def pool() -> list[str]:
+        more = load_prompts(settings.pool, limit=POOL) if settings.pool is not None else []
+        return [*list(dict.fromkeys(pictures.texts))[:POOL], *(prompt.text for prompt in more)]
+
     names = [
         name for name in scorers_of(settings.scorers, config.scorer.combined) if name not in PATH_SCORERS
     ]
