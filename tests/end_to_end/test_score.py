@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,23 +200,11 @@ def test_a_damaged_unit_is_scored_again(score: Arguments, tmp_path: Path) -> Non
 
 
 def test_two_processes_share_the_pictures(
-    score: Arguments, run_command: Callable[..., Any], tmp_path: Path
+    score: Arguments, run_command: Callable[..., Any], run_by_two: Callable[..., Any], tmp_path: Path
 ) -> None:
-    root = Path(__file__).parents[2]
-    config = str(root / "launch" / "cpu_2.yaml")
-    two = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "mitune"),
-            *score(f"score.out={tmp_path / 'two.parquet'}"),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "MASTER_PORT": "0"},
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("scored 7 pictures") == 1
+    two = run_by_two(score(f"score.out={tmp_path / 'two.parquet'}"))
+    assert two.code == 0, two.err
+    assert two.out.count("scored 7 pictures") == 1
     assert run_command(score()).code == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two.parquet"), table(tmp_path))
     assert read_json(tmp_path / "two" / "score.json")["forwards"] == 28
@@ -243,6 +228,64 @@ def test_the_embedded_worlds_own_pictures_and_their_oracle(tmp_path: Path) -> No
     assert set(best.texts) <= set(rows.loc[rows["oracle"] == 1.0, "text"])
 
 
+def test_a_measured_profile_weighs_and_places_the_times(score: Arguments, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    assert main(score(f"score.profile={path}")) == 0
+    profile = read_json(path)
+    assert profile["pictures"] == 7
+    assert len(profile["t"]) == len(profile["value"]) > 2
+    assert all(value >= 0 for value in profile["value"])
+    assert read_json(tmp_path / "pictures-scores" / "score.json")["profile"] == str(path)
+    even = table(tmp_path)
+    # Measured again from scores that are there, and written over: the same profile.
+    assert main(score(f"score.profile={path}")) == 0
+    assert read_json(path) == profile
+    for name, words in (
+        ("weighted", ["elbo.weighting=profile", "mi_image.weighting=profile"]),
+        ("placed", ["elbo.strategy=importance", "mi_image.strategy=importance"]),
+        ("path", ["elbo.noise=coupled", "elbo.weighting=profile", "elbo.strategy=importance"]),
+    ):
+        own = [f"scorer.{word}" for word in words]
+        out = tmp_path / f"{name}.parquet"
+        assert main(score(f"scorer.profile={path}", f"score.out={out}", *own)) == 0
+        rows = pd.read_parquet(out)
+        assert np.isfinite(rows["elbo"]).all()
+        assert not np.allclose(rows["elbo"], even["elbo"], rtol=1e-3)
+        assert (rows["mi_image"] > 0).all()
+
+
+def test_a_profile_that_is_none(score: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for overrides, hint in (
+        (["scorer.elbo.weighting=profile"], "scorer.elbo.weighting=profile needs a measured profile"),
+        (["scorer.contrast.strategy=importance"], "scorer.contrast.strategy=importance needs a measured"),
+        (["score.profile=profile.txt"], "score.profile=profile.txt: the profile is a JSON file"),
+        ([f"scorer.profile={tmp_path / 'none.json'}"], "none.json: there is no such file"),
+    ):
+        assert hint in refused(capsys, score(*overrides))
+    path = tmp_path / "profile.json"
+    for text in ("no JSON", "[1, 2]", "{}", '{"t": [1], "value": [1]}', '{"t": [1, 2], "value": [0, 0]}'):
+        path.write_text(text)
+        assert "profile.json is no profile" in refused(capsys, score(f"scorer.profile={path}"))
+        # Nor is a file of something else written over.
+        assert "profile.json is no profile" in refused(capsys, score(f"score.profile={path}"))
+        assert path.read_text() == text
+    path.write_text('{"t": [10, 20, 30, 1000], "value": [1, 0, 0, 0]}')
+    out_of_range = ["scorer.elbo.weighting=profile", "scorer.elbo.t_min=50"]
+    assert "the profile is 0" in refused(capsys, score(f"scorer.profile={path}", *out_of_range))
+
+
+def test_cas_as_published(score: Arguments, tmp_path: Path) -> None:
+    own = ["score.scorers=[cas]", "scorer.cas.steps=3", "scorer.cas.probes=1", "score.limit=2"]
+    assert main(score(*own)) == 0
+    before = table(tmp_path)["cas"]
+    for word in ("inversion=ddim", "end=normal", "spacing=time"):
+        out = tmp_path / f"{word}.parquet"
+        assert main(score(*own, f"score.out={out}", f"scorer.cas.{word}")) == 0
+        after = pd.read_parquet(out)["cas"]
+        assert np.isfinite(after).all()
+        assert (after != before).all()
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +305,18 @@ def test_the_embedded_worlds_own_pictures_and_their_oracle(tmp_path: Path) -> No
         (["score.top_fraction=0"], ["score.top_fraction=0", "above 0"]),
         (["score.out=table.csv"], ["score.out=table.csv", ".parquet"]),
         (["score.adapter=nowhere"], ["nowhere"]),
+        (["scorer.cas.inversion=ddmi"], ["scorer.cas.inversion=ddmi", "did you mean 'ddim'"]),
+        (["scorer.cas.end=noise"], ["scorer.cas.end=noise", "denoised, normal"]),
+        (["scorer.cas.spacing=log"], ["scorer.cas.spacing=log", "angle, time"]),
+        (
+            ["scorer.elbo.weighting=flat"],
+            ["scorer.elbo.weighting=flat", "continuous, paper, uniform, profile"],
+        ),
+        (["scorer.mi_image.strategy=odd"], ["scorer.mi_image.strategy=odd", "importance"]),
+        (
+            ["scorer.elbo.noise=coupled", "scorer.elbo.strategy=random", "scorer.elbo.times=100"],
+            ["scorer.elbo: strategy=random names a time twice", "scorer.elbo.times=100"],
+        ),
         (["score.scorers=[contrast]", "score.limit=1"], ["contrast finds no edit", "score.pool"]),
     ],
 )

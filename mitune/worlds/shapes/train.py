@@ -26,7 +26,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mitune.distributed import state, wait
+from mitune.distributed import state, sum_gradients, wait
 from mitune.files import write_json
 from mitune.worlds.shapes import architecture
 from mitune.worlds.shapes.corpus import Corpus, build_corpus
@@ -83,23 +83,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes."""
-    if state().num_processes > 1:
-        gradients = [_gradient(p) for p in parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= state().num_processes
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view(gradient.shape))
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
 def as_tensor(pictures: np.ndarray, device: str) -> Tensor:
     """uint8 [n, 64, 64, 3] to float [n, 3, 64, 64] in [-1, 1]."""
     return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -109,6 +92,23 @@ def _schedule(
     optimizer: torch.optim.Optimizer, lr: float, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
+
+
+def _update(
+    loss: Tensor,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    together: bool = False,
+) -> None:
+    """One step down the gradient of ``loss``, clipped to norm 1; ``together``: of its mean over the processes."""
+    optimizer.zero_grad()
+    (loss / state().num_processes if together else loss).backward()
+    if together:
+        sum_gradients(parameters)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    schedule.step()
 
 
 def _report(log: Log, kind: str, step: int, steps: int, loss: Tensor, start: float) -> None:
@@ -147,7 +147,8 @@ def train_vae(corpus: Corpus, options: argparse.Namespace, log: Log) -> Autoenco
     torch.manual_seed(options.seed)
     vae = AutoencoderKL.from_pretrained(options.vae_init) if options.vae_init else architecture.build_vae()
     vae = vae.train().to(options.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0.0)
+    parameters = list(vae.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0)
     schedule = _schedule(optimizer, 2e-3, options.vae_steps)
     rng, start = np.random.default_rng([options.seed, 1]), time.time()
     running = torch.zeros((), device=options.device)
@@ -160,11 +161,7 @@ def train_vae(corpus: Corpus, options: argparse.Namespace, log: Log) -> Autoenco
         posterior = vae.encode(pictures).latent_dist
         restored = vae.decode(posterior.sample()).sample
         loss = weighted_error(restored, pictures) + 1e-6 * posterior.kl().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        _update(loss, parameters, optimizer, schedule)
         running += (restored.detach() - pictures).square().mean()
         if step % 100 == 0:
             _report(log, "vae", step, options.vae_steps, running / 100, start)
@@ -198,11 +195,7 @@ def sharpen(vae: AutoencoderKL, corpus: Corpus, options: argparse.Namespace, log
         latents = latents + 0.02 * latents.std() * torch.randn_like(latents)
         restored = vae.decode(latents).sample
         loss = weighted_error(restored, pictures)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        _update(loss, parameters, optimizer, schedule)
         running += (restored.detach() - pictures).square().mean()
         if step % 100 == 0:
             _report(log, "decoder", step, options.decoder_steps, running / 100, start)
@@ -334,12 +327,7 @@ def train_text(
         loss = fact_error(
             states[torch.arange(share)[:, None], position[rows]], expected[rows].to(device), codes
         )
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        _update(loss, parameters, optimizer, schedule, together=True)
         running += loss.detach()
         if step % 100 == 0:
             _report(log, "text", step, options.text_steps, running / 100, start)
@@ -418,12 +406,7 @@ def train_unet(
         states = text_encoder(captions.to(device)).last_hidden_state
         error = (unet(noisy, t, states).sample - noise).square().mean((1, 2, 3))
         loss = (weight[t] * error).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        _update(loss, parameters, optimizer, schedule, together=True)
         average.step(parameters)
         running += error.detach().mean()
         if step % 100 == 0:

@@ -112,3 +112,35 @@ def test_sharpening_leaves_the_encoder_alone() -> None:
         name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])
     }
     assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_errors_weigh_as_in_min_snr_and_more_where_the_layout_is_settled() -> None:
+    alpha_bar = torch.tensor([0.99, 0.75, 0.5, 0.2, 0.01])
+    snr = alpha_bar / (1 - alpha_bar)
+    plain = train.time_weights(alpha_bar, 0.0)
+    torch.testing.assert_close(plain, snr.clamp(max=5.0) / snr)
+    layout = train.time_weights(alpha_bar, 0.5)
+    torch.testing.assert_close(layout[:3], plain[:3])  # SNR of 1 and more: as it was
+    torch.testing.assert_close(layout[3:], snr[3:] ** -0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("a circle", {"shape"}),
+        ("a small red circle and a striped cross", {"shape", "size", "colour", "texture"}),
+        ("a red circle left of a cross", {"shape", "colour", "direction"}),
+        ("a circle touching a cross", {"shape", "contact"}),
+    ],
+)
+def test_what_a_caption_states(text: str, facts: set[str]) -> None:
+    assert train.stated_facts(text) == facts
+
+
+def test_captions_that_state_what_is_favoured_are_drawn_more_often() -> None:
+    texts = ["a circle", "a striped circle", "a red circle above a striped cross"]
+    assert train.caption_weights(texts, {}).tolist() == [1, 1, 1]
+    # The largest of what it states: favours do not multiply.
+    assert train.caption_weights(texts, {"texture": 2.0, "direction": 3.0}).tolist() == [1, 2, 3]
+    options = train.arguments(["--out", "unused", "--favour", "texture=2", "direction=3"])
+    assert options.favour == ["texture=2", "direction=3"]
