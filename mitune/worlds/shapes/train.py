@@ -73,9 +73,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--layout-weight", type=float, default=0.0, help="p of the factor SNR^-p on the loss where SNR < 1"
     )
-    parser.add_argument(
-        "--t-min", type=int, default=0, help="first timestep trained; higher ones teach layout"
-    )
+    parser.add_argument("--t-min", type=int, default=0, help="first timestep trained; high ones teach layout")
+    parser.add_argument("--t-max", type=int, default=1000, help="end of the timesteps trained")
     parser.add_argument("--save-every", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw the corpus")
@@ -401,7 +400,7 @@ def train_unet(
         captions = tokens.flatten(0, 1)[drawn]
         captions[torch.rand(share, generator=generator) < options.null_share] = null
         noise = torch.randn(share, *latents.shape[1:], generator=generator).to(device)
-        t = torch.randint(options.t_min, 1000, (share,), generator=generator).to(device)
+        t = torch.randint(options.t_min, options.t_max, (share,), generator=generator).to(device)
         noisy = scheduler.add_noise(latents[rows].to(device), noise, t)
         states = text_encoder(captions.to(device)).last_hidden_state
         error = (unet(noisy, t, states).sample - noise).square().mean((1, 2, 3))

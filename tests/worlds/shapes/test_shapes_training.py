@@ -98,8 +98,46 @@ def test_the_text_encoder_learns_whose_attribute_is_whose() -> None:
         options,
         log,
     )
-    # Chance is the sum of the entropies, above 7 nats; these are the first hundred steps' mean.
+    # Saying nothing costs 1 for each of the six facts; these are the first hundred steps' mean.
     assert log[-1]["loss"] < 4
+
+
+def test_a_state_that_says_its_facts_and_nothing_else_has_no_error() -> None:
+    sizes = [len(words) + 1 for words in train._FACTS.values()]
+    codes = train.fact_codes(sum(sizes), 128)
+    torch.testing.assert_close(codes @ codes.T, torch.eye(sum(sizes)), atol=1e-5, rtol=0)
+    rng = np.random.default_rng()
+    expected = torch.tensor([[[int(rng.integers(size)) for size in sizes] for _ in range(2)]])
+    starts = torch.tensor([0, *np.cumsum(sizes)[:-1]])
+    states = train._FACT_SCALE * codes[expected + starts].sum(2)
+    assert float(train.fact_error(states, expected, codes)) < 1e-8
+    # One fact of two places unsaid: 1 over the two places; said where it may be anything: free.
+    quiet = states.clone()
+    quiet[0, 0] -= train._FACT_SCALE * codes[starts[3] + expected[0, 0, 3]]
+    torch.testing.assert_close(train.fact_error(quiet, expected, codes), torch.tensor(0.5))
+    expected[0, 0, 3] = train._IGNORED
+    assert float(train.fact_error(quiet, expected, codes)) < 1e-8
+    with pytest.raises(ValueError, match="do not fit"):
+        train.fact_codes(5, 4)
+
+
+def test_a_frozen_text_encoder_comes_out_as_it_went_in() -> None:
+    corpus = build_corpus(6, 1, 0.0, seed=4)
+    tokenizer = architecture.build_tokenizer([texts[0] for texts in corpus.texts])
+    torch.manual_seed(0)
+    text_encoder = architecture.build_text_encoder(tokenizer)
+    before = {name: value.clone() for name, value in text_encoder.state_dict().items()}
+    small = "--steps 2 --batch 4 --freeze-text --t-min 300 --t-max 700"
+    options = train.arguments(["--out", "unused", "--device", "cpu", *small.split()])
+    tokens = train.tokenize(tokenizer, [texts[0] for texts in corpus.texts])[:, None]
+    after, unet = train.train_unet(
+        torch.randn(6, 8, 8, 8), tokens, torch.ones(6), tokens[0, 0], architecture.build_vae(), text_encoder,
+        tokenizer, options, [],
+    )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in after.state_dict().items())
+    torch.manual_seed(options.seed + 1)
+    start = architecture.build_unet().parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(unet.parameters(), start, strict=True))
 
 
 def test_sharpening_leaves_the_encoder_alone() -> None:
