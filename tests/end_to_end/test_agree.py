@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 
 from mitune.cli import main
 from mitune.files import read_json
@@ -155,3 +159,19 @@ def test_tables_that_do_not_say_enough(
 def test_one_prompt_is_too_few(agree: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "prompts.txt").write_text("a red dog\n")
     assert "at least two are needed" in refused(capsys, agree())
+
+
+def test_a_model_that_cannot_judge(
+    agree: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
+    config, weights = model / "unet" / "config.json", next((model / "unet").glob("*.safetensors"))
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"time_cond_proj_dim": 8}))
+    assert "no null prompt" in refused(capsys, agree(f"model.path={model}"))
+    config.write_text(before)
+    tensors = safetensors.torch.load_file(weights)
+    tensors["conv_out.bias"] = torch.full_like(tensors["conv_out.bias"], float("nan"))
+    safetensors.torch.save_file(tensors, weights)
+    assert "is nan for candidate 0 of prompt" in refused(capsys, agree(f"model.path={model}"))
+    assert not list((tmp_path / "run").rglob("unit-*.parquet"))

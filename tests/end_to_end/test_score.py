@@ -381,6 +381,29 @@ def test_no_rows(score: Arguments, pictures: Path, capsys: pytest.CaptureFixture
     assert "has no rows" in refused(capsys, score())
 
 
+@pytest.mark.parametrize("form", ["metadata.jsonl", "a parquet file", "a saved dataset", "captions alone"])
+def test_sources_with_nothing_to_score(
+    form: str, score: Arguments, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    source, hint = tmp_path / "none.parquet", "has no rows"
+    if form == "metadata.jsonl":
+        (pictures / "metadata.csv").unlink()
+        (pictures / "metadata.jsonl").write_text("\n")
+        source = pictures
+    elif form == "a parquet file":
+        pd.DataFrame({"image": pd.Series(dtype=bytes), "text": pd.Series(dtype=str)}).to_parquet(source)
+    elif form == "a saved dataset":
+        source = tmp_path / "saved"
+        datasets.Dataset.from_dict({"image": [], "text": []}).save_to_disk(str(source))
+    else:
+        pd.DataFrame({"picture": [""], "words": ["a red dog"]}).to_parquet(source)
+        hint = "which column holds the captions? Set score.text_column to one of picture, words"
+    assert hint in refused(capsys, score(f"score.source={source}"))
+    assert not list(tmp_path.rglob("unit-*.parquet"))
+
+
 def test_a_network_that_gives_nan(
     score: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
