@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mitune.data.dataset import encode_png
-from mitune.data.prompts import Prompt, make_prompt, read_rows
+from mitune.data.prompts import Prompt, make_prompt, open_saved, read_rows
 from mitune.data.store import KEYS, CandidateStore, find_store
 from mitune.errors import UserError, first_line, nearest, short
 from mitune.files import atomic_folder
@@ -303,13 +303,7 @@ def _parquet(paths: list[Path], image: str | None, text: str | None) -> Pictures
 
 
 def _saved(folder: Path, split: str | None, image: str | None, text: str | None) -> Pictures:
-    import datasets
-
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:  # of many types, all one to the user
-        raise UserError(f"{folder} is not a readable dataset folder: {first_line(error)}") from error
-    return _dataset(saved, str(folder), split, image, text)
+    return _dataset(open_saved(folder), str(folder), split, image, text)
 
 
 def _hub(name: str, split: str | None, image: str | None, text: str | None) -> Pictures:

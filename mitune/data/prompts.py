@@ -294,15 +294,24 @@ def _dataset_pairs(
     return _pairs(dataset.select_columns(wanted), where, text, category_column, UNCATEGORISED)
 
 
+def open_saved(folder: Path) -> Any:
+    """What ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read, or without a row."""
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(folder))
+    except IndexError as error:  # the library finds no table in it
+        raise UserError(f"{folder} has no rows; give a dataset with at least one") from error
+    except Exception as error:  # of many types, all one to the user
+        raise UserError(f"{folder} is not a readable dataset folder: {first_line(error)}") from error
+
+
 def _read_saved(
     folder: Path, split: str | None, column: str | None, category_column: str | None
 ) -> Iterator[tuple[str, str]]:
     import datasets
 
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:
-        raise UserError(f"{folder} is not a readable dataset folder: {first_line(error)}") from error
+    saved = open_saved(folder)
     if isinstance(saved, datasets.DatasetDict):
         name = _stand_in(split or "train", list(saved))
         if name is None:
