@@ -60,6 +60,11 @@ class ModelConfig:
     path: str = key("shapes", "a diffusers folder, a Hub id, or 'shapes' (the model inside the package)")
     revision: str | None = key(None, "Hub branch, tag or commit")
     variant: str | None = key(None, "weights variant, such as fp16")
+    resolution: int | None = key(None, "side of a picture in pixels (default: the model's own)")
+    max_tokens: int | None = key(None, "tokens of T5 or Gemma (default: the pipeline's own)")
+    guidance_embedding: float | None = key(
+        None, "what a guidance-distilled model (FLUX.1-dev) is told; 1 = no guidance"
+    )
     dtype: str = key("auto", "float32, float16, bfloat16, or auto: bfloat16 on CUDA, else float32")
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
     compile: bool = key(False, "torch.compile the denoiser network")
@@ -79,7 +84,7 @@ class PromptsConfig:
 
 @dataclass
 class SamplerConfig:
-    name: str = key("ddim", "ddpm (ancestral) or ddim")
+    name: str = key("ddim", "ddpm (ancestral), ddim, or euler (rectified flow)")
     steps: int = key(20, "network evaluations a picture")
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm")
     guidance: float = key(2.0, "classifier-free guidance scale; 1 = none")
@@ -195,7 +200,7 @@ class AdapterConfig:
     rank: int = key(32, "rank r")
     alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)")
     dropout: float = key(0.0, "dropout on the adapter's input")
-    targets: list[str] = key(["to_q", "to_k", "to_v", "to_out.0"], "layers of the denoiser network")
+    targets: list[str] = key([], "layers of the denoiser network (default: its attention's projections)")
     text_encoder: bool = key(False, "adapt the text encoder too")
     text_targets: list[str] = key(["q_proj", "k_proj", "v_proj", "out_proj"], "layers of the text encoder")
 
@@ -217,6 +222,9 @@ class TrainConfig:
     max_grad_norm: float = key(1.0, "gradient clipping")
     t_min: int = key(500, "lowest training time")
     t_max: int = key(1000, "highest training time (excluded)")
+    density: str = key("uniform", "of the training times between them: uniform or logit_normal")
+    density_mean: float = key(0.0, "logit_normal: mean of logit(t); a flow's shift s adds ln s")
+    density_std: float = key(1.0, "logit_normal: standard deviation of logit(t)")
     caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt")
     beta_dpo: float = key(2000.0, "strength of dpo's tie to the reference")
     checkpoint_every: int = key(50, "steps between checkpoints")
@@ -325,7 +333,7 @@ STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "impor
 _TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
-    "sampler.name": ("ddpm", "ddim"),
+    "sampler.name": ("ddpm", "ddim", "euler"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),
     **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
@@ -339,6 +347,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "scorer.cas.end": ("denoised", "normal"),
     "scorer.cas.spacing": ("angle", "time"),
     "adapter.kind": ("dora", "lora"),
+    "train.density": ("uniform", "logit_normal"),
     "train.objective": ("mse", "dpo"),
     "train.lr_schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
     "train.mixed_precision": ("no", "bf16", "fp16"),
@@ -354,6 +363,8 @@ AT_LEAST: dict[str, float] = {
     "prompts.per_category": 1,
     "evaluate.prompts.limit": 1,
     "evaluate.prompts.per_category": 1,
+    "model.resolution": 8,
+    "model.max_tokens": 1,
     "sampler.steps": 1,
     "sampler.eta": 0,
     "sampler.guidance": 0,
@@ -608,14 +619,13 @@ def check(config: DictConfig) -> None:
     ):
         if values[name] is not None and values[name] > 1:
             raise UserError(f"{name}={values[name]}: must be at most 1")
-    for name in ("select.fraction", "score.top_fraction"):
+    for name in ("select.fraction", "score.top_fraction", "train.density_std"):
         if values[name] is not None and not values[name] > 0:
             raise UserError(f"{name}={values[name]}: must be above 0")
     if not all(0 < fraction <= 1 for fraction in values["agree.fractions"]):
         raise UserError(f"agree.fractions={values['agree.fractions']}: shares lie above 0 and at most at 1")
     for name in (
         *_SCORE_LISTS,
-        "adapter.targets",
         "scorer.contrast.kinds",
         "agree.positions",
         "agree.fractions",
@@ -667,13 +677,15 @@ def _check_scores(values: dict[str, Any]) -> None:
                     f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
                     " give a sum without z(), such as contrast+0.5*elbo"
                 )
-    still = values["sampler.name"] == "ddim" and values["sampler.eta"] == 0
+    kind = values["sampler.name"]
+    straight = kind == "euler" or (kind == "ddim" and values["sampler.eta"] == 0)
     for name in ("scorers", "evaluate.scorers", "train.keep_best_by"):
-        if still and "llr" in scorers_of(lists.get(name, ()), combined):
+        if straight and "llr" in scorers_of(lists.get(name, ()), combined):
             others = ",".join(other for other in lists[name] if "llr" not in columns([other], combined))
             way_out = "null" if name == "train.keep_best_by" else f"[{others}]"
             raise UserError(
-                f"llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or leave it out: {name}={way_out}"
+                f"llr needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or leave it out:"
+                f" {name}={way_out}"
             )
 
 

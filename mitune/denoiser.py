@@ -118,9 +118,19 @@ class Denoiser(ABC):
 
     def guided_pair(self, z: Tensor, t: Time, pair: Condition, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """``guided`` with the joined condition [∅ rows; prompt rows] made once by the caller (a loop over steps)."""
+        cond, null, both = self.guided_outputs(z, t, pair, scale)
+        eps_cond, eps_null, eps = (
+            self.schedule.to_epsilon(output, z, t, self.prediction_type) for output in (cond, null, both)
+        )
+        return eps_cond, eps_null, eps
+
+    def guided_outputs(
+        self, z: Tensor, t: Time, pair: Condition, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``guided_pair`` before the conversion to ε̂: the network's raw outputs (with c, with ∅, guided)."""
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        eps_null, eps_cond = self.epsilon(torch.cat([z, z]), times, pair).chunk(2)
-        return eps_cond, eps_null, torch.lerp(eps_null, eps_cond, scale)
+        null, cond = self.predict(torch.cat([z, z]), times, pair).to(z.dtype).chunk(2)
+        return cond, null, torch.lerp(null, cond, scale)
 
 
 class AnalyticDenoiser(Denoiser):

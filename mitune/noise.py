@@ -40,13 +40,15 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 class NoiseSchedule:
     """The (α, σ) of a model: a VP table or rectified flow. Made by ``ddpm``, ``rectified_flow``, ``from_config``.
 
-    ``alpha_bar`` is the VP table ᾱ [T] float64 (empty for flow). ``shift`` bends the flow's sampling grid only.
+    ``alpha_bar`` is the VP table ᾱ [T] float64 (empty for flow). ``shift`` bends the flow's sampling grid only, whose
+    last σ before the bend is ``grid_end`` (None: one over the number of steps).
     """
 
     kind: str
     num_train_timesteps: int
     alpha_bar: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     shift: float = 1.0
+    grid_end: float | None = None
     zero_terminal_snr: bool = False
     _tables: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False, init=False)
 
@@ -88,13 +90,31 @@ class NoiseSchedule:
         return cls("vp", num_train_timesteps, alpha_bar, zero_terminal_snr=rescale_zero_terminal_snr)
 
     @classmethod
-    def rectified_flow(cls, num_train_timesteps: int = 1000, shift: float = 1.0) -> NoiseSchedule:
-        """Straight paths ``z_t = (1 − σ) z_0 + σ ε`` with ``σ = t/T``; ``shift`` > 1 puts more steps at high noise."""
-        return cls("flow", num_train_timesteps, shift=shift)
+    def rectified_flow(
+        cls,
+        num_train_timesteps: int = 1000,
+        shift: float = 1.0,
+        dynamic: bool = False,
+        even: bool = False,
+    ) -> NoiseSchedule:
+        """Straight paths ``z_t = (1 − σ) z_0 + σ ε`` with ``σ = t/T``; ``shift`` > 1 puts more steps at high noise.
+
+        Where the grid ends: at 1/steps (``even``, FLUX's), at 1/T before the bend (``dynamic``: the shift follows the
+        size of the picture), or at 1/T bent twice (a fixed shift, as diffusers' scheduler has it).
+        """
+        end = 1 / num_train_timesteps
+        end = end if dynamic else shift * end / (1 + (shift - 1) * end)
+        return cls("flow", num_train_timesteps, shift=shift, grid_end=None if even else end)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
-        """The schedule a diffusers scheduler configuration describes. UserError for an unknown beta schedule."""
+    def from_config(
+        cls, config: Mapping[str, Any], tokens: int | None = None, even: bool = False
+    ) -> NoiseSchedule:
+        """The schedule a diffusers scheduler configuration describes.
+
+        ``tokens``: picture tokens of the transformer, on which a dynamic shift depends; ``even`` as in
+        ``rectified_flow``. UserError for an unknown beta schedule.
+        """
         steps = int(config.get("num_train_timesteps", 1000))
         is_flow = (
             "Flow" in str(config.get("_class_name", ""))
@@ -104,7 +124,10 @@ class NoiseSchedule:
             )  # a scheduler in memory does not say its class
         )
         if is_flow:
-            return cls.rectified_flow(steps, float(config.get("shift", 1.0)))
+            dynamic = bool(config.get("use_dynamic_shifting", False))
+            fixed = config.get("shift", config.get("flow_shift", 1.0))  # Euler's name, DPM-Solver's name
+            shift = dynamic_shift(config, tokens or 0) if dynamic else float(fixed)
+            return cls.rectified_flow(steps, shift, dynamic, even)
         return cls.ddpm(
             steps,
             float(config.get("beta_start", 0.0001)),
@@ -190,13 +213,24 @@ class NoiseSchedule:
             return z + alpha * output
         return (z - alpha * output) / sigma
 
+    def epsilon_weights(self, t: float, prediction_type: str) -> tuple[float, float]:
+        """(p, q) with ε̂ = p z + q output at one time: ``to_epsilon`` as two numbers. UserError for an unknown type."""
+        check_prediction_type(prediction_type)
+        alpha, sigma = float(self.alpha(t)), float(self.sigma(t))
+        return {
+            "epsilon": (0.0, 1.0),
+            "v_prediction": (sigma, alpha),
+            "flow": (1.0, alpha),
+            "sample": (1 / max(sigma, 1e-12), -alpha / max(sigma, 1e-12)),
+        }[prediction_type]
+
     # -- grids -------------------------------------------------------------------------------------------------------
 
     def timesteps(self, steps: int, spacing: str = "leading", steps_offset: int = 0) -> Tensor:
         """Times to visit, falling: LongTensor [steps] for VP as diffusers' DDIM/DDPM schedulers, float64 for flow.
 
-        Spacings are those of Lin et al. 2023, table 2. Flow ignores ``spacing``: it runs evenly from σ = 1 to the
-        smallest trained σ and bends by ``shift``, as diffusers' FlowMatchEuler scheduler.
+        Spacings are those of Lin et al. 2023, table 2. Flow ignores ``spacing``: it runs evenly from σ = 1 to
+        ``grid_end`` and bends by ``shift``, as diffusers' FlowMatchEuler scheduler.
         UserError for an unknown spacing, more steps than the table has, or times beyond its end.
         """
         total = self.num_train_timesteps
@@ -205,8 +239,8 @@ class NoiseSchedule:
                 f"sampler.steps={steps} must lie in 1…{total}, the number of steps the model was trained on"
             )
         if self.kind == "flow":
-            low = self._shifted(torch.tensor(1 / total, dtype=torch.float64))
-            return total * self._shifted(torch.linspace(1.0, float(low), steps, dtype=torch.float64))
+            end = 1 / steps if self.grid_end is None else self.grid_end
+            return total * self._shifted(torch.linspace(1.0, end, steps, dtype=torch.float64))
         index = torch.arange(steps, dtype=torch.float64)
         if spacing == "leading":
             grid = torch.arange(steps - 1, -1, -1) * (total // steps) + steps_offset
@@ -267,6 +301,18 @@ class NoiseSchedule:
         if name == "log_snr":
             return log_snr
         return torch.gradient(log_snr, spacing=1 / self.num_train_timesteps)[0]
+
+
+def dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """The shift of a flow scheduler that bends its grid by the size of the picture (Esser et al. 2024, section 5.3.2).
+
+    μ is linear in the number of picture ``tokens``; σ → e^μ σ / (1 + (e^μ − 1) σ), so the shift is e^μ ("exponential")
+    or μ itself ("linear"). Where a key is missing the defaults are those of diffusers' pipelines.
+    """
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu = base + (top - base) * (tokens - low) / (high - low)
+    return float(mu) if config.get("time_shift_type") == "linear" else math.exp(mu)
 
 
 def check_prediction_type(prediction_type: str) -> None:

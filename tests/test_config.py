@@ -47,9 +47,18 @@ def test_every_option_of_every_group_composes(group: str) -> None:
         extra = []
         if group == "select":
             extra = ["scorers=[mi,mi_continuous,llr,elbo,contrast,oracle]"]
+        if option == "euler":  # no noise on the path, no ratio of path densities
+            extra = ["scorers=[mi,contrast]"]
         if option == "dpo":
             extra = ["select.losers=1"]
         compose([f"{group}={option}", *extra])
+
+
+def test_a_models_preset_brings_its_steps_and_guidance() -> None:
+    config = compose(["experiment=mitune", "model=sd35_medium", "sampler=euler"])
+    assert config.model.path == "stabilityai/stable-diffusion-3.5-medium"
+    assert (config.sampler.name, config.sampler.steps, config.sampler.guidance) == ("euler", 40, 4.5)
+    assert compose(["experiment=mitune", "model=sdxl", "sampler.guidance=3"]).sampler.guidance == 3
 
 
 def test_the_papers_preset() -> None:

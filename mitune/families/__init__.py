@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError, nearest
@@ -13,32 +15,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mitune.denoiser import Denoiser
+    from mitune.families.latent import LatentDenoiser
 
-# What ``model_index.json`` calls the pipeline -> where its family lives. A new family is a line here and a
-# file.
-FAMILIES = {"StableDiffusionPipeline": "mitune.families.stable_diffusion:StableDiffusionDenoiser"}
+
+@cache
+def families() -> dict[str, type[LatentDenoiser]]:
+    """What ``model_index.json`` may call the pipeline -> its family. Every file of this folder is looked at."""
+    from mitune.families.latent import LatentDenoiser
+
+    found: dict[str, type[LatentDenoiser]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, LatentDenoiser):
+                found |= dict.fromkeys(value.pipelines, value)
+    return found
 
 
 def load_denoiser(
     model: Any, adapter: str | Path | None = None, device: Any = None, dtype: Any = None
 ) -> Denoiser:
-    """The denoiser of ``model``: a path or Hub id, or a mapping/object with path, revision, variant, dtype,
-    device, compile, channels_last. ``device`` and ``dtype`` override the model's own keys.
+    """The denoiser of ``model``: a path or Hub id, or a mapping/object with the keys of the configuration's ``model``.
+    ``device`` and ``dtype`` override the model's own keys.
 
     The family is chosen by the pipeline class that ``model_index.json`` names, never by the model's name.
     Raises UserError: no such folder or repository, no pipeline, an unknown pipeline class, pickled weights.
     """
     options = _options(model)
     source = find_model(options.pop("path"), options.get("revision"))
-    if source.pipeline not in FAMILIES:
+    known = families()
+    if source.pipeline not in known:
         raise UserError(
-            f"{source.name} is a {source.pipeline}{nearest(source.pipeline, FAMILIES)}; the pipelines "
-            f"known here are {', '.join(FAMILIES)}"
+            f"{source.name} is a {source.pipeline}{nearest(source.pipeline, known)}; the pipelines "
+            f"known here are {', '.join(sorted(known))}; to add one, write its file in mitune/families/ (docs there)"
         )
-    module, _, name = FAMILIES[source.pipeline].partition(":")
-    family = getattr(importlib.import_module(module), name)
     overrides = {"adapter": adapter, "device": device, "dtype": dtype}
-    return family.load(
+    return known[source.pipeline].load(
         source, **options | {key: value for key, value in overrides.items() if value is not None}
     )
 

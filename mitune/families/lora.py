@@ -93,6 +93,9 @@ def write_adapter(
     """Write the adapter ``name`` of ``components`` ({"unet": …, "text_encoder": …}) to ``folder``,
     atomically, by diffusers' own writer.
     """
+    # PixArt's pipelines have no writer of their own: they take that of a pipeline with a transformer alone.
+    from diffusers.loaders import SanaLoraLoaderMixin
+
     layers: dict[str, dict[str, Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for component, module in components.items():
@@ -119,7 +122,8 @@ def write_adapter(
     if not layers:
         raise ValueError("there is no adapter to write")
     with atomic_folder(folder) as partial:
-        pipeline_class.save_lora_weights(str(partial), **layers, **settings)
+        writer = pipeline_class if hasattr(pipeline_class, "save_lora_weights") else SanaLoraLoaderMixin
+        writer.save_lora_weights(str(partial), **layers, **settings)
         data = _canonical((partial / FILE).read_bytes())
         (partial / FILE).unlink()
         write_bytes(partial / FILE, data)
@@ -160,10 +164,15 @@ def adapter_layers(modules: Iterable[nn.Module]) -> list[Any]:
 
 
 def inject(module: nn.Module, config: Any, name: str = "default") -> None:
-    """Put an adapter of this ``peft.LoraConfig`` into ``module``, through the method its own library
-    offers.
+    """Put an adapter of this ``peft.LoraConfig`` into ``module``, through the method its own library offers, or
+    peft's where it has none (PixArt's transformer).
     """
-    module.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+    if hasattr(module, "add_adapter"):
+        module.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+    else:
+        from peft import inject_adapter_in_model
+
+        inject_adapter_in_model(config, module, name)
 
 
 def inject_saved(module: nn.Module, saved: SavedAdapter, component: str, name: str = "default") -> None:

@@ -19,15 +19,15 @@ KINDS = ("dora", "lora")
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What to attach. ``targets`` and ``text_targets`` are the last parts of layer names; the update is
-    scaled by alpha / rank.
+    """What to attach. ``targets`` and ``text_targets`` are the last parts of layer names (no targets: the attention's
+    projections, as the model's family names them); the update is scaled by alpha / rank.
     """
 
     kind: str = "dora"
     rank: int = 32
     alpha: float = 32
     dropout: float = 0.0
-    targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+    targets: Sequence[str] = ()
     text_encoder: bool = False
     text_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -102,13 +102,20 @@ def _modules(denoiser: Denoiser, config: AdapterConfig) -> dict[str, tuple[nn.Mo
     components = getattr(denoiser, "components", {})
     if denoiser.network is None or not components:
         raise UserError(f"{denoiser.identity} has no network an adapter could attach to")
+    encoders: list[nn.Module] = denoiser.text_encoders  # type: ignore[attr-defined]
+    if config.text_encoder and not encoders:
+        raise UserError(
+            f"adapter.text_encoder=true: an adapter of {denoiser.identity} holds no text encoder; leave it false"
+        )
     modules = {}
     for component, module in components.items():
-        is_text = any(module is encoder for encoder in denoiser.text_encoders)  # type: ignore[attr-defined]
+        is_text = any(module is encoder for encoder in encoders)
         if is_text and not config.text_encoder:
             continue
         targets, key = (
-            (config.text_targets, "adapter.text_targets") if is_text else (config.targets, "adapter.targets")
+            (config.text_targets, "adapter.text_targets")
+            if is_text
+            else (config.targets or denoiser.adapter_targets, "adapter.targets")  # type: ignore[attr-defined]
         )
         _check_targets(module, targets, key, component)
         modules[component] = (module, targets, key)

@@ -138,6 +138,26 @@ class Draw:
         return Draw(self.winner[rows], self.loser[rows], self.text[rows], self.t[rows], self.noise[rows])
 
 
+@dataclass(frozen=True)
+class Density:
+    """Logit-normal times (Esser et al., 2403.03206, eq. 19): logit(t / total) ~ N(mean, std²), cut to a range.
+
+    A shift s of the noise levels (their eq. 23) only moves the logit: mean + ln s.
+    """
+
+    total: int
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, chance: Tensor, low: float, high: float) -> Tensor:
+        """Times in low … high at the quantiles ``chance`` [n] (float64, uniform in [0, 1)) of the cut density."""
+        ends = torch.tensor([low, high], dtype=torch.float64) / self.total
+        first, last = torch.special.ndtr((ends.logit() - self.mean) / self.std)
+        normal = torch.special.ndtri(first + (last - first) * chance)
+        t = self.total * torch.sigmoid(self.mean + self.std * normal)
+        return t.clamp(low, high).float()
+
+
 class Draws:
     """Draws the global batch of any step. Items come in epochs, each a fresh permutation, so all are seen
     equally often.
@@ -153,10 +173,11 @@ class Draws:
         discrete: bool,
         caption_dropout: float,
         pin: bool = False,
+        density: Density | None = None,
     ) -> None:
         self._data, self._seed, self._batch = data, seed, batch_size
         self._shape, self._times, self._discrete = tuple(shape), times, discrete
-        self._dropout, self._pin = caption_dropout, pin
+        self._dropout, self._pin, self._density = caption_dropout, pin, density
         self._pairs = bool((data.count > 0).all())
         self._orders: dict[int, Tensor] = {}
 
@@ -166,7 +187,10 @@ class Draws:
         generator = torch.Generator().manual_seed(seed_of(self._seed, "step", step))
         items = self._items(step)
         low, high = self._times
-        if self._discrete:
+        if self._density is not None:
+            t = self._density(torch.rand(n, generator=generator, dtype=torch.float64), low, high)
+            t = t.long().clamp(max=high - 1) if self._discrete else t
+        elif self._discrete:
             t = torch.randint(low, high, (n,), generator=generator)
         else:
             t = low + (high - low) * torch.rand(n, generator=generator)

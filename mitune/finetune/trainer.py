@@ -28,11 +28,12 @@ from mitune.families import lora
 from mitune.files import clean_partial
 from mitune.finetune import checkpoint
 from mitune.finetune.adapters import trainable_parameters
-from mitune.finetune.batches import Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
+from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
 from mitune.finetune.objectives import Batch, Objective, find_objective
 from mitune.track import Tracker
 
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+DENSITIES = ("uniform", "logit_normal")
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What may differ between the two halves of a resumed run without changing its result.
 _FREE = {
@@ -68,6 +69,9 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     t_min: int = 500
     t_max: int = 1000
+    density: str = "uniform"
+    density_mean: float = 0.0
+    density_std: float = 1.0
     caption_dropout: float = 0.0
     beta_dpo: float = 2000.0
     checkpoint_every: int = 50
@@ -82,7 +86,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raises UserError for names that are not known and numbers that cannot work."""
         find_objective(self.objective)
-        for key, choices in (("lr_schedule", LR_SCHEDULES), ("mixed_precision", tuple(PRECISIONS))):
+        for key, choices in (
+            ("lr_schedule", LR_SCHEDULES),
+            ("mixed_precision", tuple(PRECISIONS)),
+            ("density", DENSITIES),
+        ):
             value = getattr(self, key)
             if value not in choices:
                 raise UserError(
@@ -186,6 +194,7 @@ class _Run:
             denoiser.schedule.kind == "vp",
             config.caption_dropout,
             pin=self.device.type == "cuda",
+            density=None if config.density == "uniform" else _density(config, denoiser),
         )
         encoders: list[nn.Module] = denoiser.text_encoders  # type: ignore[attr-defined]
         text_trains = any(
@@ -476,6 +485,10 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # nothing is copied if it is pinned already
     return tensor.to(device, non_blocking=True)
+
+
+def _density(config: TrainConfig, denoiser: Denoiser) -> Density:
+    return Density(denoiser.schedule.num_train_timesteps, config.density_mean, config.density_std)
 
 
 def _check(config: TrainConfig, denoiser: Denoiser, processes: PartialState) -> None:

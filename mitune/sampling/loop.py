@@ -140,10 +140,14 @@ def sample_population(
     for observer in observers:
         observer.start(len(seeds), device)
 
+    schedule, kind = denoiser.schedule, denoiser.prediction_type
     z = streams.next()
     for index, at in enumerate(steps):
-        eps_cond, eps_null, eps = denoiser.guided_pair(z, at.t, pair, sampler.guidance)
-        z_prev = torch.add(z * at.a, eps, alpha=at.b)
+        outputs = denoiser.guided_outputs(z, at.t, pair, sampler.guidance)
+        eps_cond, eps_null, eps = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
+        # a z + b ε̂, but in the network's own output: near SNR 0, ε̂ tells of the picture in its last digits only.
+        p, q = schedule.epsilon_weights(at.t, kind)
+        z_prev = torch.add(z * (at.a + at.b * p), outputs[2], alpha=at.b * q)
         noise = streams.next() if at.std > 0 else None
         if noise is not None:
             z_prev.add_(noise, alpha=at.std)

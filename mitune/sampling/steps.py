@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mitune.errors import UserError, nearest
 from mitune.noise import NoiseSchedule
 
-SAMPLERS = ("ddpm", "ddim")
+SAMPLERS = ("ddpm", "ddim", "euler")
 VARIANCES = ("small", "large")
 
 
@@ -15,10 +15,11 @@ VARIANCES = ("small", "large")
 class Sampler:
     """How to walk from noise to a latent. UserError where a value is not one of those below.
 
-    ``name``: "ddpm" (ancestral, Ho et al. 2020; Wang et al. Algorithm 2) or "ddim" (Song et al. 2021, with ``eta``
-    times the ancestral noise, 0…1; ddpm ignores it: 1). ``variance``: of the ddpm step, "small" (posterior) or "large"
-    (forward kernel). ``spacing``, ``steps_offset``: see ``NoiseSchedule.timesteps``. ``set_alpha_to_one``: ddim ends at
-    clean data rather than at the table's first entry; ddpm always does. ``guidance``: classifier-free scale.
+    ``name``: "ddpm" (ancestral, Ho et al. 2020; Wang et al. Algorithm 2), "ddim" (Song et al. 2021, with ``eta`` times
+    the ancestral noise, 0…1; ddpm ignores it: 1) or "euler" (rectified flow's ODE: ddim without noise). ``variance``:
+    of the ddpm step, "small" (posterior) or "large" (forward kernel). ``spacing``, ``steps_offset``: see
+    ``NoiseSchedule.timesteps``. ``set_alpha_to_one``: ddim ends at clean data rather than at the table's first entry;
+    ddpm and flows always do. ``guidance``: classifier-free scale.
     """
 
     name: str = "ddpm"
@@ -36,8 +37,8 @@ class Sampler:
                 raise UserError(
                     f"sampler.{key}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})"
                 )
-        if self.name == "ddpm":
-            object.__setattr__(self, "eta", 1.0)
+        if self.name != "ddim":
+            object.__setattr__(self, "eta", 1.0 if self.name == "ddpm" else 0.0)
         if not 0 <= self.eta <= 1:
             raise UserError(f"sampler.eta={self.eta} must lie in 0…1")
         if self.steps < 1:
@@ -67,29 +68,47 @@ def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoeffici
 
         z_s = α_s ẑ_0 + √(σ_s² − std²) ε̂ + std·noise,   ẑ_0 = (z − σ_t ε̂)/α_t       (DDIM, eq. 12)
 
-    which for std² = v σ_s²/σ_t² is the DDPM posterior mean, and for rectified flow with std = 0 the Euler step.
+    which for std² = v σ_s²/σ_t² is the DDPM posterior mean, and for rectified flow with std = 0 the Euler step
+    z_s = z + (s − t)/T v̂. At flow's t = T, where α = 0, ε̂ is read off the smallest α the schedule allows; a and b undo
+    just that, so the step itself is exact.
     Every step lands on the next time of the grid. (diffusers' DDIM subtracts ⌊T/steps⌋ instead: the same wherever
     that spacing is whole, and off by the rounding for "linspace" or when steps do not divide T.)
-    UserError as ``NoiseSchedule.timesteps``.
+    UserError as ``NoiseSchedule.timesteps``, and for "euler" without a flow.
     """
+    if sampler.name == "euler" and schedule.kind != "flow":
+        raise UserError(
+            "sampler.name=euler is for rectified flow; this model is a diffusion: use ddim or ddpm"
+        )
     grid = schedule.timesteps(sampler.steps, sampler.spacing, sampler.steps_offset).tolist()
     to_clean = sampler.name == "ddpm" or sampler.set_alpha_to_one
     end: int | float = -1 if schedule.kind == "vp" else 0.0
     steps = []
     for t, t_prev in zip(grid, [*grid[1:], end], strict=True):
         alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        true_alpha, true_sigma = (alpha, sigma) if schedule.kind == "vp" else _flow_scales(schedule, t)
         if schedule.kind == "vp" and t_prev < 0:
             final = schedule.final_alpha_bar(to_clean)
             alpha_prev, sigma_prev = final**0.5, (1 - final) ** 0.5
         else:
             alpha_prev, sigma_prev = float(schedule.alpha(t_prev)), float(schedule.sigma(t_prev))
         # At the last step of an offset-0 grid that ends on the table's first entry t = t_prev: round-off below zero.
-        forward = max(sigma**2 - (alpha / alpha_prev * sigma_prev) ** 2, 0.0)
-        posterior_std = sampler.eta * (forward**0.5) * sigma_prev / sigma
-        b = max(sigma_prev**2 - posterior_std**2, 0.0) ** 0.5 - alpha_prev * sigma / alpha
+        forward = max(true_sigma**2 - (true_alpha / alpha_prev * sigma_prev) ** 2, 0.0)
+        posterior_std = sampler.eta * (forward**0.5) * sigma_prev / true_sigma
+        kept = max(sigma_prev**2 - posterior_std**2, 0.0) ** 0.5
+        if schedule.kind == "vp":
+            a, b = alpha_prev / alpha, kept - alpha_prev * sigma / alpha
+        else:  # ẑ_0 = z − σ v̂, ε̂ = z + α v̂: (α_s + kept) z + (kept α − α_s σ) v̂, with v̂ = (ε̂ − z)/alpha
+            b = (kept * true_alpha - alpha_prev * true_sigma) / alpha
+            a = alpha_prev + kept - b
         # The large variance changes the noise only, never the mean; the last step, onto clean data, adds none.
         large = sampler.name == "ddpm" and sampler.variance == "large" and sigma_prev > 0
         std = forward**0.5 if large else posterior_std
         wide = sampler.eta * (forward * (alpha_prev**2 + sigma_prev**2) / (alpha**2 + sigma**2)) ** 0.5
-        steps.append(StepCoefficients(t, t_prev, alpha_prev / alpha, b, std, wide))
+        steps.append(StepCoefficients(t, t_prev, a, b, std, wide))
     return steps
+
+
+def _flow_scales(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
+    """(α, σ) of rectified flow at ``t``, without the schedule's floor under α."""
+    sigma = t / schedule.num_train_timesteps
+    return 1 - sigma, sigma

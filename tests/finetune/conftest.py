@@ -10,7 +10,13 @@ import torch
 TEXTS = ["a red circle", "a blue square", "two dogs", "a green star"]
 
 
-def make_dataset(losers: int = 0, rows: int = 8, seed: int = 0, latents: bool = True) -> Any:
+def make_dataset(
+    losers: int = 0,
+    rows: int = 8,
+    seed: int = 0,
+    latents: bool = True,
+    shape: tuple[int, ...] = (4, 8, 8),
+) -> Any:
     """``rows`` winners over four prompts, each prompt with ``losers`` losers; pictures and latents are
     random.
     """
@@ -37,7 +43,7 @@ def make_dataset(losers: int = 0, rows: int = 8, seed: int = 0, latents: bool = 
         )
     count = len(records)
     pictures = torch.rand(count, 3, 16, 16, generator=generator)
-    z = torch.randn(count, 4, 8, 8, generator=generator)
+    z = torch.randn(count, *shape, generator=generator)
     return datasets.build(pd.DataFrame(records), list(pictures), z if latents else None)
 
 

@@ -25,6 +25,23 @@ def _draw(n: int = 3, seed: int = 0) -> tuple[torch.Tensor, ...]:
     return z0, loser, noise, torch.randint(500, 1000, (n,), generator=generator)
 
 
+def test_mse_of_a_flow_is_the_error_of_its_velocity() -> None:
+    """On N(m, 1), z_t ~ N(α m, α² + σ²): v̂ = ε̂ − ẑ_0 with ε̂ = σ (z − α m) / (α² + σ²), held against ε − z_0."""
+    mean = torch.tensor([[0.5, -1.0]], dtype=torch.float64)
+    schedule = NoiseSchedule.rectified_flow()
+    denoiser = AnalyticDenoiser(mean, [1.0], {"a": [1.0]}, {"a": 1.0}, schedule, "flow")
+    generator = torch.Generator().manual_seed(0)
+    z0, noise = (torch.randn(4, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    t = torch.tensor([50.0, 300.5, 700.0, 999.0])
+    loss = mse(denoiser, Batch(z0, noise, t, denoiser.encode_prompts(["a"] * 4)))
+    sigma = (t.double() / 1000)[:, None]
+    alpha = 1 - sigma
+    z = alpha * z0 + sigma * noise
+    eps = sigma * (z - alpha * mean) / (alpha**2 + sigma**2)
+    velocity = eps - (z - sigma * eps) / alpha
+    assert torch.allclose(loss, (velocity - (noise - z0)).pow(2).mean(1), rtol=1e-9)
+
+
 def _shaken(folder: Path, text_encoder: bool = False) -> StableDiffusionDenoiser:
     """A model whose adapter is not zero, so that it differs from its reference."""
     denoiser = load_denoiser({"path": str(folder), "device": "cpu"})

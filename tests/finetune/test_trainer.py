@@ -18,6 +18,7 @@ from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.finetune import checkpoint, trainer
 from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.batches import Density
 from mitune.finetune.trainer import TrainConfig, TrainResult, learning_rate, train
 from tests.finetune.conftest import make_dataset
 
@@ -319,6 +320,40 @@ def test_a_run_of_other_settings_is_not_resumed(
         dataclasses.replace(config, micro_batch=1, log_every=1),
         adapter,
     )
+
+
+@pytest.mark.parametrize(("mean", "std", "low", "high"), [(0.0, 1.0, 0, 1000), (1.1, 0.5, 300, 900)])
+def test_logit_normal_times_are_the_cut_density(mean: float, std: float, low: int, high: int) -> None:
+    density = Density(1000, mean, std)
+    grid = torch.linspace(0, 1, 20001, dtype=torch.float64)
+    t = density(grid, low, high).double()
+    assert t.min() >= low
+    assert t.max() <= high
+    assert bool((t.diff() >= 0).all())
+    # Its logits are normal: the share of quantiles below a time is the normal law's share of the range.
+    law = torch.distributions.Normal(mean, std)
+    ends = (torch.tensor([low, high], dtype=torch.float64) / 1000).logit()
+    first, last = law.cdf(ends)
+    for time in torch.linspace(low + 1, high - 1, 7, dtype=torch.float64):
+        share = (law.cdf((time / 1000).logit()) - first) / (last - first)
+        assert float((t <= time).double().mean()) == pytest.approx(float(share), abs=1e-3)
+
+
+def test_logit_normal_times_are_drawn_in_the_range_and_the_same_again(
+    tiny_pipeline_folder: Path, winners: Any, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, batch_size=400, density="logit_normal", density_mean=-0.5)
+    denoiser = _model(tiny_pipeline_folder, AdapterConfig(rank=2))
+    run = trainer._Run(denoiser, winners, config, tmp_path, None, None, None)
+    t = run.draws(0).t
+    assert t.dtype == torch.long  # a diffusion's times are whole
+    assert t.min() >= 500
+    assert t.max() < 1000
+    assert t.float().mean() < 700  # uniform: 750
+    assert torch.equal(t, run.draws(0).t)
+    assert not torch.equal(t, run.draws(1).t)
+    with pytest.raises(UserError, match=r"train\.density=lognormal"):
+        dataclasses.replace(SMALL, density="lognormal")
 
 
 def test_learning_rates() -> None:

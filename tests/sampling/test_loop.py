@@ -178,11 +178,11 @@ class HalfPrecision:
     def null(self, n: int) -> Condition:
         return Condition({"shift": torch.zeros(n, dtype=torch.bfloat16)})
 
-    def guided_pair(self, z, t, pair, scale):
+    def guided_outputs(self, z, t, pair, scale):
         assert z.dtype == torch.float32
         out = torch.cat([z, z]).to(torch.bfloat16) * 0.5 + pair.tensors["shift"][:, None, None, None]
-        eps_null, eps_cond = self.schedule.to_epsilon(out, torch.cat([z, z]), t, "epsilon").chunk(2)
-        return eps_cond, eps_null, torch.lerp(eps_null, eps_cond, scale)
+        null, cond = out.to(z.dtype).chunk(2)
+        return cond, null, torch.lerp(null, cond, scale)
 
 
 def test_latents_stay_in_float32_around_a_bf16_network():

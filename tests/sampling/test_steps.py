@@ -112,14 +112,24 @@ def test_ddpm_mean_is_the_posterior_mean():
     assert step.std**2 == pytest.approx(float(beta * (1 - bar[t - 1]) / (1 - bar[t])), rel=1e-9)
 
 
-def test_flow_step_is_the_euler_step_of_diffusers():
-    schedule = NoiseSchedule.rectified_flow()
-    scheduler = FlowMatchEulerDiscreteScheduler()
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_step_is_the_euler_step_of_diffusers(shift):
+    schedule = NoiseSchedule.rectified_flow(shift=shift)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(10)
     z, v, _ = (value.float() for value in tensors(2, 4, 3, 3))
-    for step, t in zip(coefficients(schedule, Sampler("ddim", 10)), scheduler.timesteps, strict=True):
-        ours = step.a * z + step.b * schedule.to_epsilon(v, z, step.t, "flow")
-        torch.testing.assert_close(ours, scheduler.step(v, t, z).prev_sample, rtol=0, atol=2e-3)
+    assert coefficients(schedule, Sampler("ddim", 10)) == coefficients(schedule, Sampler("euler", 10))
+    for step, t in zip(coefficients(schedule, Sampler("euler", 10)), scheduler.timesteps, strict=True):
+        p, q = schedule.epsilon_weights(step.t, "flow")  # as the loop steps: in the network's output
+        ours = (step.a + step.b * p) * z + step.b * q * v
+        torch.testing.assert_close(ours, scheduler.step(v, t, z).prev_sample, rtol=0, atol=1e-6)
+        same = step.a * z.double() + step.b * schedule.to_epsilon(v.double(), z.double(), step.t, "flow")
+        torch.testing.assert_close(ours, same.float(), rtol=0, atol=1e-5)
+
+
+def test_euler_is_for_flows():
+    with pytest.raises(UserError, match=r"sampler\.name=euler is for rectified flow"):
+        coefficients(SCHEDULE, Sampler("euler"))
 
 
 @pytest.mark.parametrize(

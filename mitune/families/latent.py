@@ -1,0 +1,395 @@
+"""What all families share: a network over the latents of an autoencoder, told by text encoders what to draw.
+
+A family is one file beside this one: a subclass of ``LatentDenoiser`` that names the pipelines it is for and says how
+prompts are encoded and how (z, t, c) go through the network. It is found by ``load_denoiser`` without being listed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mitune.denoiser import Condition, Denoiser
+from mitune.errors import UserError
+from mitune.families import lora
+from mitune.families.opening import open_folder, open_pipeline, quiet
+from mitune.families.options import find_device, find_dtype
+from mitune.families.source import ModelSource, find_model, fingerprint, weight_files
+from mitune.noise import NoiseSchedule, Time, check_prediction_type
+
+_PIXELS_A_BATCH = 16 * 512 * 512  # of the autoencoder: bounds its memory, whatever the size of a picture
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class LatentDenoiser(Denoiser):
+    """A pipeline's network, text encoders and autoencoder as a ``Denoiser``.
+
+    All weights are frozen and in eval mode. ``forwards`` counts rows through the network.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    """Pipeline classes, as ``model_index.json`` names them, that this family is for."""
+    network_name: ClassVar[str] = "transformer"
+    """The pipeline's component that adapters attach to, and its name in an adapter file."""
+    encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    """The pipeline's text encoders; each has its tokenizer beside it."""
+    adapted_encoders: ClassVar[tuple[str, ...]] = ()
+    """Those of them that a diffusers adapter file may hold."""
+    optional_encoders: ClassVar[tuple[str, ...]] = ()
+    """Those of them that a model may lack."""
+    adapter_targets: ClassVar[tuple[str, ...]] = ATTENTION
+    """Layers of the network an adapter goes to unless told otherwise: the attention's projections."""
+    latent_patch: ClassVar[int] = 1
+    """Latent cells that make one token, along each side: the latent's sides divide by it."""
+    text_tokens: ClassVar[int | None] = None
+    """Tokens its pipeline gives a text encoder of no fixed length (T5, Gemma)."""
+
+    def __init__(
+        self,
+        pipeline: Any,
+        identity: str,
+        resolution: int | None = None,
+        max_tokens: int | None = None,
+        guidance_embedding: float | None = None,
+    ) -> None:
+        """Wrap a loaded pipeline. ``resolution``: side of a picture in pixels (default: the model's own);
+        ``max_tokens``: in the place of ``text_tokens``; ``guidance_embedding``: what a guidance-distilled network is
+        told, where 1 stands for no guidance.
+
+        Raises UserError for a model that cannot be compared with its null prompt, and for a size it cannot draw.
+        """
+        self._pipeline = pipeline
+        self._base_identity = identity
+        self._adapter: lora.SavedAdapter | None = None
+        self._warned: set[str] = set()
+        if max_tokens is not None and self.text_tokens is None:
+            raise UserError(
+                f"model.max_tokens={max_tokens}: {identity} reads prompts of one fixed length; leave it out"
+            )
+        self._text_tokens = max_tokens or self.text_tokens or 0
+        if guidance_embedding is not None and not getattr(self.network.config, "guidance_embeds", False):
+            raise UserError(
+                f"model.guidance_embedding={guidance_embedding}: {identity} is not guidance-distilled; leave it out"
+            )
+        self._guidance = guidance_embedding
+        missing = [
+            name
+            for name in self.encoder_names
+            if name not in self.optional_encoders and getattr(pipeline, name, None) is None
+        ]
+        if missing:
+            raise UserError(
+                f"{identity} has no {missing[0]}: prompts cannot be encoded; use a folder that has all "
+                "components its model_index.json should name"
+            )
+        self._check()
+        self._downscale = int(pipeline.vae_scale_factor)
+        height, width = self._latent_sides(resolution)
+        self.latent_shape = (self._latent_channels(), height, width)
+        self.picture_size = (height * self._downscale, width * self._downscale)
+        vae = pipeline.vae.config
+        self._scale = float(getattr(vae, "scaling_factor", None) or 1.0)
+        self._shift = float(getattr(vae, "shift_factor", None) or 0.0)
+        self.schedule = self._schedule(pipeline.scheduler.config)
+        flow = self.schedule.kind == "flow"
+        self.prediction_type = (
+            "flow" if flow else str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
+        )
+        check_prediction_type(self.prediction_type)
+        for module in (self.network, pipeline.vae, *self._encoders.values()):
+            module.requires_grad_(False).eval()
+        self.forwards = 0
+
+    @classmethod
+    def load(
+        cls,
+        path_or_id: str | Path | ModelSource,
+        revision: str | None = None,
+        variant: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+        adapter: str | Path | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Load a folder or Hub id. ``dtype`` auto: bfloat16 on CUDA, else float32; ``device`` auto: this
+        process's accelerator, else the CPU. ``options`` are the family's own, as its ``__init__`` has them.
+
+        Raises UserError: not there, another pipeline, pickled weights, unknown dtype or device, an adapter
+        that does not fit.
+        """
+        source = path_or_id if isinstance(path_or_id, ModelSource) else find_model(path_or_id, revision)
+        device = find_device(device)
+        number = find_dtype(dtype, device)
+        with quiet():
+            folder = open_folder(source, variant)
+            files = [file for part in cls._weights(source) for file in weight_files(folder, part, variant)]
+            pipeline = open_pipeline(source, folder, variant, number)
+        identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#"
+        identity += fingerprint([*files, folder / "scheduler" / "scheduler_config.json"])
+        denoiser = cls(pipeline, identity, **options)
+        if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
+            pipeline.vae.to(torch.float32)  # it overflows in float16
+        pipeline.to(device)
+        if channels_last:
+            denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            pipeline.vae.to(memory_format=torch.channels_last)
+        if adapter is not None:
+            denoiser.load_adapter(adapter)
+        if compile:
+            denoiser.network.compile()
+        return denoiser
+
+    @classmethod
+    def _weights(cls, source: ModelSource) -> list[str]:
+        """Components whose weights make the model what it is."""
+        wanted = (cls.network_name, *cls.encoder_names, "vae")
+        return [name for name in wanted if name in source.components]
+
+    # -- what a family says ----------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Raises UserError for a model of this class that has no null prompt or takes more than a prompt."""
+
+    @abstractmethod
+    def _encode(self, prompts: list[str]) -> Mapping[str, Tensor]:
+        """The condition of ``prompts`` as named tensors [n, …]; differentiable."""
+
+    @abstractmethod
+    def _forward(self, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The network's raw output [n, C, H, W] at ``z`` [n, C, H, W], ``t`` [n], in the weights' dtype."""
+
+    def _encode_null(self) -> Mapping[str, Tensor]:
+        """One row of the null prompt."""
+        return self._encode([""])
+
+    def _schedule(self, config: Mapping[str, Any]) -> NoiseSchedule:
+        """The noise schedule of this scheduler configuration."""
+        patch = int(getattr(self._pipeline, self.network_name).config.get("patch_size") or 1)
+        tokens = (self.latent_shape[1] // patch) * (self.latent_shape[2] // patch)
+        return NoiseSchedule.from_config(config, tokens)
+
+    def _latent_channels(self) -> int:
+        return int(self.network.config.in_channels)  # type: ignore[union-attr, arg-type]
+
+    def _own_sides(self) -> Any:
+        """Sides of the latent the model was trained at: a number, or (height, width)."""
+        return self.network.config.sample_size  # type: ignore[union-attr]
+
+    def _prompt_limits(self) -> list[tuple[Any, int]]:
+        """(tokenizer, tokens it keeps of a prompt, special ones included) of each text encoder."""
+        found = []
+        for name, encoder in self._encoders.items():
+            tokenizer = getattr(self._pipeline, name.replace("text_encoder", "tokenizer"))
+            positions = getattr(encoder.config, "max_position_embeddings", None)
+            found.append((tokenizer, min(tokenizer.model_max_length, positions or 2**31)))
+        return found
+
+    # -- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline that holds the modules."""
+        return self._pipeline
+
+    @property
+    def network(self) -> nn.Module:  # type: ignore[override]
+        """The UNet or transformer."""
+        return getattr(self._pipeline, self.network_name)
+
+    @property
+    def _encoders(self) -> dict[str, Any]:
+        """The text encoders that are there."""
+        found = {name: getattr(self._pipeline, name, None) for name in self.encoder_names}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
+
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        """The text encoders adapters may attach to, in the order of the file's components."""
+        return [encoder for name, encoder in self._encoders.items() if name in self.adapted_encoders]
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The modules that may carry an adapter, under the names they have in an adapter file."""
+        texts = {name: module for name, module in self._encoders.items() if name in self.adapted_encoders}
+        return {self.network_name: self.network, **texts}
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """What the weights are."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def identity(self) -> str:  # type: ignore[override]
+        """Name, revision, fingerprint of the weights, and of the adapter if one was loaded."""
+        return self._base_identity + (f"+{self._adapter.digest}" if self._adapter else "")
+
+    def _latent_sides(self, resolution: int | None) -> tuple[int, int]:
+        if resolution is None:
+            own = self._own_sides()
+            height, width = own if isinstance(own, (list, tuple)) else (own, own)
+            return int(height), int(width)
+        step = self._downscale * self.latent_patch
+        if resolution % step or resolution < step:
+            raise UserError(f"model.resolution={resolution}: this model's pictures divide by {step}")
+        return resolution // self._downscale, resolution // self._downscale
+
+    # -- prompts ---------------------------------------------------------------------------------------------
+
+    def encode_prompts(self, prompts: list[str]) -> Condition:
+        """The condition of each prompt. Too long prompts are cut, with one warning each that says what is lost.
+
+        Differentiable where a text encoder has trainable parameters.
+        """
+        for prompt, cut in self.prompt_length_report(
+            [prompt for prompt in prompts if prompt not in self._warned]
+        ):
+            self._warned.add(prompt)
+            warnings.warn(
+                f"the prompt {prompt!r} is longer than the {self._reader()[1]} tokens the text encoder "
+                f"reads; cut off: {cut!r}",
+                stacklevel=2,
+            )
+        with quiet(), torch.set_grad_enabled(self._texts_train()):
+            return self._condition(self._encode(list(prompts)))
+
+    def null(self, n: int) -> Condition:
+        """The null prompt, ``n`` times (one row, expanded)."""
+        with quiet(), torch.set_grad_enabled(self._texts_train()):
+            row = self._condition(self._encode_null())
+        return Condition({name: value.expand(n, *value.shape[1:]) for name, value in row.tensors.items()})
+
+    def prompt_length_report(self, prompts: list[str]) -> list[tuple[str, str]]:
+        """(prompt, the words cut off) of every prompt that no text encoder takes whole."""
+        tokenizer, limit = self._reader()
+        # A token is at least one byte, so only long texts need to be counted.
+        suspects = [prompt for prompt in dict.fromkeys(prompts) if len(prompt.encode()) > limit]
+        if not suspects:
+            return []
+        rows = tokenizer(suspects, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return [
+            (prompt, tokenizer.decode(row[limit:]).strip())
+            for prompt, row in zip(suspects, rows, strict=True)
+            if len(row) > limit
+        ]
+
+    def _reader(self) -> tuple[Any, int]:
+        """The tokenizer of the text encoder that reads furthest, and how many tokens of a prompt that is."""
+        limits = [
+            (tokenizer, limit - tokenizer.num_special_tokens_to_add())
+            for tokenizer, limit in self._prompt_limits()
+        ]
+        return max(limits, key=lambda pair: pair[1])
+
+    def _texts_train(self) -> bool:
+        modules = self._encoders.values()
+        return torch.is_grad_enabled() and any(p.requires_grad for m in modules for p in m.parameters())
+
+    def _condition(self, tensors: Mapping[str, Tensor]) -> Condition:
+        return Condition(tensors).to(self.device, self.dtype)
+
+    # -- the network -----------------------------------------------------------------------------------------
+
+    def predict(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
+        """Raw network output [n, C, H, W] in the dtype of ``z``; one forward, differentiable."""
+        n = len(z)
+        self.forwards += n
+        if isinstance(t, Tensor):
+            time = t.to(self.device).expand(n)
+        else:  # filled on the device: copying a number there would wait for it
+            time = torch.full(
+                (n,), t, device=self.device, dtype=torch.long if isinstance(t, int) else torch.float32
+            )
+        dtype = self.dtype
+        return self._forward(z.to(dtype), time, condition.to(dtype=dtype).tensors).to(z.dtype)
+
+    # -- pictures --------------------------------------------------------------------------------------------
+
+    def encode_image(self, pictures: Tensor) -> Tensor:
+        """Scaled latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]: (posterior mean −
+        shift) · scale.
+
+        Raises UserError if the size does not divide into latents.
+        """
+        height, width = pictures.shape[-2:]
+        if height % self._downscale or width % self._downscale:
+            raise UserError(
+                f"pictures of {width}x{height} do not divide by {self._downscale}; make them "
+                f"{self.picture_size[1]}x{self.picture_size[0]}"
+            )
+        vae, parts = self._pipeline.vae, []
+        for part in pictures.split(self._pictures_a_batch(height * width)):
+            encoded = vae.encode(2 * part.to(self.device, vae.dtype) - 1, return_dict=False)[0]
+            mean = encoded.mode() if hasattr(encoded, "mode") and not isinstance(encoded, Tensor) else encoded
+            parts.append((mean.float() - self._shift) * self._scale)
+        return torch.cat(parts)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pictures [n, 3, H, W] float32 in [0, 1]; differentiable in ``z``."""
+        vae, parts = self._pipeline.vae, []
+        for part in z.split(self._pictures_a_batch(z.shape[-1] * z.shape[-2] * self._downscale**2)):
+            latents = part.to(self.device).float() / self._scale + self._shift
+            parts.append(
+                (vae.decode(latents.to(vae.dtype), return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+            )
+        return torch.cat(parts)
+
+    @staticmethod
+    def _pictures_a_batch(pixels: int) -> int:
+        return max(1, min(64, _PIXELS_A_BATCH // pixels))
+
+    # -- adapters --------------------------------------------------------------------------------------------
+
+    def load_adapter(self, folder: str | Path, name: str = "default") -> None:
+        """Put a saved adapter in the place of the present one, frozen, in the weights' dtype. Raises
+        UserError if it does not fit.
+        """
+        saved = lora.read_adapter(folder)
+        unknown = [component for component in saved.tensors if component not in self.components]
+        if unknown:
+            raise UserError(
+                f"the adapter {saved.path} is for another kind of model: it has a '{unknown[0]}', here are "
+                f"{', '.join(self.components)}"
+            )
+        for component in saved.tensors:  # before anything is changed
+            lora.fitted(self.components[component], saved, component)
+        self.unload_adapter()
+        for component in saved.tensors:
+            lora.inject_saved(self.components[component], saved, component, name)
+        self._adapter = saved
+
+    def unload_adapter(self) -> None:
+        """Back to the base model."""
+        for module in self.components.values():
+            lora.remove(module)
+        self._adapter = None
+
+    def save_adapter(self, folder: str | Path, name: str = "default") -> None:
+        """Write the adapter to ``folder`` atomically, so that ``load_lora_weights(folder)`` of the plain pipeline
+        reproduces it.
+        """
+        lora.write_adapter(folder, type(self._pipeline), self.components, name)
+
+    def base(self) -> AbstractContextManager[None]:
+        """The base model for the time of the block: the adapter switched off."""
+        return lora.switched_off(lora.adapter_layers(self.components.values()))
+
+    def fused(self) -> AbstractContextManager[None]:
+        """The adapter merged into the weights for the time of the block: forwards at the base model's price.
+
+        The weights come back bit for bit. Not for training, and not to be nested with ``base()``.
+        """
+        return lora.merged(lora.adapter_layers(self.components.values()))
