@@ -202,6 +202,21 @@ def _memory_gb() -> float | None:
         return None
 
 
+def origin(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Where figures come from: date, machine, versions, commit."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(device),
+        "versions": versions(),
+        "git": git_state(),
+    }
+
+
+def commit_of(git: Mapping[str, Any]) -> str:
+    """A ``git_state`` in words."""
+    return (git["commit"] or "no repository")[:12] + (" with changes" if git["changed"] else "")
+
+
 def warn_if_busy() -> None:
     """Say so where other programs take the processor: the ratios hold, the figures in seconds do not."""
     load = machine()["load_average"]
@@ -228,14 +243,12 @@ def write(
     record = {
         "schema": SCHEMA,
         "name": name,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine(device) | {"load_average_before": load_before},
-        "versions": versions(),
-        "git": git_state(),
+        **origin(device),
         "settings": dict(settings),
         "comparisons": [dict(entry) for entry in comparisons],
         "figures": [dict(entry) for entry in figures],
     }
+    record["machine"]["load_average_before"] = load_before
     write_json(Path(folder) / f"{name}.json", record)
     write_text(Path(folder) / f"{name}.md", markdown(record))
     return record
@@ -276,13 +289,12 @@ def markdown(record: Mapping[str, Any]) -> str:
     ]
     if notes:
         lines += [*notes, ""]
-    where, git = record["machine"], record["git"]
+    where = record["machine"]
     place = where.get("gpu") or f"{where['processor']}, {where['torch_threads']} threads"
-    commit = (git["commit"] or "no repository")[:12] + (" with changes" if git["changed"] else "")
     lines += [
         f"Measured {record['date']} on {place} ({where['system']}, load average before "
         f"{where['load_average_before']}), torch {record['versions']['torch']}, "
-        f"diffusers {record['versions']['diffusers']}, commit {commit}.",
+        f"diffusers {record['versions']['diffusers']}, commit {commit_of(record['git'])}.",
         "",
         "Settings: " + ", ".join(f"{key} {value}" for key, value in record["settings"].items()) + ".",
         "",

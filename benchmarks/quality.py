@@ -136,8 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         arms[control] = figures(run(folder, [*common_overrides, f"select={control}", *extra]))
     name = options.name or f"quality-{options.preset}"
     text = table(arms)
-    origin = {"machine": common.machine(), "versions": common.versions(), "git": common.git_state()}
-    write_json(common.RESULTS / f"{name}.json", {"benchmark": name, **origin, "arms": arms})
+    write_json(common.RESULTS / f"{name}.json", {"benchmark": name, **common.origin(), "arms": arms})
     write_text(common.RESULTS / f"{name}.md", text)
     print(text)
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             work = ScoredPictures(Path(folder) / "work", source, options.batch)
             work.score(lambda: (denoiser, scoring), 0, options.batch)
-            spent = work.cost()["forwards"]
+            spent = work.cost().forwards
 
     @torch.no_grad()
     def network() -> None:

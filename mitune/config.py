@@ -116,46 +116,41 @@ class MIConfig:
 
 
 @dataclass
-class MIImageConfig:
-    times: int = key(8, "times a picture is noised at; the forwards are elbo's where the settings are")
+class TimesConfig:
+    """When a scorer noises a picture, and what each time counts."""
+
+    times: int = key(8, "times a picture is noised at")
     t_min: int = key(400, "lowest time (of 1000)")
     t_max: int = key(1000, "highest time")
+    weighting: str = key(
+        "continuous", "of the times: continuous (exact), paper, uniform, profile (as measured)"
+    )
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large, importance")
+
+
+@dataclass
+class ElboConfig(TimesConfig):
     noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+
+
+@dataclass
+class MIImageConfig(ElboConfig):
+    """Where all but ``form`` is as for elbo, one pass gives both."""
+
     form: str = key("square", "square, or orthogonal: rectified flow's (RFMI)")
 
 
 @dataclass
-class ElboConfig:
-    times: int = key(8, "times a picture is noised at")
-    t_min: int = key(400, "lowest time (of 1000)")
-    t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
-
-
-@dataclass
-class LLRImageConfig:
-    times: int = key(8, "times of the forward path")
-    t_min: int = key(400, "lowest time (of 1000)")
-    t_max: int = key(1000, "highest time")
+class LLRImageConfig(TimesConfig):
     paths: int = key(1, "forward paths averaged")
     guidance: float = key(1.0, "guidance of the reverse steps; 1 = none")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
 
 
 @dataclass
-class ContrastConfig:
-    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
+class ContrastConfig(ElboConfig):
     times: int = key(6, "times a picture is noised at")
     t_min: int = key(560, "lowest time (of 1000)")
-    t_max: int = key(1000, "highest time")
-    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
-    weighting: str = key("continuous", "of the times: continuous (exact), paper, uniform")
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large")
+    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
     negatives: str = key("edits", "the other prompts: edits, words (exchanged within), pool, list (given)")
     kinds: list[str] = key(["swap", "substitute", "drop"], "kinds of edits, mined from the prompt pool")
     given: str | None = key(None, "negatives=list: the other prompts, a source like prompts.source")
@@ -168,6 +163,9 @@ class CASConfig:
     recursion: int = key(2, "fixed-point passes of an inversion step")
     divergence: str = key("hutchinson", "hutchinson (finite difference) or jvp (exact derivative)")
     rule: str = key("simpson38", "quadrature over the steps: simpson38, simpson13, trapezoid")
+    inversion: str = key("trapezoid", "a step: trapezoid (second order) or ddim (as published)")
+    end: str = key("denoised", "density at the path's end: denoised, or normal (as published)")
+    spacing: str = key("angle", "of the steps: even in angle (arctan of noise over signal) or in time")
 
 
 @dataclass
@@ -178,6 +176,10 @@ class ScorerConfig:
     llr_image: LLRImageConfig = section(LLRImageConfig)
     contrast: ContrastConfig = section(ContrastConfig)
     cas: CASConfig = section(CASConfig)
+    profile: str | None = key(
+        None,
+        "where the information is, for weighting=profile and strategy=importance; score.profile measures it",
+    )
     combined: str = key(
         "z(contrast)+z(elbo)", "the score 'combined': a weighted sum; z() = standardised within a prompt"
     )
@@ -282,6 +284,10 @@ class ScoreConfig:
     out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)")
     by: str | None = key(None, "the score that top_fraction goes by (default: the first of score.scorers)")
     top_fraction: float | None = key(None, "write the best share (0 to 1) of the pictures as a dataset, too")
+    profile: str | None = key(
+        None,
+        "measure at which times the pictures' information lies, into this .json file, for scorer.profile",
+    )
     skip: bool = key(False, "leave out pictures that do not decode or have no caption, instead of stopping")
     batch_size: int = key(192, "rows a forward")
     rows_per_unit: int = key(192, "pictures a unit; what a killed command loses at most")
@@ -338,8 +344,9 @@ class Config:
 
 
 NOISES = ("independent", "antithetic", "coupled")
-WEIGHTINGS = ("continuous", "paper", "uniform")
-STRATEGIES = ("even", "stratified", "random", "small", "middle", "large")
+WEIGHTINGS = ("continuous", "paper", "uniform", "profile")
+STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
+_TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.offload": ("none", "model", "sequential"),
@@ -348,12 +355,15 @@ CHOICES: dict[str, Sequence[str]] = {
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),
     **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
-    **{f"scorer.{name}.weighting": WEIGHTINGS for name in ("mi_image", "elbo", "llr_image", "contrast")},
-    **{f"scorer.{name}.strategy": STRATEGIES for name in ("mi_image", "elbo", "llr_image", "contrast")},
+    **{f"scorer.{name}.weighting": WEIGHTINGS for name in _TIMED},
+    **{f"scorer.{name}.strategy": STRATEGIES for name in _TIMED},
     "scorer.mi_image.form": ("square", "orthogonal"),
     "scorer.contrast.negatives": ("edits", "words", "pool", "list"),
     "scorer.cas.divergence": ("hutchinson", "jvp"),
     "scorer.cas.rule": ("simpson38", "simpson13", "trapezoid"),
+    "scorer.cas.inversion": ("trapezoid", "ddim"),
+    "scorer.cas.end": ("denoised", "normal"),
+    "scorer.cas.spacing": ("angle", "time"),
     "adapter.kind": ("dora", "lora"),
     "train.density": ("uniform", "logit_normal"),
     "train.objective": ("mse", "dpo"),
@@ -378,20 +388,14 @@ AT_LEAST: dict[str, float] = {
     "sampler.guidance": 0,
     "sampler.steps_offset": 0,
     "scorer.mi.t_min": 0,
-    "scorer.mi_image.times": 1,
-    "scorer.mi_image.t_min": 0,
-    "scorer.elbo.times": 1,
-    "scorer.elbo.t_min": 0,
-    "scorer.llr_image.times": 1,
-    "scorer.llr_image.t_min": 0,
+    **{f"scorer.{name}.times": 1 for name in _TIMED},
+    **{f"scorer.{name}.t_min": 0 for name in _TIMED},
     "scorer.llr_image.paths": 1,
     "scorer.llr_image.guidance": 0,
     "scorer.cas.steps": 2,
     "scorer.cas.probes": 1,
     "scorer.cas.recursion": 0,
     "scorer.contrast.edits": 1,
-    "scorer.contrast.times": 1,
-    "scorer.contrast.t_min": 0,
     "generate.candidates": 1,
     "generate.batch_size": 1,
     "generate.rows_per_unit": 1,
@@ -430,10 +434,7 @@ AT_LEAST: dict[str, float] = {
     "agree.resamples": 1,
 }
 INTERVALS = (
-    ("scorer.mi_image.t_min", "scorer.mi_image.t_max"),
-    ("scorer.llr_image.t_min", "scorer.llr_image.t_max"),
-    ("scorer.elbo.t_min", "scorer.elbo.t_max"),
-    ("scorer.contrast.t_min", "scorer.contrast.t_max"),
+    *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
     ("train.t_min", "train.t_max"),
 )
 
@@ -653,8 +654,23 @@ def check(config: DictConfig) -> None:
         raise UserError(f"train.betas={values['train.betas']}: give two numbers")
     if values["scorer.contrast.negatives"] == "list" and values["scorer.contrast.given"] is None:
         raise UserError("scorer.contrast.negatives=list: say which prompts with scorer.contrast.given=")
+    _check_profile(values)
     _check_scores(values)
     _check_selection(values)
+
+
+def _check_profile(values: dict[str, Any]) -> None:
+    """A profile is there where one is needed; what it says is read with the model."""
+    for name in _TIMED:
+        for last, value in (("weighting", "profile"), ("strategy", "importance")):
+            if values[f"scorer.{name}.{last}"] == value and values["scorer.profile"] is None:
+                raise UserError(
+                    f"scorer.{name}.{last}={value} needs a measured profile: scorer.profile=FILE.json, which"
+                    " mitune score score.source=… score.profile=FILE.json writes"
+                )
+    path = values["score.profile"]
+    if path is not None and Path(path).suffix != ".json":
+        raise UserError(f"score.profile={path}: the profile is a JSON file; give a name that ends in .json")
 
 
 _SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers")
@@ -679,14 +695,15 @@ def _check_scores(values: dict[str, Any]) -> None:
                     f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
                     " give a sum without z(), such as contrast+0.5*elbo"
                 )
-    for name in ("scorers", "evaluate.scorers"):
-        kind = values["sampler.name"]
-        path = kind == "euler" or (kind == "ddim" and values["sampler.eta"] == 0)
-        if path and "llr" in scorers_of(values[name], combined):
-            others = ",".join(other for other in values[name] if "llr" not in columns([other], combined))
+    kind = values["sampler.name"]
+    straight = kind == "euler" or (kind == "ddim" and values["sampler.eta"] == 0)
+    for name in ("scorers", "evaluate.scorers", "train.keep_best_by"):
+        if straight and "llr" in scorers_of(lists.get(name, ()), combined):
+            others = ",".join(other for other in lists[name] if "llr" not in columns([other], combined))
+            way_out = "null" if name == "train.keep_best_by" else f"[{others}]"
             raise UserError(
                 f"llr needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or leave it out:"
-                f" {name}=[{others}]"
+                f" {name}={way_out}"
             )
 
 

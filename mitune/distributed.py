@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
 
 import torch
 from accelerate import PartialState
+from torch import Tensor, nn
 
 
 @functools.lru_cache(maxsize=1)
@@ -23,6 +25,26 @@ def state() -> PartialState:
 def wait() -> None:
     """Until every process is here."""
     state().wait_for_everyone()
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], *totals: Tensor) -> list[Tensor]:
+    """Sum every gradient over the processes, in place, and scalar ``totals`` with them: one message for all.
+
+    A parameter without gradient counts as 0. Gives the totals' sums; one process alone changes nothing.
+    """
+    if state().num_processes == 1:
+        return list(totals)
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    flat = torch.cat([part.reshape(-1) for part in (*gradients, *totals)])
+    torch.distributed.all_reduce(flat)
+    parts = flat.split([part.numel() for part in (*gradients, *totals)])
+    summed = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=False)]
+    torch._foreach_copy_(gradients, summed)
+    return [part.view_as(total) for part, total in zip(parts[len(gradients) :], totals, strict=True)]
 
 
 def stop() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -14,3 +14,19 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the choice most like ``name``, or an empty string if none is close."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def check_known(what: str, value: str, known: Sequence[str]) -> None:
+    """Raise UserError unless ``value`` is one of ``known``; ``what``: the name it was given for, and where."""
+    if value not in known:
+        raise UserError(f"{what}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, on one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def short(text: str, length: int = 160) -> str:
+    """The text, cut after ``length`` characters."""
+    return text if len(text) <= length else f"{text[:length]}…"

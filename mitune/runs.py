@@ -64,6 +64,7 @@ _FREE = {
     "score.out",
     "score.by",
     "score.top_fraction",
+    "score.profile",
     "score.skip",
     "score.batch_size",
     "agree.referee",

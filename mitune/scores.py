@@ -113,6 +113,14 @@ def weigh(table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any]
     return total
 
 
+def sums(
+    table: Mapping[str, Any], scores: Iterable[str], combined: str = "", groups: Sequence[Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Those of ``scores`` that are made of others, each by :func:`weigh`."""
+    wanted = [score for score in dict.fromkeys(scores) if is_sum(score)]
+    return {score: weigh(table, terms(score, combined), groups) for score in wanted}
+
+
 def _standardise(values: np.ndarray, member: np.ndarray) -> np.ndarray:
     import numpy as np
 

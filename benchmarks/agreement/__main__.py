@@ -65,17 +65,13 @@ def study(
         "benchmark": f"agreement-{preset}",
         "command": " ".join(["mitune", *arguments]),
         "wall_seconds": round(time.perf_counter() - started, 1),
-        "machine": common.machine(),
-        "versions": common.versions(),
-        "git": common.git_state(),
+        **common.origin(),
         **figures,
     }
     write_json(results / f"{preset}.json", record)
     write_bytes(results / f"{preset}.png", (folder / "agree" / "agreement.png").read_bytes())
-    commit = (record["git"]["commit"] or "no repository")[:12] + (
-        " with changes" if record["git"]["changed"] else ""
-    )
-    text = f"# agreement, {preset}\n\n{markdown(figures)}\n`{record['command']}`, commit {commit}.\n"
+    origin = f"`{record['command']}`, commit {common.commit_of(record['git'])}."
+    text = f"# agreement, {preset}\n\n{markdown(figures)}\n{origin}\n"
     write_text(results / f"{preset}.md", text)
     return record
 

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mitune.data.selection import scorers
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, first_line, nearest
 from mitune.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -160,9 +160,8 @@ def load(folder: str | Path, columns: Sequence[str] = REQUIRED) -> Dataset:
     try:
         dataset = datasets.load_from_disk(str(folder), keep_in_memory=False)
     except Exception as error:  # many types, one meaning
-        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{folder} is not a readable dataset ({first}); delete it and run the select stage again"
+            f"{folder} is not a readable dataset ({first_line(error)}); delete it and run the select stage again"
         ) from error
     if isinstance(dataset, datasets.DatasetDict):
         raise UserError(

@@ -21,9 +21,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mitune.data.dataset import encode_png
-from mitune.data.prompts import Prompt, make_prompt, read_rows
-from mitune.data.store import KEYS, CandidateStore
-from mitune.errors import UserError, nearest
+from mitune.data.prompts import Prompt, make_prompt, open_saved, read_rows
+from mitune.data.store import KEYS, CandidateStore, find_store
+from mitune.errors import UserError, first_line, nearest, short
 from mitune.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Pictures:
 
     def what(self, row: int) -> str:
         """The row in words, for messages."""
-        return f"the picture {self.names[row]} of {self.where} ({_short(self.texts[row])!r})"
+        return f"the picture {self.names[row]} of {self.where} ({short(self.texts[row], 80)!r})"
 
     @property
     def digest(self) -> str:
@@ -171,7 +171,7 @@ def _open(
         return _world(limit or WORLD_SIZE, seed)
     path = Path(source).expanduser()
     if path.is_dir():
-        store = next((p for p in (path, path / "candidates") if (p / "plan.json").exists()), None)
+        store = find_store(path)
         if store is not None:
             return _candidates(store)
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
@@ -283,7 +283,7 @@ def _parquet(paths: list[Path], image: str | None, text: str | None) -> Pictures
             wanted = _column(names, text, CAPTION_COLUMNS, str(path), "score.text_column", "captions")
             captions += [_caption(value) for value in file.read([wanted]).column(0).to_pylist()]
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{path} is not a readable parquet file: {first_line(error)}") from error
         files.append((file, pictures, path.parent))
         for group in range(file.num_row_groups):
             places += [(number, group, row) for row in range(file.metadata.row_group(group).num_rows)]
@@ -303,13 +303,7 @@ def _parquet(paths: list[Path], image: str | None, text: str | None) -> Pictures
 
 
 def _saved(folder: Path, split: str | None, image: str | None, text: str | None) -> Pictures:
-    import datasets
-
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:  # of many types, all one to the user
-        raise UserError(f"{folder} is not a readable dataset folder: {_first_line(error)}") from error
-    return _dataset(saved, str(folder), split, image, text)
+    return _dataset(open_saved(folder), str(folder), split, image, text)
 
 
 def _hub(name: str, split: str | None, image: str | None, text: str | None) -> Pictures:
@@ -319,7 +313,7 @@ def _hub(name: str, split: str | None, image: str | None, text: str | None) -> P
         loaded = datasets.load_dataset(name)
     except Exception as error:  # of a dozen types; all mean the same to the user
         raise UserError(
-            f"{name} is neither a file or folder here nor a dataset of the Hub: {_first_line(error)}"
+            f"{name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
         ) from error
     return _dataset(loaded, name, split, image, text)
 
@@ -353,21 +347,12 @@ def _dataset(loaded: Any, where: str, split: str | None, image: str | None, text
     )
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _short(text: str, length: int = 80) -> str:
-    return text if len(text) <= length else f"{text[:length]}…"
-
-
 # -- candidates and the embedded world ---------------------------------------------------------------------------------
 
 
-def _candidates(folder: Path) -> Pictures:
+def _candidates(store: CandidateStore) -> Pictures:
     """The kept candidates of a run: their latents are used as they are, their scores carried on."""
-    store = CandidateStore(folder)
-    table = store.table()
+    folder, table = store.folder, store.table()
     kept = table[table["kept"]].reset_index(drop=True)
     if not len(kept):
         raise UserError(

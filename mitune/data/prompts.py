@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, first_line, nearest
 
 UNCATEGORISED = "uncategorised"
 TEXT_COLUMNS = ("prompt", "text", "caption")
@@ -210,7 +210,7 @@ def read_rows(path: Path) -> list[Mapping[str, Any]]:
         try:
             return pq.read_table(path).to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{path} is not a readable parquet file: {first_line(error)}") from error
     text = _decode(path)
     if path.suffix in (".csv", ".tsv"):
         reader = csv.DictReader(
@@ -294,15 +294,24 @@ def _dataset_pairs(
     return _pairs(dataset.select_columns(wanted), where, text, category_column, UNCATEGORISED)
 
 
+def open_saved(folder: Path) -> Any:
+    """What ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read, or without a row."""
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(folder))
+    except IndexError as error:  # the library finds no table in it
+        raise UserError(f"{folder} has no rows; give a dataset with at least one") from error
+    except Exception as error:  # of many types, all one to the user
+        raise UserError(f"{folder} is not a readable dataset folder: {first_line(error)}") from error
+
+
 def _read_saved(
     folder: Path, split: str | None, column: str | None, category_column: str | None
 ) -> Iterator[tuple[str, str]]:
     import datasets
 
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:
-        raise UserError(f"{folder} is not a readable dataset folder: {_first_line(error)}") from error
+    saved = open_saved(folder)
     if isinstance(saved, datasets.DatasetDict):
         name = _stand_in(split or "train", list(saved))
         if name is None:
@@ -321,13 +330,9 @@ def _read_hub(
         loaded = datasets.load_dataset(name, subset)
     except Exception as error:  # of a dozen types; all mean the same to the user
         raise UserError(
-            f"prompts: {name} is neither a file or folder here nor a dataset of the Hub: {_first_line(error)}"
+            f"prompts: {name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
         ) from error
     chosen = _stand_in(split or "train", list(loaded)) or (next(iter(loaded)) if split is None else None)
     if chosen is None:
         raise UserError(f"prompts: {name} has no split '{split}'; it has {', '.join(map(str, loaded))}")
     return _dataset_pairs(loaded[chosen], name, column, category_column)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -87,10 +87,15 @@ def clearest(
     """
     if not 0 < fraction <= 1:
         raise UserError(f"select.fraction={fraction}: must lie above 0 and at most at 1")
+    if fraction == 1:
+        return chosen
     winners = chosen[chosen["preferred"]].groupby("prompt_id", sort=False)["score"].mean()
-    losers = chosen[~chosen["preferred"]].groupby("prompt_id")["score"].mean()
-    everyone = pd.Series(_scores(table, by, seed)).groupby(table["prompt_id"].to_numpy()).mean()
-    margin = winners - (losers if len(losers) else everyone).reindex(winners.index)
+    losers = chosen[~chosen["preferred"]]
+    if len(losers):
+        others = losers.groupby("prompt_id")["score"].mean()
+    else:
+        others = pd.Series(_scores(table, by, seed)).groupby(table["prompt_id"].to_numpy()).mean()
+    margin = winners - others.reindex(winners.index)
     kept = margin.sort_values(ascending=False, kind="stable").index[: math.ceil(fraction * len(margin))]
     return chosen[chosen["prompt_id"].isin(kept)].reset_index(drop=True)
 

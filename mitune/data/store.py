@@ -68,6 +68,12 @@ def plan_units(prompts: Sequence[Prompt], candidates: int, rows_per_unit: int) -
     return [Unit(index, chunk, candidates) for index, chunk in enumerate(chunks)]
 
 
+def find_store(folder: Path) -> CandidateStore | None:
+    """The candidates in ``folder``, or in its ``candidates``: of a round, or of a study. None where there are none."""
+    places = (folder, folder / "candidates")
+    return next((CandidateStore(place) for place in places if (place / "plan.json").exists()), None)
+
+
 class CandidateStore:
     """Candidates of one generate stage in ``folder``. Many processes may write to it, each its own units."""
 

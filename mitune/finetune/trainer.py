@@ -285,7 +285,7 @@ class _Run:
                 total += self._accumulate(draw[rows])
             except torch.OutOfMemoryError as error:
                 raise UserError(self._too_large(draw[rows])) from error
-        total = self._sum_over_processes(total)
+        (total,) = distributed.sum_gradients(self.parameters, total)
         self.scaler.unscale_(self.optimizer)
         limit = config.max_grad_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -343,23 +343,6 @@ class _Run:
             rejected=_move(latents[draw.loser], self.device) if pairs else None,
             reference=self.texts.reference(draw.text) if pairs else None,
         )
-
-    def _sum_over_processes(self, loss: Tensor) -> Tensor:
-        """Sum gradients and loss over the processes, in one message."""
-        if self.processes.num_processes == 1:
-            return loss
-        gradients = []
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
-        torch.distributed.all_reduce(flat)
-        parts = flat.split([*(gradient.numel() for gradient in gradients), 1])
-        torch._foreach_copy_(
-            gradients, [part.view_as(gradient) for part, gradient in zip(parts[:-1], gradients, strict=True)]
-        )
-        return parts[-1].squeeze(0)
 
     # -- around the loop -------------------------------------------------------------------------------------
 

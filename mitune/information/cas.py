@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_seed
 
@@ -85,8 +85,7 @@ def quadrature(points: int, rule: str) -> Tensor:
     three (two), the last ones go to the other rule. "trapezoid" is exact for straight lines; two points always get it.
     UserError for an unknown rule or fewer than two points.
     """
-    if rule not in RULES:
-        raise UserError(f"cas: rule={rule!r} is not known{nearest(rule, RULES)} (known: {', '.join(RULES)})")
+    check_known("cas: rule", rule, RULES)
     if points < 2:
         raise UserError(f"cas: steps={points} must be at least 2, the two ends of the path")
     intervals = points - 1
@@ -123,10 +122,7 @@ def path_nodes(
     Times between the entries of a VP table are fractions, which its networks read as well as whole ones.
     UserError for an unknown rule or spacing, fewer than two steps, times beyond the schedule, or a path without length.
     """
-    if spacing not in SPACINGS:
-        raise UserError(
-            f"cas: spacing={spacing!r} is not known{nearest(spacing, SPACINGS)} (known: {', '.join(SPACINGS)})"
-        )
+    check_known("cas: spacing", spacing, SPACINGS)
     unit = quadrature(steps, rule)
     total = schedule.num_train_timesteps
     flow = schedule.kind == "flow"
@@ -243,16 +239,9 @@ def cas(
 
 
 def _check(probes: int, recursion: int, divergence: str, epsilon: float, inversion: str, end: str) -> None:
-    words = (
-        ("divergence", divergence, DIVERGENCES),
-        ("inversion", inversion, INVERSIONS),
-        ("end", end, ENDS),
-    )
-    for name, value, known in words:
-        if value not in known:
-            raise UserError(
-                f"cas: {name}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})"
-            )
+    check_known("cas: divergence", divergence, DIVERGENCES)
+    check_known("cas: inversion", inversion, INVERSIONS)
+    check_known("cas: end", end, ENDS)
     if probes < 1:
         raise UserError(f"cas: probes={probes} must be at least 1")
     if recursion < 0:

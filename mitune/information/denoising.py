@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import UserError, nearest
+from mitune.errors import check_known
 from mitune.noise import NoiseSchedule, expand
 from mitune.sampling.seeds import candidate_noise, candidate_seed
 
@@ -146,10 +146,7 @@ def denoising_terms(
     if len(weights) != m:
         raise ValueError(f"{m} times need as many weights, got {len(weights)}")
     for name, value, known in (("noise", noise, NOISES), ("form", form, FORMS)):
-        if value not in known:
-            raise UserError(
-                f"{name}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})"
-            )
+        check_known(name, value, known)
     if noise == "coupled" and m > 1 and not bool((t.diff() > 0).all()):
         raise ValueError("a coupled path needs rising times")
     if emphasis is not None and noise != "coupled":

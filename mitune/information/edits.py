@@ -109,10 +109,7 @@ class EditMiner:
 
     def __init__(self, pool: Sequence[str], seed: int = 0) -> None:
         self.seed = seed
-        # Blank prompts, and ones that differ in case or white space alone, say nothing new.
-        self.pool = list(
-            {plain: text for text in sorted(pool, reverse=True) if (plain := _plain(text))}.values()
-        )
+        self.pool = distinct(pool)
         texts = [_Text.of(text) for text in self.pool]
         self._prompts = max(1, len(texts))
         self._frequency: Counter[str] = Counter()  # prompts a word is in
@@ -158,7 +155,7 @@ class EditMiner:
             kind: (text.replaced(changes) for changes in _spread(finders[kind](text, prompt)))
             for kind in kinds
         }
-        taken = {_plain(prompt)}
+        taken = {plain_text(prompt)}
         result: list[Edit] = []
         while found and len(result) < k:
             for kind in _ROTA:
@@ -171,7 +168,7 @@ class EditMiner:
                     taken |= self._same(edit)
                     result.append(Edit(edit, kind))
         if not result:
-            others = [other for other in self.pool if _plain(other) not in taken]
+            others = [other for other in self.pool if plain_text(other) not in taken]
             others.sort(key=lambda other: self._hash(prompt, other))
             result = [Edit(other, "pool") for other in others[:k]]
         return result
@@ -503,7 +500,7 @@ class EditMiner:
                 runs[-1].append(key)
             elif runs[-1]:
                 runs.append([])
-        return {_plain(text), tuple(sorted(tuple(run) for run in runs if run))}
+        return {plain_text(text), tuple(sorted(tuple(run) for run in runs if run))}
 
     def _hash(self, prompt: str, what: str) -> float:
         """A number in [0, 1) that depends on (seed, prompt, what) alone."""
@@ -515,8 +512,15 @@ def _commonest(forms: Counter[str]) -> str:
     return min(forms, key=lambda form: (-forms[form], form))
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
+    """The text without what makes no prompt another one: case and white space."""
     return " ".join(text.lower().split())
+
+
+def distinct(texts: Iterable[str]) -> list[str]:
+    """The texts sorted, without blank ones and those that differ from another in case or white space alone."""
+    backwards = sorted(texts, reverse=True)
+    return sorted({plain: text for text in backwards if (plain := plain_text(text))}.values())
 
 
 def _spread(candidates: Sequence[_Candidate]) -> list[Changes]:

@@ -14,22 +14,9 @@ import torch
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.information.denoising import DenoisingErrors, denoising_errors, denoising_terms, gaps
+from mitune.information.denoising import denoising_errors, denoising_terms
 from mitune.information.estimate import Estimate
-from mitune.information.times import TimeGrid, time_grid
 from mitune.noise import NoiseSchedule
-
-__all__ = [
-    "DenoisingErrors",
-    "TimeGrid",
-    "denoising_errors",
-    "elbo",
-    "gaps",
-    "log_prob_bound",
-    "mi_and_elbo",
-    "score_conditions",
-    "time_grid",
-]
 
 
 def elbo(
@@ -66,6 +53,7 @@ def mi_and_elbo(
     noise: str = "independent",
     form: str = "square",
     random_times: bool = False,
+    emphasis: Tensor | None = None,
 ) -> tuple[Estimate, Estimate]:
     """``mi_image`` and ``elbo`` of the same pictures from the forwards of one, each with its standard error.
 
@@ -73,7 +61,7 @@ def mi_and_elbo(
     """
     conditions = [denoiser.null(len(z0)), condition]
     error, mi = denoising_terms(
-        denoiser, z0, conditions, t, weights, seeds, batch_size, noise, reference=0, form=form
+        denoiser, z0, conditions, t, weights, seeds, batch_size, noise, 0, form, emphasis
     )
     assert mi is not None
     return (

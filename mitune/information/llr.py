@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import UserError, nearest
+from mitune.errors import check_known
 from mitune.information.denoising import coupled, denoising_errors
 from mitune.information.estimate import Estimate
 from mitune.information.times import Weighting
@@ -52,10 +52,7 @@ class PathLLR:
     name = "llr"
 
     def __init__(self, kernel: str = "wide", weighting: Weighting | None = None, tail: bool = False) -> None:
-        if kernel not in KERNELS:
-            raise UserError(
-                f"llr kernel={kernel!r} is not known{nearest(kernel, KERNELS)} (known: {', '.join(KERNELS)})"
-            )
+        check_known("llr kernel", kernel, KERNELS)
         self.kernel = kernel
         self.weighting = weighting
         self.tail = tail

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, nearest
+from mitune.errors import check_known
 from mitune.noise import NoiseSchedule, Time, expand
 
 PREDICTIONS = ("score", "epsilon", "sample", "v_prediction", "flow")
@@ -25,7 +25,7 @@ def elbo_weight(schedule: NoiseSchedule, t: Time, prediction: str) -> Tensor:
     score −λ' σ²; epsilon −λ'; sample −λ' α²/σ²; v_prediction −λ' α² (α² + σ² = 1); flow −λ' α²/(α + σ)².
     UserError for an unknown prediction.
     """
-    _check(prediction)
+    check_known("prediction", prediction, PREDICTIONS)
     alpha, sigma, slope = schedule.alpha(t), schedule.sigma(t), -schedule.dlog_snr(t)
     if prediction == "score":
         return slope * sigma**2
@@ -40,7 +40,7 @@ def elbo_weight(schedule: NoiseSchedule, t: Time, prediction: str) -> Tensor:
 
 def prediction_target(schedule: NoiseSchedule, z0: Tensor, noise: Tensor, t: Time, prediction: str) -> Tensor:
     """What a network of this kind should output [n, …]; "score": ∇ log q(z_t|z_0) = −ε/σ_t. UserError as above."""
-    _check(prediction)
+    check_known("prediction", prediction, PREDICTIONS)
     if prediction == "score":
         return -noise / expand(torch.as_tensor(schedule.sigma(t)), noise)
     return schedule.target(prediction, z0, noise, t)
@@ -57,11 +57,3 @@ def elbo_density(
     exact = torch.float32 if error.device.type == "mps" else torch.float64
     squares = error.square().sum(1, dtype=exact)
     return 0.5 * expand(torch.as_tensor(elbo_weight(schedule, t, prediction)), squares) * squares
-
-
-def _check(prediction: str) -> None:
-    if prediction not in PREDICTIONS:
-        raise UserError(
-            f"prediction={prediction!r} is not known{nearest(prediction, PREDICTIONS)}"
-            f" (known: {', '.join(PREDICTIONS)})"
-        )

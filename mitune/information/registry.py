@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,21 +21,17 @@ from mitune.information.contrast import contrast, encode
 from mitune.information.edits import EditMiner
 from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.llr import PathLLR, llr_image
-from mitune.information.mi import PathMI, mi_image
-from mitune.information.negatives import negatives
-from mitune.information.times import TimeGrid, Weighting, time_grid
+from mitune.information.mi import PathMI
+from mitune.information.negatives import MINED, negatives
+from mitune.information.times import Profile, Weighting, time_grid
 from mitune.scores import (
     LATENT_SCORERS,
     ON_PICTURES,
     PATH_SCORERS,
     PICTURE_SCORERS,
-    is_sum,
     scorers_of,
-    terms,
-    weigh,
+    sums,
 )
-
-_ON_CONDITION = tuple(name for name in LATENT_SCORERS if name != "contrast")
 
 
 class Scoring:
@@ -49,6 +45,7 @@ class Scoring:
         given: other prompts for ``contrast`` (scorer.contrast.negatives=list).
         seed: of the edits, and of times drawn at random.
         batch_size: rows of a forward when noise is put on pictures.
+        profile: for the scorers with weighting=profile or strategy=importance.
 
     ``forwards``: network rows spent since it was made, by scorer; a pass that two scorers share counts for both, as
     each would need it alone.
@@ -63,18 +60,18 @@ class Scoring:
         seed: int = 0,
         batch_size: int = 96,
         given: Sequence[str] = (),
+        profile: Profile | None = None,
     ) -> None:
-        combined = settings.get("combined", "")
+        self._combined = settings.get("combined", "")
         self.names = tuple(names)
-        self.scorers = tuple(scorers_of(names, combined))
-        self.sums = {name: terms(name, combined) for name in names if is_sum(name)}
+        self.scorers = tuple(scorers_of(names, self._combined))
         self.settings = settings
         self.denoiser = denoiser
         self.seed = seed
         self.batch_size = batch_size
         self.forwards: Counter[str] = Counter()
-        self._pool, self._given = pool, given
-        mines = "contrast" in self.scorers and settings["contrast"]["negatives"] == "edits"
+        self._pool, self._given, self._profile = pool, given, profile
+        mines = "contrast" in self.scorers and settings["contrast"]["negatives"] in MINED
         self._miner = EditMiner(pool, seed) if mines else None
         self._edits: dict[str, list[str]] = {}
 
@@ -94,24 +91,18 @@ class Scoring:
         """Scores of final latents [n, …] for their own prompts, by noise drawn from their own seeds: each [n]."""
         wanted = [name for name in self.scorers if name in LATENT_SCORERS]
         texts, seeds = list(texts), list(seeds)
-        condition = self._encode(texts) if any(name in _ON_CONDITION for name in wanted) else None
-        shared = {"mi_image", "elbo"} <= set(wanted) and self._same_pass()
+        condition = self._encode(texts) if set(wanted) - {"contrast"} else None
         found: dict[str, Tensor] = {}
-        for name in wanted:
-            if name in found:
-                continue
+        for names in self._passes(wanted):
             before = self.denoiser.forwards
-            if name == "contrast":
-                found[name] = self._contrast(latents, texts, seeds)
+            values: tuple[Tensor, ...]
+            if condition is None or names == ("contrast",):
+                values = (self._contrast(latents, texts, seeds),)
             else:
-                assert condition is not None
-                if shared and name in ("mi_image", "elbo"):
-                    found |= self._mi_and_elbo(latents, condition, seeds)
-                else:
-                    found[name] = getattr(self, f"_{name}")(latents, condition, seeds)
-            spent = self.denoiser.forwards - before
-            for scorer in ("mi_image", "elbo") if shared and name in ("mi_image", "elbo") else (name,):
-                self.forwards[scorer] += spent
+                values = self._PASSES[names](self, latents, condition, seeds)
+            found |= dict(zip(names, values, strict=True))
+            for name in names:
+                self.forwards[name] += self.denoiser.forwards - before
         return {name: found[name] for name in wanted}
 
     def on_pictures(self, pictures: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -125,7 +116,9 @@ class Scoring:
 
     def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
         """The sums, from the columns they are made of; ``groups``: the prompt of each row (:func:`scores.weigh`)."""
-        return {name: weigh(table, parts, groups).tolist() for name, parts in self.sums.items()}
+        return {
+            name: values.tolist() for name, values in sums(table, self.names, self._combined, groups).items()
+        }
 
     @property
     def needs_pictures(self) -> bool:
@@ -138,119 +131,94 @@ class Scoring:
         with torch.no_grad():
             return encode(self.denoiser, unique, self.batch_size)[[number[text] for text in texts]]
 
-    def _same_pass(self) -> bool:
-        """Whether one pass of the network gives both ``mi_image`` and ``elbo`` as they are set."""
-        other = {name: value for name, value in self.settings["mi_image"].items() if name != "form"}
-        return other == self.settings["elbo"] and self._emphasis("elbo", torch.ones(1)) is None
+    def _passes(self, wanted: Sequence[str]) -> list[tuple[str, ...]]:
+        """The scorers; those together that one pass gives: mi_image and elbo, where they are set alike."""
+        both = ("mi_image", "elbo")
+        settings = [{**self.settings[name], "form": None} for name in both]
+        if not set(both) <= set(wanted) or settings[0] != settings[1]:
+            return [(name,) for name in wanted]
+        return [both, *((name,) for name in wanted if name not in both)]
 
-    def _grid(self, name: str) -> TimeGrid:
+    def _noising(self, name: str, seeds: list[int]) -> dict[str, Any]:
+        """At which times, with what noise and weights a scorer looks: as ``denoising_terms`` takes them."""
         settings = self.settings[name]
-        return time_grid(
+        noise = settings.get("noise", "coupled")
+        weighting = Weighting(
+            self.denoiser.schedule, settings["weighting"], settings["t_min"], settings["t_max"], self._profile
+        )
+        t, weights = time_grid(
             self.denoiser.schedule,
             settings["times"],
             settings["t_min"],
             settings["t_max"],
-            weighting=settings["weighting"],
-            strategy=settings["strategy"],
-            seed=self.seed,
+            settings["weighting"],
+            settings["strategy"],
+            self._profile,
+            self.seed,
         )
+        if noise == "coupled" and not bool((t.diff() > 0).all()):
+            raise UserError(
+                f"scorer.{name}: strategy={settings['strategy']} names a time twice, and a path passes it once;"
+                f" lower scorer.{name}.times={settings['times']} or choose strategy=even"
+            )
+        # A path brings the likelihood's own weights.
+        emphasis = weighting.emphasis(t) if noise == "coupled" and weighting.name != "continuous" else None
+        return {
+            "t": t,
+            "weights": weights,
+            "seeds": seeds,
+            "batch_size": self.batch_size,
+            "noise": noise,
+            "emphasis": emphasis,
+        }
 
-    def _emphasis(self, name: str, t: Tensor) -> Tensor | None:
-        """What a coupled path, which brings the likelihood's own weights, must multiply its steps with for others."""
-        settings = self.settings[name]
-        if settings.get("noise", "coupled") != "coupled" or settings["weighting"] == "continuous":
-            return None
-        schedule = self.denoiser.schedule
-        return Weighting(schedule, settings["weighting"], settings["t_min"], settings["t_max"]).emphasis(t)
+    def _mi_and_elbo(self, z: Tensor, condition: Condition, seeds: list[int]) -> tuple[Tensor, ...]:
+        form = self.settings["mi_image"]["form"]
+        both = mi_and_elbo(self.denoiser, z, condition, form=form, **self._noising("mi_image", seeds))
+        return tuple(estimate.value for estimate in both)
 
-    def _mi_and_elbo(self, latents: Tensor, condition: Condition, seeds: list[int]) -> dict[str, Tensor]:
-        mi, gap = mi_and_elbo(
-            self.denoiser,
-            latents,
-            condition,
-            *self._grid("elbo"),
-            seeds,
-            batch_size=self.batch_size,
-            noise=self.settings["elbo"]["noise"],
-            form=self.settings["mi_image"]["form"],
-        )
-        return {"mi_image": mi.value, "elbo": gap.value}
+    def _mi_image(self, z: Tensor, condition: Condition, seeds: list[int]) -> tuple[Tensor, ...]:
+        return self._mi_and_elbo(z, condition, seeds)[:1]
 
-    def _elbo(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        grid = self._grid("elbo")
-        return elbo(
-            self.denoiser,
-            latents,
-            condition,
-            *grid,
-            seeds,
-            batch_size=self.batch_size,
-            noise=self.settings["elbo"]["noise"],
-            emphasis=self._emphasis("elbo", grid.t),
-        )
+    def _elbo(self, z: Tensor, condition: Condition, seeds: list[int]) -> tuple[Tensor, ...]:
+        return (elbo(self.denoiser, z, condition, **self._noising("elbo", seeds)),)
 
-    def _mi_image(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        return mi_image(
-            self.denoiser,
-            latents,
-            condition,
-            *self._grid("mi_image"),
-            seeds,
-            batch_size=self.batch_size,
-            noise=self.settings["mi_image"]["noise"],
-            form=self.settings["mi_image"]["form"],
-        )
+    def _llr_image(self, z: Tensor, condition: Condition, seeds: list[int]) -> tuple[Tensor, ...]:
+        noising, settings = self._noising("llr_image", seeds), self.settings["llr_image"]
+        del noising["noise"], noising["weights"]  # always a path, with its own weights
+        own = {"paths": settings["paths"], "guidance": settings["guidance"]}
+        return (llr_image(self.denoiser, z, condition, **own, **noising),)
 
-    def _llr_image(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        settings, t = self.settings["llr_image"], self._grid("llr_image").t
-        return llr_image(
-            self.denoiser,
-            latents,
-            condition,
-            t,
-            seeds,
-            paths=settings["paths"],
-            guidance=settings["guidance"],
-            batch_size=self.batch_size,
-            emphasis=self._emphasis("llr_image", t),
-        )
+    def _cas(self, z: Tensor, condition: Condition, seeds: list[int]) -> tuple[Tensor, ...]:
+        own = self.settings["cas"]
+        return (cas(self.denoiser, z, condition, seeds, batch_size=self.batch_size, **own).total,)
 
-    def _cas(self, latents: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
-        settings = self.settings["cas"]
-        return cas(self.denoiser, latents, condition, seeds, batch_size=self.batch_size, **settings).total
+    _PASSES: ClassVar[dict[tuple[str, ...], Callable[..., tuple[Tensor, ...]]]] = {
+        ("mi_image", "elbo"): _mi_and_elbo,
+        ("mi_image",): _mi_image,
+        ("elbo",): _elbo,
+        ("llr_image",): _llr_image,
+        ("cas",): _cas,
+    }
 
-    def _contrast(self, latents: Tensor, texts: list[str], seeds: list[int]) -> Tensor:
-        grid = self._grid("contrast")
-        return contrast(
-            self.denoiser,
-            latents,
-            texts,
-            [self.edits(text) for text in texts],
-            *grid,
-            seeds,
-            batch_size=self.batch_size,
-            noise=self.settings["contrast"]["noise"],
-            emphasis=self._emphasis("contrast", grid.t),
-        )
+    def _contrast(self, z: Tensor, texts: list[str], seeds: list[int]) -> Tensor:
+        others = [self.edits(text) for text in texts]
+        return contrast(self.denoiser, z, texts, others, **self._noising("contrast", seeds))
 
     def edits(self, text: str) -> list[str]:
         """The other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""
         if text not in self._edits:
             settings = self.settings["contrast"]
-            count, kinds = settings["edits"], tuple(settings["kinds"])
-            if self._miner is None:
-                self._edits[text] = negatives(
-                    settings["negatives"], [text], count, self._pool, self._given, self.seed, kinds
-                )[0]
-                return self._edits[text]
-            found = self._miner.edits(text, count, kinds=kinds)
-            if not found:
-                raise UserError(
-                    f"contrast finds no edit of the prompt {text!r} among the prompts given; give more prompts"
-                    " (prompts.source, score.pool), or use another score, such as mi (select=mi scorers=[mi,llr]) or"
-                    " elbo"
-                )
-            self._edits[text] = [edit.text for edit in found]
+            self._edits[text] = negatives(
+                settings["negatives"],
+                [text],
+                settings["edits"],
+                self._pool,
+                self._given,
+                self.seed,
+                tuple(settings["kinds"]),
+                self._miner,
+            )[0]
         return self._edits[text]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known
 from mitune.noise import NoiseSchedule, Time
 
 WEIGHTINGS = ("paper", "continuous", "uniform", "profile")
@@ -82,10 +82,7 @@ class Weighting:
         t_max: float | None = None,
         profile: Profile | None = None,
     ) -> None:
-        if name not in WEIGHTINGS:
-            raise UserError(
-                f"weighting={name!r} is not known{nearest(name, WEIGHTINGS)} (known: {', '.join(WEIGHTINGS)})"
-            )
+        check_known("weighting", name, WEIGHTINGS)
         total = schedule.num_train_timesteps
         t_max = total if t_max is None else t_max
         if not 0 <= t_min < t_max <= total:
@@ -182,10 +179,7 @@ def time_grid(
     step twice.
     UserError for unknown names, a missing profile, a range outside 0…T or stretches less than one step wide.
     """
-    if strategy not in STRATEGIES:
-        raise UserError(
-            f"times: strategy={strategy!r} is not known{nearest(strategy, STRATEGIES)} (known: {', '.join(STRATEGIES)})"
-        )
+    check_known("times: strategy", strategy, STRATEGIES)
     if strategy in _THIRDS and 0 <= t_min < t_max:
         third = (t_max - t_min) / 3
         t_min += third * _THIRDS[strategy]

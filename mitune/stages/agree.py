@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, make_prompt
-from mitune.data.store import KEYS, CandidateStore, plan_units
+from mitune.data.store import KEYS, find_store, plan_units
 from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
 from mitune.files import clean_partial, read_json, write_bytes, write_json, write_table, write_text
 from mitune.information.registry import check_oracle
 from mitune.runs import RunFolder
-from mitune.scores import columns, is_sum, scorers_of, terms, weigh
-from mitune.stages.candidates import cost, draw, scorer_forwards
-from mitune.stages.common import check_lengths, load_model, read_prompts, sampler_of, scoring_of
+from mitune.scores import columns, is_sum, scorers_of, sums
+from mitune.stages.candidates import cost, draw
+from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
 from mitune.stages.progress import say
 
 
@@ -95,21 +95,19 @@ def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, flo
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.prompts, "prompts")
-    pool = None
-    if "contrast" in scorers_of(settings.scorers, combined):
-        pool = [prompt.text for prompt in read_prompts(config.prompts, everything=True)]
     store = draw(
         folder / "candidates",
         units,
         denoiser,
         sampler_of(config),
-        scoring_of(config, denoiser, settings.scorers, pool),
+        scoring_of(config, denoiser, settings.scorers, lambda: prompt_pool(config.prompts)),
         seed=config.seed,
         batch_size=config.generate.batch_size,
         title="agree",
     )
     rows = sum(unit.rows for unit in units)
-    each = {name: value / rows for name, value in scorer_forwards(store, units).items()}
+    took = cost(store, units)
+    each = {name: forwards / rows for name, forwards in took.scorers.items()}
     forwards = {
         name: sum(each[scorer] for scorer in scorers_of([name], combined))
         for name in {*settings.scorers, *each, "exact"}
@@ -117,19 +115,19 @@ def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, flo
     }
     spent = {"model": denoiser.identity, "guidance": config.sampler.guidance, "steps": config.sampler.steps}
     table = store.table().drop(columns=["kept", "unit", "latent_row"])
-    return table, forwards, spent | cost(store, units)
+    return table, forwards, spent | took.total
 
 
 def read_scores(path: Path) -> pd.DataFrame:
     """A table of scores: a parquet file with ``prompt_id``, or the captions, and a column a score; or a folder of
     candidates. Raises UserError for what is neither."""
     if path.is_dir():
-        place = next((p for p in (path, path / "candidates") if (p / "plan.json").exists()), None)
-        if place is None:
+        store = find_store(path)
+        if store is None:
             raise UserError(
                 f"agree.source={path}: no candidates there; give the folder candidates of a round"
             )
-        return CandidateStore(place).table().drop(columns=["kept", "unit", "latent_row"])
+        return store.table().drop(columns=["kept", "unit", "latent_row"])
     try:
         table = pq.read_table(path).to_pandas()
     except (OSError, pa.ArrowInvalid) as error:
@@ -148,13 +146,10 @@ def read_scores(path: Path) -> pd.DataFrame:
 def _with_sums(config: DictConfig, table: pd.DataFrame, referee: str) -> pd.DataFrame:
     """The weighted sums asked for, where the table has their parts."""
     combined = config.scorer.combined
-    for name in dict.fromkeys([*config.agree.scorers, referee]):
-        if is_sum(name) and name not in table:
-            missing = [part for part in columns([name], combined) if part not in table]
-            if missing:
-                there = [str(other) for other in table.columns if other not in KEYS]
-                raise UserError(
-                    f"agree: {name} needs the score '{missing[0]}'; the table has {', '.join(there)}"
-                )
-            table = table.assign(**{name: weigh(table, terms(name, combined), table["prompt_id"])})
-    return table
+    wanted = [name for name in (*config.agree.scorers, referee) if is_sum(name) and name not in table]
+    for name in wanted:
+        missing = [part for part in columns([name], combined) if part not in table]
+        if missing:
+            there = [str(other) for other in table.columns if other not in KEYS]
+            raise UserError(f"agree: {name} needs the score '{missing[0]}'; the table has {', '.join(there)}")
+    return table.assign(**sums(table, wanted, combined, table["prompt_id"]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,13 @@ from mitune.data.store import CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
 from mitune.distributed import state, wait
 from mitune.errors import UserError
-from mitune.files import read_json, write_json
 from mitune.information.registry import Scoring
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
 from mitune.stages.progress import progress
+from mitune.stages.units import Cost, Meter, claim_model, read_cost
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
 
@@ -54,41 +52,22 @@ def draw(
     if main:
         store.clean()
         store.claim(units)
-        _claim_model(folder, denoiser.identity)
+        claim_model(folder, denoiser.identity, "pictures of", "run= folder")
     wait()
     rows = sum(unit.rows for unit in units)
     todo = store.todo(units, state().process_index, state().num_processes)
     done = rows - sum(unit.rows for unit in todo) * state().num_processes
     with progress(title, rows, max(0, done)) as advance:
         for unit in todo:
-            started = time.perf_counter()
-            denoiser.forwards = 0
-            scoring.forwards.clear()
+            meter = Meter(denoiser, scoring)
             table, latents = draw_unit(unit, denoiser, sampler, scoring, seed, first, batch_size)
             table["kept"] = keep(table)
             kept = torch.tensor(table["kept"])
-            cost = {
-                "forwards": denoiser.forwards,
-                "seconds": time.perf_counter() - started,
-                "scorers": {name: scoring.forwards[name] for name in scoring.scorers},
-            }
-            write_json(_cost_path(store, unit.index), cost)  # before the unit's table, which commits it
+            meter.write(store.table_path(unit.index))
             store.write_unit(unit, table, latents[kept])
             advance(unit.rows * state().num_processes)
     wait()
     return store
-
-
-def _claim_model(folder: Path, identity: str) -> None:
-    """Bind the folder to the model that fills it. Raises UserError if another one has begun to."""
-    path = folder / "model.json"
-    if not path.exists():
-        write_json(path, {"model": identity})
-    elif (before := read_json(path)["model"]) != identity:
-        raise UserError(
-            f"{folder} holds pictures of the model {before}, this one is {identity}; choose another run= folder,"
-            " or delete this one"
-        )
 
 
 def draw_unit(
@@ -141,25 +120,9 @@ def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], s
     return advice("a batch", len(seeds), fits, keys)
 
 
-def _cost_path(store: CandidateStore, index: int) -> Path:
-    return store.folder / f"unit-{index:06d}.json"
-
-
-def cost(store: CandidateStore, units: Sequence[Unit]) -> dict[str, Any]:
-    """Network rows and seconds (summed over processes) that the units took, whichever command made them."""
-    parts = [read_json(_cost_path(store, unit.index)) for unit in units]
-    return {
-        "forwards": sum(part["forwards"] for part in parts),
-        "seconds": round(sum(part["seconds"] for part in parts), 3),
-    }
-
-
-def scorer_forwards(store: CandidateStore, units: Sequence[Unit]) -> dict[str, int]:
-    """Network rows that each scorer took over all units, beyond the drawing itself."""
-    total: Counter[str] = Counter()
-    for unit in units:
-        total.update(read_json(_cost_path(store, unit.index)).get("scorers", {}))
-    return dict(total)
+def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
+    """What the units took."""
+    return read_cost(store.table_path(unit.index) for unit in units)
 
 
 def decode_rows(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, load_prompts
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError
+from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.information.registry import Scoring, check_oracle
+from mitune.information.times import Profile
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
 from mitune.scores import COMBINED, scorers_of
@@ -50,6 +52,11 @@ def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
     )
 
 
+def prompt_pool(section: DictConfig) -> list[str]:
+    """The texts of a section's source, beyond its limits: where ``contrast`` finds its edits."""
+    return [prompt.text for prompt in read_prompts(section, everything=True)]
+
+
 def training_prompts(config: DictConfig) -> list[Prompt]:
     """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
@@ -71,7 +78,7 @@ def check_prompts(config: DictConfig) -> None:
     both = [prompt for prompt in held_out_prompts(config) if prompt.id in known]
     if both:
         warn(
-            f"evaluate.prompts: {len(both)} held-out prompts are trained on too, such as {_short(both[0].text)!r};"
+            f"evaluate.prompts: {len(both)} held-out prompts are trained on too, such as {short(both[0].text)!r};"
             " the comparison flatters the tuned model"
         )
 
@@ -85,16 +92,14 @@ def check_lengths(denoiser: Any, prompts: Sequence[Prompt], section: DictConfig,
     """Warn of prompts that the text encoder cuts, naming what is cut; refuse them where ``strict`` is set."""
     cut = denoiser.prompt_length_report([prompt.text for prompt in prompts])
     for text, tokens in cut[:5]:
-        line = f"{key}: the prompt {_short(text)!r} is too long for the text encoder; cut off: {_short(tokens)!r}"
+        line = (
+            f"{key}: the prompt {short(text)!r} is too long for the text encoder; cut off: {short(tokens)!r}"
+        )
         if section.strict:
             raise UserError(f"{line}; shorten it, or say {key}.strict=false to let it be cut")
         warn(line)
     if len(cut) > 5:
         warn(f"{key}: {len(cut) - 5} more prompts are too long and are cut")
-
-
-def _short(text: str, length: int = 160) -> str:
-    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def sampler_of(config: DictConfig, guidance: float | None = None) -> Sampler:
@@ -116,29 +121,46 @@ def scoring_of(
     config: DictConfig,
     denoiser: Denoiser,
     names: Sequence[str],
-    pool: Sequence[str] | None = None,
+    pool: Callable[[], Iterable[str]] | None = None,
     batch_size: int | None = None,
 ) -> Scoring:
     """The named scores with the parameters of the configuration.
 
-    ``pool``: the prompts in which ``contrast`` finds its edits (default: those of the configuration, without limits).
+    ``pool`` gives the prompts in which ``contrast`` finds its edits, where it is wanted (default: those of the
+    configuration, without limits).
     """
-    if pool is None:
-        pool = []
-        if "contrast" in scorers_of(names, config.scorer.combined):
-            sources = (
-                [config.prompts] if names == config.scorers else [config.prompts, config.evaluate.prompts]
-            )
-            pool = [prompt.text for source in sources for prompt in read_prompts(source, everything=True)]
+
+    def everything() -> list[str]:
+        held_out = [] if names == config.scorers else [config.evaluate.prompts]
+        return [text for source in (config.prompts, *held_out) for text in prompt_pool(source)]
+
+    wanted = "contrast" in scorers_of(names, config.scorer.combined)
     return Scoring(
         names,
         OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
         denoiser,
-        pool=list(dict.fromkeys(pool)),
+        pool=list(dict.fromkeys((pool or everything)())) if wanted else (),
         seed=config.seed,
         batch_size=batch_size or 2 * config.generate.batch_size,
-        given=_given_negatives(config) if "contrast" in scorers_of(names, config.scorer.combined) else (),
+        given=_given_negatives(config) if wanted else (),
+        profile=read_profile(config.scorer.profile, "scorer.profile") if config.scorer.profile else None,
     )
+
+
+def read_profile(path: str | Path, key: str) -> Profile:
+    """A profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"{key}={path}: there is no such file; mitune score score.profile={path} measures one"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Profile(tuple(map(float, found["t"])), tuple(map(float, found["value"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{key}={path} is no profile of mitune score ({first_line(error)}); measure one with score.profile="
+        ) from error
 
 
 def _given_negatives(config: DictConfig) -> list[str]:

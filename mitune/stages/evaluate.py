@@ -24,6 +24,7 @@ from mitune.stages.common import (
     sampler_of,
     scoring_of,
 )
+from mitune.stages.units import Cost
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
 _BASELINE = ("model.dtype", "sampler.", "scorer.", "evaluate.")
@@ -63,8 +64,8 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         figures = {name: result[name] for name in ("before", "after", "difference", "diversity")}
         # The base's pictures are paid for once, by the round that made them.
         first = number == 1 or run.mark(1, "evaluate") is None
-        figures["forwards"] = after_cost["forwards"] + (before_cost["forwards"] if first else 0)
-        figures["seconds"] = round(after_cost["seconds"] + (before_cost["seconds"] if first else 0), 3)
+        figures["forwards"] = after_cost.forwards + (before_cost.forwards if first else 0)
+        figures["seconds"] = round(after_cost.seconds + (before_cost.seconds if first else 0), 3)
         run.write_mark(number, "evaluate", figures)
     wait()
     return run.mark(number, "evaluate") or figures
@@ -72,7 +73,7 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
 
 def _draw(
     config: DictConfig, folder: Path, prompts: list[Prompt], denoiser: Any, title: str
-) -> tuple[CandidateStore, dict[str, Any]]:
+) -> tuple[CandidateStore, Cost]:
     """The held-out pictures of a model, resumed where a killed command left them."""
     units = plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
     sampler = sampler_of(config, config.evaluate.guidance)

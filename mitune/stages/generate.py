@@ -48,7 +48,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     figures = {
         "prompts": len(prompts),
         "candidates": sum(unit.rows for unit in units),
-        **cost(store, units),
+        **cost(store, units).total,
         "model": denoiser.identity,
     }
     if state().is_main_process:

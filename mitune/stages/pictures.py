@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mitune.files import clean_partial, read_json, write_json, write_table
 from mitune.information.registry import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.progress import progress, warn
+from mitune.stages.units import Cost, Meter, claim_model, read_cost
 
 _COST = b"mitune.cost"
 _TYPES = {"row": pa.int64(), "image": pa.string(), "text": pa.string(), "resized": pa.bool_()}
@@ -39,21 +39,19 @@ class ScoredPictures:
     def path(self, unit: int) -> Path:
         return self.folder / f"unit-{unit:06d}.parquet"
 
-    def claim(self) -> None:
-        """Bind the folder to this source. Raises UserError if it holds the scores of another. Main process only."""
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the units are of."""
+        return {"rows": len(self.pictures), "rows_per_unit": self.size, "sha256": self.pictures.digest}
+
+    def check(self) -> None:
+        """Tidy the folder. Raises UserError if it holds the scores of another source. Main process only."""
         clean_partial(self.folder)
-        plan = {
-            "rows": len(self.pictures),
-            "rows_per_unit": self.size,
-            "sha256": self.pictures.digest,
-        }
         path = self.folder / "plan.json"
-        if not path.exists():
-            write_json(path, plan)
-        elif (before := read_json(path)) != plan:
+        if path.exists() and (before := read_json(path)) != self.plan:
             other = (
                 "units of another size (score.rows_per_unit)"
-                if before["sha256"] == plan["sha256"]
+                if before["sha256"] == self.plan["sha256"]
                 else "other pictures"
             )
             raise UserError(f"{self.folder} holds scores of {other}; choose another score.out=, or delete it")
@@ -84,7 +82,7 @@ class ScoredPictures:
         """
         main = state().is_main_process
         if main:
-            self.claim()
+            self.check()
         wait()
         everything = self.todo()
         wait()  # nobody writes before all have looked
@@ -92,12 +90,11 @@ class ScoredPictures:
             return
         denoiser, scoring = load()
         if main:
-            claim_judge(self.folder, denoiser.identity)
+            # Only now: a model or profile that could not be read binds the folder to nothing.
+            write_json(self.folder / "plan.json", self.plan)
+            claim_model(self.folder, denoiser.identity, "scores by", "score.out=")
         wait()
-        seeds = self.pictures.seeds or [
-            candidate_seed(seed, text, number)
-            for text, number in zip(self.pictures.texts, numbers(self.pictures.texts), strict=True)
-        ]
+        seeds = self.seeds(seed)
         mine = [unit for unit in everything if unit % state().num_processes == state().process_index]
         left = sum(len(self._rows(unit)) for unit in everything)
         total = len(self.pictures)
@@ -106,6 +103,13 @@ class ScoredPictures:
                 self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip)
                 advance(len(self._rows(unit)) * state().num_processes)
         wait()
+
+    def seeds(self, seed: int) -> Sequence[int]:
+        """Of each picture's noise: a candidate's own, or one that follows from ``seed``, caption and number."""
+        texts = self.pictures.texts
+        return self.pictures.seeds or [
+            candidate_seed(seed, text, number) for text, number in zip(texts, numbers(texts), strict=True)
+        ]
 
     def _rows(self, unit: int) -> range:
         return range(unit * self.size, min((unit + 1) * self.size, len(self.pictures)))
@@ -119,14 +123,12 @@ class ScoredPictures:
         batch_size: int,
         skip: bool,
     ) -> None:
-        started = time.perf_counter()
-        denoiser.forwards = 0
-        scoring.forwards.clear()
+        meter = Meter(denoiser, scoring)
         rows, resized, columns = [], [], []
         everything = self._rows(unit)
         for start in range(0, len(everything), batch_size):
             batch = list(everything[start : start + batch_size])
-            batch, latents, shown, changed = self._open(batch, denoiser, skip)
+            batch, latents, shown, changed = self.open(batch, denoiser, skip)
             if not batch:
                 continue
             texts = [self.pictures.texts[row] for row in batch]
@@ -149,15 +151,10 @@ class ScoredPictures:
         }
         arrays = {name: pa.array(values, type=_TYPES[name]) for name, values in identity.items()}
         arrays |= {name: pa.array(values, type=pa.float64()) for name, values in scores.items()}
-        cost = {
-            "forwards": denoiser.forwards,
-            "seconds": time.perf_counter() - started,
-            "scorers": {name: scoring.forwards[name] for name in scoring.scorers},
-        }
-        write_json(self.path(unit).with_suffix(".json"), cost)
+        meter.write(self.path(unit))
         write_table(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}))
 
-    def _open(
+    def open(
         self, batch: list[int], denoiser: Denoiser, skip: bool
     ) -> tuple[list[int], Tensor, Tensor | None, list[bool]]:
         """(rows that could be opened, their latents, their pictures unless they are candidates, which were resized)."""
@@ -220,18 +217,9 @@ class ScoredPictures:
         result.attrs["resized"] = int(table["resized"].sum())
         return result
 
-    def cost(self) -> dict[str, Any]:
-        """Network rows, in all and by scorer, and seconds summed over processes, whichever command took them."""
-        parts = [read_json(self.path(unit).with_suffix(".json")) for unit in self.units]
-        scorers: dict[str, int] = {}
-        for part in parts:
-            for name, forwards in part["scorers"].items():
-                scorers[name] = scorers.get(name, 0) + forwards
-        return {
-            "forwards": sum(part["forwards"] for part in parts),
-            "seconds": round(sum(part["seconds"] for part in parts), 3),
-            "scorers": scorers,
-        }
+    def cost(self) -> Cost:
+        """What the units took."""
+        return read_cost(self.path(unit) for unit in self.units)
 
     def report(self, table: pd.DataFrame) -> dict[str, int]:
         """What became of the pictures, said where something is to be said: {"resized", "left_out"}."""
@@ -250,15 +238,3 @@ class ScoredPictures:
         if undecodable:
             warn(f"{self.pictures.where}: {undecodable} pictures that do not decode are left out")
         return {"resized": resized, "left_out": undecodable + self.pictures.left_out}
-
-
-def claim_judge(folder: Path, identity: str) -> None:
-    """Bind scores to the model that gives them. Raises UserError if another one has begun to."""
-    path = folder / "model.json"
-    if not path.exists():
-        write_json(path, {"model": identity})
-    elif (before := read_json(path)["model"]) != identity:
-        raise UserError(
-            f"{folder} holds scores by the model {before}, this one is {identity}; choose another score.out=, or"
-            " delete it"
-        )

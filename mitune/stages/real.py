@@ -10,14 +10,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mitune.data.pictures import WORLD, decode_picture, load_pictures
+from mitune.data.pictures import WORLD, Pictures, decode_picture, load_pictures
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import thin
+from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.information.registry import check_oracle
 from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
-from mitune.stages.common import load_model, previous_adapter, read_prompts, scoring_of
+from mitune.stages.common import load_model, previous_adapter, prompt_pool, scoring_of
 from mitune.stages.pictures import ScoredPictures
 
 CATEGORY = "real"
@@ -26,13 +27,24 @@ LOOKED_AT = 4  # pictures of the embedded world that are looked at for each one 
 
 @dataclass(frozen=True, eq=False)
 class RealPictures:
-    """Those chosen: ``rows`` as :func:`mitune.data.selection.select` gives them, row by row their picture [3, H, W] and
-    latent; ``figures`` for the summary."""
+    """Those chosen: ``rows`` as :func:`mitune.data.selection.select` gives them, of which ``candidate`` is the row of
+    ``source``; ``figures`` for the summary."""
 
     rows: pd.DataFrame
-    pictures: list[Tensor]
-    latents: Tensor
+    source: Pictures
     figures: dict[str, Any]
+
+    def open(self, denoiser: Denoiser) -> tuple[list[Tensor], Tensor]:
+        """Their pictures [3, H, W] and latents [n, …] on the CPU. UserError for one that does not decode."""
+        source = self.source
+        assert source.read is not None
+        pictures = [
+            decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
+            for row in self.rows["candidate"]
+        ]
+        with torch.no_grad():
+            latents = denoiser.encode_image(torch.stack(pictures).to(denoiser.device))
+        return pictures, latents.float().cpu()
 
 
 def stand_in(score: str, combined: str = "") -> tuple[Term, ...]:
@@ -82,8 +94,9 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
 
         def judge() -> tuple[Any, Any]:
             denoiser = load_model(config, previous_adapter(run, number))
-            pool = [prompt.text for prompt in read_prompts(config.prompts, everything=True)]
-            return denoiser, scoring_of(config, denoiser, names, [*pool, *dict.fromkeys(source.texts)])
+            return denoiser, scoring_of(
+                config, denoiser, names, lambda: [*prompt_pool(config.prompts), *source.texts]
+            )
 
         title = f"round {number}: real pictures"
         work.score(judge, config.seed, config.generate.batch_size, skip, title)
@@ -95,19 +108,11 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
         figures |= {
             "score": float(chosen["score"].mean()),
             "pool": float(frame["score"].mean()),
-            **work.cost(),
+            **work.cost().total,
         }
-        figures.pop("scorers")
     _enough(len(chosen), count, source.where)
     chosen = chosen.assign(rank=0, preferred=True).reset_index(drop=True)
-    denoiser = load_model(config)
-    pictures = [
-        decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
-        for row in chosen["candidate"]
-    ]
-    with torch.no_grad():
-        latents = denoiser.encode_image(torch.stack(pictures).to(denoiser.device)).float().cpu()
-    return RealPictures(chosen, pictures, latents, figures)
+    return RealPictures(chosen, source, figures)
 
 
 def _enough(there: int, needed: int, where: str) -> None:

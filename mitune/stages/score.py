@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,16 @@ from mitune.data.prompts import load_prompts
 from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
+from mitune.information.mi import measure_profile
 from mitune.information.registry import Scoring, check_no_path, check_oracle
 from mitune.runs import RunFolder
-from mitune.scores import PATH_SCORERS, columns, is_sum, normalised, scorers_of, terms, weigh
-from mitune.stages.common import POOL, check_lengths, load_model, scoring_of
+from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
+from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
 from mitune.stages.pictures import ScoredPictures
 from mitune.stages.progress import say
 
 SCHEMA = 1
+PROFILED = 48  # pictures that a profile is measured on
 
 
 def score_folder(config: DictConfig) -> Path:
@@ -80,10 +84,14 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
     work = ScoredPictures(run.root, pictures, settings.rows_per_unit)
-    work.score(lambda: _judge(config, pictures), config.seed, settings.batch_size, settings.skip)
+    if settings.profile is not None and Path(settings.profile).expanduser().exists():
+        read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
+    judge = functools.cache(lambda: _judge(config, pictures))
+    work.score(judge, config.seed, settings.batch_size, settings.skip)
     figures: dict[str, Any] = {}
     if state().is_main_process:
-        table = work.table(lambda rows: _sums(config, by, rows))
+        combined = config.scorer.combined
+        table = work.table(lambda rows: sums(rows, [*settings.scorers, by], combined, rows["text"]))
         fresh = run.root / "scores.parquet"
         write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
         _settle(fresh, path)
@@ -95,7 +103,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             "table": str(path),
             "pictures": len(table),
             **work.report(table),
-            **work.cost(),
+            **asdict(work.cost()),
             "scores": {
                 name: {"mean": float(values.mean()), "low": float(values.min()), "high": float(values.max())}
                 for name in names
@@ -104,6 +112,8 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         }
         if settings.top_fraction is not None:
             figures["top"] = _write_top(config, run, pictures, table, by)
+        if settings.profile is not None:
+            figures["profile"] = _write_profile(config, work, judge()[0])
         write_json(run.root / "score.json", figures)
         _say(figures)
     wait()
@@ -136,23 +146,15 @@ def _judge(config: DictConfig, pictures: Pictures) -> tuple[Any, Scoring]:
     settings = config.score
     denoiser = load_model(config, Path(settings.adapter).expanduser() if settings.adapter else None)
     check_lengths(denoiser, prompts_of(pictures), config.prompts, "prompts")
-    pool = list(dict.fromkeys(pictures.texts))[:POOL]
-    if settings.pool is not None:
-        pool += [prompt.text for prompt in load_prompts(settings.pool, limit=POOL)]
+
+    def pool() -> list[str]:
+        more = load_prompts(settings.pool, limit=POOL) if settings.pool is not None else []
+        return [*list(dict.fromkeys(pictures.texts))[:POOL], *(prompt.text for prompt in more)]
+
     names = [
         name for name in scorers_of(settings.scorers, config.scorer.combined) if name not in PATH_SCORERS
     ]
     return denoiser, scoring_of(config, denoiser, names, pool, settings.batch_size)
-
-
-def _sums(config: DictConfig, by: str, table: pd.DataFrame) -> dict[str, Any]:
-    """The weighted sums among the scores asked for."""
-    combined = config.scorer.combined
-    return {
-        name: weigh(table, terms(name, combined), table["text"])
-        for name in dict.fromkeys([*config.score.scorers, by])
-        if is_sum(name)
-    }
 
 
 def _settle(fresh: Path, place: Path) -> None:
@@ -209,6 +211,29 @@ def _write_top(
     }
 
 
+def _write_profile(config: DictConfig, work: ScoredPictures, denoiser: Any) -> str:
+    """Where over time the information of the first pictures is, as ``scorer.profile`` takes it; gives the file."""
+    path = Path(config.score.profile).expanduser()
+    pictures = work.pictures
+    with denoiser.fused():
+        rows, latents, _, _ = work.open(list(range(len(pictures)))[:PROFILED], denoiser, config.score.skip)
+        if not rows:
+            raise UserError(
+                f"score.profile: none of the first {PROFILED} pictures of {pictures.where} decodes"
+            )
+        seeds = work.seeds(config.seed)
+        profile = measure_profile(
+            denoiser,
+            latents,
+            denoiser.encode_prompts([pictures.texts[row] for row in rows]),
+            [seeds[row] for row in rows],
+            batch_size=config.score.batch_size,
+        )
+    origin = {"model": denoiser.identity, "source": pictures.where, "pictures": len(rows)}
+    write_json(path, {**asdict(profile), **origin})
+    return str(path)
+
+
 def _say(figures: dict[str, Any]) -> None:
     rate = figures["pictures"] / max(figures["seconds"], 1e-9)
     say(
@@ -218,6 +243,8 @@ def _say(figures: dict[str, Any]) -> None:
     for name, values in figures["scores"].items():
         say(f"  {name}: mean {values['mean']:.4g}, from {values['low']:.4g} to {values['high']:.4g}")
     say(f"table: {Path(figures['table']).resolve()}")
+    if "profile" in figures:
+        say(f"profile: {Path(figures['profile']).resolve()}")
     if "top" in figures:
         top = figures["top"]
         say(f"the best {top['pictures']} by {top['by']}: {Path(top['dataset']).resolve()}")

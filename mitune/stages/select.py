@@ -53,8 +53,9 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
         latents = [store.latents(chosen)] if len(chosen) else []
         models = [made["model"]] * len(chosen)
         if real is not None:
-            pictures += real.pictures
-            latents.append(real.latents)
+            shown, encoded = real.open(denoiser)
+            pictures += shown
+            latents.append(encoded)
             models += [f"real: {real.figures['source']}"] * len(real.rows)
             chosen = pd.concat([chosen, real.rows], ignore_index=True)
         training = datasets.build(chosen, pictures, torch.cat(latents), round=number, model=models)

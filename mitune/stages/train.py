@@ -15,11 +15,13 @@ from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.finetune.adapters import AdapterConfig, attach
 from mitune.finetune.trainer import TrainConfig, train
+from mitune.information.registry import check_oracle
 from mitune.runs import RunFolder
 from mitune.stages.candidates import draw_unit
 from mitune.stages.common import (
     load_model,
     previous_adapter,
+    prompt_pool,
     read_prompts,
     sampler_of,
     scoring_of,
@@ -82,8 +84,10 @@ def validation_prompts(config: DictConfig, count: int) -> list[Prompt]:
 def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int], float]:
     """Mean score by ``train.keep_best_by`` of a picture for each validation prompt."""
     column = config.train.keep_best_by
-    unit = plan_units(validation_prompts(config, count), 1, count)[0]
-    scoring = scoring_of(config, denoiser, [column])
+    prompts = validation_prompts(config, count)
+    check_oracle([column], [prompt.text for prompt in prompts], "train.keep_best_by", config.scorer.combined)
+    unit = plan_units(prompts, 1, count)[0]
+    scoring = scoring_of(config, denoiser, [column], lambda: prompt_pool(config.prompts))
     sampler = sampler_of(config)
 
     def validate(step: int) -> float:

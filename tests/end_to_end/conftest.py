@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from mitune.cli import main
+
 TRAIN = """a red circle and a blue square
 a blue circle and a red square
 a green star on a red square
@@ -22,8 +24,9 @@ HELD_OUT = """a green circle and a red star
 a yellow star and a blue dog
 """
 
+ROOT = Path(__file__).parents[2]
 # Also where the package is not installed; one thread, as many processes may be at work.
-ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 Arguments = Callable[..., list[str]]
 
@@ -104,3 +107,36 @@ def run_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     assert launcher.stdin is not None
     launcher.stdin.close()
     launcher.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def run_by_two() -> Callable[[list[str]], Done]:
+    """``run_by_two(arguments)``: the command by two processes of ``accelerate launch``."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    launch += ["--config_file", str(ROOT / "launch" / "cpu_2.yaml"), "-m", "mitune"]
+    environment = os.environ | ENVIRONMENT | {"ACCELERATE_USE_CPU": "true", "MASTER_PORT": "0"}
+
+    def run(arguments: list[str]) -> Done:
+        done = subprocess.run(
+            [*launch, *arguments], capture_output=True, text=True, env=environment, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """``refused(arguments)``: the one line, warnings apart, that a refused command prints."""
+
+    def run(arguments: list[str]) -> str:
+        capsys.readouterr()
+        assert main(arguments) == 2
+        shown = capsys.readouterr().err
+        lines = [line for line in shown.splitlines() if not line.startswith("mitune: warning:")]
+        assert len(lines) == 1, shown
+        assert lines[0].startswith("mitune: ")
+        assert "Traceback" not in shown
+        return lines[0]
+
+    return run

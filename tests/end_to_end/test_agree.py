@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 
 from mitune.cli import main
 from mitune.files import read_json
 
 Arguments = Callable[..., list[str]]
+Refused = Callable[[list[str]], str]
 SMALL = (
     "agree.scorers=[mi,llr,elbo,contrast,z(contrast)+z(elbo)]", "agree.referee=elbo", "agree.candidates=3",
     "agree.resamples=50", "scorer.elbo.times=2", "scorer.contrast.times=1", "scorer.contrast.edits=2",
@@ -25,15 +30,6 @@ SMALL = (
 def agree(arguments: Arguments) -> Arguments:
     """``agree(*overrides)``: the command on the four prompts of the tiny pipeline."""
     return lambda *overrides: arguments("agree", *SMALL, *overrides)
-
-
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """The one line that a refused command prints."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    shown = capsys.readouterr().err
-    assert shown.count("\n") == 1, shown
-    return shown
 
 
 def test_it_leaves_figures_table_and_plot(
@@ -128,30 +124,42 @@ def test_a_killed_study_ends_as_the_uninterrupted_one(
         (["agree.source=."], ["agree.source=.", "no candidates"]),
     ],
 )
-def test_what_is_refused(
-    overrides: list[str], hints: list[str], agree: Arguments, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = refused(capsys, agree(*overrides))
+def test_what_is_refused(overrides: list[str], hints: list[str], agree: Arguments, refused: Refused) -> None:
+    line = refused(agree(*overrides))
     for hint in hints:
         assert hint in line
 
 
-def test_tables_that_do_not_say_enough(
-    agree: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_that_do_not_say_enough(agree: Arguments, tmp_path: Path, refused: Refused) -> None:
     path = tmp_path / "table.parquet"
     pd.DataFrame({"mi": [1.0, 2.0]}).to_parquet(path)
-    assert "no column prompt_id or text" in refused(capsys, agree(f"agree.source={path}"))
+    assert "no column prompt_id or text" in refused(agree(f"agree.source={path}"))
     pd.DataFrame({"text": list("aabb"), "mi": [1.0, 2.0, 3.0, 4.0], "elbo": [1.0, 2.0, 3.0, 5.0]}).to_parquet(
         path
     )
-    assert "needs the score 'contrast'" in refused(capsys, agree(f"agree.source={path}"))
-    assert "no score 'llr'" in refused(capsys, agree(f"agree.source={path}", "agree.scorers=[mi,llr]"))
+    assert "needs the score 'contrast'" in refused(agree(f"agree.source={path}"))
+    assert "no score 'llr'" in refused(agree(f"agree.source={path}", "agree.scorers=[mi,llr]"))
     assert main(agree(f"agree.source={path}", "agree.scorers=[mi]")) == 0
     pd.DataFrame({"text": list("ab"), "mi": [1.0, 2.0], "elbo": [1.0, 2.0]}).to_parquet(path)
-    assert "at least two such prompts" in refused(capsys, agree(f"agree.source={path}", "agree.scorers=[mi]"))
+    assert "at least two such prompts" in refused(agree(f"agree.source={path}", "agree.scorers=[mi]"))
 
 
-def test_one_prompt_is_too_few(agree: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_prompt_is_too_few(agree: Arguments, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "prompts.txt").write_text("a red dog\n")
-    assert "at least two are needed" in refused(capsys, agree())
+    assert "at least two are needed" in refused(agree())
+
+
+def test_a_model_that_cannot_judge(
+    agree: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, refused: Refused
+) -> None:
+    model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
+    config, weights = model / "unet" / "config.json", next((model / "unet").glob("*.safetensors"))
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"time_cond_proj_dim": 8}))
+    assert "no null prompt" in refused(agree(f"model.path={model}"))
+    config.write_text(before)
+    tensors = safetensors.torch.load_file(weights)
+    tensors["conv_out.bias"] = torch.full_like(tensors["conv_out.bias"], float("nan"))
+    safetensors.torch.save_file(tensors, weights)
+    assert "is nan for candidate 0 of prompt" in refused(agree(f"model.path={model}"))
+    assert not list((tmp_path / "run").rglob("unit-*.parquet"))

@@ -18,18 +18,7 @@ import torch
 from mitune.cli import main
 
 Arguments = Callable[..., list[str]]
-
-
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """The one line that a refused command prints."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    shown = capsys.readouterr().err
-    lines = [line for line in shown.splitlines() if not line.startswith("mitune: warning:")]
-    assert len(lines) == 1, shown
-    assert lines[0].startswith("mitune: ")
-    assert "Traceback" not in shown
-    return lines[0]
+Refused = Callable[[list[str]], str]
 
 
 @pytest.fixture
@@ -59,41 +48,39 @@ def model_copy(tiny_pipeline_folder: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_settings_that_cannot_work(
-    overrides: list[str], hints: list[str], arguments: Arguments, capsys: pytest.CaptureFixture[str]
+    overrides: list[str], hints: list[str], arguments: Arguments, refused: Refused
 ) -> None:
-    line = refused(capsys, arguments("generate", *overrides))
+    line = refused(arguments("generate", *overrides))
     for hint in hints:
         assert hint in line
 
 
 def test_a_missing_prompt_file_is_named_with_its_neighbour(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Arguments, tmp_path: Path, refused: Refused
 ) -> None:
-    line = refused(capsys, arguments("generate", f"prompts.source={tmp_path / 'promts.txt'}"))
+    line = refused(arguments("generate", f"prompts.source={tmp_path / 'promts.txt'}"))
     assert "promts.txt" in line
     assert "did you mean 'prompts.txt'" in line
 
 
 @pytest.mark.parametrize("data", [b"", b"\n  \n", b"\xff\xfe\x00\xd8bad"])
 def test_a_prompt_file_with_nothing_to_read(
-    data: bytes, arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: bytes, arguments: Arguments, tmp_path: Path, refused: Refused
 ) -> None:
     path = tmp_path / "empty.txt"
     path.write_bytes(data)
-    assert "empty.txt" in refused(capsys, arguments("generate", f"prompts.source={path}"))
+    assert "empty.txt" in refused(arguments("generate", f"prompts.source={path}"))
 
 
-def test_a_column_that_is_not_there(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_column_that_is_not_there(arguments: Arguments, tmp_path: Path, refused: Refused) -> None:
     path = tmp_path / "table.csv"
     path.write_text("caption,kind\na red circle,color\n")
-    line = refused(capsys, arguments("generate", f"prompts.source={path}", "prompts.column=captoin"))
+    line = refused(arguments("generate", f"prompts.source={path}", "prompts.column=captoin"))
     assert "caption" in line
 
 
 def test_a_prompt_too_long_is_warned_of_with_what_is_cut(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Arguments, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "long.txt"
     path.write_text(
@@ -106,82 +93,74 @@ def test_a_prompt_too_long_is_warned_of_with_what_is_cut(
     assert shown.startswith("mitune: warning: prompts: the prompt")
     assert "cut off" in shown
     assert "small cat" in shown
-    line = refused(capsys, [*command, f"run={tmp_path / 'other'}", "prompts.strict=true"])
+    line = refused([*command, f"run={tmp_path / 'other'}", "prompts.strict=true"])
     assert "small cat" in line
     assert "prompts.strict=false" in line
 
 
 def test_both_lists_of_prompts_are_read_before_anything_is_drawn(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Arguments, tmp_path: Path, refused: Refused
 ) -> None:
-    line = refused(capsys, arguments("run", "evaluate.prompts.source=missing.txt"))
+    line = refused(arguments("run", "evaluate.prompts.source=missing.txt"))
     assert "missing.txt" in line
     assert not (tmp_path / "run" / "round-1").exists()
 
 
 def test_another_model_in_the_middle_of_a_unit(
-    arguments: Arguments, model_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Arguments, model_copy: Path, tmp_path: Path, refused: Refused
 ) -> None:
     assert main(arguments("generate", f"model.path={model_copy}")) == 0
     shutil.rmtree(tmp_path / "run" / "round-1" / "done")
     path = next((model_copy / "unet").glob("*.safetensors"))
     weights = safetensors.torch.load_file(path)
     safetensors.torch.save_file(weights | {"conv_out.bias": weights["conv_out.bias"] + 1}, path)
-    assert "holds pictures of the model" in refused(capsys, arguments("generate", f"model.path={model_copy}"))
+    assert "holds pictures of the model" in refused(arguments("generate", f"model.path={model_copy}"))
 
 
-def test_a_model_without_a_null_prompt(
-    arguments: Arguments, model_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_without_a_null_prompt(arguments: Arguments, model_copy: Path, refused: Refused) -> None:
     path = model_copy / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"time_cond_proj_dim": 8}))
-    line = refused(capsys, arguments("generate", f"model.path={model_copy}"))
+    line = refused(arguments("generate", f"model.path={model_copy}"))
     assert "guidance-distilled" in line
     assert "null prompt" in line
 
 
-def test_a_folder_that_is_no_pipeline(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_is_no_pipeline(arguments: Arguments, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "nothing").mkdir()
-    line = refused(capsys, arguments("generate", f"model.path={tmp_path / 'nothing'}"))
+    line = refused(arguments("generate", f"model.path={tmp_path / 'nothing'}"))
     assert "nothing" in line
 
 
-def test_checkpoint_files(arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_files(arguments: Arguments, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "old.ckpt").write_bytes(b"")
-    assert "pickled" in refused(capsys, arguments("generate", f"model.path={tmp_path / 'old.ckpt'}"))
+    assert "pickled" in refused(arguments("generate", f"model.path={tmp_path / 'old.ckpt'}"))
     (tmp_path / "cut.safetensors").write_bytes(b"")
-    assert "damaged" in refused(capsys, arguments("generate", f"model.path={tmp_path / 'cut.safetensors'}"))
+    assert "damaged" in refused(arguments("generate", f"model.path={tmp_path / 'cut.safetensors'}"))
 
 
-def test_a_missing_text_encoder(
-    arguments: Arguments, model_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_text_encoder(arguments: Arguments, model_copy: Path, refused: Refused) -> None:
     shutil.rmtree(model_copy / "text_encoder")
-    line = refused(capsys, arguments("generate", f"model.path={model_copy}"))
+    line = refused(arguments("generate", f"model.path={model_copy}"))
     assert "text_encoder" in line
     assert "incomplete" in line
 
 
-def test_a_pipeline_of_another_kind(
-    arguments: Arguments, model_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pipeline_of_another_kind(arguments: Arguments, model_copy: Path, refused: Refused) -> None:
     path = model_copy / "model_index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "KandinskyPipeline"}))
-    line = refused(capsys, arguments("generate", f"model.path={model_copy}"))
+    line = refused(arguments("generate", f"model.path={model_copy}"))
     assert "KandinskyPipeline" in line
     assert "StableDiffusionPipeline" in line
 
 
 def test_a_score_that_is_no_number_names_prompt_and_candidate(
-    arguments: Arguments, model_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Arguments, model_copy: Path, tmp_path: Path, refused: Refused
 ) -> None:
     path = next((model_copy / "unet").glob("*.safetensors"))
     weights = safetensors.torch.load_file(path)
     weights["conv_out.bias"] = torch.full_like(weights["conv_out.bias"], float("nan"))
     safetensors.torch.save_file(weights, path)
-    line = refused(capsys, arguments("generate", f"model.path={model_copy}"))
+    line = refused(arguments("generate", f"model.path={model_copy}"))
     assert "'mi' is nan" in line
     assert "candidate 0" in line
     assert "a red circle and a blue square" in line
@@ -189,46 +168,40 @@ def test_a_score_that_is_no_number_names_prompt_and_candidate(
 
 
 def test_another_configuration_in_the_same_folder(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Arguments, tmp_path: Path, refused: Refused
 ) -> None:
     assert main(arguments("generate")) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    line = refused(capsys, arguments("generate", "sampler.guidance=3.5", "seed=9"))
+    line = refused(arguments("generate", "sampler.guidance=3.5", "seed=9"))
     assert "sampler.guidance (2.0 there, 3.5 now)" in line
     assert "seed (0 there, 9 now)" in line
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_other_prompts_under_the_same_name(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_prompts_under_the_same_name(arguments: Arguments, tmp_path: Path, refused: Refused) -> None:
     assert main(arguments("generate")) == 0
     (tmp_path / "prompts.txt").write_text("a green dog\n")
     shutil.rmtree(tmp_path / "run" / "round-1" / "done")
-    assert "other prompts" in refused(capsys, arguments("generate"))
+    assert "other prompts" in refused(arguments("generate"))
 
 
 @pytest.mark.parametrize(
     ("stage", "missing"), [("select", "generate"), ("train", "select"), ("evaluate", "train")]
 )
-def test_a_stage_before_its_time(
-    stage: str, missing: str, arguments: Arguments, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert f"mitune {missing}" in refused(capsys, arguments(stage))
+def test_a_stage_before_its_time(stage: str, missing: str, arguments: Arguments, refused: Refused) -> None:
+    assert f"mitune {missing}" in refused(arguments(stage))
 
 
-def test_a_round_before_its_time(arguments: Arguments, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, arguments("generate", "round=2"))
+def test_a_round_before_its_time(arguments: Arguments, refused: Refused) -> None:
+    line = refused(arguments("generate", "round=2"))
     assert "mitune train" in line
     assert "round=1" in line
 
 
-def test_an_adapter_that_fits_no_layer(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_adapter_that_fits_no_layer(arguments: Arguments, tmp_path: Path, refused: Refused) -> None:
     for stage in ("generate", "select"):
         assert main(arguments(stage)) == 0
-    line = refused(capsys, arguments("train", "adapter.targets=[to_qq]"))
+    line = refused(arguments("train", "adapter.targets=[to_qq]"))
     assert "to_qq" in line
     # Nothing is lost: the same folder goes on with the right name.
     assert main(arguments("train")) == 0
@@ -244,7 +217,7 @@ def test_a_disk_that_refuses_costs_nothing(
     arguments: Arguments,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     make, writes = tempfile.mkstemp, []
 
@@ -256,7 +229,7 @@ def test_a_disk_that_refuses_costs_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "mkstemp", full)
-        line = refused(capsys, arguments("generate"))
+        line = refused(arguments("generate"))
     assert words in line
     assert str(tmp_path / "run") in line
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("unit-*.parquet")}
@@ -265,11 +238,9 @@ def test_a_disk_that_refuses_costs_nothing(
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
-def test_a_run_folder_under_a_file(
-    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_folder_under_a_file(arguments: Arguments, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("")
-    line = refused(capsys, arguments("generate", f"run={tmp_path / 'file' / 'run'}"))
+    line = refused(arguments("generate", f"run={tmp_path / 'file' / 'run'}"))
     assert "not a folder" in line
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import OmegaConf
+
+from mitune.cli import main
+from mitune.data.store import CandidateStore
+from mitune.files import read_json
+from mitune.scores import SCORERS
 
 
 def test_a_run_leaves_what_it_promises(
@@ -109,6 +113,52 @@ def test_a_weighted_sum_serves_as_any_score_does(
         assert pq.read_table(path).to_pandas()["kept"].tolist() == table["kept"].tolist()
 
 
+@pytest.mark.slow
+def test_every_scorer_and_a_sum_chooses_watches_and_evaluates(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    scores = [*(name for name in SCORERS if name != "oracle"), "mi-0.5*elbo"]
+    settings = [
+        *(f"scorer.{name}.times=1" for name in ("mi_image", "elbo", "llr_image", "contrast")),
+        *("scorer.contrast.edits=1", "scorer.cas.steps=2", "scorer.cas.probes=1", "scorer.cas.recursion=0"),
+        *("generate.keep=3", "train.steps=1", f"scorers=[{','.join(scores)}]"),
+        f"evaluate.scorers=[{','.join(scores)}]",
+    ]
+    assert main(arguments("generate", *settings)) == 0
+    folder = tmp_path / "run" / "round-1"
+    table = CandidateStore(folder / "candidates").table()
+    for score in scores:
+        for made in ("checkpoints", "adapter", "dataset"):
+            shutil.rmtree(folder / made, ignore_errors=True)
+        for stage in ("select", "train"):
+            (folder / "done" / f"{stage}.json").unlink(missing_ok=True)
+            own = [f"select.by={score}", f"train.keep_best_by={score}"]
+            assert main(arguments(stage, *settings, *own)) == 0, (stage, score)
+        chosen = datasets.load_from_disk(str(folder / "dataset"))
+        assert sorted(chosen["score"]) == sorted(table.groupby("prompt_id")[score].max()), score
+        assert read_json(folder / "done" / "train.json")["best_step"] == 1
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert any(f"validation_{score}" in line for line in lines)
+    assert main(arguments("evaluate", *settings, *own)) == 0
+    assert set(scores) <= read_json(folder / "evaluation.json")["after"]["all"].keys()
+
+
+@pytest.mark.slow
+def test_the_oracle_as_a_control(tmp_path: Path) -> None:
+    """Only where it selects may it pick the checkpoint; it always may judge."""
+    words = [
+        *(f"run={tmp_path / 'run'}", "model.device=cpu", "prompts.limit=2", "evaluate.prompts.limit=2"),
+        *("select=oracle", "select.k=1", "generate.candidates=2", "sampler.steps=2", "scorers=[mi,oracle]"),
+        *("train.steps=1", "train.batch_size=2", "adapter.rank=2", "train.validation_prompts=2"),
+        *("train.keep_best_by=exact", "evaluate.scorers=[oracle,exact]", "evaluate.candidates=1"),
+    ]
+    assert main(["run", *words]) == 0
+    figures = read_json(tmp_path / "run" / "summary.json")["rounds"][0]
+    assert figures["select"]["oracle_kept"] == figures["select"]["oracle_best"]
+    assert 0 <= figures["train"]["best_value"] <= 1
+    assert {"oracle", "exact"} <= figures["evaluate"]["after"]["all"].keys()
+
+
 def test_the_adapter_loads_into_plain_diffusers(
     arguments: Callable[..., list[str]],
     run_command: Callable[..., Any],
@@ -134,23 +184,14 @@ def test_the_adapter_loads_into_plain_diffusers(
 
 
 def test_two_processes_make_the_same_run(
-    arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
+    arguments: Callable[..., list[str]],
+    run_command: Callable[..., Any],
+    run_by_two: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
-    root = Path(__file__).parents[2]
-    config = str(root / "launch" / "cpu_2.yaml")
-    two = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "mitune"),
-            *arguments("run", f"run={tmp_path / 'two'}"),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "MASTER_PORT": "0"},
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("round 1: generated") == 1
+    two = run_by_two(arguments("run", f"run={tmp_path / 'two'}"))
+    assert two.code == 0, two.err
+    assert two.out.count("round 1: generated") == 1
     assert run_command(arguments("run")).code == 0
     units = sorted((tmp_path / "run" / "round-1" / "candidates").glob("*.parquet"))
     assert len(units) == 4

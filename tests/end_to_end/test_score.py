@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from mitune.data.pictures import load_pictures
 from mitune.files import read_json
 
 Arguments = Callable[..., list[str]]
+Refused = Callable[[list[str]], str]
 CAPTIONS = [
     "a red circle and a blue square",
     "a blue circle and a red square",
@@ -63,16 +61,6 @@ def score(tiny_pipeline_folder: Path, pictures: Path) -> Arguments:
 
 def table(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "pictures-scores.parquet")
-
-
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """The one line that a refused command prints."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    shown = capsys.readouterr().err
-    lines = [line for line in shown.splitlines() if not line.startswith("mitune: warning:")]
-    assert len(lines) == 1, shown
-    return lines[0]
 
 
 def test_a_table_beside_the_pictures_and_the_best_of_them(
@@ -203,23 +191,11 @@ def test_a_damaged_unit_is_scored_again(score: Arguments, tmp_path: Path) -> Non
 
 
 def test_two_processes_share_the_pictures(
-    score: Arguments, run_command: Callable[..., Any], tmp_path: Path
+    score: Arguments, run_command: Callable[..., Any], run_by_two: Callable[..., Any], tmp_path: Path
 ) -> None:
-    root = Path(__file__).parents[2]
-    config = str(root / "launch" / "cpu_2.yaml")
-    two = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "mitune"),
-            *score(f"score.out={tmp_path / 'two.parquet'}"),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true", "MASTER_PORT": "0"},
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("scored 7 pictures") == 1
+    two = run_by_two(score(f"score.out={tmp_path / 'two.parquet'}"))
+    assert two.code == 0, two.err
+    assert two.out.count("scored 7 pictures") == 1
     assert run_command(score()).code == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two.parquet"), table(tmp_path))
     assert read_json(tmp_path / "two" / "score.json")["forwards"] == 28
@@ -243,6 +219,64 @@ def test_the_embedded_worlds_own_pictures_and_their_oracle(tmp_path: Path) -> No
     assert set(best.texts) <= set(rows.loc[rows["oracle"] == 1.0, "text"])
 
 
+def test_a_measured_profile_weighs_and_places_the_times(score: Arguments, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    assert main(score(f"score.profile={path}")) == 0
+    profile = read_json(path)
+    assert profile["pictures"] == 7
+    assert len(profile["t"]) == len(profile["value"]) > 2
+    assert all(value >= 0 for value in profile["value"])
+    assert read_json(tmp_path / "pictures-scores" / "score.json")["profile"] == str(path)
+    even = table(tmp_path)
+    # Measured again from scores that are there, and written over: the same profile.
+    assert main(score(f"score.profile={path}")) == 0
+    assert read_json(path) == profile
+    for name, words in (
+        ("weighted", ["elbo.weighting=profile", "mi_image.weighting=profile"]),
+        ("placed", ["elbo.strategy=importance", "mi_image.strategy=importance"]),
+        ("path", ["elbo.noise=coupled", "elbo.weighting=profile", "elbo.strategy=importance"]),
+    ):
+        own = [f"scorer.{word}" for word in words]
+        out = tmp_path / f"{name}.parquet"
+        assert main(score(f"scorer.profile={path}", f"score.out={out}", *own)) == 0
+        rows = pd.read_parquet(out)
+        assert np.isfinite(rows["elbo"]).all()
+        assert not np.allclose(rows["elbo"], even["elbo"], rtol=1e-3)
+        assert (rows["mi_image"] > 0).all()
+
+
+def test_a_profile_that_is_none(score: Arguments, tmp_path: Path, refused: Refused) -> None:
+    for overrides, hint in (
+        (["scorer.elbo.weighting=profile"], "scorer.elbo.weighting=profile needs a measured profile"),
+        (["scorer.contrast.strategy=importance"], "scorer.contrast.strategy=importance needs a measured"),
+        (["score.profile=profile.txt"], "score.profile=profile.txt: the profile is a JSON file"),
+        ([f"scorer.profile={tmp_path / 'none.json'}"], "none.json: there is no such file"),
+    ):
+        assert hint in refused(score(*overrides))
+    path = tmp_path / "profile.json"
+    for text in ("no JSON", "[1, 2]", "{}", '{"t": [1], "value": [1]}', '{"t": [1, 2], "value": [0, 0]}'):
+        path.write_text(text)
+        assert "profile.json is no profile" in refused(score(f"scorer.profile={path}"))
+        # Nor is a file of something else written over.
+        assert "profile.json is no profile" in refused(score(f"score.profile={path}"))
+        assert path.read_text() == text
+    path.write_text('{"t": [10, 20, 30, 1000], "value": [1, 0, 0, 0]}')
+    out_of_range = ["scorer.elbo.weighting=profile", "scorer.elbo.t_min=50"]
+    assert "the profile is 0" in refused(score(f"scorer.profile={path}", *out_of_range))
+
+
+def test_cas_as_published(score: Arguments, tmp_path: Path) -> None:
+    own = ["score.scorers=[cas]", "scorer.cas.steps=3", "scorer.cas.probes=1", "score.limit=2"]
+    assert main(score(*own)) == 0
+    before = table(tmp_path)["cas"]
+    for word in ("inversion=ddim", "end=normal", "spacing=time"):
+        out = tmp_path / f"{word}.parquet"
+        assert main(score(*own, f"score.out={out}", f"scorer.cas.{word}")) == 0
+        after = pd.read_parquet(out)["cas"]
+        assert np.isfinite(after).all()
+        assert (after != before).all()
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,32 +296,42 @@ def test_the_embedded_worlds_own_pictures_and_their_oracle(tmp_path: Path) -> No
         (["score.top_fraction=0"], ["score.top_fraction=0", "above 0"]),
         (["score.out=table.csv"], ["score.out=table.csv", ".parquet"]),
         (["score.adapter=nowhere"], ["nowhere"]),
+        (["scorer.cas.inversion=ddmi"], ["scorer.cas.inversion=ddmi", "did you mean 'ddim'"]),
+        (["scorer.cas.end=noise"], ["scorer.cas.end=noise", "denoised, normal"]),
+        (["scorer.cas.spacing=log"], ["scorer.cas.spacing=log", "angle, time"]),
+        (
+            ["scorer.elbo.weighting=flat"],
+            ["scorer.elbo.weighting=flat", "continuous, paper, uniform, profile"],
+        ),
+        (["scorer.mi_image.strategy=odd"], ["scorer.mi_image.strategy=odd", "importance"]),
+        (
+            ["scorer.elbo.noise=coupled", "scorer.elbo.strategy=random", "scorer.elbo.times=100"],
+            ["scorer.elbo: strategy=random names a time twice", "scorer.elbo.times=100"],
+        ),
         (["score.scorers=[contrast]", "score.limit=1"], ["contrast finds no edit", "score.pool"]),
     ],
 )
 def test_settings_that_cannot_work(
-    overrides: list[str], hints: list[str], score: Arguments, capsys: pytest.CaptureFixture[str]
+    overrides: list[str], hints: list[str], score: Arguments, refused: Refused
 ) -> None:
-    line = refused(capsys, score(*overrides))
+    line = refused(score(*overrides))
     for hint in hints:
         assert hint in line
 
 
-def test_a_source_that_is_not_there(
-    score: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = refused(capsys, score(f"score.source={tmp_path / 'picturs'}"))
+def test_a_source_that_is_not_there(score: Arguments, tmp_path: Path, refused: Refused) -> None:
+    line = refused(score(f"score.source={tmp_path / 'picturs'}"))
     assert "did you mean 'pictures'" in line
     without = [word for word in score() if not word.startswith("score.source=")]
-    assert "score.source=FOLDER" in refused(capsys, without)
+    assert "score.source=FOLDER" in refused(without)
 
 
 def test_a_picture_that_does_not_decode(
-    score: Arguments, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    score: Arguments, pictures: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (pictures / "4.png").read_bytes()
     (pictures / "4.png").write_bytes(whole[:100])
-    line = refused(capsys, score())
+    line = refused(score())
     assert "4.png" in line
     assert "a blue circle and a red square" in line
     assert "does not decode" in line
@@ -303,50 +347,73 @@ def test_a_picture_that_does_not_decode(
     assert read_json(tmp_path / "pictures-scores" / "score.json")["left_out"] == 1
 
 
-def test_no_picture_decodes(score: Arguments, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_picture_decodes(score: Arguments, pictures: Path, refused: Refused) -> None:
     for path in pictures.glob("*.png"):
         path.write_bytes(b"nothing")
-    assert "none of its 7 pictures decodes" in refused(capsys, score("score.skip=true"))
+    assert "none of its 7 pictures decodes" in refused(score("score.skip=true"))
 
 
 def test_a_caption_that_is_missing(
-    score: Arguments, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    score: Arguments, pictures: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = pictures / "metadata.csv"
     path.write_text(path.read_text().replace(f"2.png,{CAPTIONS[2]}", "2.png,"))
-    line = refused(capsys, score())
+    line = refused(score())
     assert "2.png has no caption" in line
     assert main(score("score.skip=true")) == 0
     assert "1 pictures without a caption are left out" in capsys.readouterr().err
     assert table(tmp_path)["image"].tolist() == [f"{number}.png" for number in (0, 1, 3, 4, 5, 6)]
 
 
-def test_no_rows(score: Arguments, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_rows(score: Arguments, pictures: Path, refused: Refused) -> None:
     (pictures / "metadata.csv").write_text("file_name,text\n")
-    assert "has no rows" in refused(capsys, score())
+    assert "has no rows" in refused(score())
+
+
+@pytest.mark.parametrize("form", ["metadata.jsonl", "a parquet file", "a saved dataset", "captions alone"])
+def test_sources_with_nothing_to_score(
+    form: str, score: Arguments, pictures: Path, tmp_path: Path, refused: Refused
+) -> None:
+    import datasets
+
+    source, hint = tmp_path / "none.parquet", "has no rows"
+    if form == "metadata.jsonl":
+        (pictures / "metadata.csv").unlink()
+        (pictures / "metadata.jsonl").write_text("\n")
+        source = pictures
+    elif form == "a parquet file":
+        pd.DataFrame({"image": pd.Series(dtype=bytes), "text": pd.Series(dtype=str)}).to_parquet(source)
+    elif form == "a saved dataset":
+        source = tmp_path / "saved"
+        datasets.Dataset.from_dict({"image": [], "text": []}).save_to_disk(str(source))
+    else:
+        pd.DataFrame({"picture": [""], "words": ["a red dog"]}).to_parquet(source)
+        hint = "which column holds the captions? Set score.text_column to one of picture, words"
+    assert hint in refused(score(f"score.source={source}"))
+    assert not list(tmp_path.rglob("unit-*.parquet"))
 
 
 def test_a_network_that_gives_nan(
-    score: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    score: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
     path = next((model / "unet").glob("*.safetensors"))
     weights = safetensors.torch.load_file(path)
     weights["conv_out.bias"] = torch.full_like(weights["conv_out.bias"], float("nan"))
     safetensors.torch.save_file(weights, path)
-    line = refused(capsys, score(f"model.path={model}"))
+    line = refused(score(f"model.path={model}"))
     assert "score 'elbo' is nan for the picture 0.png" in line
     assert "a red circle and a blue square" in line
     assert not list((tmp_path / "pictures-scores").glob("unit-*.parquet"))
 
 
 def test_a_model_without_a_null_prompt(
-    score: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    score: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
     path = model / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"time_cond_proj_dim": 8}))
-    assert "no null prompt" in refused(capsys, score(f"model.path={model}"))
+    assert "no null prompt" in refused(score(f"model.path={model}"))
 
 
 def test_the_folder_remembers(
@@ -354,33 +421,33 @@ def test_the_folder_remembers(
     pictures: Path,
     tiny_v_pipeline_folder: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Refused,
 ) -> None:
     assert main(score()) == 0
     before = table(tmp_path)
-    line = refused(capsys, score("scorer.elbo.times=3", "seed=4"))
+    line = refused(score("scorer.elbo.times=3", "seed=4"))
     assert "scorer.elbo.times (2 there, 3 now)" in line
     assert "seed (0 there, 4 now)" in line
     (tmp_path / "pictures-scores" / "unit-000002.parquet").unlink()
     moved = Path(shutil.copytree(tiny_v_pipeline_folder, tmp_path / "elsewhere"))
-    line = refused(capsys, score(f"model.path={moved}"))
+    line = refused(score(f"model.path={moved}"))
     assert "model.path" in line
     (pictures / "metadata.csv").write_text("file_name,text\n0.png,another caption\n")
-    assert "holds scores of other pictures" in refused(capsys, score())
+    assert "holds scores of other pictures" in refused(score())
     pd.testing.assert_frame_equal(table(tmp_path), before)
 
 
 def test_what_is_the_users_own_is_not_written_over(
-    score: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    score: Arguments, tmp_path: Path, refused: Refused
 ) -> None:
     own = tmp_path / "pictures-scores.parquet"
     own.write_text("mine")
-    assert "was not written by mitune score" in refused(capsys, score())
+    assert "was not written by mitune score" in refused(score())
     assert own.read_text() == "mine"
     own.unlink()
     (tmp_path / "pictures-top-0.5").mkdir()
     (tmp_path / "pictures-top-0.5" / "mine.txt").write_text("mine")
-    assert "was not written by mitune score" in refused(capsys, score("score.top_fraction=0.5"))
+    assert "was not written by mitune score" in refused(score("score.top_fraction=0.5"))
     assert (tmp_path / "pictures-top-0.5" / "mine.txt").read_text() == "mine"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from mitune.config import COLUMNS, LATENT_SCORERS, SCORERS, compose
 from mitune.errors import UserError
 from mitune.families import load_denoiser
+from mitune.information.edits import EditMiner
 from mitune.information.registry import Scoring, check_no_path, check_oracle
 from mitune.sampling.loop import sample
 from mitune.sampling.steps import Sampler
@@ -70,7 +72,7 @@ def test_a_latent_score_does_not_depend_on_its_neighbours(tiny_pipeline_folder: 
                 for name in ("mi_image", "elbo")
                 for key in ("noise=coupled", "weighting=paper")
             ],
-            False,
+            True,
         ),
     ],
 )
@@ -150,6 +152,23 @@ def test_a_pool_without_edits_is_refused(tiny_pipeline_folder: Path) -> None:
     judge = scoring(["contrast"], tiny_pipeline_folder, pool=["cat"])
     with pytest.raises(UserError, match="no edit of the prompt 'cat'"):
         judge.edits("cat")
+
+
+@pytest.mark.parametrize("source", ["edits", "words"])
+def test_the_pool_is_mined_once(
+    source: str, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    make = EditMiner.__init__
+
+    def count(self: EditMiner, *arguments: Any) -> None:
+        made.append(self)
+        make(self, *arguments)
+
+    monkeypatch.setattr(EditMiner, "__init__", count)
+    judge = scoring(["contrast"], tiny_pipeline_folder, PROMPTS, f"scorer.contrast.negatives={source}")
+    assert all(judge.edits(text) for text in PROMPTS)
+    assert len(made) == 1
 
 
 def test_contrast_takes_its_other_prompts_from_elsewhere(tiny_pipeline_folder: Path) -> None:

@@ -58,8 +58,8 @@ def test_the_cost_is_that_of_all_commands_together(scoring: Scoring, tmp_path: P
     ).unlink()  # the rest of the plan, as a command that was killed after its first unit
     store = draw(tmp_path, units, scoring.denoiser, SAMPLER, scoring, seed=0)
     figures = cost(store, units)
-    assert figures["forwards"] == len(PROMPTS) * 2 * SAMPLER.steps * 2
-    assert figures["seconds"] > 0
+    assert figures.forwards == len(PROMPTS) * 2 * SAMPLER.steps * 2
+    assert figures.seconds > 0
     assert len(store.table()) == 6
 
 

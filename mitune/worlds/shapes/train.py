@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import json
 import platform
 import time
@@ -27,12 +26,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mitune.distributed import state, wait
+from mitune.distributed import state, sum_gradients, wait
 from mitune.files import write_json
 from mitune.worlds.shapes import architecture
 from mitune.worlds.shapes.corpus import Corpus, build_corpus
 from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, all_prompts, parse_prompt
-from mitune.worlds.shapes.vocabulary import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES
+from mitune.worlds.shapes.vocabulary import COLOURS, DIRECTIONS, RELATIONS, SHAPES, SIZES, TEXTURES
 
 Log = list[dict[str, Any]]
 
@@ -53,6 +52,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="pipeline folder whose UNet and text encoder to go on from")
     parser.add_argument("--decoder-steps", type=int, default=3_000, help="of the decoder alone, at the end")
     parser.add_argument("--text-steps", type=int, default=1_000, help="of the text encoder alone")
+    parser.add_argument("--text-lr", type=float, default=1e-3)
+    parser.add_argument(
+        "--freeze-text", action="store_true", help="train the UNet alone, on fixed text states"
+    )
     parser.add_argument("--text-batch", type=int, default=256, help="captions, over all processes")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=96, help="pictures, over all processes")
@@ -60,28 +63,23 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--null-share", type=float, default=0.1, help="share of captions replaced by the empty one"
     )
+    parser.add_argument(
+        "--favour",
+        nargs="*",
+        default=[],
+        metavar="FACT=TIMES",
+        help="captions that state it are drawn so many times as often",
+    )
+    parser.add_argument(
+        "--layout-weight", type=float, default=0.0, help="p of the factor SNR^-p on the loss where SNR < 1"
+    )
+    parser.add_argument("--t-min", type=int, default=0, help="first timestep trained; high ones teach layout")
+    parser.add_argument("--t-max", type=int, default=1000, help="end of the timesteps trained")
     parser.add_argument("--save-every", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw the corpus")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
-
-
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes."""
-    if state().num_processes > 1:
-        gradients = [_gradient(p) for p in parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= state().num_processes
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view(gradient.shape))
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
 
 
 def as_tensor(pictures: np.ndarray, device: str) -> Tensor:
@@ -93,6 +91,23 @@ def _schedule(
     optimizer: torch.optim.Optimizer, lr: float, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
+
+
+def _update(
+    loss: Tensor,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    together: bool = False,
+) -> None:
+    """One step down the gradient of ``loss``, clipped to norm 1; ``together``: of its mean over the processes."""
+    optimizer.zero_grad()
+    (loss / state().num_processes if together else loss).backward()
+    if together:
+        sum_gradients(parameters)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    schedule.step()
 
 
 def _report(log: Log, kind: str, step: int, steps: int, loss: Tensor, start: float) -> None:
@@ -131,7 +146,8 @@ def train_vae(corpus: Corpus, options: argparse.Namespace, log: Log) -> Autoenco
     torch.manual_seed(options.seed)
     vae = AutoencoderKL.from_pretrained(options.vae_init) if options.vae_init else architecture.build_vae()
     vae = vae.train().to(options.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0.0)
+    parameters = list(vae.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0)
     schedule = _schedule(optimizer, 2e-3, options.vae_steps)
     rng, start = np.random.default_rng([options.seed, 1]), time.time()
     running = torch.zeros((), device=options.device)
@@ -144,11 +160,7 @@ def train_vae(corpus: Corpus, options: argparse.Namespace, log: Log) -> Autoenco
         posterior = vae.encode(pictures).latent_dist
         restored = vae.decode(posterior.sample()).sample
         loss = weighted_error(restored, pictures) + 1e-6 * posterior.kl().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        _update(loss, parameters, optimizer, schedule)
         running += (restored.detach() - pictures).square().mean()
         if step % 100 == 0:
             _report(log, "vae", step, options.vae_steps, running / 100, start)
@@ -182,11 +194,7 @@ def sharpen(vae: AutoencoderKL, corpus: Corpus, options: argparse.Namespace, log
         latents = latents + 0.02 * latents.std() * torch.randn_like(latents)
         restored = vae.decode(latents).sample
         loss = weighted_error(restored, pictures)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        _update(loss, parameters, optimizer, schedule)
         running += (restored.detach() - pictures).square().mean()
         if step % 100 == 0:
             _report(log, "decoder", step, options.decoder_steps, running / 100, start)
@@ -224,7 +232,8 @@ _FACTS: dict[str, tuple[str, ...]] = {
     "role": _ROLES,
     "place": ("first", "second", "third"),
 }
-_IGNORED = -100  # of torch's cross-entropy
+_IGNORED = -100  # of a place that cannot know it
+_FACT_SCALE = 3.0  # six facts of this length: the length CLIP's last layer norm gives a state by itself
 
 
 def facts(text: str) -> list[list[int]]:
@@ -263,44 +272,61 @@ def readings(tokens: Tensor, labels: Tensor, shapes: Tensor, end: int) -> tuple[
     return position.clamp(max=tokens.shape[1] - 1), torch.cat([at_noun, labels], dim=1)
 
 
+def fact_codes(n: int, width: int) -> Tensor:
+    """`n` orthonormal vectors [n, width], always the same. ValueError if they do not fit."""
+    if n > width:
+        raise ValueError(f"{n} facts do not fit {width} dimensions")
+    return torch.linalg.qr(torch.randn(width, n, generator=torch.Generator().manual_seed(0))).Q.T.contiguous()
+
+
+def fact_error(states: Tensor, expected: Tensor, codes: Tensor) -> Tensor:
+    """Squared distance of text states from what they should say, a scalar, in units of `_FACT_SCALE`².
+
+    `states` [n, places, width] should be `_FACT_SCALE` times the sum of the codes [classes, width] of the
+    `expected` classes [n, places, facts]; a fact marked `_IGNORED` may be anything.
+    """
+    sizes = [len(words) + 1 for words in _FACTS.values()]
+    along = states @ codes.T / _FACT_SCALE
+    error = (states / _FACT_SCALE - along @ codes).square().sum(-1).mean()
+    for i, part in enumerate(along.split(sizes, dim=-1)):
+        said = expected[..., i]
+        target = nn.functional.one_hot(said.clamp(min=0), sizes[i])
+        counts = (said != _IGNORED).float()
+        error = error + ((part - target).square().sum(-1) * counts).sum() / counts.sum()
+    return error
+
+
 def train_text(
     text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, tokens: Tensor, texts: list[str],
     options: argparse.Namespace, log: Log,
 ) -> CLIPTextModel:  # fmt: skip
-    """Teach the text encoder alone which attribute belongs to which object, read off by one linear layer.
+    """Teach the text encoder alone which attribute belongs to which object: each fact a direction of its own.
 
-    A UNet has to find this out through its own loss otherwise, which takes it many times as long. `tokens` [n,
-    PROMPT_TOKENS] are those of the n `texts`. The layer is thrown away.
+    A UNet has to find this out through its own loss otherwise, which takes it many times as long; and what it
+    finds useful first (colours) then crowds out the rest. So every class of every fact has a fixed unit vector
+    (all orthogonal), and a reading's states are to lie `_FACT_SCALE` along those of its facts and nowhere else:
+    a texture or a relation is as loud as a colour. `tokens` [n, PROMPT_TOKENS] are those of the n `texts`.
     """
     torch.manual_seed(options.seed + 4)
     device = options.device
     sizes = [len(words) + 1 for words in _FACTS.values()]
-    layer = nn.Linear(text_encoder.config.hidden_size, sum(sizes)).to(device)
+    codes = fact_codes(sum(sizes), text_encoder.config.hidden_size).to(device)
     labels = torch.tensor([facts(text) for text in texts])
     shapes = torch.tensor([tokenizer.convert_tokens_to_ids(f"{shape}</w>") for shape in SHAPES])
     position, expected = readings(tokens, labels, shapes, tokenizer.eos_token_id)
-    parameters = [*text_encoder.train().parameters(), *layer.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    schedule = _schedule(optimizer, options.lr, options.text_steps)
+    parameters = list(text_encoder.train().parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=options.text_lr, betas=(0.9, 0.99), weight_decay=1e-2)
+    schedule = _schedule(optimizer, options.text_lr, options.text_steps)
     generator = torch.Generator().manual_seed(1000 * (options.seed + 5) + state().process_index)
     share, start = options.text_batch // state().num_processes, time.time()
     running = torch.zeros((), device=device)
     for step in range(1, options.text_steps + 1):
         rows = torch.randint(len(tokens), (share,), generator=generator)
         states = text_encoder(tokens[rows].to(device)).last_hidden_state
-        read = layer(states[torch.arange(share)[:, None], position[rows]])
-        loss = torch.stack(
-            [
-                nn.functional.cross_entropy(part.flatten(0, 1), expected[rows][..., i].flatten().to(device))
-                for i, part in enumerate(read.split(sizes, dim=-1))
-            ]
-        ).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        loss = fact_error(
+            states[torch.arange(share)[:, None], position[rows]], expected[rows].to(device), codes
+        )
+        _update(loss, parameters, optimizer, schedule, together=True)
         running += loss.detach()
         if step % 100 == 0:
             _report(log, "text", step, options.text_steps, running / 100, start)
@@ -308,13 +334,38 @@ def train_text(
     return text_encoder
 
 
+def time_weights(alpha_bar: Tensor, layout: float) -> Tensor:
+    """Weight of the squared error of ε̂ at every timestep, [T]: min-SNR (γ = 5, Hang et al. 2023) times a factor.
+
+    Where SNR < 1 the factor is SNR^-`layout`. Where things are is settled there, and an error of the noise
+    is small there however wrong the picture that it stands for.
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=5.0) / snr * snr.clamp(max=1.0).pow(-layout)
+
+
+def stated_facts(text: str) -> set[str]:
+    """What a caption states: names of attributes, and ``direction`` or ``contact`` for its relation."""
+    spec = parse_prompt(text)
+    facts = {name for thing in spec.objects for name in thing.stated()}
+    if spec.relation:
+        facts.add("direction" if spec.relation in DIRECTIONS else "contact")
+    return facts
+
+
+def caption_weights(texts: list[str], favour: dict[str, float]) -> Tensor:
+    """How often each caption is drawn, [n], relative: the largest of `favour` among what it states, else 1."""
+    return torch.tensor([max([favour.get(fact, 1.0) for fact in stated_facts(text)]) for text in texts])
+
+
 def train_unet(
-    latents: Tensor, tokens: Tensor, null: Tensor, vae: AutoencoderKL, text_encoder: CLIPTextModel,
+    latents: Tensor, tokens: Tensor, weights: Tensor, null: Tensor, vae: AutoencoderKL, text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer, options: argparse.Namespace, log: Log,
 ) -> tuple[CLIPTextModel, UNet2DConditionModel]:  # fmt: skip
-    """Fit noise prediction with min-SNR weights (γ = 5, Hang et al. 2023); return the averaged networks.
+    """Fit noise prediction, errors weighted by `time_weights`; return the averaged networks.
 
-    `latents` [n, 8, 8, 8]; `tokens` [n, captions, PROMPT_TOKENS]; `null` [PROMPT_TOKENS]: the empty caption.
+    `latents` [n, 8, 8, 8]; `tokens` [n, captions, PROMPT_TOKENS], drawn by `weights` [n · captions]; `null`
+    [PROMPT_TOKENS]: the empty caption.
     """
     torch.manual_seed(options.seed + 1)
     device = options.device
@@ -324,11 +375,12 @@ def train_unet(
         else architecture.build_unet()
     )
     unet = unet.train().to(device, memory_format=torch.channels_last)
-    text_encoder = text_encoder.train()
+    text_encoder = text_encoder.train().requires_grad_(not options.freeze_text)
     scheduler = architecture.build_scheduler()
     alpha_bar = scheduler.alphas_cumprod.to(device)
-    weight = (alpha_bar / (1 - alpha_bar)).clamp(max=5.0) * (1 - alpha_bar) / alpha_bar
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    weight = time_weights(alpha_bar, options.layout_weight)
+    drawn_until = weights.double().cumsum(0)
+    parameters = [p for p in (*unet.parameters(), *text_encoder.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
     schedule = _schedule(optimizer, options.lr, options.steps)
     average = EMAModel(parameters, decay=0.9995, inv_gamma=1.0, power=0.75, use_ema_warmup=True)
@@ -338,26 +390,22 @@ def train_unet(
 
     def averaged() -> tuple[CLIPTextModel, UNet2DConditionModel]:
         networks = copy.deepcopy(unet), copy.deepcopy(text_encoder)
-        average.copy_to(itertools.chain(*(network.parameters() for network in networks)))
+        average.copy_to(p for network in networks for p in network.parameters() if p.requires_grad)
         return networks[1].eval(), networks[0].eval()
 
     for step in range(1, options.steps + 1):
-        rows = torch.randint(len(latents), (share,), generator=generator)
-        which = torch.randint(tokens.shape[1], (share,), generator=generator)
-        captions = tokens[rows, which]
+        point = torch.rand(share, generator=generator, dtype=torch.float64) * drawn_until[-1]
+        drawn = torch.searchsorted(drawn_until, point, right=True).clamp(max=len(drawn_until) - 1)
+        rows = drawn // tokens.shape[1]
+        captions = tokens.flatten(0, 1)[drawn]
         captions[torch.rand(share, generator=generator) < options.null_share] = null
         noise = torch.randn(share, *latents.shape[1:], generator=generator).to(device)
-        t = torch.randint(1000, (share,), generator=generator).to(device)
+        t = torch.randint(options.t_min, options.t_max, (share,), generator=generator).to(device)
         noisy = scheduler.add_noise(latents[rows].to(device), noise, t)
         states = text_encoder(captions.to(device)).last_hidden_state
         error = (unet(noisy, t, states).sample - noise).square().mean((1, 2, 3))
         loss = (weight[t] * error).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        _update(loss, parameters, optimizer, schedule, together=True)
         average.step(parameters)
         running += error.detach().mean()
         if step % 100 == 0:
@@ -395,7 +443,12 @@ def main(argv: list[str] | None = None) -> None:
     ).to(options.device)
     if options.text_steps:
         text_encoder = train_text(text_encoder, tokenizer, tokens.flatten(0, 1), texts, options, log)
-    text_encoder, unet = train_unet(latents, tokens, null, vae, text_encoder, tokenizer, options, log)
+    weights = caption_weights(
+        texts, {fact: float(times) for fact, times in (f.split("=") for f in options.favour)}
+    )
+    text_encoder, unet = train_unet(
+        latents, tokens, weights, null, vae, text_encoder, tokenizer, options, log
+    )
     if not state().is_main_process:
         return
     if options.decoder_steps:

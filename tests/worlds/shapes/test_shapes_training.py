@@ -98,8 +98,46 @@ def test_the_text_encoder_learns_whose_attribute_is_whose() -> None:
         options,
         log,
     )
-    # Chance is the sum of the entropies, above 7 nats; these are the first hundred steps' mean.
+    # Saying nothing costs 1 for each of the six facts; these are the first hundred steps' mean.
     assert log[-1]["loss"] < 4
+
+
+def test_a_state_that_says_its_facts_and_nothing_else_has_no_error() -> None:
+    sizes = [len(words) + 1 for words in train._FACTS.values()]
+    codes = train.fact_codes(sum(sizes), 128)
+    torch.testing.assert_close(codes @ codes.T, torch.eye(sum(sizes)), atol=1e-5, rtol=0)
+    rng = np.random.default_rng()
+    expected = torch.tensor([[[int(rng.integers(size)) for size in sizes] for _ in range(2)]])
+    starts = torch.tensor([0, *np.cumsum(sizes)[:-1]])
+    states = train._FACT_SCALE * codes[expected + starts].sum(2)
+    assert float(train.fact_error(states, expected, codes)) < 1e-8
+    # One fact of two places unsaid: 1 over the two places; said where it may be anything: free.
+    quiet = states.clone()
+    quiet[0, 0] -= train._FACT_SCALE * codes[starts[3] + expected[0, 0, 3]]
+    torch.testing.assert_close(train.fact_error(quiet, expected, codes), torch.tensor(0.5))
+    expected[0, 0, 3] = train._IGNORED
+    assert float(train.fact_error(quiet, expected, codes)) < 1e-8
+    with pytest.raises(ValueError, match="do not fit"):
+        train.fact_codes(5, 4)
+
+
+def test_a_frozen_text_encoder_comes_out_as_it_went_in() -> None:
+    corpus = build_corpus(6, 1, 0.0, seed=4)
+    tokenizer = architecture.build_tokenizer([texts[0] for texts in corpus.texts])
+    torch.manual_seed(0)
+    text_encoder = architecture.build_text_encoder(tokenizer)
+    before = {name: value.clone() for name, value in text_encoder.state_dict().items()}
+    small = "--steps 2 --batch 4 --freeze-text --t-min 300 --t-max 700"
+    options = train.arguments(["--out", "unused", "--device", "cpu", *small.split()])
+    tokens = train.tokenize(tokenizer, [texts[0] for texts in corpus.texts])[:, None]
+    after, unet = train.train_unet(
+        torch.randn(6, 8, 8, 8), tokens, torch.ones(6), tokens[0, 0], architecture.build_vae(), text_encoder,
+        tokenizer, options, [],
+    )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in after.state_dict().items())
+    torch.manual_seed(options.seed + 1)
+    start = architecture.build_unet().parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(unet.parameters(), start, strict=True))
 
 
 def test_sharpening_leaves_the_encoder_alone() -> None:
@@ -112,3 +150,35 @@ def test_sharpening_leaves_the_encoder_alone() -> None:
         name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])
     }
     assert changed == {"decoder", "post_quant_conv"}
+
+
+def test_errors_weigh_as_in_min_snr_and_more_where_the_layout_is_settled() -> None:
+    alpha_bar = torch.tensor([0.99, 0.75, 0.5, 0.2, 0.01])
+    snr = alpha_bar / (1 - alpha_bar)
+    plain = train.time_weights(alpha_bar, 0.0)
+    torch.testing.assert_close(plain, snr.clamp(max=5.0) / snr)
+    layout = train.time_weights(alpha_bar, 0.5)
+    torch.testing.assert_close(layout[:3], plain[:3])  # SNR of 1 and more: as it was
+    torch.testing.assert_close(layout[3:], snr[3:] ** -0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("a circle", {"shape"}),
+        ("a small red circle and a striped cross", {"shape", "size", "colour", "texture"}),
+        ("a red circle left of a cross", {"shape", "colour", "direction"}),
+        ("a circle touching a cross", {"shape", "contact"}),
+    ],
+)
+def test_what_a_caption_states(text: str, facts: set[str]) -> None:
+    assert train.stated_facts(text) == facts
+
+
+def test_captions_that_state_what_is_favoured_are_drawn_more_often() -> None:
+    texts = ["a circle", "a striped circle", "a red circle above a striped cross"]
+    assert train.caption_weights(texts, {}).tolist() == [1, 1, 1]
+    # The largest of what it states: favours do not multiply.
+    assert train.caption_weights(texts, {"texture": 2.0, "direction": 3.0}).tolist() == [1, 2, 3]
+    options = train.arguments(["--out", "unused", "--favour", "texture=2", "direction=3"])
+    assert options.favour == ["texture=2", "direction=3"]

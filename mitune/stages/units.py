@@ -1,0 +1,75 @@
+"""What the units of a stage leave beside their tables: which model made them, and what each took."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitune.denoiser import Denoiser
+from mitune.errors import UserError
+from mitune.files import read_json, write_json
+from mitune.information.registry import Scoring
+
+
+def claim_model(folder: Path, identity: str, holds: str, key: str) -> None:
+    """Bind what ``folder`` ``holds`` to the model that makes it. Main process only.
+
+    Raises UserError if another one has begun to, naming the ``key`` that chooses another folder.
+    """
+    path = folder / "model.json"
+    if not path.exists():
+        write_json(path, {"model": identity})
+    elif (before := read_json(path)["model"]) != identity:
+        raise UserError(
+            f"{folder} holds {holds} the model {before}, this one is {identity}; choose another {key}, or delete"
+            " that folder"
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Network rows, in all and beyond the drawing by scorer, and seconds summed over processes."""
+
+    forwards: int
+    seconds: float
+    scorers: dict[str, int]
+
+    @property
+    def total(self) -> dict[str, float]:
+        """``{"forwards", "seconds"}``, as the summaries have them."""
+        return {"forwards": self.forwards, "seconds": self.seconds}
+
+
+class Meter:
+    """Counts what a unit takes, from when it is made."""
+
+    def __init__(self, denoiser: Denoiser, scoring: Scoring) -> None:
+        self.denoiser, self.scoring = denoiser, scoring
+        denoiser.forwards = 0
+        scoring.forwards.clear()
+        self.started = time.perf_counter()
+
+    def write(self, path: Path) -> None:
+        """Note it beside the unit's table: before that, as the table commits the unit."""
+        cost = {
+            "forwards": self.denoiser.forwards,
+            "seconds": time.perf_counter() - self.started,
+            "scorers": {name: self.scoring.forwards[name] for name in self.scoring.scorers},
+        }
+        write_json(path.with_suffix(".json"), cost)
+
+
+def read_cost(tables: Iterable[Path]) -> Cost:
+    """What the units of these tables took, whichever command made them."""
+    parts = [read_json(path.with_suffix(".json")) for path in tables]
+    scorers: Counter[str] = Counter()
+    for part in parts:
+        scorers.update(part.get("scorers", {}))
+    return Cost(
+        sum(part["forwards"] for part in parts),
+        round(sum(part["seconds"] for part in parts), 3),
+        dict(scorers),
+    )
