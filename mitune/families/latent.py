@@ -155,8 +155,6 @@ class LatentDenoiser(Denoiser):
             pipeline = open_pipeline(source, folder, variant, number, **quantized)
         identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#{fingerprint(files)}"
         denoiser = cls(pipeline, identity, **options)
-        if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
-            pipeline.vae.to(torch.float32)  # it overflows in float16
         memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
         if fast_decoder is not None:
             denoiser._decoder = memory.open_fast_decoder(
@@ -164,8 +162,11 @@ class LatentDenoiser(Denoiser):
             ).to(device)
         if quantized:
             denoiser._computes_in = number
-        if offload == "none":
-            pipeline.to(device)
+        with quiet():
+            if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
+                pipeline.vae.to(torch.float32)  # it overflows in float16
+            if offload == "none":
+                pipeline.to(device)
         if channels_last:
             denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             pipeline.vae.to(memory_format=torch.channels_last)
@@ -212,9 +213,12 @@ class LatentDenoiser(Denoiser):
 
     def _schedule(self, config: Mapping[str, Any]) -> NoiseSchedule:
         """The noise schedule of this scheduler configuration."""
-        patch = int(getattr(self._pipeline, self.network_name).config.get("patch_size") or 1)
-        tokens = (self.latent_shape[1] // patch) * (self.latent_shape[2] // patch)
-        return NoiseSchedule.from_config(config, tokens)
+        _, height, width = self.latent_shape
+        return NoiseSchedule.from_config(config, (height // self._patch()) * (width // self._patch()))
+
+    def _patch(self) -> int:
+        """Latent cells along a side of one token of the network."""
+        return int(getattr(self.network.config, "patch_size", None) or 1)
 
     def _latent_channels(self) -> int:
         return int(self.network.config.in_channels)  # type: ignore[union-attr, arg-type]
@@ -281,9 +285,12 @@ class LatentDenoiser(Denoiser):
             own = self._own_sides()
             height, width = own if isinstance(own, (list, tuple)) else (own, own)
             return int(height), int(width)
-        step = self._downscale * self.latent_patch
+        step = self._downscale * max(self.latent_patch, self._patch())
         if resolution % step or resolution < step:
             raise UserError(f"model.resolution={resolution}: this model's pictures divide by {step}")
+        largest = (getattr(self.network.config, "pos_embed_max_size", None) or 2**31) * step
+        if resolution > largest:
+            raise UserError(f"model.resolution={resolution}: this model draws up to {largest} pixels a side")
         return resolution // self._downscale, resolution // self._downscale
 
     # -- prompts ---------------------------------------------------------------------------------------------
