@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
 from mitune.families import lora, memory
+from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
 from mitune.families.source import ModelSource, find_model, fingerprint, weight_files
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 
-_PIXELS_A_BATCH = 16 * 512 * 512  # of the autoencoder: bounds its memory, whatever the size of a picture
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -71,7 +71,6 @@ class LatentDenoiser(Denoiser):
         self._adapter: lora.SavedAdapter | None = None
         self._warned: set[str] = set()
         self._null_row: Condition | None = None
-        self._decoder: Any = None
         self._offload = "none"
         self._runs_on: torch.device | None = None  # where it cannot be told from the weights:
         self._computes_in: torch.dtype | None = None  # offloaded or quantized ones
@@ -100,9 +99,7 @@ class LatentDenoiser(Denoiser):
         height, width = self._latent_sides(resolution)
         self.latent_shape = (self._latent_channels(), height, width)
         self.picture_size = (height * self._downscale, width * self._downscale)
-        vae = pipeline.vae.config
-        self._scale = float(getattr(vae, "scaling_factor", None) or 1.0)
-        self._shift = float(getattr(vae, "shift_factor", None) or 0.0)
+        self._autoencoder = Autoencoder(pipeline.vae, self._downscale)
         self.schedule = self._schedule(pipeline.scheduler.config)
         flow = self.schedule.kind == "flow"
         self.prediction_type = (
@@ -157,7 +154,7 @@ class LatentDenoiser(Denoiser):
         denoiser = cls(pipeline, identity, **options)
         memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
         if fast_decoder is not None:
-            denoiser._decoder = memory.open_fast_decoder(
+            denoiser._autoencoder.fast = memory.open_fast_decoder(
                 fast_decoder, denoiser.latent_shape[0], denoiser._downscale, number
             ).to(device)
         if quantized:
@@ -387,30 +384,11 @@ class LatentDenoiser(Denoiser):
                 f"pictures of {width}x{height} do not divide by {self._downscale}; make them "
                 f"{self.picture_size[1]}x{self.picture_size[0]}"
             )
-        vae, parts = self._pipeline.vae, []
-        for part in pictures.split(self._pictures_a_batch(height * width)):
-            encoded = vae.encode(2 * part.to(self.device, vae.dtype) - 1, return_dict=False)[0]
-            mean = encoded.mode() if hasattr(encoded, "mode") and not isinstance(encoded, Tensor) else encoded
-            parts.append((mean.float() - self._shift) * self._scale)
-        return torch.cat(parts)
+        return self._autoencoder.encode(pictures, self.device)
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures [n, 3, H, W] float32 in [0, 1]; differentiable in ``z``."""
-        vae, scale, shift = self._pipeline.vae, self._scale, self._shift
-        if self._decoder is not None:
-            vae = self._decoder
-            scale, shift = vae.config.scaling_factor, vae.config.shift_factor
-        parts = []
-        for part in z.split(self._pictures_a_batch(z.shape[-1] * z.shape[-2] * self._downscale**2)):
-            latents = part.to(self.device).float() / scale + shift
-            parts.append(
-                (vae.decode(latents.to(vae.dtype), return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
-            )
-        return torch.cat(parts)
-
-    @staticmethod
-    def _pictures_a_batch(pixels: int) -> int:
-        return max(1, min(64, _PIXELS_A_BATCH // pixels))
+        return self._autoencoder.decode(z, self.device)
 
     # -- adapters --------------------------------------------------------------------------------------------
 
