@@ -97,6 +97,13 @@ def test_a_shift_that_follows_the_size_is_that_of_diffusers(kind, even):
         torch.testing.assert_close(ours.timesteps(20).float(), theirs.timesteps, rtol=1e-5, atol=1e-3)
 
 
+def test_a_schedule_that_is_neither_is_refused():
+    from diffusers import EDMEulerScheduler
+
+    with pytest.raises(UserError, match="EDM kind"):
+        NoiseSchedule.from_config(EDMEulerScheduler().config)
+
+
 def test_grids_beyond_the_table_are_refused():
     with pytest.raises(UserError, match="steps=1001"):
         SCHEDULES["linear"].timesteps(1001)

@@ -15,7 +15,8 @@ from mitune.errors import UserError
 from mitune.families.source import ModelSource
 from mitune.files import read_json
 
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)  # of files that do not fit
+# Of files that do not fit, and of a package that reading them takes (sentencepiece, for some tokenizers).
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
 # Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 

@@ -72,6 +72,16 @@ def test_a_text_encoder_that_is_missing(copy: Path) -> None:
     assert "has no text_encoder: prompts cannot be encoded" in refusal(copy)
 
 
+def test_a_package_that_reading_the_model_takes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    def needs(*_: Any, **__: Any) -> None:
+        raise ImportError("\nT5Tokenizer requires the SentencePiece library\nsee its page")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", needs)
+    assert refusal(copy).endswith("cannot be loaded: T5Tokenizer requires the SentencePiece library")
+
+
 def test_weights_that_do_not_fit_their_configuration(copy: Path) -> None:
     edit(copy / "unet" / "config.json", cross_attention_dim=48)
     assert "cannot be loaded" in refusal(copy)
