@@ -164,9 +164,18 @@ def same_with_adapter(model: Model, folder: Path, kind: str = "dora", text_encod
     assert set(lora.read_adapter(folder).tensors) == set(
         denoiser.components if text_encoder else [denoiser.network_name]
     )
-    assert (ours - sampled(model, model.ours)).abs().max() > 10 * CLOSE
-    assert torch.equal(sampled(model, model.load(adapter=folder)), ours)
+    loaded, base = model.load(adapter=folder), sampled(model, model.ours)
+    assert torch.equal(sampled(model, loaded), ours)
+    with loaded.fused():
+        assert (sampled(model, loaded) - ours).abs().max() <= CLOSE
+    assert torch.equal(sampled(model, loaded), ours)  # the weights came back
+    with loaded.base():
+        assert torch.equal(sampled(model, loaded), base)
+    loaded.load_adapter(folder)  # in the place of the first
+    loaded.unload_adapter()
+    assert torch.equal(sampled(model, loaded), base)
     pipeline = model.plain()
+    assert (ours - base).abs().max() > 10 * CLOSE
     if hasattr(pipeline, "load_lora_weights"):
         pipeline.load_lora_weights(str(folder))
     else:
