@@ -99,7 +99,7 @@ def _work(stage: str, config: Any) -> int:
     except torch.OutOfMemoryError as error:
         raise UserError(
             "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
-            " (and see model.dtype, train.gradient_checkpointing)"
+            " (and see model.dtype, model.offload, train.gradient_checkpointing)"
         ) from error
     finally:
         stop()

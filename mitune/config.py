@@ -57,7 +57,12 @@ def section(kind: type) -> Any:
 
 @dataclass
 class ModelConfig:
-    path: str = key("shapes", "a diffusers folder, a Hub id, or 'shapes' (the model inside the package)")
+    path: str = key(
+        "shapes", "a diffusers folder, a Hub id, a .safetensors checkpoint, or 'shapes' (inside the package)"
+    )
+    config: str | None = key(
+        None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)"
+    )
     revision: str | None = key(None, "Hub branch, tag or commit")
     variant: str | None = key(None, "weights variant, such as fp16")
     resolution: int | None = key(None, "side of a picture in pixels (default: the model's own)")
@@ -69,6 +74,17 @@ class ModelConfig:
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
     compile: bool = key(False, "torch.compile the denoiser network")
     channels_last: bool = key(False, "channels-last memory layout (CUDA)")
+    fast_decoder: str | None = key(
+        None, "an AutoencoderTiny (folder or Hub id) that pictures are decoded with"
+    )
+    offload: str = key(
+        "none", "what waits on the CPU: none, model (each part), sequential (encoders by layer)"
+    )
+    quantization: str = key(
+        "none", "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes)"
+    )
+    vae_slicing: bool = key(False, "decode one picture at a time")
+    vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
 
 
 @dataclass
@@ -334,6 +350,8 @@ STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "impor
 _TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
+    "model.offload": ("none", "model", "sequential"),
+    "model.quantization": ("none", "8bit", "4bit"),
     "sampler.name": ("ddpm", "ddim", "euler"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),

@@ -113,8 +113,13 @@ class NoiseSchedule:
         """The schedule a diffusers scheduler configuration describes.
 
         ``tokens``: picture tokens of the transformer, on which a dynamic shift depends; ``even`` as in
-        ``rectified_flow``. UserError for an unknown beta schedule.
+        ``rectified_flow``. UserError for an unknown beta schedule, and for one in the σ of Karras et al. (EDM).
         """
+        if "sigma_data" in config:
+            raise UserError(
+                "the model's scheduler is of the EDM kind (sigma_data), whose network scales its input itself; models"
+                " of this kind are not known here: use one with a beta schedule or a rectified flow"
+            )
         steps = int(config.get("num_train_timesteps", 1000))
         is_flow = (
             "Flow" in str(config.get("_class_name", ""))

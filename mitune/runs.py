@@ -43,6 +43,8 @@ _FREE = {
     "round",
     "rounds",
     "model.device",
+    "model.offload",
+    "model.vae_slicing",
     "prompts.strict",
     "generate.batch_size",
     "evaluate.batch_size",

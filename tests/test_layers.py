@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ FLOORS = {
     "files": 0,
     "noise": 0,
     "denoiser": 0,
+    "out_of_memory": 0,
     "track": 0,
     "config": 0,
     "scores": 0,
@@ -61,11 +64,49 @@ def test_imports_come_from_the_same_floor_or_below(path: Path) -> None:
             assert floor(parts[1]) <= floor(own), f"{path.relative_to(ROOT)} imports {name} from above"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+# Who else names a pipeline class: the world's model is built as one, and two benchmarks measure against the plain one.
+PIPELINES = (
+    "mitune/families/*",
+    "mitune/worlds/*/architecture.py",
+    "benchmarks/speed.py",
+    "benchmarks/gpu.py",
+)
+TREE = sorted([*FILES, *(ROOT.parent / "benchmarks").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", TREE, ids=lambda path: str(path.relative_to(ROOT.parent)))
 def test_only_families_know_pipelines(path: Path) -> None:
-    if path.relative_to(ROOT).parts[0] in ("families", "worlds"):  # the world builds its own pipeline folder
+    name = path.relative_to(ROOT.parent).as_posix()
+    if any(fnmatch.fnmatch(name, pattern) for pattern in PIPELINES):
         return
     assert not [name for name in imports(path) if "Pipeline" in name]
+    assert not [text for text in strings(path) if text.endswith("Pipeline")]
+
+
+# Words that tell models apart by their names.
+NAMES = re.compile(r"\b(sd|sd-?[123][\w.]*|sdxl|xl|flux|pixart|sana|stable[-_ ]?diffusion|turbo|spright)\b")
+ASKS = {"startswith", "endswith", "find", "index", "count", "match", "search", "fullmatch"}
+
+
+@pytest.mark.parametrize("path", TREE, ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_nobody_tests_a_models_name(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        asked: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            asked = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKS:
+            asked = node.args
+        elif isinstance(node, ast.match_case):
+            asked = [part.value for part in ast.walk(node.pattern) if isinstance(part, ast.MatchValue)]
+        words = [part.value for one in asked for part in ast.walk(one) if isinstance(part, ast.Constant)]
+        named = [word for word in words if isinstance(word, str) and NAMES.search(word.lower())]
+        assert not named, f"line {getattr(node, 'lineno', '?')} asks for {named}"
+
+
+def strings(path: Path) -> set[str]:
+    """All string constants of a file."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -82,6 +82,28 @@ def test_flow_grid_is_that_of_diffusers(shift):
     torch.testing.assert_close(ours.float(), theirs.timesteps, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("even", [False, True])
+def test_a_shift_that_follows_the_size_is_that_of_diffusers(kind, even):
+    import numpy as np
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind, shift=3.0)
+    for tokens in (64, 1024, 4096):
+        mu = calculate_shift(tokens)
+        sigmas = np.linspace(1.0, 1 / 20, 20) if even else None
+        theirs.set_timesteps(20, sigmas=sigmas, mu=mu)
+        ours = NoiseSchedule.from_config(theirs.config, tokens, even)
+        torch.testing.assert_close(ours.timesteps(20).float(), theirs.timesteps, rtol=1e-5, atol=1e-3)
+
+
+def test_a_schedule_that_is_neither_is_refused():
+    from diffusers import EDMEulerScheduler
+
+    with pytest.raises(UserError, match="EDM kind"):
+        NoiseSchedule.from_config(EDMEulerScheduler().config)
+
+
 def test_grids_beyond_the_table_are_refused():
     with pytest.raises(UserError, match="steps=1001"):
         SCHEDULES["linear"].timesteps(1001)

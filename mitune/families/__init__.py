@@ -41,12 +41,13 @@ def load_denoiser(
     Raises UserError: no such folder or repository, no pipeline, an unknown pipeline class, pickled weights.
     """
     options = _options(model)
-    source = find_model(options.pop("path"), options.get("revision"))
+    source = find_model(options.pop("path"), options.get("revision"), options.get("config"))
     known = families()
     if source.pipeline not in known:
         raise UserError(
             f"{source.name} is a {source.pipeline}{nearest(source.pipeline, known)}; the pipelines "
-            f"known here are {', '.join(sorted(known))}; to add one, write its file in mitune/families/ (docs there)"
+            f"known here are {', '.join(sorted(known))}; another one is added by its file in mitune/families/, "
+            "see latent.py there"
         )
     overrides = {"adapter": adapter, "device": device, "dtype": dtype}
     return known[source.pipeline].load(

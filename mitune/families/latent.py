@@ -6,6 +6,7 @@ prompts are encoded and how (z, t, c) go through the network. It is found by ``l
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -18,13 +19,13 @@ from torch import Tensor, nn
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.families import lora
+from mitune.families import lora, memory
+from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
 from mitune.families.source import ModelSource, find_model, fingerprint, weight_files
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 
-_PIXELS_A_BATCH = 16 * 512 * 512  # of the autoencoder: bounds its memory, whatever the size of a picture
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -69,6 +70,10 @@ class LatentDenoiser(Denoiser):
         self._base_identity = identity
         self._adapter: lora.SavedAdapter | None = None
         self._warned: set[str] = set()
+        self._null_row: Condition | None = None
+        self._offload = "none"
+        self._runs_on: torch.device | None = None  # where it cannot be told from the weights:
+        self._computes_in: torch.dtype | None = None  # offloaded or quantized ones
         if max_tokens is not None and self.text_tokens is None:
             raise UserError(
                 f"model.max_tokens={max_tokens}: {identity} reads prompts of one fixed length; leave it out"
@@ -94,9 +99,7 @@ class LatentDenoiser(Denoiser):
         height, width = self._latent_sides(resolution)
         self.latent_shape = (self._latent_channels(), height, width)
         self.picture_size = (height * self._downscale, width * self._downscale)
-        vae = pipeline.vae.config
-        self._scale = float(getattr(vae, "scaling_factor", None) or 1.0)
-        self._shift = float(getattr(vae, "shift_factor", None) or 0.0)
+        self._autoencoder = Autoencoder(pipeline.vae, self._downscale)
         self.schedule = self._schedule(pipeline.scheduler.config)
         flow = self.schedule.kind == "flow"
         self.prediction_type = (
@@ -112,38 +115,62 @@ class LatentDenoiser(Denoiser):
         cls,
         path_or_id: str | Path | ModelSource,
         revision: str | None = None,
+        config: str | None = None,
         variant: str | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         adapter: str | Path | None = None,
         compile: bool = False,
         channels_last: bool = False,
+        fast_decoder: str | None = None,
+        offload: str = "none",
+        quantization: str = "none",
+        vae_slicing: bool = False,
+        vae_tiling: bool = False,
         **options: Any,
     ) -> Any:
-        """Load a folder or Hub id. ``dtype`` auto: bfloat16 on CUDA, else float32; ``device`` auto: this
-        process's accelerator, else the CPU. ``options`` are the family's own, as its ``__init__`` has them.
+        """Load a folder, a Hub id or a checkpoint file (``config``: see ``find_model``). ``dtype`` auto: bfloat16 on
+        CUDA, else float32; ``device`` auto: this process's accelerator, else the CPU. ``fast_decoder``: an
+        ``AutoencoderTiny`` that pictures are decoded with. The memory options are those of ``memory``; ``options``
+        are those of ``__init__``.
 
         Raises UserError: not there, another pipeline, pickled weights, unknown dtype or device, an adapter
         that does not fit.
         """
-        source = path_or_id if isinstance(path_or_id, ModelSource) else find_model(path_or_id, revision)
+        source = (
+            path_or_id if isinstance(path_or_id, ModelSource) else find_model(path_or_id, revision, config)
+        )
         device = find_device(device)
         number = find_dtype(dtype, device)
+        memory.check_offload(offload, device, compile)
+        large = [name for name in cls.encoder_names if name not in cls.adapted_encoders]
+        quantized = memory.quantization_config(quantization, [cls.network_name, *large], number, device)
         with quiet():
             folder = open_folder(source, variant)
             files = [file for part in cls._weights(source) for file in weight_files(folder, part, variant)]
-            pipeline = open_pipeline(source, folder, variant, number)
-        identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#"
-        identity += fingerprint([*files, folder / "scheduler" / "scheduler_config.json"])
+            files = [source.file] if source.file else [*files, folder / "scheduler" / "scheduler_config.json"]
+            pipeline = open_pipeline(source, folder, variant, number, **quantized)
+        identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#{fingerprint(files)}"
         denoiser = cls(pipeline, identity, **options)
-        if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
-            pipeline.vae.to(torch.float32)  # it overflows in float16
-        pipeline.to(device)
+        memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
+        if fast_decoder is not None:
+            denoiser._autoencoder.fast = memory.open_fast_decoder(
+                fast_decoder, denoiser.latent_shape[0], denoiser._downscale, number
+            ).to(device)
+        if quantized:
+            denoiser._computes_in = number
+        with quiet():
+            if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
+                pipeline.vae.to(torch.float32)  # it overflows in float16
+            if offload == "none":
+                pipeline.to(device)
         if channels_last:
             denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             pipeline.vae.to(memory_format=torch.channels_last)
         if adapter is not None:
             denoiser.load_adapter(adapter)
+        if offload != "none":
+            denoiser.offload(offload, device)
         if compile:
             denoiser.network.compile()
         return denoiser
@@ -151,8 +178,18 @@ class LatentDenoiser(Denoiser):
     @classmethod
     def _weights(cls, source: ModelSource) -> list[str]:
         """Components whose weights make the model what it is."""
-        wanted = (cls.network_name, *cls.encoder_names, "vae")
+        wanted = () if source.file else (cls.network_name, *cls.encoder_names, "vae")
         return [name for name in wanted if name in source.components]
+
+    def offload(self, mode: str, device: torch.device) -> None:
+        """Let parts wait on the CPU and compute on ``device``; see ``memory.offload``."""
+        memory.offload(self._pipeline, mode, self.network_name, device)
+        self._offload, self._runs_on = mode, device
+
+    @property
+    def offloaded(self) -> str:
+        """What waits on the CPU: none, model or sequential."""
+        return self._offload
 
     # -- what a family says ----------------------------------------------------------------------------------
 
@@ -173,9 +210,12 @@ class LatentDenoiser(Denoiser):
 
     def _schedule(self, config: Mapping[str, Any]) -> NoiseSchedule:
         """The noise schedule of this scheduler configuration."""
-        patch = int(getattr(self._pipeline, self.network_name).config.get("patch_size") or 1)
-        tokens = (self.latent_shape[1] // patch) * (self.latent_shape[2] // patch)
-        return NoiseSchedule.from_config(config, tokens)
+        _, height, width = self.latent_shape
+        return NoiseSchedule.from_config(config, (height // self._patch()) * (width // self._patch()))
+
+    def _patch(self) -> int:
+        """Latent cells along a side of one token of the network."""
+        return int(getattr(self.network.config, "patch_size", None) or 1)
 
     def _latent_channels(self) -> int:
         return int(self.network.config.in_channels)  # type: ignore[union-attr, arg-type]
@@ -224,13 +264,13 @@ class LatentDenoiser(Denoiser):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the weights are."""
-        return next(self.network.parameters()).device
+        """Where the weights are, or are computed with."""
+        return self._runs_on or next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """What the weights are."""
-        return next(self.network.parameters()).dtype
+        """What the weights are, or are computed in."""
+        return self._computes_in or next(self.network.parameters()).dtype
 
     @property
     def identity(self) -> str:  # type: ignore[override]
@@ -242,9 +282,12 @@ class LatentDenoiser(Denoiser):
             own = self._own_sides()
             height, width = own if isinstance(own, (list, tuple)) else (own, own)
             return int(height), int(width)
-        step = self._downscale * self.latent_patch
+        step = self._downscale * max(self.latent_patch, self._patch())
         if resolution % step or resolution < step:
             raise UserError(f"model.resolution={resolution}: this model's pictures divide by {step}")
+        largest = (getattr(self.network.config, "pos_embed_max_size", None) or 2**31) * step
+        if resolution > largest:
+            raise UserError(f"model.resolution={resolution}: this model draws up to {largest} pixels a side")
         return resolution // self._downscale, resolution // self._downscale
 
     # -- prompts ---------------------------------------------------------------------------------------------
@@ -263,13 +306,19 @@ class LatentDenoiser(Denoiser):
                 f"reads; cut off: {cut!r}",
                 stacklevel=2,
             )
+        self._make_room()
         with quiet(), torch.set_grad_enabled(self._texts_train()):
             return self._condition(self._encode(list(prompts)))
 
     def null(self, n: int) -> Condition:
-        """The null prompt, ``n`` times (one row, expanded)."""
-        with quiet(), torch.set_grad_enabled(self._texts_train()):
-            row = self._condition(self._encode_null())
+        """The null prompt, ``n`` times (one row, expanded); encoded once while no text encoder has an adapter."""
+        row = self._null_row
+        adapted = bool(lora.adapter_layers(self.text_encoders))
+        if row is None or adapted:
+            self._make_room()
+            with quiet(), torch.set_grad_enabled(self._texts_train()):
+                row = self._condition(self._encode_null())
+        self._null_row = None if adapted else row
         return Condition({name: value.expand(n, *value.shape[1:]) for name, value in row.tensors.items()})
 
     def prompt_length_report(self, prompts: list[str]) -> list[tuple[str, str]]:
@@ -293,6 +342,11 @@ class LatentDenoiser(Denoiser):
             for tokenizer, limit in self._prompt_limits()
         ]
         return max(limits, key=lambda pair: pair[1])
+
+    def _make_room(self) -> None:
+        """Send the network to the CPU before the text encoders come: diffusers' hooks only know the other way."""
+        if self._offload == "model":
+            self._pipeline.maybe_free_model_hooks()
 
     def _texts_train(self) -> bool:
         modules = self._encoders.values()
@@ -330,26 +384,11 @@ class LatentDenoiser(Denoiser):
                 f"pictures of {width}x{height} do not divide by {self._downscale}; make them "
                 f"{self.picture_size[1]}x{self.picture_size[0]}"
             )
-        vae, parts = self._pipeline.vae, []
-        for part in pictures.split(self._pictures_a_batch(height * width)):
-            encoded = vae.encode(2 * part.to(self.device, vae.dtype) - 1, return_dict=False)[0]
-            mean = encoded.mode() if hasattr(encoded, "mode") and not isinstance(encoded, Tensor) else encoded
-            parts.append((mean.float() - self._shift) * self._scale)
-        return torch.cat(parts)
+        return self._autoencoder.encode(pictures, self.device)
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures [n, 3, H, W] float32 in [0, 1]; differentiable in ``z``."""
-        vae, parts = self._pipeline.vae, []
-        for part in z.split(self._pictures_a_batch(z.shape[-1] * z.shape[-2] * self._downscale**2)):
-            latents = part.to(self.device).float() / self._scale + self._shift
-            parts.append(
-                (vae.decode(latents.to(vae.dtype), return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
-            )
-        return torch.cat(parts)
-
-    @staticmethod
-    def _pictures_a_batch(pixels: int) -> int:
-        return max(1, min(64, _PIXELS_A_BATCH // pixels))
+        return self._autoencoder.decode(z, self.device)
 
     # -- adapters --------------------------------------------------------------------------------------------
 
@@ -390,6 +429,9 @@ class LatentDenoiser(Denoiser):
     def fused(self) -> AbstractContextManager[None]:
         """The adapter merged into the weights for the time of the block: forwards at the base model's price.
 
-        The weights come back bit for bit. Not for training, and not to be nested with ``base()``.
+        The weights come back bit for bit. Not for training, and not to be nested with ``base()``. Quantized weights
+        cannot take it in without loss: there the adapter stays beside them.
         """
+        if self._computes_in is not None:
+            return contextlib.nullcontext()
         return lora.merged(lora.adapter_layers(self.components.values()))

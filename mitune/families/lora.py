@@ -211,28 +211,33 @@ def fitted(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, 
     tensors = saved.tensors[component]
     if not hasattr(module, "text_model"):
         tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
-    bases = _base_weights(module)
+    sizes = _sizes(module)
     for suffix, axis, side in ((_A, 1, "inputs"), (_B, 0, "outputs")):
         for layer, value in _by_layer(tensors, suffix):
-            weight = bases.get(layer)
-            if weight is None:
+            size = sizes.get(layer)
+            if size is None:
                 raise UserError(
                     f"the adapter {saved.path} is for another model: this {component} has no layer '{layer}'"
                 )
-            if value.shape[axis] != weight.shape[axis]:
+            if value.shape[axis] != size[axis]:
                 raise UserError(
                     f"the adapter {saved.path} is for another model: '{component}.{layer}' has "
-                    f"{weight.shape[axis]} {side} here, {value.shape[axis]} there"
+                    f"{size[axis]} {side} here, {value.shape[axis]} there"
                 )
     return tensors
 
 
-def _base_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Weights of all layers under the names they have without an adapter."""
+def _sizes(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of all layers under the names they have without an adapter.
+
+    Not from the weights: those of 4 bits are packed into another shape.
+    """
     return {
-        key.removesuffix(".weight").removesuffix(".base_layer"): value
-        for key, value in module.named_parameters()
-        if key.endswith(".weight") and ".lora_" not in key
+        key.removesuffix(".base_layer"): (layer.out_features, layer.in_features)
+        if isinstance(layer, nn.Linear)
+        else (layer.out_channels, layer.in_channels)
+        for key, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".lora_" not in key
     }
 
 

@@ -15,14 +15,16 @@ from mitune.errors import UserError
 from mitune.families.source import ModelSource
 from mitune.files import read_json
 
+# Of files that do not fit, and of a package that reading them takes (sentencepiece, for some tokenizers).
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
 # Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 def open_folder(source: ModelSource, variant: str | None) -> Path:
     """The folder of ``source``, fetched from the Hub where it is not here. Raises UserError if that fails."""
-    if source.folder is not None:
-        return source.folder
+    if source.folder is not None or source.file is not None:
+        return source.folder or Path()
     try:
         return Path(
             pipeline_class(source).download(
@@ -41,6 +43,8 @@ def open_pipeline(
     source: ModelSource, folder: Path, variant: str | None, dtype: torch.dtype, **more: Any
 ) -> Any:
     """The diffusers pipeline in ``folder``, on the CPU. Raises UserError if it cannot be loaded."""
+    if source.file is not None:
+        return _open_file(source, source.file, dtype, **more)
     index = read_json(folder / "model_index.json")
     if "requires_safety_checker" in index:
         more["requires_safety_checker"] = False
@@ -56,8 +60,28 @@ def open_pipeline(
             **dict.fromkeys([*absent, *_without(index)]),
             **more,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except _FAULTS as error:
         raise UserError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
+
+
+def _open_file(source: ModelSource, file: Path, dtype: torch.dtype, **more: Any) -> Any:
+    """The pipeline whose weights are all in one checkpoint file, built as ``source`` says."""
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    made_by = pipeline_class(source)
+    if not hasattr(made_by, "from_single_file"):
+        raise UserError(f"{file}: a {source.pipeline} cannot be made of one file; give its diffusers folder")
+    try:
+        return made_by.from_single_file(
+            str(file),
+            config=str(source.folder or source.name),
+            torch_dtype=dtype,
+            local_files_only=source.folder is not None,
+            **dict.fromkeys(_without(source.components)),
+            **more,
+        )
+    except (SingleFileComponentError, *_FAULTS) as error:
+        raise UserError(f"{file} cannot be loaded as a {source.pipeline}: {first_line(error)}") from error
 
 
 def pipeline_class(source: ModelSource) -> Any:

@@ -4,6 +4,7 @@ read.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tune
 @dataclass(frozen=True)
 class ModelSource:
     """A pipeline that exists: its name, its folder (None while it is still on the Hub), its class and
-    components.
+    components. ``file``: the single checkpoint file its weights are in; the folder then only says how it is built.
     """
 
     name: str
@@ -28,13 +29,17 @@ class ModelSource:
     pipeline: str
     components: tuple[str, ...]
     revision: str | None = None
+    file: Path | None = None
 
 
-def find_model(path: str | Path, revision: str | None = None) -> ModelSource:
-    """Find ``path`` ('shapes', a folder, or a Hub id) and read its ``model_index.json``; nothing else is
-    fetched.
+def find_model(
+    path: str | Path, revision: str | None = None, configuration: str | None = None
+) -> ModelSource:
+    """Find ``path`` ('shapes', a folder, a Hub id, or a checkpoint file) and read its ``model_index.json``; nothing
+    else is fetched. ``configuration``: the folder or Hub id that says how the model in a checkpoint file is built
+    (default: that of the model it was made from, as diffusers recognises it).
 
-    Raises UserError: nothing there, no pipeline, a single checkpoint file, pickled weights.
+    Raises UserError: nothing there, no pipeline, pickled weights, a file whose configuration cannot be had.
     """
     text = str(path)
     if text == "shapes":
@@ -49,15 +54,48 @@ def find_model(path: str | Path, revision: str | None = None) -> ModelSource:
             "folder with safetensors weights"
         )
     if local.is_file():
-        raise UserError(
-            f"{text} is a single file; turn it into a folder once with diffusers: "
-            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
-        )
+        return _from_file(local, configuration)
     if local.is_dir():
         return _from_folder(local, local.resolve().name)
     if not _HUB_ID.fullmatch(text):
         raise UserError(f"{text} is neither a folder nor a Hub id (owner/name)")
     return _from_hub(text, revision)
+
+
+def _from_file(file: Path, configuration: str | None) -> ModelSource:
+    if file.suffix.lower() != ".safetensors":
+        raise UserError(
+            f"{file} is no safetensors file; give a .safetensors checkpoint or a diffusers folder"
+        )
+    built_as = configuration or _recognised(file)
+    try:
+        base = find_model(built_as)
+    except UserError as error:
+        raise UserError(
+            f"{file} is a single checkpoint file, built as {built_as}; its configuration is needed beside it, and"
+            f" {error}; say model.config=FOLDER of such a model (weights in it are not read)"
+        ) from error
+    return dataclasses.replace(base, name=file.stem, file=file)
+
+
+def _recognised(file: Path) -> str:
+    """The Hub id of the model that a checkpoint's layers are those of, from its header alone."""
+    import torch
+    from diffusers.loaders import single_file_utils
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{file} cannot be read ({error}); it is damaged, fetch it again") from error
+    layers = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    try:
+        return str(single_file_utils.fetch_diffusers_config(layers)["pretrained_model_name_or_path"])
+    except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"{file}: diffusers does not recognise this checkpoint; say model.config=FOLDER"
+        ) from error
 
 
 def _from_folder(folder: Path, name: str) -> ModelSource:

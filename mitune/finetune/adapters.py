@@ -107,6 +107,10 @@ def _modules(denoiser: Denoiser, config: AdapterConfig) -> dict[str, tuple[nn.Mo
         raise UserError(
             f"adapter.text_encoder=true: an adapter of {denoiser.identity} holds no text encoder; leave it false"
         )
+    if config.text_encoder and denoiser.offloaded != "none":  # type: ignore[attr-defined]
+        raise UserError(
+            "adapter.text_encoder=true: a text encoder that trains cannot wait on the CPU; say model.offload=none"
+        )
     modules = {}
     for component, module in components.items():
         is_text = any(module is encoder for encoder in encoders)
@@ -169,7 +173,9 @@ def _to_float32(module: nn.Module) -> None:
                 parameter.data = parameter.data.float()
         weight = layer.get_base_layer().weight
         for magnitude in getattr(layer, "lora_magnitude_vector", {}).values():
-            if weight.ndim == 2:
+            if (
+                weight.ndim == 2 and weight.is_floating_point()
+            ):  # of packed ones peft has taken the norm itself
                 magnitude.weight.data = torch.linalg.norm(weight.float(), dim=1)  # B = 0: ‖W + s·BA‖ = ‖W‖
 
 

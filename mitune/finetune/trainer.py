@@ -30,6 +30,7 @@ from mitune.finetune import checkpoint
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
 from mitune.finetune.objectives import Batch, LayoutWeight, Objective, find_objective
+from mitune.out_of_memory import advice, largest_that_fits
 from mitune.track import Tracker
 
 LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
@@ -210,6 +211,8 @@ class _Run:
         )
         self.signature = self._signature()
         self.texts = Texts(denoiser, self.data.texts, text_trains)
+        if denoiser.offloaded == "model":  # type: ignore[attr-defined]
+            denoiser.network.to(self.device)  # type: ignore[union-attr]  # the optimizer's state goes where it is
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
@@ -286,11 +289,10 @@ class _Run:
         draw = self._place(self.draws(step)[slice(*self.rows)])
         total = torch.zeros((), device=self.device)
         for rows in self._micro_batches():
-            with self._autocast():
-                batch = self._batch(draw[rows])
-                loss = self.objective.loss(self.denoiser, batch, config.beta_dpo).sum() / config.batch_size
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
+            try:
+                total += self._accumulate(draw[rows])
+            except torch.OutOfMemoryError as error:
+                raise UserError(self._too_large(draw[rows])) from error
         (total,) = distributed.sum_gradients(self.parameters, total)
         self.scaler.unscale_(self.optimizer)
         limit = config.max_grad_norm or math.inf
@@ -300,6 +302,22 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.history["loss"][step] = total
         self.history["grad_norm"][step] = norm
+
+    def _accumulate(self, draw: Draw) -> Tensor:
+        """Add the gradient of some rows of the batch; gives their share of the loss."""
+        with self._autocast():
+            losses = self.objective.loss(self.denoiser, self._batch(draw), self.config.beta_dpo)
+            loss = losses.sum() / self.config.batch_size
+        self.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def _too_large(self, draw: Draw) -> str:
+        """What to say when these rows do not fit: how many would. Their gradients are lost, as the run ends here."""
+        self.optimizer.zero_grad(set_to_none=True)
+        fits = largest_that_fits(len(draw.t), lambda size: self._accumulate(draw[:size]))
+        rows = self.objective.rows
+        key = f"train.micro_batch={fits * rows if fits else 0}"
+        return advice("a micro-batch", len(draw.t) * rows, fits and fits * rows, key)
 
     def _micro_batches(self) -> Iterator[slice]:
         """This process's share of the batch in near-equal parts."""

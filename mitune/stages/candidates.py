@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from mitune.data.store import CandidateStore, Unit
-from mitune.denoiser import Denoiser
+from mitune.denoiser import Condition, Denoiser
 from mitune.distributed import state, wait
+from mitune.errors import UserError
 from mitune.information.registry import Scoring
+from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
@@ -86,7 +89,10 @@ def draw_unit(
     for start in range(0, len(rows), batch_size):
         part = slice(start, start + batch_size)
         observers = scoring.observers()
-        z = sample(denoiser, encoded[owner[part]], seeds[part], sampler, observers)
+        try:
+            z = sample(denoiser, encoded[owner[part]], seeds[part], sampler, observers)
+        except torch.OutOfMemoryError as error:
+            raise UserError(_too_large(denoiser, encoded[owner[part]], seeds[part], sampler)) from error
         columns = {observer.name: observer.result() for observer in observers}
         columns |= scoring.on_latents(z, texts[part], seeds[part])
         if scoring.needs_pictures:
@@ -104,6 +110,14 @@ def draw_unit(
         table[name] = torch.cat([part[name] for part in scores]).tolist()
     table |= scoring.on_table(table, table["prompt_id"])  # a unit has all candidates of its prompts
     return table, torch.cat(latents)
+
+
+def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: Sampler) -> str:
+    """What to say of a batch that does not fit: how many candidates would, by one step each."""
+    probe = dataclasses.replace(sampler, steps=1)
+    fits = largest_that_fits(len(seeds), lambda n: sample(denoiser, condition[:n], seeds[:n], probe))
+    keys = "generate.batch_size={fits} (in an evaluation: evaluate.batch_size={fits})"
+    return advice("a batch", len(seeds), fits, keys)
 
 
 def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:

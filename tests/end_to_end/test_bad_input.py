@@ -38,6 +38,12 @@ def model_copy(tiny_pipeline_folder: Path, tmp_path: Path) -> Path:
         (["sampler.steps=1", "sampler.spacing=leading"], ["t_min"]),
         (["model.device=gpu"], ["model.device=gpu"]),
         (["model.path=nowhere/at/all"], ["nowhere/at/all"]),
+        (["model.dtype=float8"], ["model.dtype=float8", "bfloat16"]),
+        (["model.offload=model"], ["model.offload=none"]),
+        (["model.quantization=4bit"], ["model.quantization=4bit", "CUDA"]),
+        (["model.resolution=9"], ["model.resolution=9", "divide by 2"]),
+        (["sampler=euler", "scorers=[mi]"], ["sampler.name=euler", "ddim"]),
+        (["train.density=lognormal"], ["logit_normal"]),
         (["prompts.limit=0"], ["prompts.limit"]),
     ],
 )
@@ -123,6 +129,20 @@ def test_a_folder_that_is_no_pipeline(arguments: Arguments, tmp_path: Path, refu
     (tmp_path / "nothing").mkdir()
     line = refused(arguments("generate", f"model.path={tmp_path / 'nothing'}"))
     assert "nothing" in line
+
+
+def test_checkpoint_files(arguments: Arguments, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "old.ckpt").write_bytes(b"")
+    assert "pickled" in refused(arguments("generate", f"model.path={tmp_path / 'old.ckpt'}"))
+    (tmp_path / "cut.safetensors").write_bytes(b"")
+    assert "damaged" in refused(arguments("generate", f"model.path={tmp_path / 'cut.safetensors'}"))
+
+
+def test_a_missing_text_encoder(arguments: Arguments, model_copy: Path, refused: Refused) -> None:
+    shutil.rmtree(model_copy / "text_encoder")
+    line = refused(arguments("generate", f"model.path={model_copy}"))
+    assert "text_encoder" in line
+    assert "incomplete" in line
 
 
 def test_a_pipeline_of_another_kind(arguments: Arguments, model_copy: Path, refused: Refused) -> None:

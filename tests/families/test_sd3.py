@@ -99,6 +99,14 @@ def test_a_model_without_any_encoder_is_refused(tmp_path: Path) -> None:
         describe(build(tmp_path, "")).load()
 
 
+def test_sizes_beyond_the_position_table_are_refused(model: checks.Model) -> None:
+    assert model.load(resolution=64).latent_shape == (4, 32, 32)
+    with pytest.raises(UserError, match=r"model.resolution=68: this model draws up to 64 pixels a side"):
+        model.load(resolution=68)
+    with pytest.raises(UserError, match=r"model.resolution=18: this model's pictures divide by 4"):
+        model.load(resolution=18)
+
+
 def test_a_prompt_is_cut_only_where_the_longest_reader_cuts(model: checks.Model, tmp_path: Path) -> None:
     prompt = "a red circle and " * 4  # 16 tokens; CLIP keeps 14, T5 19
     assert model.ours.prompt_length_report([prompt]) == []

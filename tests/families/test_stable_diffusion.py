@@ -88,9 +88,11 @@ def test_the_autoencoders_shift_is_undone(
 ) -> None:
     pictures = torch.rand(2, 3, 16, 16)
     plain, decoded = denoiser.encode_image(pictures), denoiser.decode(torch.ones(1, 4, 8, 8))
-    monkeypatch.setattr(denoiser, "_shift", 0.25)
-    assert torch.allclose(denoiser.encode_image(pictures), plain - 0.25 * denoiser._scale, atol=1e-6)
-    moved = torch.ones(1, 4, 8, 8) - 0.25 * denoiser._scale
+    monkeypatch.setattr(denoiser._autoencoder, "shift", 0.25)
+    assert torch.allclose(
+        denoiser.encode_image(pictures), plain - 0.25 * denoiser._autoencoder.scale, atol=1e-6
+    )
+    moved = torch.ones(1, 4, 8, 8) - 0.25 * denoiser._autoencoder.scale
     assert torch.allclose(denoiser.decode(moved), decoded, atol=1e-5)
 
 
@@ -191,7 +193,7 @@ def test_wrong_models_are_refused_in_one_line(tiny_pipeline_folder: Path, tmp_pa
         empty: "no model_index.json",
         tmp_path / "missing": "neither a folder nor a Hub id",
         checkpoint: "pickled",
-        single: "from_single_file",
+        single: "damaged",
         other: "did you mean 'StableDiffusionPipeline'",
         nowhere: "names no pipeline class",
         broken: "not valid JSON",

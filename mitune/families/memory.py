@@ -1,0 +1,109 @@
+"""Models larger than the memory: parts that wait on the CPU, weights in 8 or 4 bits, the autoencoder in slices."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mitune.errors import UserError
+
+OFFLOADS = ("none", "model", "sequential")
+QUANTIZATIONS = ("none", "8bit", "4bit")
+
+
+def check_offload(mode: str, device: torch.device, compile: bool) -> None:
+    """Raises UserError for a mode that is not known or cannot help here."""
+    if mode not in OFFLOADS:
+        raise UserError(f"model.offload={mode}: it is one of {', '.join(OFFLOADS)}")
+    if mode != "none" and device.type == "cpu":
+        raise UserError(
+            f"model.offload={mode} moves parts between an accelerator and the CPU, and this model runs on the CPU; "
+            "leave model.offload=none"
+        )
+    if mode != "none" and compile:
+        raise UserError(
+            f"model.offload={mode} does not go together with model.compile; leave one of them out"
+        )
+
+
+def offload(pipeline: Any, mode: str, network: str, device: torch.device) -> None:
+    """Let parts of ``pipeline`` wait on the CPU, by diffusers' own hooks.
+
+    model: each part comes to ``device`` when it is called and leaves when the next one is. sequential: of the text
+    encoders and the autoencoder only the layer at work is there; the ``network``, which trains, stays.
+    """
+    if mode == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif mode == "sequential":
+        pipeline._exclude_from_cpu_offload = [*pipeline._exclude_from_cpu_offload, network]
+        pipeline.enable_sequential_cpu_offload(device=device)
+
+
+def slice_autoencoder(vae: Any, slicing: bool, tiling: bool) -> None:
+    """Decode picture by picture, or tile by tile. Raises UserError where this autoencoder cannot."""
+    for key, wanted, switch in (
+        ("vae_slicing", slicing, "enable_slicing"),
+        ("vae_tiling", tiling, "enable_tiling"),
+    ):
+        if wanted and not hasattr(vae, switch):
+            raise UserError(f"model.{key}: a {type(vae).__name__} cannot do that; leave it false")
+        if wanted:
+            getattr(vae, switch)()
+
+
+def quantization_config(
+    bits: str, components: Sequence[str], dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """What ``from_pretrained`` needs to load ``components`` in 8 or 4 bits through bitsandbytes; {} for none.
+
+    Raises UserError: no such number, no CUDA device, bitsandbytes not installed.
+    """
+    if bits not in QUANTIZATIONS:
+        raise UserError(f"model.quantization={bits}: it is one of {', '.join(QUANTIZATIONS)}")
+    if bits == "none":
+        return {}
+    if device.type != "cuda":
+        raise UserError(
+            f"model.quantization={bits} needs a CUDA device, this is {device}; leave model.quantization=none"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"model.quantization={bits} needs bitsandbytes; pip install bitsandbytes")
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "8bit": ("bitsandbytes_8bit", {"load_in_8bit": True}),
+        "4bit": (
+            "bitsandbytes_4bit",
+            {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
+        ),
+    }
+    backend, settings = kinds[bits]
+    return {
+        "quantization_config": PipelineQuantizationConfig(
+            quant_backend=backend, quant_kwargs=settings, components_to_quantize=list(components)
+        )
+    }
+
+
+def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dtype) -> Any:
+    """An ``AutoencoderTiny`` (folder or Hub id) for decoding only, frozen. Raises UserError if it does not fit."""
+    from diffusers import AutoencoderTiny
+
+    try:
+        decoder = AutoencoderTiny.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"model.fast_decoder={path} is no AutoencoderTiny that can be read: {first}"
+        ) from error
+    config = decoder.config
+    factor = 2 ** (len(config.decoder_block_out_channels) - 1)
+    if (config.latent_channels, factor) != (channels, downscale):
+        raise UserError(
+            f"model.fast_decoder={path} is for latents of {config.latent_channels} channels, {factor} times smaller "
+            f"than the picture; this model's have {channels} and are {downscale} times smaller"
+        )
+    return decoder.requires_grad_(False).eval()

@@ -1,0 +1,84 @@
+"""One distribution as a diffusion and as a rectified flow: the same information, and the closed form (RFMI)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from analytic import exact_kl, three_clouds, within_three_errors
+from mixtures import LABELS, mixture, pictures
+
+from mitune.information import PathLLR, PathMI, elbo, time_grid
+from mitune.information.mi import mi_image
+from mitune.noise import NoiseSchedule
+from mitune.sampling import Sampler, sample
+
+VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
+RANGE = (5, 1000)
+
+
+def information(denoiser, z0, labels, seed=0, **form):
+    """MI of each picture [n], float64, on forward noise."""
+    t, weights = time_grid(denoiser.schedule, 40, *RANGE)
+    seeds = range(seed, seed + len(z0))
+    return mi_image(denoiser, z0, denoiser.encode_prompts(labels), t, weights, seeds, 5000, **form).double()
+
+
+def test_rfmi_by_velocities_is_the_divergence_in_closed_form():
+    # arXiv 2503.14358: ∫ (1 − t)/t ‖v̂_c − v̂_∅‖² dt over t in (0, 1) is KL(p(z|c) ‖ p(z)); by hand, on a fine grid.
+    denoiser = three_clouds(FLOW, "flow")
+    n, steps = 400, 200
+    z0 = denoiser.sample(["a"] * n, torch.Generator().manual_seed(0))
+    c, null = denoiser.encode_prompts(["a"] * n), denoiser.null(n)
+    generator = torch.Generator().manual_seed(1)
+    total = torch.zeros(n, dtype=torch.float64)
+    low = RANGE[0] / 1000
+    for k in range(steps):
+        t = low + (1 - low) * (k + 0.5) / steps
+        z = FLOW.add_noise(z0, torch.randn(n, 2, generator=generator, dtype=torch.float64), 1000 * t)
+        gap = denoiser.predict(z, 1000 * t, c) - denoiser.predict(z, 1000 * t, null)
+        total += (1 - t) / t * gap.square().sum(1) * (1 - low) / steps
+    truth = exact_kl(denoiser, "a")
+    assert within_three_errors(total, truth)
+    # Ours, by ε̂ and λ', is the same number: on other noise, so within the error of both.
+    ours = information(denoiser, z0, ["a"] * n)
+    assert within_three_errors(ours, truth)
+    assert within_three_errors(ours - total, 0.0)
+
+
+@pytest.mark.parametrize("form", ["square", "orthogonal"])
+def test_a_diffusion_and_a_flow_of_one_distribution_have_the_same_information(form):
+    # Label by label the square form; the orthogonal one is a divergence only on average over the labels.
+    diffusion, flow = mixture(3, 0.9, VP), mixture(3, 0.9, FLOW, prediction_type="flow")
+    z0, labels = pictures(diffusion, 1200, seed=2)
+    assert torch.equal(diffusion.information(z0, labels), flow.information(z0, labels))
+    values = [information(model, z0, labels, form=form) for model in (diffusion, flow)]
+    exact = diffusion.information(z0, labels)
+    parts = [slice(k, None, len(LABELS)) for k in range(len(LABELS))] if form == "square" else [slice(None)]
+    for part in parts:
+        assert within_three_errors(values[0][part] - values[1][part], 0.0)
+        for value in values:
+            assert within_three_errors(value[part] - exact[part], 0.0)
+
+
+def test_on_the_sampled_path_too():
+    # Unguided stochastic paths: MI along the path, and the ratio of path densities, of both models.
+    n, truth = 300, exact_kl(three_clouds(), "a")
+    for model in (three_clouds(VP), three_clouds(FLOW, "flow")):
+        observers = [PathMI(model.schedule, "continuous", t_min=0), PathLLR()]
+        sampler = Sampler("ddpm", 250, guidance=1.0)
+        z = sample(model, model.encode_prompts(["a"] * n), range(n), sampler, observers)
+        mi, llr = (observer.result().double() for observer in observers)
+        assert within_three_errors(mi, truth)
+        exact = model.information(z, ["a"] * n)
+        assert float(torch.corrcoef(torch.stack([llr, exact]))[0, 1]) > 0.98
+
+
+def test_the_elbo_of_a_picture_is_the_same_in_both_models():
+    diffusion, flow = three_clouds(VP), three_clouds(FLOW, "flow")
+    z0 = diffusion.sample(["a", "b"] * 20, torch.Generator().manual_seed(4))
+    labels = ["a", "b"] * 20
+    exact = diffusion.information(z0, labels)
+    for model in (diffusion, flow):
+        t, weights = time_grid(model.schedule, 400, *RANGE)
+        value = elbo(model, z0, model.encode_prompts(labels), t, weights, range(40))
+        assert float(torch.corrcoef(torch.stack([value.double(), exact]))[0, 1]) > 0.9

@@ -1,0 +1,74 @@
+"""Out of memory: the message says what would have fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mitune.errors import UserError
+from mitune.families import load_denoiser
+from mitune.finetune.adapters import AdapterConfig, attach
+from mitune.finetune.trainer import TrainConfig, train
+from mitune.out_of_memory import advice, largest_that_fits
+from tests.finetune.conftest import make_dataset
+
+
+def small_device(limit: int) -> Any:
+    """Stands for a device on which forwards of more than ``limit`` rows run out of memory."""
+
+    def predict(denoiser: Any, z: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        if len(z) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return denoiser._predict(z, *arguments)
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "found"), [(96, 30, 24), (96, 48, 48), (3, 1, 1), (8, 0, None), (1, 0, None)]
+)
+def test_the_largest_half_that_fits(size: int, limit: int, found: int | None) -> None:
+    def attempt(rows: int) -> None:
+        if rows > limit:
+            raise torch.OutOfMemoryError
+
+    assert largest_that_fits(size, attempt) == found
+
+
+def test_what_is_said() -> None:
+    assert advice("a batch", 8, 2, "x={fits}") == "out of memory with a batch of 8; 2 fits: say x=2"
+    assert "not even 1 fits: see model.dtype, model.offload" in advice("a batch", 8, None, "x={fits}")
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [(3, "a micro-batch of 8; 2 fits: say train.micro_batch=2"), (0, "not even 1")]
+)
+def test_training(
+    limit: int, words: str, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    attach(denoiser, AdapterConfig(rank=2))
+    monkeypatch.setattr(type(denoiser), "_predict", type(denoiser).predict, raising=False)
+    monkeypatch.setattr(type(denoiser), "predict", small_device(limit))
+    with pytest.raises(UserError, match=words):
+        train(denoiser, make_dataset(), TrainConfig(steps=1, batch_size=8), tmp_path)
+
+
+def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mitune.config import compose
+    from mitune.data.prompts import load_prompts
+    from mitune.data.store import plan_units
+    from mitune.information.registry import Scoring
+    from mitune.sampling import Sampler
+    from mitune.stages.candidates import draw_unit
+
+    denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    unit = plan_units(load_prompts("shapes", split="train", limit=2), 4, 8)[0]
+    scoring = Scoring(["mi"], dict(compose().scorer), denoiser, seed=0, batch_size=8)
+    monkeypatch.setattr(type(denoiser), "_predict", type(denoiser).predict, raising=False)
+    monkeypatch.setattr(type(denoiser), "predict", small_device(4))
+    with pytest.raises(UserError, match=r"a batch of 8; 2 fits: say generate\.batch_size=2"):
+        draw_unit(unit, denoiser, Sampler("ddim", 4), scoring, seed=0, batch_size=8)
