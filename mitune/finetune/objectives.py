@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError, nearest
+from mitune.noise import NoiseSchedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Batch:
 
     ``z0``, ``noise`` [n, …] float32; ``t`` [n]; ``condition`` n rows; for preferences ``rejected`` [n, …],
     the losers' latents, and ``reference``, the condition as the base model's text encoder gives it (None: the
-    same condition).
+    same condition). ``weight`` [n]: factor on each row's errors (None: 1).
     """
 
     z0: Tensor
@@ -30,6 +31,7 @@ class Batch:
     condition: Condition
     rejected: Tensor | None = None
     reference: Condition | None = None
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,33 @@ def error(denoiser: Denoiser, z0: Tensor, noise: Tensor, t: Tensor, condition: C
     return F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
 
 
+class LayoutWeight:
+    """min(SNR(t), 1)^−p, its mean over the times of training scaled to 1.
+
+    Where things are is settled where SNR < 1, and an error of ε̂ is small there however wrong the picture that it
+    stands for: ‖ẑ_0 − z_0‖² = ‖ε̂ − ε‖² / SNR. p = 0 is the plain loss, p = 1 counts errors of the picture (the x_0
+    weighting of Salimans & Ho, 2202.00512, without its rise at high SNR). SNR is held above 1e-3.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, power: float, low: int, high: int) -> None:
+        """Training times are ``low`` … ``high`` (excluded), in the model's units."""
+        self._schedule, self._power = schedule, power
+        self._mean = float(self._raw(torch.arange(low, high)).mean())
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """Weights [n], float32, of times ``t`` [n]."""
+        return (self._raw(t) / self._mean).float()
+
+    def _raw(self, t: Tensor) -> Tensor:
+        return self._schedule.log_snr(t).exp().clamp(1e-3, 1.0).pow(-self._power)
+
+
 def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
     """E_{t, ε} ‖ε̂_θ(z_t, t, c) − ε‖² on chosen pictures (Wang et al., 2405.20759, Algorithm 1; v or z_0 in
     the place of ε as the model predicts).
     """
-    return error(denoiser, batch.z0, batch.noise, batch.t, batch.condition)
+    plain = error(denoiser, batch.z0, batch.noise, batch.t, batch.condition)
+    return plain if batch.weight is None else plain * batch.weight
 
 
 def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
@@ -66,7 +90,8 @@ def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
 
         L = −log σ( −β/2 · [ (e_θ(w) − e_ref(w)) − (e_θ(l) − e_ref(l)) ] ),   e(x) = ‖ε̂(x_t, t, c) − ε‖² / D
 
-    β holds the equation's β T ω(λ_t), constant over t, as the authors train. The reference is the base model:
+    β times the batch's weights holds the equation's β T ω(λ_t): constant over t, as the authors train, or more
+    where the layout is settled (``LayoutWeight``). The reference is the base model:
     the adapter switched off, so no second network is in memory, and no graph is built for it.
     """
     if batch.rejected is None:
@@ -78,7 +103,8 @@ def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     with torch.no_grad(), denoiser.base():  # type: ignore[attr-defined]
         winner_ref, loser_ref = error(denoiser, z0, noise, t, reference).chunk(2)
     winner, loser = error(denoiser, z0, noise, t, condition).chunk(2)
-    return -F.logsigmoid(-0.5 * beta * ((winner - winner_ref) - (loser - loser_ref)))
+    margin = (winner - winner_ref) - (loser - loser_ref)
+    return -F.logsigmoid(-0.5 * beta * (margin if batch.weight is None else margin * batch.weight))
 
 
 OBJECTIVES = {

@@ -29,7 +29,7 @@ from mitune.files import clean_partial
 from mitune.finetune import checkpoint
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
-from mitune.finetune.objectives import Batch, Objective, find_objective
+from mitune.finetune.objectives import Batch, LayoutWeight, Objective, find_objective
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.track import Tracker
 
@@ -73,6 +73,7 @@ class TrainConfig:
     density: str = "uniform"
     density_mean: float = 0.0
     density_std: float = 1.0
+    layout_weight: float = 0.0
     caption_dropout: float = 0.0
     beta_dpo: float = 2000.0
     checkpoint_every: int = 50
@@ -105,6 +106,8 @@ class TrainConfig:
             raise UserError(f"train.micro_batch={self.micro_batch}: must be at least 1")
         if not 0 <= self.t_min < self.t_max:
             raise UserError(f"train.t_min={self.t_min} is not below train.t_max={self.t_max}")
+        if not 0 <= self.layout_weight <= 1:
+            raise UserError(f"train.layout_weight={self.layout_weight}: must lie in [0, 1]")
         if not 0 <= self.caption_dropout <= 1:
             raise UserError(f"train.caption_dropout={self.caption_dropout}: must lie in [0, 1]")
 
@@ -179,6 +182,11 @@ class _Run:
         self.processes = distributed.state()
         self.device = denoiser.device
         self.objective: Objective = find_objective(config.objective)
+        self.weight: LayoutWeight | None = (
+            LayoutWeight(denoiser.schedule, config.layout_weight, config.t_min, config.t_max)
+            if config.layout_weight
+            else None
+        )
         self.names = trainable_parameters(denoiser)
         if not self.names:
             raise ValueError("no adapter is attached: call attach() first")
@@ -342,6 +350,7 @@ class _Run:
             condition=self.texts.condition(draw.text),
             rejected=_move(latents[draw.loser], self.device) if pairs else None,
             reference=self.texts.reference(draw.text) if pairs else None,
+            weight=self.weight(draw.t) if self.weight else None,
         )
 
     # -- around the loop -------------------------------------------------------------------------------------
@@ -511,6 +520,11 @@ def _density(config: TrainConfig, denoiser: Denoiser) -> Density:
 
 def _check(config: TrainConfig, denoiser: Denoiser, processes: PartialState) -> None:
     """Raises UserError for what does not fit this model or this machine."""
+    if config.layout_weight and denoiser.prediction_type != "epsilon":
+        raise UserError(
+            f"train.layout_weight={config.layout_weight} is for models that predict the noise; the error of this "
+            f"one's output ({denoiser.prediction_type}) weighs the layout already: leave it at 0"
+        )
     longest = denoiser.schedule.num_train_timesteps
     if config.t_max > longest:
         raise UserError(f"train.t_max={config.t_max}: this model's time ends at {longest}")

@@ -13,7 +13,7 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.objectives import OBJECTIVES, Batch, dpo, find_objective, mse
+from mitune.finetune.objectives import OBJECTIVES, Batch, LayoutWeight, dpo, find_objective, mse
 from mitune.noise import NoiseSchedule
 
 PROMPTS = ["a red circle", "two dogs", "a cat"]
@@ -115,6 +115,31 @@ def test_dpo_of_an_untrained_adapter_is_log_two(tiny_pipeline_folder: Path) -> N
     assert torch.allclose(dpo(denoiser, batch, 2000.0), torch.full((3,), math.log(2)), atol=1e-2)
     with pytest.raises(ValueError, match="losers"):
         dpo(denoiser, Batch(z0, noise, t, batch.condition), 1.0)
+
+
+def test_layout_weights_count_errors_of_the_picture_where_it_is_settled() -> None:
+    schedule = NoiseSchedule.ddpm()
+    t = torch.tensor([200, 500, 700, 900])
+    ratio = schedule.alpha_bar[t] / (1 - schedule.alpha_bar[t])
+    for power in (0.5, 1.0):
+        weight = LayoutWeight(schedule, power, 200, 1000)
+        assert float(weight(torch.arange(200, 1000)).mean()) == pytest.approx(1, abs=1e-5)
+        expected = ratio.clamp(max=1.0) ** -power
+        assert torch.allclose((weight(t) / weight(t[:1])).double(), expected / expected[0], rtol=1e-5)
+
+
+def test_weights_multiply_the_errors_of_every_objective(tiny_pipeline_folder: Path) -> None:
+    denoiser = _shaken(tiny_pipeline_folder)
+    z0, loser, noise, t = _draw()
+    condition = denoiser.encode_prompts(PROMPTS)
+    weight = torch.tensor([0.5, 1.0, 3.0])
+    plain = Batch(z0, noise, t, condition, rejected=loser)
+    weighted = Batch(z0, noise, t, condition, rejected=loser, weight=weight)
+    assert torch.allclose(mse(denoiser, weighted), weight * mse(denoiser, plain))
+    for row, factor in enumerate(weight):  # dpo's weight is a factor on its beta, row by row
+        assert torch.allclose(
+            dpo(denoiser, weighted, 40.0)[row], dpo(denoiser, plain, 40.0 * float(factor))[row], atol=1e-6
+        )
 
 
 def test_objectives_are_found_by_name() -> None:

@@ -375,6 +375,7 @@ def test_wrong_settings_are_refused(tiny_pipeline_folder: Path, winners: Any, tm
         ({"micro_batch": 0}, "train.micro_batch=0"),
         ({"t_min": 900, "t_max": 900}, "not below"),
         ({"caption_dropout": 1.5}, "train.caption_dropout"),
+        ({"layout_weight": 1.5}, "train.layout_weight"),
     ):
         with pytest.raises(UserError, match=message):
             TrainConfig(**options)

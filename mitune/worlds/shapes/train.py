@@ -345,9 +345,11 @@ def time_weights(alpha_bar: Tensor, layout: float) -> Tensor:
 
 
 def stated_facts(text: str) -> set[str]:
-    """What a caption states: names of attributes, and ``direction`` or ``contact`` for its relation."""
+    """What a caption states: names of attributes, ``direction`` or ``contact``, a ``third`` object."""
     spec = parse_prompt(text)
     facts = {name for thing in spec.objects for name in thing.stated()}
+    if len(spec.objects) == MAX_OBJECTS:
+        facts.add("third")
     if spec.relation:
         facts.add("direction" if spec.relation in DIRECTIONS else "contact")
     return facts

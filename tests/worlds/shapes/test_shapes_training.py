@@ -169,6 +169,7 @@ def test_errors_weigh_as_in_min_snr_and_more_where_the_layout_is_settled() -> No
         ("a small red circle and a striped cross", {"shape", "size", "colour", "texture"}),
         ("a red circle left of a cross", {"shape", "colour", "direction"}),
         ("a circle touching a cross", {"shape", "contact"}),
+        ("a circle left of a cross and a red square", {"shape", "direction", "colour", "third"}),
     ],
 )
 def test_what_a_caption_states(text: str, facts: set[str]) -> None:
