@@ -74,7 +74,7 @@ def _open_file(source: ModelSource, file: Path, dtype: torch.dtype, **more: Any)
     try:
         return made_by.from_single_file(
             str(file),
-            config=str(source.folder or source.name),
+            config=str(source.folder or source.built_as),
             torch_dtype=dtype,
             local_files_only=source.folder is not None,
             **dict.fromkeys(_without(source.components)),

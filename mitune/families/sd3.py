@@ -16,8 +16,8 @@ from mitune.families.latent import ATTENTION, LatentDenoiser
 class SD3Denoiser(LatentDenoiser):
     """The condition is ``{"text": [n, CLIP and T5 tokens, width], "pooled": [n, width of both CLIPs]}``.
 
-    Of the three text encoders any may be absent; zeros stand in its place. Where the pipeline itself can encode, that
-    is without T5 alone, they are its own: as many zero tokens. A model with one CLIP and no T5 has CLIP's tokens only.
+    Of the three text encoders any may be absent; zeros stand in its place, as they did when it was dropped in training.
+    A model made for a single CLIP (its tokens as wide as its pooled feature) never had T5, and has CLIP's tokens only.
     """
 
     pipelines = ("StableDiffusion3Pipeline",)
@@ -40,24 +40,20 @@ class SD3Denoiser(LatentDenoiser):
         config: Any = self.network.config
         width = config.joint_attention_dim
         absent = config.pooled_projection_dim - sum(pooled.shape[-1] for _, pooled in known)
-        parts = []
-        if known:
-            like_text, like_pooled = known[0]
-            gap = (
-                like_text.new_zeros(*like_text.shape[:2], absent),
-                like_pooled.new_zeros(len(prompts), absent),
-            )
-            placed = [features or gap for features in clips]
-            text = torch.cat([text for text, _ in placed], dim=-1)
-            parts.append(F.pad(text, (0, width - text.shape[-1])))
-            pooled = torch.cat([pooled for _, pooled in placed], dim=-1)
-        else:
-            pooled = torch.zeros(len(prompts), absent, device=self.device, dtype=self.dtype)
+        tokens = known[0][0].shape[1] if known else self._pipeline.tokenizer_max_length
+        gap = self._zeros(len(prompts), tokens, absent), self._zeros(len(prompts), absent)
+        placed = [features or gap for features in clips] if known else [gap]
+        text = torch.cat([text for text, _ in placed], dim=-1)
+        pooled = torch.cat([pooled for _, pooled in placed], dim=-1)
+        parts = [F.pad(text, (0, width - text.shape[-1]))]
         if "text_encoder_3" in self._encoders:
             parts.append(self._t5(prompts))
-        elif len(known) == 2:
-            parts.append(parts[0].new_zeros(len(prompts), self._text_tokens, width))
-        return {"text": torch.cat(parts, dim=1), "pooled": pooled}
+        elif len(known) == 2 or width > config.pooled_projection_dim:
+            parts.append(self._zeros(len(prompts), self._text_tokens, width))
+        return {"text": torch.cat([part.to(self.dtype) for part in parts], dim=1), "pooled": pooled}
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def _clip(self, prompts: list[str], name: str) -> tuple[Tensor, Tensor] | None:
         """(hidden states before the last layer [n, tokens, width], projected pooled feature [n, width])."""

@@ -21,7 +21,8 @@ _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tune
 @dataclass(frozen=True)
 class ModelSource:
     """A pipeline that exists: its name, its folder (None while it is still on the Hub), its class and
-    components. ``file``: the single checkpoint file its weights are in; the folder then only says how it is built.
+    components. ``file``: the single checkpoint file its weights are in, ``built_as`` the folder or Hub id that says
+    how they are put together.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ModelSource:
     components: tuple[str, ...]
     revision: str | None = None
     file: Path | None = None
+    built_as: str | None = None
 
 
 def find_model(
@@ -75,7 +77,7 @@ def _from_file(file: Path, configuration: str | None) -> ModelSource:
             f"{file} is a single checkpoint file, built as {built_as}; its configuration is needed beside it, and"
             f" {error}; say model.config=FOLDER of such a model (weights in it are not read)"
         ) from error
-    return dataclasses.replace(base, name=file.stem, file=file)
+    return dataclasses.replace(base, name=file.stem, file=file, built_as=built_as)
 
 
 def _recognised(file: Path) -> str:

@@ -17,7 +17,7 @@ Arguments = Callable[..., list[str]]
 
 @pytest.fixture(scope="module")
 def flow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("flow"), "1")
+    return build(tmp_path_factory.mktemp("flow"), "1", wide=False)
 
 
 @pytest.mark.parametrize(

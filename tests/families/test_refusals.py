@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -112,6 +113,29 @@ def test_a_checkpoint_file_without_its_configuration(
     assert "built as stable-diffusion-v1-5/stable-diffusion-v1-5" in line  # recognised by its layers
     assert "model.config=FOLDER" in line
     assert "no model_index.json" in refusal(file, config=str(tmp_path))
+
+
+def test_a_checkpoint_file_is_built_as_the_hub_says(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers
+
+    from mitune.families import source
+
+    found = dataclasses.replace(source.find_model(tiny_pipeline_folder), name="owner/name", folder=None)
+    monkeypatch.setattr(source, "_from_hub", lambda name, revision: found)
+    asked: dict[str, Any] = {}
+
+    def from_single_file(path: str, **keywords: Any) -> None:
+        asked.update(keywords, path=path)
+        raise OSError("enough")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_single_file", from_single_file)
+    file = write_checkpoint(tiny_pipeline_folder, tmp_path / "one.safetensors")
+    assert "one.safetensors cannot be loaded as a StableDiffusionPipeline: enough" in refusal(file)
+    assert asked["path"] == str(file)
+    assert asked["config"] == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert not asked["local_files_only"]
 
 
 def _unreachable(name: str, revision: str | None) -> None:

@@ -22,8 +22,10 @@ def describe(folder: Path) -> checks.Model:
     return checks.Model(folder, checks.EULER, {"max_tokens": 20}, call={"max_sequence_length": 20})
 
 
-def build(folder: Path, encoders: str = "123", **scheduler: Any) -> Path:
-    """A tiny pipeline with the first CLIP (1), the second (2) and T5 (3), as asked for."""
+def build(folder: Path, encoders: str = "123", wide: bool = True, **scheduler: Any) -> Path:
+    """A tiny pipeline with the first CLIP (1), the second (2) and T5 (3), as asked for; its network made for all
+    three, or (not ``wide``) for the first alone.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     torch.manual_seed(0)
@@ -41,9 +43,9 @@ def build(folder: Path, encoders: str = "123", **scheduler: Any) -> Path:
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
-        joint_attention_dim=48,
+        joint_attention_dim=48 if wide else 16,
         caption_projection_dim=16,
-        pooled_projection_dim=40,
+        pooled_projection_dim=40 if wide else 16,
         out_channels=4,
         pos_embed_max_size=16,
     )
@@ -77,7 +79,9 @@ def test_latents_without_t5(tmp_path: Path) -> None:
     checks.same_latents(describe(build(tmp_path, "12")))
 
 
-@pytest.mark.parametrize(("encoders", "tokens"), [("1", 16), ("2", 16), ("3", 20), ("23", 16 + 20)])
+@pytest.mark.parametrize(
+    ("encoders", "tokens"), [("1", 16 + 20), ("2", 16 + 20), ("3", 77 + 20), ("23", 16 + 20)]
+)
 def test_any_encoder_may_be_absent(encoders: str, tokens: int, model: checks.Model, tmp_path: Path) -> None:
     denoiser = describe(build(tmp_path, encoders)).ours
     whole = model.ours.encode_prompts(checks.PROMPTS).tensors
@@ -88,10 +92,19 @@ def test_any_encoder_may_be_absent(encoders: str, tokens: int, model: checks.Mod
     assert denoiser.epsilon(z, 500.0, condition).isfinite().all()
     if encoders == "1":  # the same seed made it, so its part of the whole is the same
         assert torch.equal(condition.tensors["pooled"][:, :16], whole["pooled"][:, :16])
-        assert torch.equal(condition.tensors["text"][..., :16], whole["text"][:, :16, :16])
+        assert torch.equal(condition.tensors["text"][:, :16, :16], whole["text"][:, :16, :16])
+        assert not condition.tensors["text"][:, 16:].any()
     if "1" not in encoders:  # the second CLIP keeps its place behind the first
         assert not condition.tensors["pooled"][:, :16].any()
-        assert not condition.tensors["text"][:, :16, :16].any() or encoders == "3"
+        assert not condition.tensors["text"][:, :16, :16].any()
+
+
+def test_a_model_made_for_one_encoder_has_its_tokens_only(tmp_path: Path) -> None:
+    denoiser = checks.Model(build(tmp_path, "1", wide=False), checks.EULER).ours
+    condition = denoiser.encode_prompts(checks.PROMPTS)
+    assert condition.tensors["text"].shape == (3, 16, 16)
+    assert condition.tensors["pooled"].shape == (3, 16)
+    assert denoiser.epsilon(torch.zeros(3, 4, 8, 8), 500.0, condition).isfinite().all()
 
 
 def test_a_model_without_any_encoder_is_refused(tmp_path: Path) -> None:
