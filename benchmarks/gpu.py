@@ -64,14 +64,17 @@ class RandomTextDenoiser(StableDiffusionDenoiser):
     text_width: int
 
     def encode_prompts(self, prompts: list[str]) -> Condition:
-        """Standard normal embeddings [n, 77, width], a function of the prompt."""
+        """Standard normal embeddings [n, 77, width], a function of the prompt; none is too long."""
+        return self._condition(self._encode(prompts))
+
+    def _encode(self, prompts: list[str]) -> dict[str, Tensor]:
         rows = [
             torch.randn(
                 _TOKENS, self.text_width, generator=torch.Generator().manual_seed(seed_of("text", prompt))
             )
             for prompt in prompts
         ]
-        return Condition({"text": torch.stack(rows).to(self.device, self.dtype)})
+        return {"text": torch.stack(rows)}
 
 
 def build(shape: Shape, device: torch.device, seed: int = 0) -> RandomTextDenoiser:
