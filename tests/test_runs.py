@@ -32,7 +32,7 @@ def test_the_configuration_is_written_resolved(tmp_path: Path) -> None:
 
 def test_another_configuration_is_refused_naming_every_key(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.remember(compose())
+    run.remember(compose(["sampler.guidance=2.0"]))
     before = (tmp_path / "config.yaml").read_text()
     begin(run, "candidates/plan.json")
     with pytest.raises(UserError) as caught:

@@ -54,7 +54,8 @@ class TrainConfig:
 
     ``batch_size``: items (pictures, or pairs) a step over all processes; ``micro_batch``: rows of a forward,
     the rest is accumulated (None: all at once). ``t_max`` is excluded. ``keep_best_by`` names the score that
-    ``validate`` gives.
+    ``validate`` gives. ``layout_weight``: power of ``LayoutWeight``, for networks that predict the noise; 0 is
+    the paper's loss.
     """
 
     objective: str = "mse"
@@ -184,8 +185,8 @@ class _Run:
         self.objective: Objective = find_objective(config.objective)
         self.weight: LayoutWeight | None = (
             LayoutWeight(denoiser.schedule, config.layout_weight, config.t_min, config.t_max)
-            if config.layout_weight
-            else None
+            if config.layout_weight and denoiser.prediction_type == "epsilon"
+            else None  # what other networks predict is wrong by the picture's error where SNR is low as it is
         )
         self.names = trainable_parameters(denoiser)
         if not self.names:
@@ -520,11 +521,6 @@ def _density(config: TrainConfig, denoiser: Denoiser) -> Density:
 
 def _check(config: TrainConfig, denoiser: Denoiser, processes: PartialState) -> None:
     """Raises UserError for what does not fit this model or this machine."""
-    if config.layout_weight and denoiser.prediction_type != "epsilon":
-        raise UserError(
-            f"train.layout_weight={config.layout_weight} is for models that predict the noise; the error of this "
-            f"one's output ({denoiser.prediction_type}) weighs the layout already: leave it at 0"
-        )
     longest = denoiser.schedule.num_train_timesteps
     if config.t_max > longest:
         raise UserError(f"train.t_max={config.t_max}: this model's time ends at {longest}")
