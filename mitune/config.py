@@ -241,7 +241,9 @@ class TrainConfig:
     density: str = key("uniform", "of the training times between them: uniform or logit_normal")
     density_mean: float = key(0.0, "logit_normal: mean of logit(t); a flow's shift s adds ln s")
     density_std: float = key(1.0, "logit_normal: standard deviation of logit(t)")
-    layout_weight: float = key(0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1")
+    layout_weight: float = key(
+        0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1"
+    )
     caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt")
     beta_dpo: float = key(2000.0, "strength of dpo's tie to the reference")
     checkpoint_every: int = key(50, "steps between checkpoints")
