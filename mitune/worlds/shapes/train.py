@@ -1,7 +1,9 @@
 """Train the shapes world's Stable Diffusion pipeline from nothing: ``python -m mitune.worlds.shapes.train``.
 
-Four steps: an autoencoder on the pictures; the text encoder on the captions alone, to say what each word is about; UNet
-and text encoder together on latents and captions; the decoder alone, for sharper textures. A share of the captions is
+Four steps: an autoencoder on the pictures; the text encoder on the captions alone, to say what each word is about; the
+UNet (with the text encoder, or on it frozen) on latents and captions; the decoder alone, for sharper textures. A run
+may go on from another (``--init``) and dwell on a stretch of noise or on some captions: layout is learned fastest at
+``--t-min 750 --layout-weight 1 --favour direction=8``, on a text encoder that ``--freeze-text`` keeps. A share of the captions is
 wrong (``--wrong-share``), as captions from the web are: the model's mistakes are what MI-Tune repairs.
 ``training_log.json`` beside the published weights says with what options, on what machine and how long.
 
@@ -37,7 +39,7 @@ Log = list[dict[str, Any]]
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; every default is the published model's."""
+    """Parse the command line. The published model's own options, leg by leg, are in its ``training_log.json``."""
     parser = argparse.ArgumentParser(prog="python -m mitune.worlds.shapes.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pipeline")
     parser.add_argument("--pictures", type=int, default=30_000)
