@@ -3,8 +3,8 @@
 Four steps: an autoencoder on the pictures; the text encoder on the captions alone, to say what each word is about; the
 UNet (with the text encoder, or on it frozen) on latents and captions; the decoder alone, for sharper textures. A run
 may go on from another (``--init``) and dwell on a stretch of noise or on some captions: layout is learned fastest at
-``--t-min 750 --layout-weight 1 --favour direction=8``, on a text encoder that ``--freeze-text`` keeps. A share of the captions is
-wrong (``--wrong-share``), as captions from the web are: the model's mistakes are what MI-Tune repairs.
+``--t-min 750 --layout-weight 1 --favour direction=8``, on a text encoder that ``--freeze-text`` keeps. A share of the
+captions is wrong (``--wrong-share``), as captions from the web are: the model's mistakes are what MI-Tune repairs.
 ``training_log.json`` beside the published weights says with what options, on what machine and how long.
 
 Many processes share a batch (``accelerate launch --config_file launch/cpu_2.yaml -m mitune.worlds.shapes.train``); on a
