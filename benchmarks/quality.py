@@ -23,15 +23,21 @@ from mitune.files import read_json, write_json, write_text
 CONTROLS = ("random", "oracle")
 
 
-def run(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """One ``mitune run`` in a process of its own: its summary, wall-clock seconds and peak memory in GiB."""
+def run(folder: Path, overrides: list[str], processes: int) -> dict[str, Any]:
+    """One ``mitune run`` by itself: its summary, wall-clock seconds and the largest process's peak memory in GiB."""
     start = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "mitune", "run", f"run={folder}", *overrides]
-    subprocess.run(command, check=True)
+    call = ["mitune", "run", f"run={folder}", *overrides]
+    launcher = [sys.executable, "-m"]
+    if processes > 1:
+        config = common.ROOT / "launch/cpu_2.yaml"
+        launcher += ["accelerate.commands.launch", "--config_file", str(config)]
+        launcher += ["--num_processes", str(processes), "-m"]
+    subprocess.run([*launcher, *call], check=True)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
-        "command": " ".join(["mitune", *command[3:]]),
+        "command": " ".join(call),
+        "processes": processes,
         "wall_seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime, 1),
         "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),  # of the largest child so far
@@ -84,7 +90,8 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
                 "diversity": evaluation["diversity"],
             }
         )
-    return {key: result[key] for key in ("command", "wall_seconds", "cpu_seconds", "peak_memory_gib")} | {
+    origin = ("command", "processes", "wall_seconds", "cpu_seconds", "peak_memory_gib")
+    return {key: result[key] for key in origin} | {
         "forwards": result["summary"]["forwards"],
         "stage_seconds": result["summary"]["seconds"],
         "rounds": rounds,
@@ -122,18 +129,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--controls", default=",".join(CONTROLS), help="choices beside the preset's own; or none"
     )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="of each run, by accelerate launch if above 1"
+    )
     parser.add_argument("--control-rounds", type=int, help="rounds of the controls (default: the preset's)")
     parser.add_argument("--name", help="of the results file (default: quality-<preset>)")
     options = parser.parse_args(argv)
     common_overrides = [f"experiment={options.preset}", *options.overrides]
     own = options.runs / options.preset
-    result = run(own, common_overrides)
+    result = run(own, common_overrides, options.processes)
     arms = {result["summary"]["scorer"]: figures(result)}
     for control in [name for name in options.controls.split(",") if name not in ("", "none")]:
         folder = options.runs / f"{options.preset}-{control}"
         share(own, folder)
         extra = [f"rounds={options.control_rounds}"] if options.control_rounds else []
-        arms[control] = figures(run(folder, [*common_overrides, f"select={control}", *extra]))
+        arms[control] = figures(
+            run(folder, [*common_overrides, f"select={control}", *extra], options.processes)
+        )
     name = options.name or f"quality-{options.preset}"
     text = table(arms)
     write_json(common.RESULTS / f"{name}.json", {"benchmark": name, **common.origin(), "arms": arms})
