@@ -58,7 +58,8 @@ def section(kind: type) -> Any:
 @dataclass
 class ModelConfig:
     path: str = key(
-        "shapes", "a diffusers folder, a Hub id, a .safetensors checkpoint, or 'shapes' (inside the package)"
+        "shapes",
+        "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
     )
     config: str | None = key(
         None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)"

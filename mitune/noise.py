@@ -178,6 +178,15 @@ class NoiseSchedule:
         """−½ dλ/dτ, the limit of ``kappa`` for ever finer tables; flow: 1/(σ(1 − σ)) (arXiv 2503.14358)."""
         return -0.5 * self.dlog_snr(t)
 
+    def layout_weight(self, t: Time, power: float) -> Tensor:
+        """min(SNR(t), 1)^−p, same shape as ``t``, float64: a factor on squared errors. SNR is held above 1e-3.
+
+        Where things are is settled where SNR < 1, and an error of ε̂ is small there however wrong the picture that it
+        stands for: ‖ẑ_0 − z_0‖² = ‖ε̂ − ε‖² / SNR. p = 0 is the plain loss, p = 1 counts errors of the picture (the x_0
+        weighting of Salimans & Ho, 2202.00512, without its rise at high SNR).
+        """
+        return self.log_snr(t).exp().clamp(1e-3, 1.0).pow(-power)
+
     def final_alpha_bar(self, set_alpha_to_one: bool) -> float:
         """ᾱ where the last sampling step lands: clean data, or the table's first entry (as Stable Diffusion does)."""
         return 1.0 if set_alpha_to_one or self.kind == "flow" else float(self.alpha_bar[0])

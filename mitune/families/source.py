@@ -13,6 +13,8 @@ from pathlib import Path
 from mitune.errors import UserError
 from mitune.files import read_json
 
+EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
+"""The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tunes of one architecture apart
@@ -37,18 +39,18 @@ class ModelSource:
 def find_model(
     path: str | Path, revision: str | None = None, configuration: str | None = None
 ) -> ModelSource:
-    """Find ``path`` ('shapes', a folder, a Hub id, or a checkpoint file) and read its ``model_index.json``; nothing
-    else is fetched. ``configuration``: the folder or Hub id that says how the model in a checkpoint file is built
-    (default: that of the model it was made from, as diffusers recognises it).
+    """Find ``path`` (one of ``EMBEDDED``, a folder, a Hub id, or a checkpoint file) and read its
+    ``model_index.json``; nothing else is fetched. ``configuration``: the folder or Hub id that says how the model in a
+    checkpoint file is built (default: that of the model it was made from, as diffusers recognises it).
 
     Raises UserError: nothing there, no pipeline, pickled weights, a file whose configuration cannot be had.
     """
     text = str(path)
-    if text == "shapes":
-        folder = Path(__file__).parent.parent / "worlds" / "shapes" / "model"
+    if text in EMBEDDED:
+        folder = Path(__file__).parent.parent / "worlds" / EMBEDDED[text]
         if not (folder / "model_index.json").is_file():
             raise UserError(f"the embedded model is missing at {folder}; install mitune again")
-        return _from_folder(folder, "shapes")
+        return _from_folder(folder, text)
     local = Path(text).expanduser()
     if local.suffix.lower() in PICKLED:
         raise UserError(

@@ -56,12 +56,7 @@ def error(denoiser: Denoiser, z0: Tensor, noise: Tensor, t: Tensor, condition: C
 
 
 class LayoutWeight:
-    """min(SNR(t), 1)^−p, its mean over the times of training scaled to 1.
-
-    Where things are is settled where SNR < 1, and an error of ε̂ is small there however wrong the picture that it
-    stands for: ‖ẑ_0 − z_0‖² = ‖ε̂ − ε‖² / SNR. p = 0 is the plain loss, p = 1 counts errors of the picture (the x_0
-    weighting of Salimans & Ho, 2202.00512, without its rise at high SNR). SNR is held above 1e-3.
-    """
+    """``NoiseSchedule.layout_weight``, its mean over the times of training scaled to 1."""
 
     def __init__(self, schedule: NoiseSchedule, power: float, low: int, high: int) -> None:
         """Training times are ``low`` … ``high`` (excluded), in the model's units."""
@@ -73,7 +68,7 @@ class LayoutWeight:
         return (self._raw(t) / self._mean).float()
 
     def _raw(self, t: Tensor) -> Tensor:
-        return self._schedule.log_snr(t).exp().clamp(1e-3, 1.0).pow(-self._power)
+        return self._schedule.layout_weight(t, self._power)
 
 
 def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:

@@ -1,20 +1,35 @@
-"""The small Stable Diffusion pipeline of the shapes world, built from configuration (3.9 M parameters)."""
+"""The two small pipelines of the shapes world, built from configuration: Stable Diffusion (3.9 M parameters) and
+Stable Diffusion 3 (rectified flow, a transformer in the place of the UNet; 4.5 M).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 PICTURE_SIZE = 64
 LATENT_SHAPE = (8, 8, 8)
 PROMPT_TOKENS = 24
 WIDTH = 128
 START, END = "<|startoftext|>", "<|endoftext|>"
+
+Network: TypeAlias = UNet2DConditionModel | SD3Transformer2DModel
+TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 
 def build_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
@@ -75,6 +90,25 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
+@torch.no_grad()
+def with_projection(text_encoder: CLIPTextModel) -> CLIPTextModelWithProjection:
+    """The same encoder in the form that Stable Diffusion 3 reads: the states before the last layer, and one feature.
+
+    Its layers with one more on top that changes nothing (its outputs start at zero), so the states before that layer
+    are the given encoder's but for the last norm; and the feature is the given encoder's normed state at the end token.
+    """
+    config = CLIPTextConfig(**text_encoder.config.to_dict())
+    config.num_hidden_layers += 1
+    wider = CLIPTextModelWithProjection(config)
+    wider.text_model.load_state_dict(text_encoder.state_dict(), strict=False)
+    last = wider.text_model.encoder.layers[-1]
+    for linear in (last.self_attn.out_proj, last.mlp.fc2):
+        linear.weight.zero_()
+        linear.bias.zero_()
+    wider.text_projection.weight.copy_(torch.eye(*wider.text_projection.weight.shape))
+    return wider
+
+
 def build_unet() -> UNet2DConditionModel:
     """Noise predictor on 8x8x8 latents: two levels (48, 96 channels), cross-attention at both."""
     return UNet2DConditionModel(
@@ -105,26 +139,57 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
+def build_transformer() -> SD3Transformer2DModel:
+    """Velocity predictor on 8x8x8 latents: five joint-attention blocks of width 128, 16 picture and 24 text tokens."""
+    return SD3Transformer2DModel(
+        sample_size=LATENT_SHAPE[1],
+        patch_size=2,
+        in_channels=LATENT_SHAPE[0],
+        out_channels=LATENT_SHAPE[0],
+        num_layers=5,
+        num_attention_heads=4,
+        attention_head_dim=WIDTH // 4,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        pos_embed_max_size=LATENT_SHAPE[1] // 2,
+        qk_norm="rms_norm",
+    )
+
+
+def build_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Rectified flow on 1000 steps; a quarter of a sampler's steps is spent where the layout is settled."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+
+
 def save_pipeline(
     folder: str | Path,
     vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
+    text_encoder: TextEncoder,
     tokenizer: CLIPTokenizer,
-    unet: UNet2DConditionModel,
+    network: Network,
 ) -> None:
-    """Write a standard ``StableDiffusionPipeline`` folder; UNet and autoencoder in float16, rounded in place.
+    """Write a standard ``StableDiffusionPipeline`` folder, or a ``StableDiffusion3Pipeline`` one for a transformer;
+    network and autoencoder in float16, rounded in place.
 
     The text encoder stays in float32: transformers loads weights in the type they were saved in, diffusers in float32,
     and a plain ``from_pretrained(folder)`` should give one type.
     """
-    pipeline = StableDiffusionPipeline(
-        vae=vae.half(),
-        text_encoder=text_encoder.float(),
-        tokenizer=tokenizer,
-        unet=unet.half(),
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts = {"vae": vae.half(), "text_encoder": text_encoder.float(), "tokenizer": tokenizer}
+    pipeline: StableDiffusionPipeline | StableDiffusion3Pipeline
+    if isinstance(network, SD3Transformer2DModel):
+        vae.register_to_config(shift_factor=0.0)  # this pipeline asks for it
+        absent = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
+        pipeline = StableDiffusion3Pipeline(
+            **parts, **absent, transformer=network.half(), scheduler=build_flow_scheduler()
+        )
+    else:
+        pipeline = StableDiffusionPipeline(
+            **parts,
+            unet=network.half(),
+            scheduler=build_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     pipeline.save_pretrained(folder, safe_serialization=True)

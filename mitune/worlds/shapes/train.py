@@ -1,11 +1,14 @@
-"""Train the shapes world's Stable Diffusion pipeline from nothing: ``python -m mitune.worlds.shapes.train``.
+"""Train the shapes world's pipelines from nothing: ``python -m mitune.worlds.shapes.train``.
 
 Four steps: an autoencoder on the pictures; the text encoder on the captions alone, to say what each word is about; the
-UNet (with the text encoder, or on it frozen) on latents and captions; the decoder alone, for sharper textures. A run
-may go on from another (``--init``) and dwell on a stretch of noise or on some captions: layout is learned fastest at
-``--t-min 750 --layout-weight 1 --favour direction=8``, on a text encoder that ``--freeze-text`` keeps. A share of the
-captions is wrong (``--wrong-share``), as captions from the web are: the model's mistakes are what MI-Tune repairs.
-``training_log.json`` beside the published weights says with what options, on what machine and how long.
+network (with the text encoder, or on it frozen) on latents and captions; the decoder alone, for sharper textures. The
+network is a UNet that predicts noise, or with ``--network transformer`` Stable Diffusion 3's, which predicts velocity;
+``--vae`` and ``--text`` let the second start from the parts of the first.
+
+A run may go on from another (``--init``) and dwell on a stretch of noise or on some captions: a UNet learns layout
+fastest at ``--t-min 750 --layout-weight 1 --favour direction=8``, on a text encoder that ``--freeze-text`` keeps. A
+share of the captions is wrong (``--wrong-share``), as captions from the web are: the model's mistakes are what MI-Tune
+repairs. ``training_log.json`` beside the published weights says with what options, on what machine and how long.
 
 Many processes share a batch (``accelerate launch --config_file launch/cpu_2.yaml -m mitune.worlds.shapes.train``); on a
 CPU one thread a process is faster than as many threads in one.
@@ -18,24 +21,47 @@ import copy
 import json
 import platform
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mitune.distributed import state, sum_gradients, wait
 from mitune.files import write_json
+from mitune.noise import NoiseSchedule
 from mitune.worlds.shapes import architecture
+from mitune.worlds.shapes.architecture import Network, TextEncoder
 from mitune.worlds.shapes.corpus import Corpus, build_corpus
-from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, all_prompts, parse_prompt
-from mitune.worlds.shapes.vocabulary import COLOURS, DIRECTIONS, RELATIONS, SHAPES, SIZES, TEXTURES
+from mitune.worlds.shapes.facts import FACTS, caption_weights, class_numbers, fact_codes, fact_error, readings
+from mitune.worlds.shapes.grammar import CATEGORIES, all_prompts
+from mitune.worlds.shapes.vocabulary import SHAPES
 
 Log = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network that can be trained here; ``predicts``: a prediction type of ``NoiseSchedule``."""
+
+    type: Any
+    build: Callable[[], Network]
+    scheduler: Callable[[], Any]
+    predicts: str
+
+
+NETWORKS = {
+    "unet": Kind(UNet2DConditionModel, architecture.build_unet, architecture.build_scheduler, "epsilon"),
+    "transformer": Kind(
+        SD3Transformer2DModel, architecture.build_transformer, architecture.build_flow_scheduler, "flow"
+    ),
+}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,7 +77,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--vae-init", type=Path, help="folder of an autoencoder to go on from")
     parser.add_argument("--vae", type=Path, help="folder of a finished autoencoder, to train the UNet alone")
-    parser.add_argument("--init", type=Path, help="pipeline folder whose UNet and text encoder to go on from")
+    parser.add_argument("--network", choices=list(NETWORKS), default="unet", help="what to train")
+    parser.add_argument(
+        "--init", type=Path, help="pipeline folder whose network and text encoder to go on from"
+    )
+    parser.add_argument(
+        "--text", type=Path, help="folder of a text encoder of the UNet's kind, to start from"
+    )
     parser.add_argument("--decoder-steps", type=int, default=3_000, help="of the decoder alone, at the end")
     parser.add_argument("--text-steps", type=int, default=1_000, help="of the text encoder alone")
     parser.add_argument("--text-lr", type=float, default=1e-3)
@@ -224,96 +256,22 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-# What a description says of one object, a class each; the last class of each is "not stated".
-_ROLES = tuple(f"{role} {relation}" for role in ("subject", "object") for relation in RELATIONS)
-_FACTS: dict[str, tuple[str, ...]] = {
-    "shape": SHAPES,
-    "colour": tuple(COLOURS),
-    "texture": TEXTURES,
-    "size": tuple(SIZES),
-    "role": _ROLES,
-    "place": ("first", "second", "third"),
-}
-_IGNORED = -100  # of a place that cannot know it
-_FACT_SCALE = 3.0  # six facts of this length: the length CLIP's last layer norm gives a state by itself
-
-
-def facts(text: str) -> list[list[int]]:
-    """Class numbers [MAX_OBJECTS][len(_FACTS)] of what a caption says of its first, second and third object."""
-    spec = parse_prompt(text)
-    rows = []
-    for index in range(MAX_OBJECTS):
-        said: dict[str, str] = {}
-        if index < len(spec.objects):
-            said = {**spec.objects[index].stated(), "place": _FACTS["place"][index]}
-            if spec.relation and index < 2:
-                said["role"] = f"{('subject', 'object')[index]} {spec.relation}"
-        rows.append(
-            [words.index(said[name]) if name in said else len(words) for name, words in _FACTS.items()]
-        )
-    return rows
-
-
-def readings(tokens: Tensor, labels: Tensor, shapes: Tensor, end: int) -> tuple[Tensor, Tensor]:
-    """Where the facts of a caption are read: position and expected classes, [n, 2 MAX_OBJECTS] (× facts).
-
-    `tokens` [n, PROMPT_TOKENS], `labels` [n, MAX_OBJECTS, facts]; `shapes`: token ids of the shape words; `end`: id of
-    the end and of the padding. An object's own facts are read at its shape word (CLIP's encoder looks back only, so
-    the first object knows nothing of its relation there), and all facts at the end token and the two after it.
-    """
-    n = len(tokens)
-    nouns = torch.isin(tokens, shapes)
-    # Positions of the shape words in order; a missing one sorts last.
-    order = torch.where(nouns, torch.arange(tokens.shape[1]), tokens.shape[1]).sort(1).values[:, :MAX_OBJECTS]
-    there = order < tokens.shape[1]
-    ends = (tokens == end).int().argmax(1, keepdim=True) + torch.arange(MAX_OBJECTS)
-    at_noun = labels.clone()
-    at_noun[:, 0, list(_FACTS).index("role")] = _IGNORED
-    at_noun[~there] = _IGNORED
-    position = torch.cat([order.where(there, torch.zeros(n, 1, dtype=order.dtype)), ends], dim=1)
-    return position.clamp(max=tokens.shape[1] - 1), torch.cat([at_noun, labels], dim=1)
-
-
-def fact_codes(n: int, width: int) -> Tensor:
-    """`n` orthonormal vectors [n, width], always the same. ValueError if they do not fit."""
-    if n > width:
-        raise ValueError(f"{n} facts do not fit {width} dimensions")
-    return torch.linalg.qr(torch.randn(width, n, generator=torch.Generator().manual_seed(0))).Q.T.contiguous()
-
-
-def fact_error(states: Tensor, expected: Tensor, codes: Tensor) -> Tensor:
-    """Squared distance of text states from what they should say, a scalar, in units of `_FACT_SCALE`².
-
-    `states` [n, places, width] should be `_FACT_SCALE` times the sum of the codes [classes, width] of the
-    `expected` classes [n, places, facts]; a fact marked `_IGNORED` may be anything.
-    """
-    sizes = [len(words) + 1 for words in _FACTS.values()]
-    along = states @ codes.T / _FACT_SCALE
-    error = (states / _FACT_SCALE - along @ codes).square().sum(-1).mean()
-    for i, part in enumerate(along.split(sizes, dim=-1)):
-        said = expected[..., i]
-        target = nn.functional.one_hot(said.clamp(min=0), sizes[i])
-        counts = (said != _IGNORED).float()
-        error = error + ((part - target).square().sum(-1) * counts).sum() / counts.sum()
-    return error
-
-
 def train_text(
-    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, tokens: Tensor, texts: list[str],
+    text_encoder: TextEncoder, tokenizer: CLIPTokenizer, tokens: Tensor, texts: list[str],
     options: argparse.Namespace, log: Log,
-) -> CLIPTextModel:  # fmt: skip
+) -> TextEncoder:  # fmt: skip
     """Teach the text encoder alone which attribute belongs to which object: each fact a direction of its own.
 
     A UNet has to find this out through its own loss otherwise, which takes it many times as long; and what it
     finds useful first (colours) then crowds out the rest. So every class of every fact has a fixed unit vector
-    (all orthogonal), and a reading's states are to lie `_FACT_SCALE` along those of its facts and nowhere else:
+    (all orthogonal), and a reading's states are to lie `FACT_SCALE` along those of its facts and nowhere else:
     a texture or a relation is as loud as a colour. `tokens` [n, PROMPT_TOKENS] are those of the n `texts`.
     """
     torch.manual_seed(options.seed + 4)
     device = options.device
-    sizes = [len(words) + 1 for words in _FACTS.values()]
+    sizes = [len(words) + 1 for words in FACTS.values()]
     codes = fact_codes(sum(sizes), text_encoder.config.hidden_size).to(device)
-    labels = torch.tensor([facts(text) for text in texts])
+    labels = torch.tensor([class_numbers(text) for text in texts])
     shapes = torch.tensor([tokenizer.convert_tokens_to_ids(f"{shape}</w>") for shape in SHAPES])
     position, expected = readings(tokens, labels, shapes, tokenizer.eos_token_id)
     parameters = list(text_encoder.train().parameters())
@@ -336,55 +294,42 @@ def train_text(
     return text_encoder
 
 
-def time_weights(alpha_bar: Tensor, layout: float) -> Tensor:
-    """Weight of the squared error of ε̂ at every timestep, [T]: min-SNR (γ = 5, Hang et al. 2023) times a factor.
-
-    Where SNR < 1 the factor is SNR^-`layout`. Where things are is settled there, and an error of the noise
-    is small there however wrong the picture that it stands for.
+def time_weights(schedule: NoiseSchedule, t: Tensor, layout: float) -> Tensor:
+    """Weight of the squared error at times `t` [n], float32: `layout_weight`, and for a noise predictor min-SNR
+    (γ = 5, Hang et al. 2023).
     """
-    snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=5.0) / snr * snr.clamp(max=1.0).pow(-layout)
+    weight = schedule.layout_weight(t, layout)
+    if schedule.kind == "vp":
+        snr = schedule.log_snr(t).exp()
+        weight = weight * snr.clamp(max=5.0) / snr
+    return weight.float()
 
 
-def stated_facts(text: str) -> set[str]:
-    """What a caption states: names of attributes, ``direction`` or ``contact``, a ``third`` object."""
-    spec = parse_prompt(text)
-    facts = {name for thing in spec.objects for name in thing.stated()}
-    if len(spec.objects) == MAX_OBJECTS:
-        facts.add("third")
-    if spec.relation:
-        facts.add("direction" if spec.relation in DIRECTIONS else "contact")
-    return facts
+def conditions(text_encoder: TextEncoder, tokens: Tensor) -> dict[str, Tensor]:
+    """What the network is told of captions `tokens` [n, PROMPT_TOKENS], by the names of its arguments."""
+    if isinstance(text_encoder, CLIPTextModelWithProjection):
+        output = text_encoder(tokens, output_hidden_states=True)
+        return {"encoder_hidden_states": output.hidden_states[-2], "pooled_projections": output.text_embeds}
+    return {"encoder_hidden_states": text_encoder(tokens).last_hidden_state}
 
 
-def caption_weights(texts: list[str], favour: dict[str, float]) -> Tensor:
-    """How often each caption is drawn, [n], relative: the largest of `favour` among what it states, else 1."""
-    return torch.tensor([max([favour.get(fact, 1.0) for fact in stated_facts(text)]) for text in texts])
-
-
-def train_unet(
-    latents: Tensor, tokens: Tensor, weights: Tensor, null: Tensor, vae: AutoencoderKL, text_encoder: CLIPTextModel,
+def train_network(
+    latents: Tensor, tokens: Tensor, weights: Tensor, null: Tensor, vae: AutoencoderKL, text_encoder: TextEncoder,
     tokenizer: CLIPTokenizer, options: argparse.Namespace, log: Log,
-) -> tuple[CLIPTextModel, UNet2DConditionModel]:  # fmt: skip
-    """Fit noise prediction, errors weighted by `time_weights`; return the averaged networks.
+) -> tuple[TextEncoder, Network]:  # fmt: skip
+    """Fit noise (UNet) or velocity (transformer), errors weighted by `time_weights`; return the averaged networks.
 
     `latents` [n, 8, 8, 8]; `tokens` [n, captions, PROMPT_TOKENS], drawn by `weights` [n · captions]; `null`
     [PROMPT_TOKENS]: the empty caption.
     """
     torch.manual_seed(options.seed + 1)
-    device = options.device
-    unet = (
-        UNet2DConditionModel.from_pretrained(options.init / "unet")
-        if options.init
-        else architecture.build_unet()
-    )
-    unet = unet.train().to(device, memory_format=torch.channels_last)
+    device, kind = options.device, NETWORKS[options.network]
+    start_from = options.init and kind.type.from_pretrained(options.init / options.network)
+    network = (start_from or kind.build()).train().to(device, memory_format=torch.channels_last)
     text_encoder = text_encoder.train().requires_grad_(not options.freeze_text)
-    scheduler = architecture.build_scheduler()
-    alpha_bar = scheduler.alphas_cumprod.to(device)
-    weight = time_weights(alpha_bar, options.layout_weight)
+    noises = NoiseSchedule.from_config(kind.scheduler().config)
     drawn_until = weights.double().cumsum(0)
-    parameters = [p for p in (*unet.parameters(), *text_encoder.parameters()) if p.requires_grad]
+    parameters = [p for p in (*network.parameters(), *text_encoder.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=1e-2)
     schedule = _schedule(optimizer, options.lr, options.steps)
     average = EMAModel(parameters, decay=0.9995, inv_gamma=1.0, power=0.75, use_ema_warmup=True)
@@ -392,9 +337,9 @@ def train_unet(
     generator = torch.Generator().manual_seed(1000 * (options.seed + 2) + state().process_index)
     running = torch.zeros((), device=device)
 
-    def averaged() -> tuple[CLIPTextModel, UNet2DConditionModel]:
-        networks = copy.deepcopy(unet), copy.deepcopy(text_encoder)
-        average.copy_to(p for network in networks for p in network.parameters() if p.requires_grad)
+    def averaged() -> tuple[TextEncoder, Network]:
+        networks = copy.deepcopy(network), copy.deepcopy(text_encoder)
+        average.copy_to(p for part in networks for p in part.parameters() if p.requires_grad)
         return networks[1].eval(), networks[0].eval()
 
     for step in range(1, options.steps + 1):
@@ -403,17 +348,23 @@ def train_unet(
         rows = drawn // tokens.shape[1]
         captions = tokens.flatten(0, 1)[drawn]
         captions[torch.rand(share, generator=generator) < options.null_share] = null
-        noise = torch.randn(share, *latents.shape[1:], generator=generator).to(device)
-        t = torch.randint(options.t_min, options.t_max, (share,), generator=generator).to(device)
-        noisy = scheduler.add_noise(latents[rows].to(device), noise, t)
-        states = text_encoder(captions.to(device)).last_hidden_state
-        error = (unet(noisy, t, states).sample - noise).square().mean((1, 2, 3))
-        loss = (weight[t] * error).mean()
+        z0 = latents[rows].to(device)
+        noise = torch.randn(z0.shape, generator=generator).to(device)
+        if noises.kind == "flow":  # any time, not only the whole ones
+            t = options.t_min + (options.t_max - options.t_min) * torch.rand(share, generator=generator)
+        else:
+            t = torch.randint(options.t_min, options.t_max, (share,), generator=generator)
+        t = t.to(device)
+        said = conditions(text_encoder, captions.to(device))
+        output = network(noises.add_noise(z0, noise, t), timestep=t, **said).sample
+        target = noises.target(kind.predicts, z0, noise, t)
+        error = (output - target).square().mean((1, 2, 3))
+        loss = (time_weights(noises, t, options.layout_weight) * error).mean()
         _update(loss, parameters, optimizer, schedule, together=True)
         average.step(parameters)
         running += error.detach().mean()
         if step % 100 == 0:
-            _report(log, "unet", step, options.steps, running / 100, start)
+            _report(log, options.network, step, options.steps, running / 100, start)
             running.zero_()
         if step % options.save_every == 0 and step < options.steps and state().is_main_process:
             architecture.save_pipeline(
@@ -422,8 +373,18 @@ def train_unet(
     return averaged()
 
 
+def find_text_encoder(tokenizer: CLIPTokenizer, options: argparse.Namespace) -> TextEncoder:
+    """The text encoder to start from: that of ``--init``, that of ``--text``, or a new one."""
+    if not (options.init or options.text):
+        return architecture.build_text_encoder(tokenizer).to(options.device)
+    of_transformer = options.init and options.network == "transformer"
+    kind = CLIPTextModelWithProjection if of_transformer else CLIPTextModel
+    folder = options.init / "text_encoder" if options.init else options.text
+    return kind.from_pretrained(folder, dtype=torch.float32).to(options.device)
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Run the three steps and write the pipeline folder with its training log."""
+    """Run the steps and write the pipeline folder with its training log."""
     options = arguments(argv)
     start, log = time.time(), Log()
     corpus = build_corpus(
@@ -440,24 +401,22 @@ def main(argv: list[str] | None = None) -> None:
     texts = [text for captions in corpus.texts for text in captions]
     tokens = tokenize(tokenizer, texts).view(len(latents), options.captions, -1)
     null = tokenize(tokenizer, [""])[0]
-    text_encoder = (
-        CLIPTextModel.from_pretrained(options.init / "text_encoder", dtype=torch.float32)
-        if options.init
-        else architecture.build_text_encoder(tokenizer)
-    ).to(options.device)
+    text_encoder = find_text_encoder(tokenizer, options)
     if options.text_steps:
         text_encoder = train_text(text_encoder, tokenizer, tokens.flatten(0, 1), texts, options, log)
+    if options.network == "transformer" and isinstance(text_encoder, CLIPTextModel):
+        text_encoder = architecture.with_projection(text_encoder).to(options.device)
     weights = caption_weights(
         texts, {fact: float(times) for fact, times in (f.split("=") for f in options.favour)}
     )
-    text_encoder, unet = train_unet(
+    text_encoder, network = train_network(
         latents, tokens, weights, null, vae, text_encoder, tokenizer, options, log
     )
     if not state().is_main_process:
         return
     if options.decoder_steps:
         vae = sharpen(vae, corpus, options, log)
-    architecture.save_pipeline(options.out, vae, text_encoder, tokenizer, unet)
+    architecture.save_pipeline(options.out, vae, text_encoder, tokenizer, network)
     write_json(
         options.out / "training_log.json",
         {

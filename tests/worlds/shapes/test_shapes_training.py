@@ -10,7 +10,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from mitune.files import read_json
-from mitune.worlds.shapes import CATEGORIES, all_prompts, architecture, train
+from mitune.noise import NoiseSchedule
+from mitune.worlds.shapes import CATEGORIES, all_prompts, architecture, facts, train
 from mitune.worlds.shapes.corpus import build_corpus
 
 
@@ -55,30 +56,30 @@ def test_the_script_writes_a_pipeline_that_diffusers_loads(tmp_path: Path) -> No
 
 def test_facts_are_read_where_they_can_be_known() -> None:
     text = "a small red circle left of a striped cross"
-    names = list(train._FACTS)
-    said = [dict(zip(names, row, strict=True)) for row in train.facts(text)]
-    assert train._FACTS["shape"][said[0]["shape"]] == "circle"
-    assert train._FACTS["size"][said[0]["size"]] == "small"
-    assert train._FACTS["texture"][said[1]["texture"]] == "striped"
-    assert train._FACTS["role"][said[0]["role"]] == "subject left of"
-    assert train._FACTS["role"][said[1]["role"]] == "object left of"
-    assert said[1]["colour"] == len(train._FACTS["colour"])  # not stated
-    assert train.facts(text)[2] == [len(words) for words in train._FACTS.values()]  # no third object
+    names = list(facts.FACTS)
+    said = [dict(zip(names, row, strict=True)) for row in facts.class_numbers(text)]
+    assert facts.FACTS["shape"][said[0]["shape"]] == "circle"
+    assert facts.FACTS["size"][said[0]["size"]] == "small"
+    assert facts.FACTS["texture"][said[1]["texture"]] == "striped"
+    assert facts.FACTS["role"][said[0]["role"]] == "subject left of"
+    assert facts.FACTS["role"][said[1]["role"]] == "object left of"
+    assert said[1]["colour"] == len(facts.FACTS["colour"])  # not stated
+    assert facts.class_numbers(text)[2] == [len(words) for words in facts.FACTS.values()]  # no third object
 
     tokenizer = architecture.build_tokenizer([text, "a square and a triangle"])
     tokens = train.tokenize(tokenizer, [text])
-    shapes = tokenizer.convert_tokens_to_ids([f"{shape}</w>" for shape in train.SHAPES])
-    labels = torch.tensor([train.facts(text)])
-    position, expected = train.readings(tokens, labels, torch.tensor(shapes), tokenizer.eos_token_id)
+    shapes = tokenizer.convert_tokens_to_ids([f"{shape}</w>" for shape in facts.SHAPES])
+    labels = torch.tensor([facts.class_numbers(text)])
+    position, expected = facts.readings(tokens, labels, torch.tensor(shapes), tokenizer.eos_token_id)
     read = [tokenizer.decode([tokens[0, place]]) for place in position[0]]
     assert read[:2] == ["circle", "cross"]
     assert read[3:] == ["<|endoftext|>"] * 3
     assert torch.equal(expected[0, 3:], labels[0])
     # At its own word the first object does not know its relation yet, the second does; the third is nowhere.
     role = names.index("role")
-    assert expected[0, 0, role] == train._IGNORED
+    assert expected[0, 0, role] == facts.IGNORED
     assert expected[0, 1, role] == labels[0, 1, role]
-    assert (expected[0, 2] == train._IGNORED).all()
+    assert (expected[0, 2] == facts.IGNORED).all()
 
 
 def test_the_text_encoder_learns_whose_attribute_is_whose() -> None:
@@ -103,22 +104,22 @@ def test_the_text_encoder_learns_whose_attribute_is_whose() -> None:
 
 
 def test_a_state_that_says_its_facts_and_nothing_else_has_no_error() -> None:
-    sizes = [len(words) + 1 for words in train._FACTS.values()]
-    codes = train.fact_codes(sum(sizes), 128)
+    sizes = [len(words) + 1 for words in facts.FACTS.values()]
+    codes = facts.fact_codes(sum(sizes), 128)
     torch.testing.assert_close(codes @ codes.T, torch.eye(sum(sizes)), atol=1e-5, rtol=0)
     rng = np.random.default_rng()
     expected = torch.tensor([[[int(rng.integers(size)) for size in sizes] for _ in range(2)]])
     starts = torch.tensor([0, *np.cumsum(sizes)[:-1]])
-    states = train._FACT_SCALE * codes[expected + starts].sum(2)
-    assert float(train.fact_error(states, expected, codes)) < 1e-8
+    states = facts.FACT_SCALE * codes[expected + starts].sum(2)
+    assert float(facts.fact_error(states, expected, codes)) < 1e-8
     # One fact of two places unsaid: 1 over the two places; said where it may be anything: free.
     quiet = states.clone()
-    quiet[0, 0] -= train._FACT_SCALE * codes[starts[3] + expected[0, 0, 3]]
-    torch.testing.assert_close(train.fact_error(quiet, expected, codes), torch.tensor(0.5))
-    expected[0, 0, 3] = train._IGNORED
-    assert float(train.fact_error(quiet, expected, codes)) < 1e-8
+    quiet[0, 0] -= facts.FACT_SCALE * codes[starts[3] + expected[0, 0, 3]]
+    torch.testing.assert_close(facts.fact_error(quiet, expected, codes), torch.tensor(0.5))
+    expected[0, 0, 3] = facts.IGNORED
+    assert float(facts.fact_error(quiet, expected, codes)) < 1e-8
     with pytest.raises(ValueError, match="do not fit"):
-        train.fact_codes(5, 4)
+        facts.fact_codes(5, 4)
 
 
 def test_a_frozen_text_encoder_comes_out_as_it_went_in() -> None:
@@ -130,14 +131,14 @@ def test_a_frozen_text_encoder_comes_out_as_it_went_in() -> None:
     small = "--steps 2 --batch 4 --freeze-text --t-min 300 --t-max 700"
     options = train.arguments(["--out", "unused", "--device", "cpu", *small.split()])
     tokens = train.tokenize(tokenizer, [texts[0] for texts in corpus.texts])[:, None]
-    after, unet = train.train_unet(
+    after, network = train.train_network(
         torch.randn(6, 8, 8, 8), tokens, torch.ones(6), tokens[0, 0], architecture.build_vae(), text_encoder,
         tokenizer, options, [],
     )  # fmt: skip
     assert all(torch.equal(value, before[name]) for name, value in after.state_dict().items())
     torch.manual_seed(options.seed + 1)
     start = architecture.build_unet().parameters()
-    assert any(not torch.equal(a, b) for a, b in zip(unet.parameters(), start, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), start, strict=True))
 
 
 def test_sharpening_leaves_the_encoder_alone() -> None:
@@ -153,17 +154,22 @@ def test_sharpening_leaves_the_encoder_alone() -> None:
 
 
 def test_errors_weigh_as_in_min_snr_and_more_where_the_layout_is_settled() -> None:
-    alpha_bar = torch.tensor([0.99, 0.75, 0.5, 0.2, 0.01])
-    snr = alpha_bar / (1 - alpha_bar)
-    plain = train.time_weights(alpha_bar, 0.0)
+    schedule = NoiseSchedule.ddpm()
+    t = torch.tensor([5, 50, 200, 600, 900])
+    snr = (schedule.alpha_bar[t] / (1 - schedule.alpha_bar[t])).float()
+    assert snr[2] > 1 > snr[3]
+    plain = train.time_weights(schedule, t, 0.0)
     torch.testing.assert_close(plain, snr.clamp(max=5.0) / snr)
-    layout = train.time_weights(alpha_bar, 0.5)
+    layout = train.time_weights(schedule, t, 0.5)
     torch.testing.assert_close(layout[:3], plain[:3])  # SNR of 1 and more: as it was
-    torch.testing.assert_close(layout[3:], snr[3:] ** -0.5)
+    torch.testing.assert_close(layout[3:], snr[3:].clamp(min=1e-3) ** -0.5)
+    # A velocity's error is that of the picture already where the layout is settled.
+    flow = NoiseSchedule.rectified_flow()
+    assert train.time_weights(flow, torch.tensor([10.0, 500.0, 990.0]), 0.0).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
-    ("text", "facts"),
+    ("text", "stated"),
     [
         ("a circle", {"shape"}),
         ("a small red circle and a striped cross", {"shape", "size", "colour", "texture"}),
@@ -172,14 +178,14 @@ def test_errors_weigh_as_in_min_snr_and_more_where_the_layout_is_settled() -> No
         ("a circle left of a cross and a red square", {"shape", "direction", "colour", "third"}),
     ],
 )
-def test_what_a_caption_states(text: str, facts: set[str]) -> None:
-    assert train.stated_facts(text) == facts
+def test_what_a_caption_states(text: str, stated: set[str]) -> None:
+    assert facts.stated_facts(text) == stated
 
 
 def test_captions_that_state_what_is_favoured_are_drawn_more_often() -> None:
     texts = ["a circle", "a striped circle", "a red circle above a striped cross"]
-    assert train.caption_weights(texts, {}).tolist() == [1, 1, 1]
+    assert facts.caption_weights(texts, {}).tolist() == [1, 1, 1]
     # The largest of what it states: favours do not multiply.
-    assert train.caption_weights(texts, {"texture": 2.0, "direction": 3.0}).tolist() == [1, 2, 3]
+    assert facts.caption_weights(texts, {"texture": 2.0, "direction": 3.0}).tolist() == [1, 2, 3]
     options = train.arguments(["--out", "unused", "--favour", "texture=2", "direction=3"])
     assert options.favour == ["texture=2", "direction=3"]
