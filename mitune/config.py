@@ -82,7 +82,7 @@ class ModelConfig:
         "none", "what waits on the CPU: none, model (each part), sequential (encoders by layer)"
     )
     quantization: str = key(
-        "none", "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes)"
+        "none", "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes), int8 (torchao)"
     )
     vae_slicing: bool = key(False, "decode one picture at a time")
     vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
@@ -354,7 +354,7 @@ _TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the k
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.offload": ("none", "model", "sequential"),
-    "model.quantization": ("none", "8bit", "4bit"),
+    "model.quantization": ("none", "8bit", "4bit", "int8"),
     "sampler.name": ("ddpm", "ddim", "euler"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),

@@ -144,7 +144,7 @@ class LatentDenoiser(Denoiser):
         number = find_dtype(dtype, device)
         memory.check_offload(offload, device, compile)
         large = [name for name in cls.encoder_names if name not in cls.adapted_encoders]
-        quantized = memory.quantization_config(quantization, [cls.network_name, *large], number, device)
+        quantized = memory.quantization_config(quantization, cls.network_name, large, number, device)
         with quiet():
             folder = open_folder(source, variant)
             files = [file for part in cls._weights(source) for file in weight_files(folder, part, variant)]

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError
+from mitune.errors import UserError, check_known
 
 OFFLOADS = ("none", "model", "sequential")
-QUANTIZATIONS = ("none", "8bit", "4bit")
+QUANTIZATIONS = ("none", "8bit", "4bit", "int8")
+"""8bit and 4bit (NF4): bitsandbytes, on CUDA. int8: torchao, weights alone, on any device."""
 
 
 def check_offload(mode: str, device: torch.device, compile: bool) -> None:
@@ -55,37 +56,46 @@ def slice_autoencoder(vae: Any, slicing: bool, tiling: bool) -> None:
 
 
 def quantization_config(
-    bits: str, components: Sequence[str], dtype: torch.dtype, device: torch.device
+    kind: str, network: str, encoders: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """What ``from_pretrained`` needs to load ``components`` in 8 or 4 bits through bitsandbytes; {} for none.
+    """What ``from_pretrained`` needs to load the ``network`` and text ``encoders`` in fewer bits; {} for none.
 
-    Raises UserError: no such number, no CUDA device, bitsandbytes not installed.
+    Raises UserError: no such kind, no CUDA device where it needs one, its package not installed.
     """
-    if bits not in QUANTIZATIONS:
-        raise UserError(f"model.quantization={bits}: it is one of {', '.join(QUANTIZATIONS)}")
-    if bits == "none":
+    check_known("model.quantization", kind, QUANTIZATIONS)
+    if kind == "none":
         return {}
-    if device.type != "cuda":
+    package = "torchao" if kind == "int8" else "bitsandbytes"
+    if package == "bitsandbytes" and device.type != "cuda":
         raise UserError(
-            f"model.quantization={bits} needs a CUDA device, this is {device}; leave model.quantization=none"
+            f"model.quantization={kind} needs a CUDA device, this is {device}; say int8 (torchao) or none"
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(f"model.quantization={bits} needs bitsandbytes; pip install bitsandbytes")
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"model.quantization={kind} needs {package}; pip install {package}")
     from diffusers.quantizers import PipelineQuantizationConfig
 
-    kinds: dict[str, tuple[str, dict[str, Any]]] = {
-        "8bit": ("bitsandbytes_8bit", {"load_in_8bit": True}),
-        "4bit": (
-            "bitsandbytes_4bit",
-            {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
-        ),
-    }
-    backend, settings = kinds[bits]
-    return {
-        "quantization_config": PipelineQuantizationConfig(
-            quant_backend=backend, quant_kwargs=settings, components_to_quantize=list(components)
-        )
-    }
+    if package == "torchao":
+        configs = _int8(network, encoders)
+    else:
+        configs = {
+            "quant_backend": f"bitsandbytes_{kind}",
+            "quant_kwargs": {"load_in_8bit": True}
+            if kind == "8bit"
+            else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
+            "components_to_quantize": [network, *encoders],
+        }
+    return {"quantization_config": PipelineQuantizationConfig(**configs)}
+
+
+def _int8(network: str, encoders: Sequence[str]) -> dict[str, Any]:
+    """torchao's settings part by part: diffusers and transformers have a class each for them."""
+    from diffusers import TorchAoConfig
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig as TorchAoTextConfig
+
+    kind = Int8WeightOnlyConfig(version=2)
+    texts = {name: TorchAoTextConfig(quant_type=kind) for name in encoders}
+    return {"quant_mapping": {network: TorchAoConfig(kind), **texts}}
 
 
 def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dtype) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError, nearest
@@ -173,9 +173,8 @@ def _to_float32(module: nn.Module) -> None:
                 parameter.data = parameter.data.float()
         weight = layer.get_base_layer().weight
         for magnitude in getattr(layer, "lora_magnitude_vector", {}).values():
-            if (
-                weight.ndim == 2 and weight.is_floating_point()
-            ):  # of packed ones peft has taken the norm itself
+            plain = type(weight.data) is Tensor and weight.is_floating_point()
+            if plain and weight.ndim == 2:  # of packed ones peft has taken the norm itself
                 magnitude.weight.data = torch.linalg.norm(weight.float(), dim=1)  # B = 0: ‖W + s·BA‖ = ‖W‖
 
 

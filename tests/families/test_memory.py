@@ -88,7 +88,7 @@ def test_sequential_offload_leaves_the_network_where_it_is(
         ({"offload": "model"}, "model runs on the CPU; leave model.offload=none"),
         ({"offload": "all"}, "model.offload=all: it is one of none, model, sequential"),
         ({"quantization": "4bit"}, "model.quantization=4bit needs a CUDA device, this is cpu"),
-        ({"quantization": "2bit"}, "model.quantization=2bit: it is one of none, 8bit, 4bit"),
+        ({"quantization": "2bit"}, "model.quantization='2bit' is not known.*known: none, 8bit, 4bit, int8"),
         ({"max_tokens": 20}, "model.max_tokens=20: .* one fixed length"),
         ({"fast_decoder": "nowhere"}, "model.fast_decoder=nowhere is no AutoencoderTiny"),
         ({"resolution": 17}, "model.resolution=17: this model's pictures divide by 2"),
@@ -108,12 +108,33 @@ def test_offload_and_compile_exclude_each_other() -> None:
         memory.check_offload("model", torch.device("cuda"), compile=True)
 
 
-def test_quantized_weights_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantized_weights_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
-    assert memory.quantization_config("none", ["unet"], torch.bfloat16, cuda) == {}
+    assert memory.quantization_config("none", "unet", [], torch.bfloat16, cuda) == {}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install bitsandbytes"):
-        memory.quantization_config("8bit", ["unet"], torch.bfloat16, cuda)
+        memory.quantization_config("8bit", "unet", [], torch.bfloat16, cuda)
+    with pytest.raises(UserError, match="pip install torchao"):
+        memory.quantization_config("int8", "unet", [], torch.bfloat16, CPU)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is an extra: [quantization]")
+def test_an_adapter_trains_on_int8_weights(tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    plain, small = load(tiny_pipeline_folder), load(tiny_pipeline_folder, quantization="int8")
+    projection = next(m for name, m in small.network.named_modules() if name.endswith("attn1.to_q"))
+    assert type(projection.weight).__name__ == "Int8Tensor"
+    z, condition = torch.randn(4, 4, 8, 8), plain.encode_prompts(["red", "blue", "a", ""])
+    exact, rounded = (model.epsilon(z, 300, condition) for model in (plain, small))
+    assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.05
+
+    attach(small, AdapterConfig(rank=2), seed=1)
+    train(small, make_dataset(), TrainConfig(steps=2, batch_size=2, lr=1e-2), tmp_path / "run")
+    tuned = small.epsilon(z, 300, condition)
+    assert not torch.equal(tuned, rounded)
+    with small.fused():  # the adapter stays beside weights that cannot take it in without loss
+        assert torch.equal(small.epsilon(z, 300, condition), tuned)
+    plain.load_adapter(tmp_path / "run" / "adapter")
+    assert torch.allclose(plain.epsilon(z, 300, condition) - exact, tuned - rounded, atol=0.05)
 
 
 def test_slices_change_nothing_and_other_sizes_are_drawn(tiny_pipeline_folder: Path) -> None:
