@@ -27,6 +27,9 @@ LATENT_SHAPE = (8, 8, 8)
 PROMPT_TOKENS = 24
 WIDTH = 128
 START, END = "<|startoftext|>", "<|endoftext|>"
+ABSENT = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
+"""What the flow model lacks of a Stable Diffusion 3: a plain ``from_pretrained`` has to be told so, and be given text
+as embeddings, since that pipeline reads it with two CLIPs or not at all."""
 
 Network: TypeAlias = UNet2DConditionModel | SD3Transformer2DModel
 TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -179,9 +182,8 @@ def save_pipeline(
     pipeline: StableDiffusionPipeline | StableDiffusion3Pipeline
     if isinstance(network, SD3Transformer2DModel):
         vae.register_to_config(shift_factor=0.0)  # this pipeline asks for it
-        absent = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
         pipeline = StableDiffusion3Pipeline(
-            **parts, **absent, transformer=network.half(), scheduler=build_flow_scheduler()
+            **parts, **ABSENT, transformer=network.half(), scheduler=build_flow_scheduler()
         )
     else:
         pipeline = StableDiffusionPipeline(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 
+from mitune.families import load_denoiser
 from mitune.files import read_json
 from mitune.noise import NoiseSchedule
 from mitune.worlds.shapes import CATEGORIES, all_prompts, architecture, facts, train
@@ -37,21 +39,53 @@ def test_crops_are_parts_of_their_pictures_with_colour_in_them() -> None:
 
 
 @pytest.mark.slow
-def test_the_script_writes_a_pipeline_that_diffusers_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["unet", "transformer"])
+def test_the_script_writes_a_pipeline_that_diffusers_loads(network: str, tmp_path: Path) -> None:
     out = tmp_path / "model"
     small = (
         "--pictures 24 --captions 2 --vae-steps 10 --text-steps 2 --text-batch 8 --decoder-steps 3 --steps 4"
     )
-    small += " --batch 4 --save-every 2 --workers 1"
+    small += f" --batch 4 --save-every 2 --workers 1 --network {network}"
     train.main(["--out", str(out), "--device", "cpu", *small.split()])
-    pipeline = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
-    picture = pipeline("a red circle", num_inference_steps=2, output_type="np").images
+    pipeline = DiffusionPipeline.from_pretrained(out, **({} if network == "unet" else architecture.ABSENT))
+    assert isinstance(
+        pipeline, {"unet": StableDiffusionPipeline, "transformer": StableDiffusion3Pipeline}[network]
+    )
+    text: dict[str, Any] = {"prompt": "a red circle"}
+    if network == "transformer":  # the plain pipeline reads texts with two CLIPs or not at all
+        said = load_denoiser({"path": str(out), "device": "cpu"}).encode_prompts(["a red circle", ""]).tensors
+        text = {
+            "prompt_embeds": said["text"][:1],
+            "pooled_prompt_embeds": said["pooled"][:1],
+            "negative_prompt_embeds": said["text"][1:],
+            "negative_pooled_prompt_embeds": said["pooled"][1:],
+        }
+    picture = pipeline(**text, num_inference_steps=2, output_type="np").images
     assert picture.shape == (1, 64, 64, 3)
     assert np.isfinite(picture).all()
     log = read_json(out / "training_log.json")
     assert log["options"]["steps"] == 4
     assert log["seconds"] >= 0
     assert (tmp_path / "model-step-2").is_dir()
+    # It goes on from its own folder, frozen text and all.
+    again = (
+        f"--pictures 24 --captions 2 --vae {out}/vae --init {out} --text-steps 0 --decoder-steps 0 --steps 1"
+    )
+    again += f" --batch 4 --workers 1 --freeze-text --network {network}"
+    train.main(["--out", str(tmp_path / "next"), "--device", "cpu", *again.split()])
+    assert (tmp_path / "next" / network).is_dir()
+
+
+def test_a_text_encoder_in_the_form_of_stable_diffusion_3_says_the_same() -> None:
+    tokenizer = architecture.build_tokenizer(["a red circle left of a square"])
+    torch.manual_seed(0)
+    plain = architecture.build_text_encoder(tokenizer)
+    tokens = train.tokenize(tokenizer, ["a red circle", "a square left of a circle"])
+    with torch.no_grad():
+        state, said = plain(tokens), train.conditions(architecture.with_projection(plain), tokens)
+        norm = plain.final_layer_norm
+        torch.testing.assert_close(norm(said["encoder_hidden_states"]), state.last_hidden_state)
+    torch.testing.assert_close(said["pooled_projections"], state.pooler_output)
 
 
 def test_facts_are_read_where_they_can_be_known() -> None:
