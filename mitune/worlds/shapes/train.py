@@ -109,6 +109,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--t-min", type=int, default=0, help="first timestep trained; high ones teach layout")
     parser.add_argument("--t-max", type=int, default=1000, help="end of the timesteps trained")
+    parser.add_argument(
+        "--logit-mean", type=float, help="of a flow's times: logit-normal with this mean (default: even)"
+    )
     parser.add_argument("--save-every", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw the corpus")
@@ -305,6 +308,19 @@ def time_weights(schedule: NoiseSchedule, t: Tensor, layout: float) -> Tensor:
     return weight.float()
 
 
+def draw_times(
+    schedule: NoiseSchedule, n: int, options: argparse.Namespace, generator: torch.Generator
+) -> Tensor:
+    """Times of training [n] from ``--t-min`` to ``--t-max``: a flow's are not whole, and even or logit-normal."""
+    low, high = options.t_min, options.t_max
+    if schedule.kind != "flow":
+        return torch.randint(low, high, (n,), generator=generator)
+    if options.logit_mean is None:
+        return low + (high - low) * torch.rand(n, generator=generator)
+    normal = torch.randn(n, generator=generator)
+    return (schedule.num_train_timesteps * torch.sigmoid(options.logit_mean + normal)).clamp(low, high)
+
+
 def conditions(text_encoder: TextEncoder, tokens: Tensor) -> dict[str, Tensor]:
     """What the network is told of captions `tokens` [n, PROMPT_TOKENS], by the names of its arguments."""
     if isinstance(text_encoder, CLIPTextModelWithProjection):
@@ -350,11 +366,7 @@ def train_network(
         captions[torch.rand(share, generator=generator) < options.null_share] = null
         z0 = latents[rows].to(device)
         noise = torch.randn(z0.shape, generator=generator).to(device)
-        if noises.kind == "flow":  # any time, not only the whole ones
-            t = options.t_min + (options.t_max - options.t_min) * torch.rand(share, generator=generator)
-        else:
-            t = torch.randint(options.t_min, options.t_max, (share,), generator=generator)
-        t = t.to(device)
+        t = draw_times(noises, share, options, generator).to(device)
         said = conditions(text_encoder, captions.to(device))
         output = network(noises.add_noise(z0, noise, t), timestep=t, **said).sample
         target = noises.target(kind.predicts, z0, noise, t)
