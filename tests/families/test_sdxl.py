@@ -51,6 +51,10 @@ def build(folder: Path, zeros: bool = True) -> Path:
     return tiny.save(pipeline, folder / "model")
 
 
+class TestSDXL(checks.Common):
+    text_adapters = True
+
+
 def test_it_knows_its_shapes(model: checks.Model) -> None:
     assert isinstance(model.ours, SDXLDenoiser)
     assert model.ours.latent_shape == (4, 8, 8)
@@ -63,24 +67,3 @@ def test_the_null_prompt_is_zero_where_the_pipeline_says_so(model: checks.Model,
     other = checks.Model(build(tmp_path, zeros=False), checks.DDIM)
     assert torch.equal(other.ours.null(1).tensors["text"], other.ours.encode_prompts([""]).tensors["text"])
     checks.same_latents(other)
-
-
-def test_latents(model: checks.Model) -> None:
-    checks.same_latents(model)
-
-
-def test_epsilon(model: checks.Model) -> None:
-    checks.same_epsilon(model)
-
-
-def test_pictures(model: checks.Model) -> None:
-    checks.same_pictures(model)
-
-
-@pytest.mark.parametrize(("kind", "texts"), [("dora", False), ("lora", True)])
-def test_adapter(model: checks.Model, tmp_path: Path, kind: str, texts: bool) -> None:
-    checks.same_with_adapter(model, tmp_path / "adapter", kind, texts)
-
-
-def test_training(model: checks.Model, tmp_path: Path) -> None:
-    checks.same_after_a_break(model, tmp_path)
