@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError
+from mitune.errors import UserError, check_known
 
 OFFLOADS = ("none", "model", "sequential")
 QUANTIZATIONS = ("none", "8bit", "4bit")
@@ -16,8 +16,7 @@ QUANTIZATIONS = ("none", "8bit", "4bit")
 
 def check_offload(mode: str, device: torch.device, compile: bool) -> None:
     """Raises UserError for a mode that is not known or cannot help here."""
-    if mode not in OFFLOADS:
-        raise UserError(f"model.offload={mode}: it is one of {', '.join(OFFLOADS)}")
+    check_known("model.offload", mode, OFFLOADS)
     if mode != "none" and device.type == "cpu":
         raise UserError(
             f"model.offload={mode} moves parts between an accelerator and the CPU, and this model runs on the CPU; "
@@ -61,8 +60,7 @@ def quantization_config(
 
     Raises UserError: no such number, no CUDA device, bitsandbytes not installed.
     """
-    if bits not in QUANTIZATIONS:
-        raise UserError(f"model.quantization={bits}: it is one of {', '.join(QUANTIZATIONS)}")
+    check_known("model.quantization", bits, QUANTIZATIONS)
     if bits == "none":
         return {}
     if device.type != "cuda":
