@@ -26,7 +26,7 @@ def check_known(what: str, value: str, known: Collection[str]) -> None:
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, on one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def short(text: str, length: int = 160) -> str:

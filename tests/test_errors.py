@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mitune.errors import UserError, check_known, nearest
+from mitune.errors import UserError, check_known, first_line, nearest
 
 
 def test_nearest_names_the_closest_choice() -> None:
@@ -28,6 +28,12 @@ def test_what_is_not_known_is_named_with_its_place_and_what_there_is() -> None:
     assert str(caught.value) == "train.objective='dpoo' is not known, did you mean 'dpo'? (known: mse, dpo)"
     with pytest.raises(UserError, match=r"train\.objective=False is not known"):  # a bare no, in YAML
         check_known("train.objective", False, known)  # type: ignore[arg-type]
+
+
+def test_of_another_librarys_error_the_first_line_is_told() -> None:
+    assert first_line(ValueError("\n  Error 404:\nthe page is gone")) == "Error 404:"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(OSError(" \n")) == "OSError"
 
 
 def test_user_error_is_no_builtin_error() -> None:

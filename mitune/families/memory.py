@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError, check_known
+from mitune.errors import UserError, check_known, first_line
 
 OFFLOADS = ("none", "model", "sequential")
 QUANTIZATIONS = ("none", "8bit", "4bit")
@@ -93,9 +93,8 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     try:
         decoder = AutoencoderTiny.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"model.fast_decoder={path} is no AutoencoderTiny that can be read: {first}"
+            f"model.fast_decoder={path} is no AutoencoderTiny that can be read: {first_line(error)}"
         ) from error
     config = decoder.config
     factor = 2 ** (len(config.decoder_block_out_channels) - 1)
