@@ -17,20 +17,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> checks.Model:
 
 
 def build(folder: Path, zeros: bool = True) -> Path:
-    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline
 
     torch.manual_seed(0)
     tokenizer, encoder = tiny.clip(folder / "one", 16, projected=False)
     tokenizer_2, encoder_2 = tiny.clip(folder / "two", 24)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    unet = tiny.unet(
         cross_attention_dim=40,
         attention_head_dim=(2, 4),
         use_linear_projection=True,
