@@ -14,7 +14,6 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +22,7 @@ from torch import Tensor
 from benchmarks import common
 from mitune.data.prompts import load_prompts
 from mitune.denoiser import AnalyticDenoiser, Condition, Denoiser
-from mitune.errors import UserError
 from mitune.families import load_denoiser
-from mitune.files import write_json, write_text
 from mitune.information.cas import CAS, RULES, cas
 from mitune.noise import NoiseSchedule, Time
 from mitune.sampling import candidate_seed
@@ -288,6 +285,12 @@ def accuracy(pictures: int, dimensions: Sequence[int]) -> dict[str, list[Row]]:
     }
 
 
+def page(record: Mapping[str, Any]) -> str:
+    """The record as Markdown, its tables at the end."""
+    tables = [table(title, rows) for title, rows in record["tables"].items()]
+    return "\n".join([common.markdown(record), *tables])
+
+
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cas", description=__doc__.split("\n")[0])
@@ -305,23 +308,19 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--samples", type=int, default=60, help="pictures of each mixture")
     parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16, 64])
-    parser.add_argument("--name", default="cas", help="of the result files")
-    parser.add_argument("--out", default=str(common.RESULTS), help="folder of the result files")
+    common.add_output(parser, "cas")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the record, print it. Exit code 2 for what the user can mend."""
-    from mitune.stages.common import quiet
-
     options = arguments(argv)
-    quiet()
-    load_before = common.machine()["load_average"]
-    comparisons: list[Row] = []
-    figures: list[Row] = []
-    tables: Mapping[str, list[Row]] = {}
-    settings = {key: value for key, value in vars(options).items() if key not in ("out", "name", "only")}
-    try:
+
+    def found() -> dict[str, Any]:
+        settings = common.settings_of(options, "only")
+        comparisons: list[Row] = []
+        figures: list[Row] = []
+        tables: Mapping[str, list[Row]] = {}
         if options.only != "accuracy":
             common.warn_if_busy()
             denoiser = load_denoiser({"path": options.model, "device": options.device, "dtype": "float32"})
@@ -332,17 +331,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.only != "timing":
             tables = accuracy(options.samples, options.dimensions)
             figures += against_jvp(next(iter(tables.values())))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    record = common.write(
-        options.name, settings, comparisons, figures, options.out, options.device, load_before
-    )
-    page = "\n".join([common.markdown(record), *(table(title, rows) for title, rows in tables.items())])
-    write_json(Path(options.out) / f"{options.name}.json", record | {"tables": tables})
-    write_text(Path(options.out) / f"{options.name}.md", page)
-    print(page)
-    return 0
+        return {
+            "settings": settings,
+            "comparisons": comparisons,
+            "figures": figures,
+            "more": {"tables": tables},
+            "page": page,
+        }
+
+    return common.run(options, found)
 
 
 if __name__ == "__main__":

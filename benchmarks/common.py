@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import platform
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mitune.errors import UserError
 from mitune.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -238,8 +240,13 @@ def write(
     folder: str | Path = RESULTS,
     device: torch.device | str = "cpu",
     load_before: float | None = None,
+    more: Mapping[str, Any] | None = None,
+    page: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> dict[str, Any]:
-    """Write ``folder/name.json`` and the table ``folder/name.md`` beside it, both atomically; gives the record."""
+    """Write the record to ``folder/name.json`` and its page to ``folder/name.md``, both atomically; gives the record.
+
+    ``more``: further entries of the record; ``page``: what makes Markdown of it (None: ``markdown``).
+    """
     record = {
         "schema": SCHEMA,
         "name": name,
@@ -249,8 +256,9 @@ def write(
         "figures": [dict(entry) for entry in figures],
     }
     record["machine"]["load_average_before"] = load_before
+    record |= more or {}
     write_json(Path(folder) / f"{name}.json", record)
-    write_text(Path(folder) / f"{name}.md", markdown(record))
+    write_text(Path(folder) / f"{name}.md", (page or markdown)(record))
     return record
 
 
@@ -304,3 +312,38 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 def _mark(reached: bool | None) -> str:
     return {None: "", True: "yes", False: "no"}[reached]
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+def add_output(parser: argparse.ArgumentParser, name: str | None = None, hint: str = "") -> None:
+    """The options that say where the record goes; ``name`` is the default."""
+    parser.add_argument("--name", default=name, help=f"of the result files{hint}")
+    parser.add_argument("--out", default=str(RESULTS), help="folder of the result files")
+
+
+def settings_of(options: argparse.Namespace, *left_out: str) -> dict[str, Any]:
+    """The options that figures depend on: all but where the record goes and those ``left_out``."""
+    return {key: value for key, value in vars(options).items() if key not in ("name", "out", *left_out)}
+
+
+def run(options: argparse.Namespace, measure: Callable[[], Mapping[str, Any]]) -> int:
+    """What a command does: ``measure``, write the record, print its page. Exit code 2 for what the user can mend.
+
+    ``measure`` gives what ``write`` takes: settings, comparisons, figures, and more and page where there are any.
+    """
+    from mitune.stages.common import quiet
+
+    quiet()
+    load_before = machine()["load_average"]
+    try:
+        found = measure()
+        record = write(
+            options.name, **found, folder=options.out, device=options.device, load_before=load_before
+        )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(found.get("page", markdown)(record))
+    return 0

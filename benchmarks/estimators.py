@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from benchmarks import common
 from mitune.denoiser import AnalyticDenoiser
-from mitune.files import write_json, write_text
 from mitune.information import (
     PathLLR,
     PathMI,
@@ -306,7 +304,7 @@ def table_of_singles(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def page(record: dict[str, Any]) -> str:
+def page(record: Mapping[str, Any]) -> str:
     """The record as Markdown."""
     lines = [
         "# Estimators of i(z; c) against the exact one",
@@ -367,8 +365,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", help="time one pass on this Stable Diffusion folder (shapes: the packaged one)"
     )
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
-    parser.add_argument("--name", default="estimators")
+    common.add_output(parser, "estimators")
     return parser.parse_args(argv)
 
 
@@ -396,12 +393,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "strategy_times": 20,
         "samples": options.samples,
     }
-    record = common.write(options.name, settings, comparisons, [], options.out, load_before=load)
-    record |= {"singles": rows, "averages": means, "strategies": times}
-    write_json(options.out / f"{options.name}.json", record)
-    text = page(record)
-    write_text(options.out / f"{options.name}.md", text)
-    print(text)
+    tables = {"singles": rows, "averages": means, "strategies": times}
+    record = common.write(
+        options.name, settings, comparisons, [], options.out, load_before=load, more=tables, page=page
+    )
+    print(page(record))
 
 
 if __name__ == "__main__":

@@ -473,8 +473,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--matmul", type=int, nargs="+", help="sizes of the products (4096 8192 16384; tiny 64)"
     )
     parser.add_argument("--backend", help="of torch.compile (inductor; tiny eager), or none")
-    parser.add_argument("--name", help="of the result files (gpu; tiny gpu-tiny)")
-    parser.add_argument("--out", default=str(common.RESULTS), help="folder of the result files")
+    common.add_output(parser, hint=" (gpu; tiny gpu-tiny)")
     options = parser.parse_args(argv)
     defaults: dict[str, tuple[Any, Any]] = {
         "repeats": (3, 1),
@@ -510,23 +509,16 @@ def find_device(options: argparse.Namespace) -> torch.device:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure everything, write the record, print its table. Exit code 2 for what the user can mend."""
-    from mitune.stages.common import quiet
-
     options = arguments(argv)
-    try:
+
+    def found() -> dict[str, Any]:
         device = find_device(options)
-        quiet()
-        load_before = common.machine()["load_average"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             figures = measure(options, device)
-        settings = {key: value for key, value in vars(options).items() if key not in ("out", "name")}
-        record = common.write(options.name, settings, [], figures, options.out, device, load_before)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(common.markdown(record))
-    return 0
+        return {"settings": common.settings_of(options), "comparisons": [], "figures": figures}
+
+    return common.run(options, found)
 
 
 if __name__ == "__main__":

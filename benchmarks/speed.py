@@ -403,22 +403,18 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--kind", default="dora", choices=["dora", "lora"])
     parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own choice)")
-    parser.add_argument("--name", default="speed", help="of the result files")
-    parser.add_argument("--out", default=str(common.RESULTS), help="folder of the result files")
+    common.add_output(parser, "speed")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure everything, write the record, print its table. Exit code 2 for what the user can mend."""
-    from mitune.stages.common import quiet
-
     options = arguments(argv)
-    quiet()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    common.warn_if_busy()
-    load_before = common.machine()["load_average"]
-    try:
+
+    def found() -> dict[str, Any]:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        common.warn_if_busy()
         denoiser = load(options.model, options.device)
         walk = (options.batch, options.steps, options.guidance, options.repeats)
         config = TrainConfig(
@@ -433,21 +429,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 # Steps are short and their ratio is the noisiest: three times the rounds.
                 training(options.model, options.device, adapter, config, 3 * options.repeats),
             ]
-        settings = {key: value for key, value in vars(options).items() if key not in ("out", "name")}
-        record = common.write(
-            options.name,
-            settings | {"identity": denoiser.identity},
-            [entry for comparisons, _ in parts for entry in comparisons],
-            [entry for _, figures in parts for entry in figures],
-            options.out,
-            options.device,
-            load_before,
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(common.markdown(record))
-    return 0
+        return {
+            "settings": common.settings_of(options) | {"identity": denoiser.identity},
+            "comparisons": [entry for comparisons, _ in parts for entry in comparisons],
+            "figures": [entry for _, figures in parts for entry in figures],
+        }
+
+    return common.run(options, found)
 
 
 if __name__ == "__main__":

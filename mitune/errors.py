@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -16,15 +16,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f", did you mean '{close[0]}'?" if close else ""
 
 
-def check_known(what: str, value: str, known: Sequence[str]) -> None:
+def check_known(what: str, value: str, known: Collection[str]) -> None:
     """Raise UserError unless ``value`` is one of ``known``; ``what``: the name it was given for, and where."""
     if value not in known:
-        raise UserError(f"{what}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})")
+        raise UserError(
+            f"{what}={value!r} is not known{nearest(str(value), known)} (known: {', '.join(known)})"
+        )
 
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, on one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def short(text: str, length: int = 160) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known
 
 Time = int | float | Tensor
 """A time in the model's units: one number for the whole batch, or a tensor [n]."""
@@ -68,20 +68,8 @@ class NoiseSchedule:
         if trained_betas is not None:
             betas = torch.as_tensor(trained_betas, dtype=torch.float64)
             num_train_timesteps = len(betas)
-        elif beta_schedule == "linear":
-            betas = torch.linspace(beta_start, beta_end, num_train_timesteps, dtype=torch.float64)
-        elif beta_schedule == "scaled_linear":
-            root = torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64)
-            betas = root**2
-        elif beta_schedule == "squaredcos_cap_v2":  # Nichol & Dhariwal 2021, eq. 17
-            u = torch.arange(num_train_timesteps + 1, dtype=torch.float64) / num_train_timesteps
-            curve = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-            betas = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
         else:
-            raise UserError(
-                f"noise schedule: beta_schedule={beta_schedule!r} is not known"
-                f"{nearest(beta_schedule, BETA_SCHEDULES)} (known: {', '.join(BETA_SCHEDULES)})"
-            )
+            betas = _betas(beta_schedule, num_train_timesteps, beta_start, beta_end)
         alpha_bar = torch.cumprod(1 - betas, dim=0)
         if rescale_zero_terminal_snr:  # Lin et al. 2023 (arXiv 2305.08891), Algorithm 1
             root = alpha_bar.sqrt()
@@ -255,17 +243,14 @@ class NoiseSchedule:
         if self.kind == "flow":
             end = 1 / steps if self.grid_end is None else self.grid_end
             return total * self._shifted(torch.linspace(1.0, end, steps, dtype=torch.float64))
+        check_known("sampler.spacing", spacing, SPACINGS)
         index = torch.arange(steps, dtype=torch.float64)
         if spacing == "leading":
             grid = torch.arange(steps - 1, -1, -1) * (total // steps) + steps_offset
         elif spacing == "trailing":
             grid = (total - index * (total / steps)).round().long() - 1
-        elif spacing == "linspace":
+        else:  # linspace
             grid = (index * ((total - 1) / max(steps - 1, 1))).round().long().flip(0)
-        else:
-            raise UserError(
-                f"sampler.spacing={spacing!r} is not known{nearest(spacing, SPACINGS)} (known: {', '.join(SPACINGS)})"
-            )
         if int(grid[0]) >= total:
             raise UserError(
                 f"sampler.steps_offset={steps_offset} runs past the last timestep {total - 1}; use 0"
@@ -329,10 +314,19 @@ def dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
     return float(mu) if config.get("time_shift_type") == "linear" else math.exp(mu)
 
 
+def _betas(name: str, steps: int, start: float, end: float) -> Tensor:
+    """β [steps] of a schedule by its name, float64. UserError for an unknown one."""
+    check_known("noise schedule: beta_schedule", name, BETA_SCHEDULES)
+    if name == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float64)
+    if name == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    # squaredcos_cap_v2: Nichol & Dhariwal 2021, eq. 17
+    u = torch.arange(steps + 1, dtype=torch.float64) / steps
+    curve = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
+
+
 def check_prediction_type(prediction_type: str) -> None:
     """UserError unless ``prediction_type`` is one of ``PREDICTION_TYPES``."""
-    if prediction_type not in PREDICTION_TYPES:
-        raise UserError(
-            f"prediction_type={prediction_type!r} is not known{nearest(prediction_type, PREDICTION_TYPES)}"
-            f" (known: {', '.join(PREDICTION_TYPES)})"
-        )
+    check_known("prediction_type", prediction_type, PREDICTION_TYPES)

@@ -21,6 +21,14 @@ def three_clouds(schedule: NoiseSchedule | None = None, prediction_type: str = "
     )
 
 
+def scene(n: int) -> tuple[AnalyticDenoiser, Tensor, list[str]]:
+    """Three clouds and ``n`` (even) pictures of theirs [n, 2] with their labels, "a" and "b" in turn."""
+    denoiser = three_clouds()
+    labels = ["a", "b"] * (n // 2)
+    z0 = denoiser.sample(labels, torch.Generator().manual_seed(3))
+    return denoiser, z0, labels
+
+
 def exact_kl(denoiser: AnalyticDenoiser, label: str) -> float:
     """KL(p(z|label) ‖ p(z)) by a fine grid over the plane: no randomness."""
     axis = torch.linspace(-6, 6, 601, dtype=torch.float64)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from mitune.errors import UserError, nearest
+import pytest
+
+from mitune.errors import UserError, check_known, first_line, nearest
 
 
 def test_nearest_names_the_closest_choice() -> None:
@@ -16,6 +18,22 @@ def test_nearest_takes_any_iterable_once() -> None:
     assert (
         nearest("tensorbord", (name for name in ("wandb", "tensorboard"))) == ", did you mean 'tensorboard'?"
     )
+
+
+def test_what_is_not_known_is_named_with_its_place_and_what_there_is() -> None:
+    known = {"mse": 1, "dpo": 2}
+    check_known("train.objective", "dpo", known)
+    with pytest.raises(UserError) as caught:
+        check_known("train.objective", "dpoo", known)
+    assert str(caught.value) == "train.objective='dpoo' is not known, did you mean 'dpo'? (known: mse, dpo)"
+    with pytest.raises(UserError, match=r"train\.objective=False is not known"):  # a bare no, in YAML
+        check_known("train.objective", False, known)  # type: ignore[arg-type]
+
+
+def test_of_another_librarys_error_the_first_line_is_told() -> None:
+    assert first_line(ValueError("\n  Error 404:\nthe page is gone")) == "Error 404:"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(OSError(" \n")) == "OSError"
 
 
 def test_user_error_is_no_builtin_error() -> None:

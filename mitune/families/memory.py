@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError, check_known
+from mitune.errors import UserError, check_known, first_line
 
 OFFLOADS = ("none", "model", "sequential")
 QUANTIZATIONS = ("none", "8bit", "4bit", "int8")
@@ -17,8 +17,7 @@ QUANTIZATIONS = ("none", "8bit", "4bit", "int8")
 
 def check_offload(mode: str, device: torch.device, compile: bool) -> None:
     """Raises UserError for a mode that is not known or cannot help here."""
-    if mode not in OFFLOADS:
-        raise UserError(f"model.offload={mode}: it is one of {', '.join(OFFLOADS)}")
+    check_known("model.offload", mode, OFFLOADS)
     if mode != "none" and device.type == "cpu":
         raise UserError(
             f"model.offload={mode} moves parts between an accelerator and the CPU, and this model runs on the CPU; "
@@ -105,9 +104,8 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     try:
         decoder = AutoencoderTiny.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"model.fast_decoder={path} is no AutoencoderTiny that can be read: {first}"
+            f"model.fast_decoder={path} is no AutoencoderTiny that can be read: {first_line(error)}"
         ) from error
     config = decoder.config
     factor = 2 ** (len(config.decoder_block_out_channels) - 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError
+from mitune.errors import UserError, first_line
 from mitune.families.source import ModelSource
 from mitune.files import read_json
 
@@ -95,11 +95,6 @@ def pipeline_class(source: ModelSource) -> Any:
             "pip install -U diffusers"
         )
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """What a library has to say, on one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _without(components: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -40,8 +40,5 @@ def find_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         return dtype
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise UserError(
-            f"model.dtype={dtype} is not known{nearest(dtype, DTYPES)}; give auto, {', '.join(DTYPES)}"
-        )
+    check_known("model.dtype", dtype, ("auto", *DTYPES))
     return DTYPES[dtype]

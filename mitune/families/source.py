@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mitune.errors import UserError
+from mitune.errors import UserError, first_line
 from mitune.files import read_json
 
 EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
@@ -144,8 +144,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     except EntryNotFoundError as error:
         raise UserError(f"{at} on the Hub is not a diffusers pipeline: it has no model_index.json") from error
     except (HfHubHTTPError, OSError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{at}: the Hub did not answer ({first}); try again later") from error
+        raise UserError(f"{at}: the Hub did not answer ({first_line(error)}); try again later") from error
     return _source(name, None, index, revision)
 
 

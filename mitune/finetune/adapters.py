@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known, nearest
 from mitune.families import lora
 
 KINDS = ("dora", "lora")
@@ -33,10 +33,7 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError for an unknown kind or numbers that make no adapter."""
-        if self.kind not in KINDS:
-            raise UserError(
-                f"adapter.kind={self.kind} is not known{nearest(self.kind, KINDS)}; give {' or '.join(KINDS)}"
-            )
+        check_known("adapter.kind", self.kind, KINDS)
         if self.rank < 1:
             raise UserError(f"adapter.rank={self.rank}: must be at least 1")
         if not 0 <= self.dropout < 1:

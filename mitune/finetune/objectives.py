@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import UserError, nearest
+from mitune.errors import check_known
 from mitune.noise import NoiseSchedule
 
 
@@ -110,9 +110,5 @@ OBJECTIVES = {
 
 def find_objective(name: str) -> Objective:
     """The objective called ``name``. Raises UserError with the nearest name."""
-    if name not in OBJECTIVES:
-        raise UserError(
-            f"train.objective={name} is not known{nearest(name, OBJECTIVES)}; choose among "
-            f"{', '.join(OBJECTIVES)}"
-        )
+    check_known("train.objective", name, OBJECTIVES)
     return OBJECTIVES[name]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mitune import distributed
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known
 from mitune.families import lora
 from mitune.files import clean_partial
 from mitune.finetune import checkpoint
@@ -89,17 +89,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raises UserError for names that are not known and numbers that cannot work."""
         find_objective(self.objective)
-        for key, choices in (
-            ("lr_schedule", LR_SCHEDULES),
-            ("mixed_precision", tuple(PRECISIONS)),
-            ("density", DENSITIES),
-        ):
-            value = getattr(self, key)
-            if value not in choices:
-                raise UserError(
-                    f"train.{key}={value} is not known{nearest(str(value), choices)}; choose among "
-                    f"{', '.join(choices)}"
-                )
+        check_known("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        check_known("train.mixed_precision", self.mixed_precision, PRECISIONS)
+        check_known("train.density", self.density, DENSITIES)
         for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"train.{key}={getattr(self, key)}: must be at least 1")

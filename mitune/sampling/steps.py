@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, check_known
 from mitune.noise import NoiseSchedule
 
 SAMPLERS = ("ddpm", "ddim", "euler")
@@ -32,11 +32,8 @@ class Sampler:
     guidance: float = 7.5
 
     def __post_init__(self) -> None:
-        for key, value, known in (("name", self.name, SAMPLERS), ("variance", self.variance, VARIANCES)):
-            if value not in known:
-                raise UserError(
-                    f"sampler.{key}={value!r} is not known{nearest(value, known)} (known: {', '.join(known)})"
-                )
+        check_known("sampler.name", self.name, SAMPLERS)
+        check_known("sampler.variance", self.variance, VARIANCES)
         if self.name != "ddim":
             object.__setattr__(self, "eta", 1.0 if self.name == "ddpm" else 0.0)
         if not 0 <= self.eta <= 1:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import common
+from mitune.errors import UserError
 
 
 def test_every_arm_runs_once_a_round_and_none_is_always_first() -> None:
@@ -73,3 +76,40 @@ def test_the_record_says_what_was_measured_where(tmp_path: Path) -> None:
     assert "| rate | 12.5 rows/s | ≥ 20 | no |" in page
     assert "- a against b: a note" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trial.json", "trial.md"]
+
+
+def test_a_command_writes_and_prints_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only")
+    common.add_output(parser, "trial")
+    options = parser.parse_args(["--out", str(tmp_path)])
+    found = {
+        "settings": common.settings_of(options, "only"),
+        "comparisons": [],
+        "figures": [common.figure("rows", 3.0, "")],
+        "more": {"table": [1, 2]},
+    }
+    assert common.run(options, lambda: found) == 0
+    record = json.loads((tmp_path / "trial.json").read_text())
+    assert record["settings"] == {"device": "cpu"}
+    assert record["table"] == [1, 2]
+    assert capsys.readouterr().out == (tmp_path / "trial.md").read_text() + "\n"
+    found["page"] = lambda record: f"{len(record['table'])} rows"
+    assert common.run(options, lambda: found) == 0
+    assert capsys.readouterr().out == "2 rows\n"
+    assert (tmp_path / "trial.md").read_text() == "2 rows"
+
+
+def test_a_command_tells_what_the_user_can_mend_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure() -> dict[str, Any]:
+        raise UserError("no GPU here; take another machine")
+
+    options = argparse.Namespace(name="trial", out=str(tmp_path), device="cpu")
+    assert common.run(options, measure) == 2
+    assert capsys.readouterr().err == "no GPU here; take another machine\n"
+    assert not list(tmp_path.iterdir())

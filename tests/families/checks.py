@@ -1,6 +1,7 @@
 """What every family must reach, said once: ours against the plain diffusers pipeline.
 
-A ``Model`` says how its plain pipeline is called; the tests of a family build one and call the checks.
+A ``Model`` says how its plain pipeline is called. A family's file builds one as its fixture ``model``, derives a class
+from ``Common``, whose tests every family has, and calls the checks on variants of the model of its own.
 """
 
 from __future__ import annotations
@@ -235,3 +236,26 @@ def same_after_a_break(model: Model, folder: Path) -> None:
     assert any(not torch.equal(ours[name], before[name]) for name in before)
     loaded = model.load(adapter=folder / "cut" / "adapter")
     assert torch.equal(sampled(model, loaded), sampled(model, resumed))
+
+
+class Common:
+    """The tests every family has, of its file's ``model``. ``text_adapters``: whether text encoders take them too."""
+
+    text_adapters: bool
+
+    def test_latents(self, model: Model) -> None:
+        same_latents(model)
+
+    def test_epsilon(self, model: Model) -> None:
+        same_epsilon(model)
+
+    def test_pictures(self, model: Model) -> None:
+        same_pictures(model)
+
+    @pytest.mark.parametrize("kind", ["dora", "lora"])
+    def test_adapter(self, model: Model, tmp_path: Path, kind: str) -> None:
+        texts = self.text_adapters and kind == "lora"
+        same_with_adapter(model, tmp_path / "adapter", kind, text_encoder=texts)
+
+    def test_training(self, model: Model, tmp_path: Path) -> None:
+        same_after_a_break(model, tmp_path)

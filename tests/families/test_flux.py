@@ -61,6 +61,10 @@ def build(folder: Path, distilled: bool = False, **scheduler: Any) -> Path:
     return tiny.save(pipeline, folder / "model")
 
 
+class TestFlux(checks.Common):
+    text_adapters = True
+
+
 def test_it_knows_its_shapes(model: checks.Model) -> None:
     assert isinstance(model.ours, FluxDenoiser)
     assert model.ours.latent_shape == (4, 8, 8)
@@ -75,27 +79,6 @@ def test_packing_is_the_pipelines(model: checks.Model) -> None:
     z = torch.randn(2, 4, 6, 10)
     assert torch.equal(pack(z), FluxPipeline._pack_latents(z, 2, 4, 6, 10))
     assert torch.equal(unpack(pack(z), 6, 10), z)
-
-
-def test_latents(model: checks.Model) -> None:
-    checks.same_latents(model)
-
-
-def test_epsilon(model: checks.Model) -> None:
-    checks.same_epsilon(model)
-
-
-def test_pictures(model: checks.Model) -> None:
-    checks.same_pictures(model)
-
-
-@pytest.mark.parametrize(("kind", "texts"), [("dora", False), ("lora", True)])
-def test_adapter(model: checks.Model, tmp_path: Path, kind: str, texts: bool) -> None:
-    checks.same_with_adapter(model, tmp_path / "adapter", kind, texts)
-
-
-def test_training(model: checks.Model, tmp_path: Path) -> None:
-    checks.same_after_a_break(model, tmp_path)
 
 
 def test_a_fixed_shift(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_sequential_offload_leaves_the_network_where_it_is(
     ("options", "message"),
     [
         ({"offload": "model"}, "model runs on the CPU; leave model.offload=none"),
-        ({"offload": "all"}, "model.offload=all: it is one of none, model, sequential"),
+        ({"offload": "all"}, r"model.offload='all' is not known \(known: none, model, sequential\)"),
         ({"quantization": "4bit"}, "model.quantization=4bit needs a CUDA device, this is cpu"),
         ({"quantization": "2bit"}, "model.quantization='2bit' is not known.*known: none, 8bit, 4bit, int8"),
         ({"max_tokens": 20}, "model.max_tokens=20: .* one fixed length"),

@@ -47,31 +47,14 @@ def build(folder: Path, alpha: bool = False, variance: bool = True) -> Path:
     return tiny.save(pipeline, folder / "model")
 
 
+class TestPixArt(checks.Common):
+    text_adapters = False
+
+
 def test_it_knows_its_shapes(model: checks.Model) -> None:
     assert isinstance(model.ours, PixArtSigmaDenoiser)
     assert model.ours.latent_shape == (4, 8, 8)
     assert model.ours.encode_prompts(["a red circle"]).tensors["text"].shape == (1, 20, 32)
-
-
-def test_latents(model: checks.Model) -> None:
-    checks.same_latents(model)
-
-
-def test_epsilon(model: checks.Model) -> None:
-    checks.same_epsilon(model)
-
-
-def test_pictures(model: checks.Model) -> None:
-    checks.same_pictures(model)
-
-
-@pytest.mark.parametrize("kind", ["dora", "lora"])
-def test_adapter(model: checks.Model, tmp_path: Path, kind: str) -> None:
-    checks.same_with_adapter(model, tmp_path / "adapter", kind)
-
-
-def test_training(model: checks.Model, tmp_path: Path) -> None:
-    checks.same_after_a_break(model, tmp_path)
 
 
 def test_alpha_is_told_the_size_of_the_picture(tmp_path: Path) -> None:

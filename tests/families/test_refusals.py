@@ -159,7 +159,7 @@ def test_checkpoint_files_that_cannot_be_read(tiny_pipeline_folder: Path, tmp_pa
     ("options", "words"),
     [
         ({"dtype": "float23"}, "did you mean 'float32'"),
-        ({"dtype": "int8"}, "model.dtype=int8 is not known"),
+        ({"dtype": "int8"}, "model.dtype='int8' is not known"),
         ({"device": "gpu"}, "model.device=gpu is no device"),
         ({"device": "cuda:99"}, "CUDA devices; use model.device=auto"),
     ],

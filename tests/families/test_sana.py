@@ -84,6 +84,10 @@ def build(folder: Path) -> Path:
     return tiny.save(pipeline, folder / "model")
 
 
+class TestSana(checks.Common):
+    text_adapters = False
+
+
 def test_it_knows_its_shapes(model: checks.Model) -> None:
     assert isinstance(model.ours, SanaDenoiser)
     assert model.ours.latent_shape == (4, 16, 16)
@@ -100,24 +104,3 @@ def test_the_schedule_of_its_own_scheduler(model: checks.Model) -> None:
     )
     ours = model.ours._schedule(theirs.config)
     assert (ours.kind, ours.shift) == ("flow", 3.0)
-
-
-def test_latents(model: checks.Model) -> None:
-    checks.same_latents(model)
-
-
-def test_epsilon(model: checks.Model) -> None:
-    checks.same_epsilon(model)
-
-
-def test_pictures(model: checks.Model) -> None:
-    checks.same_pictures(model)
-
-
-@pytest.mark.parametrize("kind", ["dora", "lora"])
-def test_adapter(model: checks.Model, tmp_path: Path, kind: str) -> None:
-    checks.same_with_adapter(model, tmp_path / "adapter", kind)
-
-
-def test_training(model: checks.Model, tmp_path: Path) -> None:
-    checks.same_after_a_break(model, tmp_path)

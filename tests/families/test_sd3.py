@@ -58,6 +58,10 @@ def build(folder: Path, encoders: str = "123", wide: bool = True, **scheduler: A
     return tiny.save(pipeline, folder / "model")
 
 
+class TestSD3(checks.Common):
+    text_adapters = True
+
+
 def test_it_knows_its_shapes(model: checks.Model) -> None:
     assert isinstance(model.ours, SD3Denoiser)
     assert model.ours.latent_shape == (4, 8, 8)
@@ -65,10 +69,6 @@ def test_it_knows_its_shapes(model: checks.Model) -> None:
     assert model.ours.schedule.shift == 3.0
     assert list(model.ours.components) == ["transformer", "text_encoder", "text_encoder_2"]
     assert model.ours.encode_prompts(["a red circle"]).tensors["text"].shape == (1, 16 + 20, 48)
-
-
-def test_latents(model: checks.Model) -> None:
-    checks.same_latents(model)
 
 
 def test_latents_with_a_shift_that_follows_the_size(tmp_path: Path) -> None:
@@ -124,20 +124,3 @@ def test_a_prompt_is_cut_only_where_the_longest_reader_cuts(model: checks.Model,
     prompt = "a red circle and " * 4  # 16 tokens; CLIP keeps 14, T5 19
     assert model.ours.prompt_length_report([prompt]) == []
     assert describe(build(tmp_path, "1")).ours.prompt_length_report([prompt])
-
-
-def test_epsilon(model: checks.Model) -> None:
-    checks.same_epsilon(model)
-
-
-def test_pictures(model: checks.Model) -> None:
-    checks.same_pictures(model)
-
-
-@pytest.mark.parametrize(("kind", "texts"), [("dora", False), ("lora", True)])
-def test_adapter(model: checks.Model, tmp_path: Path, kind: str, texts: bool) -> None:
-    checks.same_with_adapter(model, tmp_path / "adapter", kind, texts)
-
-
-def test_training(model: checks.Model, tmp_path: Path) -> None:
-    checks.same_after_a_break(model, tmp_path)

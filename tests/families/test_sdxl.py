@@ -17,20 +17,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> checks.Model:
 
 
 def build(folder: Path, zeros: bool = True) -> Path:
-    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline
 
     torch.manual_seed(0)
     tokenizer, encoder = tiny.clip(folder / "one", 16, projected=False)
     tokenizer_2, encoder_2 = tiny.clip(folder / "two", 24)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    unet = tiny.unet(
         cross_attention_dim=40,
         attention_head_dim=(2, 4),
         use_linear_projection=True,
@@ -51,6 +43,10 @@ def build(folder: Path, zeros: bool = True) -> Path:
     return tiny.save(pipeline, folder / "model")
 
 
+class TestSDXL(checks.Common):
+    text_adapters = True
+
+
 def test_it_knows_its_shapes(model: checks.Model) -> None:
     assert isinstance(model.ours, SDXLDenoiser)
     assert model.ours.latent_shape == (4, 8, 8)
@@ -63,24 +59,3 @@ def test_the_null_prompt_is_zero_where_the_pipeline_says_so(model: checks.Model,
     other = checks.Model(build(tmp_path, zeros=False), checks.DDIM)
     assert torch.equal(other.ours.null(1).tensors["text"], other.ours.encode_prompts([""]).tensors["text"])
     checks.same_latents(other)
-
-
-def test_latents(model: checks.Model) -> None:
-    checks.same_latents(model)
-
-
-def test_epsilon(model: checks.Model) -> None:
-    checks.same_epsilon(model)
-
-
-def test_pictures(model: checks.Model) -> None:
-    checks.same_pictures(model)
-
-
-@pytest.mark.parametrize(("kind", "texts"), [("dora", False), ("lora", True)])
-def test_adapter(model: checks.Model, tmp_path: Path, kind: str, texts: bool) -> None:
-    checks.same_with_adapter(model, tmp_path / "adapter", kind, texts)
-
-
-def test_training(model: checks.Model, tmp_path: Path) -> None:
-    checks.same_after_a_break(model, tmp_path)

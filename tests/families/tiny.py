@@ -1,14 +1,16 @@
-"""Parts of tiny random pipelines: text encoders with their tokenizers, autoencoders. Seeded by the caller."""
+"""Tiny random pipelines: a whole Stable Diffusion, and parts for other families, which their callers seed."""
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.conftest import WORDS, _tokenizer
-
+# Words the tiny tokenizer holds whole; anything else falls apart into letters.
+WORDS = "a an and the of in on left right above below red green blue yellow circle square star cat dog photo small big"
 LETTERS = [chr(code) for code in range(33, 127)]
 
 
@@ -18,19 +20,50 @@ def save(pipeline: Any, folder: Path) -> Path:
     return folder
 
 
-def clip(folder: Path, hidden: int = 16, projected: bool = True, length: int = 16) -> tuple[Any, Any]:
-    """(tokenizer, CLIP text encoder with or without a projection)."""
+def _tokenizer(folder: Path, length: int) -> None:
+    """Write a CLIP byte-pair tokenizer: letters, digits, punctuation, and the merges that make ``WORDS`` whole."""
+    vocabulary = [*LETTERS, *(letter + "</w>" for letter in LETTERS)]
+    merges: list[str] = []
+    for word in WORDS.split():
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            # Byte-pair encoding applies the earliest merge that fits; a new one is needed where none does.
+            pairs = [f"{left} {right}" for left, right in itertools.pairwise(parts)]
+            known = [merge for merge in merges if merge in pairs]
+            merge = known[0] if known else pairs[0]
+            if not known:
+                merges.append(merge)
+                vocabulary.append(merge.replace(" ", ""))
+            at = pairs.index(merge)
+            parts = [*parts[:at], merge.replace(" ", ""), *parts[at + 2 :]]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    indices = {token: index for index, token in enumerate(dict.fromkeys(vocabulary))}
+    (folder / "vocab.json").write_text(json.dumps(indices))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "pad_token": "<|endoftext|>"}
+        )
+    )
+
+
+def clip(
+    folder: Path, hidden: int = 16, projected: bool = True, layers: int = 2, heads: int = 2, inner: int = 24
+) -> tuple[Any, Any]:
+    """(tokenizer, CLIP text encoder with or without a projection), of 16 tokens."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    length = 16
     _tokenizer(folder, length)
     tokenizer = CLIPTokenizer.from_pretrained(str(folder))
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         projection_dim=hidden,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         max_position_embeddings=length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -77,7 +110,24 @@ def autoencoder(channels: int = 4, shift: float | None = None, scale: float = 0.
     )
 
 
-def ddim() -> Any:
+def unet(**more: Any) -> Any:
+    """A ``UNet2DConditionModel`` of two levels for latents of 4 × 8 × 8; ``more``: what it reads texts with."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **more,
+    )
+
+
+def ddim(prediction_type: str = "epsilon") -> Any:
     """The scheduler of diffusion models in these tests."""
     from diffusers import DDIMScheduler
 
@@ -88,7 +138,30 @@ def ddim() -> Any:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type=prediction_type,
     )
+
+
+def stable_diffusion(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Write a ``StableDiffusionPipeline`` below ``folder``: 16 × 16 pictures, latents 4 × 8 × 8, 32-wide text."""
+    from diffusers import StableDiffusionPipeline
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = unet(cross_attention_dim=32, attention_head_dim=2)
+        vae = autoencoder()
+        tokenizer, encoder = clip(folder / "words", 32, projected=False, layers=1, heads=4, inner=37)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=network,
+        scheduler=ddim(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return save(pipeline, folder / "model")
 
 
 def enliven(network: Any) -> Any:

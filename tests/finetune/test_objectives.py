@@ -145,7 +145,7 @@ def test_weights_multiply_the_errors_of_every_objective(tiny_pipeline_folder: Pa
 def test_objectives_are_found_by_name() -> None:
     assert [find_objective(name).name for name in OBJECTIVES] == list(OBJECTIVES) == ["mse", "dpo"]
     assert (find_objective("mse").rows, find_objective("dpo").rows) == (1, 2)
-    with pytest.raises(UserError, match=r"train.objective=dpoo is not known, did you mean 'dpo'\?"):
+    with pytest.raises(UserError, match=r"train.objective='dpoo' is not known, did you mean 'dpo'\?"):
         find_objective("dpoo")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import three_clouds
+from analytic import scene, three_clouds
 from mixtures import mixture, pictures, rmse
 
 from mitune.denoiser import Condition
@@ -15,13 +15,6 @@ from mitune.noise import NoiseSchedule
 from mitune.sampling import candidate_noise, candidate_seed
 
 SCHEDULE = NoiseSchedule.ddpm()
-
-
-def scene(n: int):
-    denoiser = three_clouds()
-    labels = ["a", "b"] * (n // 2)
-    z0 = denoiser.sample(labels, torch.Generator().manual_seed(3))
-    return denoiser, z0, labels
 
 
 def test_independent_errors_are_their_definition():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import exact_kl, three_clouds, within_three_errors
+from analytic import exact_kl, scene, three_clouds, within_three_errors
 from mixtures import LABELS, correlation, mixture, pictures, slope
 
 from mitune.denoiser import AnalyticDenoiser
@@ -12,13 +12,6 @@ from mitune.information import elbo, log_prob_bound, mi_and_elbo, mi_image, scor
 from mitune.noise import NoiseSchedule
 
 SCHEDULE, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
-
-
-def scene(n: int):
-    denoiser = three_clouds()
-    labels = ["a", "b"] * (n // 2)
-    z0 = denoiser.sample(labels, torch.Generator().manual_seed(3))
-    return denoiser, z0, labels
 
 
 @pytest.mark.parametrize("noise", ["independent", "antithetic", "coupled"])

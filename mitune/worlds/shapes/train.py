@@ -44,6 +44,8 @@ from mitune.worlds.shapes.grammar import CATEGORIES, all_prompts
 from mitune.worlds.shapes.vocabulary import SHAPES
 
 Log = list[dict[str, Any]]
+Attempt = tuple[Tensor, Tensor, Tensor]
+"""Pictures, the same restored by an autoencoder (both [n, 3, H, W] in [-1, 1]), and the loss."""
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,9 @@ def train_vae(corpus: Corpus, options: argparse.Namespace, log: Log) -> Autoenco
     torch.manual_seed(options.seed)
     vae = AutoencoderKL.from_pretrained(options.vae_init) if options.vae_init else architecture.build_vae()
     vae = vae.train().to(options.device, memory_format=torch.channels_last)
-    parameters = list(vae.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0)
-    schedule = _schedule(optimizer, 2e-3, options.vae_steps)
-    rng, start = np.random.default_rng([options.seed, 1]), time.time()
-    running = torch.zeros((), device=options.device)
-    for step in range(1, options.vae_steps + 1):
+    rng = np.random.default_rng([options.seed, 1])
+
+    def attempt(step: int) -> Attempt:
         if step <= 0.9 * options.vae_steps:
             drawn = crops(corpus.pictures, rng, 4 * options.vae_batch, architecture.PICTURE_SIZE // 2)
         else:
@@ -196,15 +195,9 @@ def train_vae(corpus: Corpus, options: argparse.Namespace, log: Log) -> Autoenco
         pictures = as_tensor(drawn, options.device)
         posterior = vae.encode(pictures).latent_dist
         restored = vae.decode(posterior.sample()).sample
-        loss = weighted_error(restored, pictures) + 1e-6 * posterior.kl().mean()
-        _update(loss, parameters, optimizer, schedule)
-        running += (restored.detach() - pictures).square().mean()
-        if step % 100 == 0:
-            _report(log, "vae", step, options.vae_steps, running / 100, start)
-            running.zero_()
-        if step % 500 == 0:
-            vae.save_pretrained(f"{options.out}-vae")
-    return vae.eval()
+        return pictures, restored, weighted_error(restored, pictures) + 1e-6 * posterior.kl().mean()
+
+    return _fit_autoencoder(vae, list(vae.parameters()), "vae", options.vae_steps, attempt, options, log)
 
 
 def sharpen(vae: AutoencoderKL, corpus: Corpus, options: argparse.Namespace, log: Log) -> AutoencoderKL:
@@ -218,11 +211,9 @@ def sharpen(vae: AutoencoderKL, corpus: Corpus, options: argparse.Namespace, log
         *vae.decoder.requires_grad_(True).parameters(),
         *vae.post_quant_conv.requires_grad_(True).parameters(),
     ]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0)
-    schedule = _schedule(optimizer, 2e-3, options.decoder_steps)
-    rng, start = np.random.default_rng([options.seed, 2]), time.time()
-    running = torch.zeros((), device=options.device)
-    for step in range(1, options.decoder_steps + 1):
+    rng = np.random.default_rng([options.seed, 2])
+
+    def attempt(_: int) -> Attempt:
         drawn = corpus.pictures[rng.integers(len(corpus.pictures), size=options.vae_batch)]
         pictures = as_tensor(drawn, options.device)
         with torch.no_grad():
@@ -230,14 +221,28 @@ def sharpen(vae: AutoencoderKL, corpus: Corpus, options: argparse.Namespace, log
         # As much noise as a sampled latent is off by, so that the decoder is not thrown by it.
         latents = latents + 0.02 * latents.std() * torch.randn_like(latents)
         restored = vae.decode(latents).sample
-        loss = weighted_error(restored, pictures)
+        return pictures, restored, weighted_error(restored, pictures)
+
+    return _fit_autoencoder(vae, parameters, "decoder", options.decoder_steps, attempt, options, log)
+
+
+def _fit_autoencoder(
+    vae: AutoencoderKL, parameters: list[nn.Parameter], stage: str, steps: int, attempt: Callable[[int], Attempt],
+    options: argparse.Namespace, log: Log,
+) -> AutoencoderKL:  # fmt: skip
+    """Train `parameters` of `vae` on the loss of `attempt(step)`, steps counted from 1; log the squared error."""
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0)
+    schedule, start = _schedule(optimizer, 2e-3, steps), time.time()
+    running = torch.zeros((), device=options.device)
+    for step in range(1, steps + 1):
+        pictures, restored, loss = attempt(step)
         _update(loss, parameters, optimizer, schedule)
         running += (restored.detach() - pictures).square().mean()
         if step % 100 == 0:
-            _report(log, "decoder", step, options.decoder_steps, running / 100, start)
+            _report(log, stage, step, steps, running / 100, start)
             running.zero_()
         if step % 500 == 0:
-            vae.save_pretrained(f"{options.out}-decoder")
+            vae.save_pretrained(f"{options.out}-{stage}")
     return vae.eval()
 
 
