@@ -102,13 +102,15 @@ class Pilot:
 def running(
     by: str | Look, step: Step, population: Population, schedule: NoiseSchedule | None = None
 ) -> Tensor:
-    """What the population is ranked by after ``step``: [n] float64 on the CPU."""
+    """What the population is ranked by after ``step``: [n] float64 on the CPU. ValueError for an unknown observer."""
     if isinstance(by, str):
+        if by not in population.observers:
+            raise ValueError(f"no observer {by!r}; there are {', '.join(population.observers) or 'none'}")
         values = population.observers[by].result()
     else:
         assert schedule is not None
         values = by(predicted(step, schedule), population.rows, step.index + 1)
-    return values.to("cpu", torch.float64)
+    return values.cpu().double()
 
 
 def predicted(step: Step, schedule: NoiseSchedule) -> Tensor:

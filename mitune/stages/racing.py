@@ -16,7 +16,7 @@ from mitune.sampling.loop import Observer, Resample
 from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_for, steps_at
 from mitune.sampling.seeds import candidate_seed
 from mitune.scores import PATH_SCORERS
-from mitune.stages.common import scoring_of
+from mitune.stages.common import prompt_pool, scoring_of
 
 
 class Watcher(Protocol):
@@ -90,7 +90,9 @@ def look_scoring(config: DictConfig, denoiser: Denoiser, by: str, times: int | N
     changed: dict[str, Any] = {}
     if by not in PATH_SCORERS:
         changed = {by: {"times": times} | ({"edits": edits} if by == "contrast" else {})}
-    return scoring_of(OmegaConf.merge(config, {"scorer": changed}), denoiser, [by])  # type: ignore[arg-type]
+    own: DictConfig = OmegaConf.merge(config, {"scorer": changed})  # type: ignore[assignment]
+    # Not in the held-out prompts: what is learned from the candidates must not have seen them.
+    return scoring_of(own, denoiser, [by], lambda: prompt_pool(config.prompts))
 
 
 def running_score(scoring: Scoring, texts: Sequence[str], seeds: Sequence[int]) -> str | Look:

@@ -85,7 +85,9 @@ def test_a_score_that_knows_nothing_proposes_little_and_held_out_recall_says_so(
 
 def test_the_cheapest_score_is_the_best_proposal_and_a_judge_proposes_none() -> None:
     good, target = pilot(dict.fromkeys(range(1, STEPS + 1), 0.1), seed=3)
-    bad = {step: values + np.random.default_rng(step).normal(size=(P, M)) for step, values in good.items()}
+    bad = {
+        step: values + np.random.default_rng(100 + step).normal(size=(P, M)) for step, values in good.items()
+    }
     bad[STEPS] = good[STEPS]
     study = calibration({"mi": bad, "elbo": good}, target, STEPS, looks={"elbo": 2}, finish=20, resamples=10)
     assert study["best"] == "elbo"

@@ -199,3 +199,7 @@ def test_schedules_that_cannot_be_are_refused() -> None:
             steps_at(at, 20)
     with pytest.raises(ValueError, match="needs the noise schedule"):
         Racing([Cut(1, 1)], GROUPS, lambda z0, rows, step: rows)
+    model = three_clouds()
+    policy = Racing([Cut(1, 1)], torch.zeros(2), "mi")
+    with pytest.raises(ValueError, match="no observer 'mi'; there are llr"):
+        sample(model, model.encode_prompts(["a", "a"]), [1, 2], SAMPLER, [PathLLR()], policy)
