@@ -213,8 +213,8 @@ def _propose(
 # -- for people --------------------------------------------------------------------------------------------------------
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """The study as Markdown: what is proposed, then a table for each running score."""
+def summary(result: Mapping[str, Any]) -> str:
+    """What was measured and what is proposed, as Markdown."""
     target, k, candidates = result["target"], result["k"], result["candidates"]
     best = f"the best {k}" if k > 1 else "the best one"
     lines = [
@@ -248,6 +248,13 @@ def markdown(result: Mapping[str, Any]) -> str:
                 f" | {_shown(plan['loss'])} | {plan['saving_drawing']:.2f} × | {plan['saving']:.2f} × |"
             )
         lines += ["", f"The cheapest: `{result['command']}`", ""]
+    return "\n".join(lines)
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The study as Markdown: what is proposed, then a table for each running score."""
+    target, k, candidates = result["target"], result["k"], result["candidates"]
+    lines = [summary(result)]
     for name, score in result["scores"].items():
         cost = "free" if not score["look"] else f"{score['look']} forwards a look"
         own = name if not score["look"] else f"{name} of the finished picture, by as cheap a look"

@@ -13,7 +13,7 @@ from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
 from mitune.distributed import state, wait
 from mitune.errors import UserError
-from mitune.evaluate.calibration import Scores, calibration, markdown, plot
+from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
 from mitune.files import clean_partial, read_json, write_bytes, write_json, write_text
 from mitune.information.registry import check_oracle
 from mitune.runs import RunFolder
@@ -57,12 +57,11 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         )
         command = _command(config, study["best"], study["proposals"]) if study["best"] else None
         figures = {"target": target, "measured_only": judged, "command": command, **study, **spent}
-        text = markdown(figures)
         write_bytes(folder / "calibration.png", plot(figures))
-        write_text(folder / "calibration.md", text)
+        write_text(folder / "calibration.md", markdown(figures))
         write_json(folder / "calibration.json", figures)
-        say(text.rstrip())
-        say(f"figures and plot: {folder.resolve()}")
+        say(summary(figures).rstrip())
+        say(f"tables, figures and plot: {folder.resolve()}")
     wait()
     return figures or read_json(folder / "calibration.json")
 

@@ -99,7 +99,11 @@ def test_a_pilot_leaves_figures_and_a_schedule_that_works(
     assert figures["looks"] == 16 * 2 * 2
     assert figures["forwards"] == 16 * (2 * 4 + 2 * 2 + 6)
     assert figures["scores"]["llr"]["at"][-1]["tau_own"]["mean"] == pytest.approx(1)
-    assert (folder / "calibration.md").read_text().strip() in capsys.readouterr().out
+    page, shown = (folder / "calibration.md").read_text(), capsys.readouterr().out
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [row.split()[1] for row in rows] == ["`llr`", "`elbo`"]
+    assert all(row in shown for row in rows)
+    assert "Running `elbo` (2 forwards a look)" in page
     assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
     table = pq.read_table(next((folder / "candidates").glob("*.parquet")))
     assert {"llr@1", "llr@4", "elbo@2", "elbo@4", "elbo"} <= set(table.column_names)
