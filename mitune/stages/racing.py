@@ -209,6 +209,6 @@ class PilotWatcher:
             for step, values in sorted(self.resample.scores[name].items()):
                 found[column(name, step)] = values.tolist()
             rows = torch.arange(len(latents))
-            last = own[name].result() if isinstance(by, str) else by(latents, rows, self.steps)
+            last = own[by].result() if isinstance(by, str) else by(latents, rows, self.steps)
             found[column(name, self.steps)] = last.double().cpu().tolist()
         return found

@@ -113,7 +113,8 @@ def test_a_pilot_leaves_figures_and_a_schedule_that_works(
     assert {path: path.stat().st_mtime_ns for path in (folder / "candidates").iterdir()} == before
     command = read_json(folder / "calibration.json")["command"]
     assert command
-    assert main(arguments("generate", "sampler.steps=4", "scorer.elbo.times=3", *command.split())) == 0
+    given = [*PILOT, "calibrate.recall=0.25", *command.split()]
+    assert main(arguments("generate", *given)) == 0
 
 
 @pytest.mark.parametrize(
