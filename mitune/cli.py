@@ -19,6 +19,7 @@ STAGES = {
     "run": "these four, for R rounds, with summary.json and report.html",
     "score": "score any pictures with captions; keep the best of them",
     "agree": "how well the scores agree with each other and with a referee",
+    "calibrate": "when candidates can be dropped early: a pilot that proposes sampler.racing",
 }
 MISTAKE = 2
 INTERRUPTED = 130
@@ -108,11 +109,13 @@ def _work(stage: str, config: Any) -> int:
 
 def _go(stage: str, config: Any, run: Any) -> None:
     from mitune.stages.agree import agree
+    from mitune.stages.calibrate import calibrate
     from mitune.stages.run import run_rounds, run_stage
     from mitune.stages.score import score
 
-    if stage in ("run", "score", "agree"):
-        {"run": run_rounds, "score": score, "agree": agree}[stage](config, run)
+    alone = {"run": run_rounds, "score": score, "agree": agree, "calibrate": calibrate}
+    if stage in alone:
+        alone[stage](config, run)
     else:
         run_stage(stage, config, run, config.round)
 

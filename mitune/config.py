@@ -100,6 +100,26 @@ class PromptsConfig:
 
 
 @dataclass
+class RacingConfig:
+    """Dropping candidates while they are drawn."""
+
+    by: str | None = key(
+        None,
+        "drop candidates early by this running score: mi, mi_continuous, llr (free), or elbo, mi_image, llr_image,"
+        " contrast of the predicted picture (null: off)",
+    )
+    at: list[float] = key([0.4], "when: shares of the steps below 1, or numbers of steps from 1 on")
+    survivors: list[int] = key([], "candidates a prompt that go on, for each of at")
+    speedup: float | None = key(
+        None, "instead of survivors: forwards of drawing, looks included, shall fall so many times"
+    )
+    times: int | None = key(
+        None, "times a look noises the predicted picture at (2 forwards each, contrast: edits + 1)"
+    )
+    edits: int = key(3, "edits that a look by contrast tells the prompt from")
+
+
+@dataclass
 class SamplerConfig:
     name: str = key("ddim", "ddpm (ancestral), ddim, or euler (rectified flow)")
     steps: int = key(20, "network evaluations a picture")
@@ -109,6 +129,7 @@ class SamplerConfig:
     spacing: str = key("trailing", "timestep spacing: leading, trailing, linspace")
     steps_offset: int = key(0, "added to every timestep of the leading spacing (Stable Diffusion: 1)")
     set_alpha_to_one: bool = key(False, "ddim: end at clean data instead of the first timestep")
+    racing: RacingConfig = section(RacingConfig)
 
 
 @dataclass
@@ -320,6 +341,20 @@ class AgreeConfig:
 
 
 @dataclass
+class CalibrateConfig:
+    prompts: int = key(24, "P: prompts, evenly over the categories")
+    candidates: int = key(16, "M: candidates a prompt")
+    by: list[str] = key(["mi", "llr"], "running scores to race by: those of sampler.racing.by")
+    target: str | None = key(None, "the final score whose best candidates must survive (default: select.by)")
+    k: int = key(1, "how many of the best")
+    recall: float = key(0.9, "share of them that a proposed schedule shall keep")
+    every: int = key(2, "steps between two looks, of scores that cost forwards")
+    times: int | None = key(None, "of a look: as sampler.racing.times")
+    edits: int = key(3, "of a look: as sampler.racing.edits")
+    resamples: int = key(2000, "of the bootstrap over prompts")
+
+
+@dataclass
 class TrackerConfig:
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
@@ -344,6 +379,7 @@ class Config:
     evaluate: EvaluateConfig = section(EvaluateConfig)
     score: ScoreConfig = section(ScoreConfig)
     agree: AgreeConfig = section(AgreeConfig)
+    calibrate: CalibrateConfig = section(CalibrateConfig)
     tracker: TrackerConfig = section(TrackerConfig)
 
 
@@ -391,6 +427,9 @@ AT_LEAST: dict[str, float] = {
     "sampler.eta": 0,
     "sampler.guidance": 0,
     "sampler.steps_offset": 0,
+    "sampler.racing.speedup": 1,
+    "sampler.racing.times": 1,
+    "sampler.racing.edits": 1,
     "scorer.mi.t_min": 0,
     **{f"scorer.{name}.times": 1 for name in _TIMED},
     **{f"scorer.{name}.t_min": 0 for name in _TIMED},
@@ -437,6 +476,13 @@ AT_LEAST: dict[str, float] = {
     "agree.prompts": 2,
     "agree.candidates": 2,
     "agree.resamples": 1,
+    "calibrate.prompts": 2,
+    "calibrate.candidates": 2,
+    "calibrate.k": 1,
+    "calibrate.every": 1,
+    "calibrate.times": 1,
+    "calibrate.edits": 1,
+    "calibrate.resamples": 1,
 }
 INTERVALS = (
     *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
@@ -640,10 +686,11 @@ def check(config: DictConfig) -> None:
         "select.fraction",
         "select.real_fraction",
         "score.top_fraction",
+        "calibrate.recall",
     ):
         if values[name] is not None and values[name] > 1:
             raise UserError(f"{name}={values[name]}: must be at most 1")
-    for name in ("select.fraction", "score.top_fraction", "train.density_std"):
+    for name in ("select.fraction", "score.top_fraction", "train.density_std", "calibrate.recall"):
         if values[name] is not None and not values[name] > 0:
             raise UserError(f"{name}={values[name]}: must be above 0")
     if not all(0 < fraction <= 1 for fraction in values["agree.fractions"]):
@@ -653,6 +700,7 @@ def check(config: DictConfig) -> None:
         "scorer.contrast.kinds",
         "agree.positions",
         "agree.fractions",
+        "calibrate.by",
     ):
         if not values[name]:
             raise UserError(f"{name} is empty: give at least one")
@@ -663,6 +711,7 @@ def check(config: DictConfig) -> None:
     _check_profile(values)
     _check_scores(values)
     _check_selection(values)
+    _check_racing(values)
 
 
 def _check_profile(values: dict[str, Any]) -> None:
@@ -679,6 +728,8 @@ def _check_profile(values: dict[str, Any]) -> None:
         raise UserError(f"score.profile={path}: the profile is a JSON file; give a name that ends in .json")
 
 
+# What candidates can be dropped by: scores of the path, and the cheaper ones of the predicted picture.
+RACERS = (*PATH_SCORERS, *(name for name in LATENT_SCORERS if name != "cas"))
 _SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers")
 
 
@@ -688,7 +739,9 @@ def _check_scores(values: dict[str, Any]) -> None:
     terms(COMBINED, combined)
     lists = {name: values[name] for name in _SCORE_LISTS}
     lists |= {
-        name: [values[name]] for name in ("train.keep_best_by", "score.by", "agree.referee") if values[name]
+        name: [values[name]]
+        for name in ("train.keep_best_by", "score.by", "agree.referee", "calibrate.target")
+        if values[name]
     }
     for name, wanted in lists.items():
         for score in wanted:
@@ -701,8 +754,7 @@ def _check_scores(values: dict[str, Any]) -> None:
                     f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
                     " give a sum without z(), such as contrast+0.5*elbo"
                 )
-    kind = values["sampler.name"]
-    straight = kind == "euler" or (kind == "ddim" and values["sampler.eta"] == 0)
+    straight = _straight(values)
     for name in ("scorers", "evaluate.scorers", "train.keep_best_by"):
         if straight and "llr" in scorers_of(lists.get(name, ()), combined):
             others = ",".join(other for other in lists[name] if "llr" not in columns([other], combined))
@@ -761,3 +813,56 @@ def _check_selection(values: dict[str, Any]) -> None:
 
 def _by_oracle(score: str, combined: str) -> bool:
     return score != "random" and "oracle" in scorers_of([score], combined)
+
+
+def _straight(values: dict[str, Any]) -> bool:
+    """Whether the sampler adds no noise, so that a path has no density."""
+    kind = values["sampler.name"]
+    return kind == "euler" or (kind == "ddim" and values["sampler.eta"] == 0)
+
+
+def _check_racing(values: dict[str, Any]) -> None:
+    """What the steps, candidates and forwards allow is told by ``stages.racing.cuts_of``, before a model is loaded."""
+    by, at, survivors, speedup = (
+        values[f"sampler.racing.{name}"] for name in ("by", "at", "survivors", "speedup")
+    )
+    if by is None:
+        given = [name for name in ("survivors", "speedup", "times") if values[f"sampler.racing.{name}"]]
+        if given:
+            raise UserError(
+                f"sampler.racing.{given[0]}: say which score drops candidates: sampler.racing.by=, one of"
+                f" {', '.join(RACERS)}"
+            )
+        return
+    check_racer("sampler.racing.by", by, values["sampler.racing.times"], _straight(values))
+    if (speedup is None) == (not survivors):
+        both = "give one of them, not both" if survivors else "say how many candidates go on"
+        raise UserError(
+            f"sampler.racing: {both}: sampler.racing.survivors=[4] (one number for each of sampler.racing.at), or"
+            " sampler.racing.speedup=2"
+        )
+    if speedup is None and len(survivors) != len(at):
+        raise UserError(
+            f"sampler.racing.survivors={survivors}: give one number for each of sampler.racing.at={at}"
+        )
+    if not at:
+        raise UserError("sampler.racing.at is empty: say when candidates are dropped, such as [0.4]")
+
+
+def check_racer(key: str, by: str, times: int | None, straight: bool) -> None:
+    """Raise UserError, naming ``key``, unless candidates can be dropped by ``by``; ``times``: of a look;
+    ``straight``: the sampler adds no noise."""
+    if by not in RACERS:
+        why = "judges finished pictures only" if by in SCORERS or by in COLUMNS else "is no running score"
+        raise UserError(f"{key}: {by} {why}{nearest(by, RACERS)}; choose among {', '.join(RACERS)}")
+    if by == "llr" and straight:
+        raise UserError(
+            f"{key}: llr needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or race by another"
+            " score"
+        )
+    if by not in PATH_SCORERS and times is None:
+        section = key.rpartition(".")[0]
+        raise UserError(
+            f"{key}: {by} is not free, it costs forwards at every look; say so by {section}.times=2 (the times that a"
+            f" look noises the predicted picture at), or race by {', '.join(PATH_SCORERS)}"
+        )

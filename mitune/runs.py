@@ -22,12 +22,13 @@ STAGES = ("generate", "select", "train", "evaluate")
 
 # The stages that depend on a section of the configuration: once one of them has begun, the section is fixed.
 _NEEDED = {
-    "seed": ("generate", "score", "agree"),
+    "seed": ("generate", "score", "agree", "calibrate"),
     "scorers": ("generate",),
-    "model": ("generate", "score", "agree"),
-    "prompts": ("generate", "agree"),
-    "sampler": ("generate", "agree"),
-    "scorer": ("generate", "score", "agree"),
+    "model": ("generate", "score", "agree", "calibrate"),
+    "prompts": ("generate", "agree", "calibrate"),
+    "sampler": ("generate", "agree", "calibrate"),
+    "sampler.racing": ("generate",),
+    "scorer": ("generate", "score", "agree", "calibrate"),
     "generate": ("generate",),
     "select": ("select", "real"),
     "adapter": ("train",),
@@ -35,6 +36,7 @@ _NEEDED = {
     "evaluate": ("evaluate",),
     "score": ("score",),
     "agree": ("agree",),
+    "calibrate": ("calibrate",),
 }
 # What may change between two commands: it does not change what is made, only where, how far and how fast.
 _FREE = {
@@ -74,6 +76,9 @@ _FREE = {
     "agree.fractions",
     "agree.resamples",
     "agree.source",
+    "calibrate.k",
+    "calibrate.recall",
+    "calibrate.resamples",
 }
 # What a stage leaves first, from the run folder.
 _BEGUN = {
@@ -84,7 +89,13 @@ _BEGUN = {
     "evaluate": "round-*/after/plan.json",
     "score": "plan.json",
     "agree": "agree/candidates/plan.json",
+    "calibrate": "calibrate/candidates/plan.json",
 }
+
+
+def _section(name: str) -> str:
+    """The section of a key that stages depend on as a whole."""
+    return next((own for own in _NEEDED if "." in own and name.startswith(f"{own}.")), name.partition(".")[0])
 
 
 class RunFolder:
@@ -155,7 +166,7 @@ class RunFolder:
         fixed = self._fixed(config)
         changed = {}
         for name, default, _ in leaves():
-            if name in _FREE or name.partition(".")[0] not in fixed:
+            if name in _FREE or _section(name) not in fixed:
                 continue
             # A key that came with a later version had its default's effect.
             before = OmegaConf.select(old, name, default=default)

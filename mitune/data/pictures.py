@@ -371,7 +371,7 @@ def _candidates(store: CandidateStore) -> Pictures:
         seeds=kept["seed"].tolist(),
         keys={name: kept[name].tolist() for name in keys},
         scores={name: kept[name].tolist() for name in scores},
-        left_out=len(table) - len(kept),
+        left_out=len(store.table(dropped=True)) - len(kept),
     )
 
 

@@ -3,6 +3,11 @@
 A unit is a parquet table of all its candidates (seeds and scores) and a safetensors file with the latents of
 those kept. Tensors are written first, the table last: the table is the commit mark. Files are named by the
 unit's number, never by a prompt.
+
+Where candidates raced (:mod:`mitune.sampling.racing`), the files hold those that were dropped too: ``dropped_at`` is
+the number of steps such a one had taken, ``race`` what it was last ranked by, and its scores are null, as what it had
+by then cannot be compared with a finished one's. Readers of the store get finished candidates, unless they ask for
+all: one that was dropped is never selected.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
 import torch
@@ -36,6 +42,9 @@ _TYPES = {
     "seed": pa.int64(),
     "kept": pa.bool_(),
 }
+# Of candidates that raced: steps taken by one that was dropped (null: it finished), and what it was last ranked by.
+RACE = ("dropped_at", "race")
+_RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
 _SIZE = b"mitune.latents_bytes"
 
 
@@ -145,17 +154,19 @@ class CandidateStore:
 
         Args:
             unit: what the rows belong to; a candidate may be absent (given up early), a prompt may not.
-            table: columns of equal length: those of ``KEYS`` and one of floats per scorer, higher = better.
+            table: columns of equal length: those of ``KEYS`` and one of floats per scorer, higher = better; where they
+                raced those of ``RACE`` too, and None for every score of a candidate that was dropped.
             latents: [number of rows with ``kept``, ...] in row order, or None when none is kept.
 
         Raises:
             UserError: a score is not finite (names scorer, prompt and candidate), or the disk refuses.
-            ValueError: columns or latents do not fit the unit.
+            ValueError: columns or latents do not fit the unit, or a candidate that was dropped has a score or a latent.
         """
         self._check(unit, table, latents)
         scorers = [name for name in table if name not in KEYS]
+        types = _TYPES | _RACE_TYPES
         arrays = {
-            name: pa.array(_plain(table[name]), type=_TYPES.get(name, pa.float64()))
+            name: pa.array(_plain(table[name]), type=types.get(name, pa.float64()))
             for name in (*KEYS, *scorers)
         }
         size = 0
@@ -185,21 +196,30 @@ class CandidateStore:
         given = 0 if latents is None else len(latents)
         if kept != given:
             raise ValueError(f"unit {unit.index}: {kept} rows are kept, but {given} latents given")
+        dropped = [step is not None for step in table.get("dropped_at", [None] * len(rows))]
+        if any(gone and keep for gone, keep in zip(dropped, table["kept"], strict=True)):
+            raise ValueError(f"unit {unit.index}: a candidate that was dropped has no latent to keep")
         for name in table:
-            if name in KEYS:
+            if name in KEYS or name == "dropped_at":
                 continue
             for row, value in enumerate(_plain(table[name])):
-                if not math.isfinite(value):
+                if dropped[row] and name not in RACE:
+                    if value is not None:
+                        raise ValueError(
+                            f"unit {unit.index}: a candidate that was dropped has the score {name}"
+                        )
+                elif not math.isfinite(value):
                     raise UserError(
                         f"score '{name}' is {value} for candidate {rows[row][1]} of prompt"
                         f" {table['prompt'][row]!r};"
                         " try model.dtype=float32, or fewer extreme settings of the scorer"
                     )
 
-    def table(self) -> pd.DataFrame:
+    def table(self, dropped: bool = False) -> pd.DataFrame:
         """All committed rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
 
-        Raises UserError when there are none.
+        ``dropped``: those that a race dropped too, with NaN for their scores and the columns ``RACE``, which are left
+        out otherwise. Raises UserError when there are no rows.
         """
         parts = []
         for index in sorted(self.done()):
@@ -210,7 +230,10 @@ class CandidateStore:
                 rows.append(count if flag else -1)
                 count += bool(flag)
             part = part.append_column("unit", pa.array([index] * len(kept), pa.int64()))
-            parts.append(part.append_column("latent_row", pa.array(rows, pa.int64())))
+            part = part.append_column("latent_row", pa.array(rows, pa.int64()))
+            if not dropped and "dropped_at" in part.column_names:
+                part = part.filter(pc.is_null(part.column("dropped_at"))).drop_columns(list(RACE))
+            parts.append(part)
         if not parts:
             raise UserError(f"no candidates in {self.folder}; run the generate stage first")
         return pa.concat_tables(parts, promote_options="default").to_pandas()

@@ -9,13 +9,18 @@ from mitune.sampling.loop import (
     sample,
     sample_population,
 )
+from mitune.sampling.racing import Cut, Look, Pilot, Racing
 from mitune.sampling.seeds import NoiseStreams, candidate_noise, candidate_seed
 from mitune.sampling.steps import Sampler, StepCoefficients, coefficients
 
 __all__ = [
+    "Cut",
+    "Look",
     "NoiseStreams",
     "Observer",
+    "Pilot",
     "Population",
+    "Racing",
     "Resample",
     "Sampler",
     "Samples",

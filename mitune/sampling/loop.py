@@ -100,12 +100,13 @@ def sample(
     sampler: Sampler,
     observers: Sequence[Observer] = (),
     resample: Resample | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Latents [n, …] (float32, or float64 if the model is) of one candidate per seed and row of ``condition``.
 
     With ``resample`` only the survivors come back; ``sample_population`` also tells which they are. Raises as it does.
     """
-    return sample_population(denoiser, condition, seeds, sampler, observers, resample).latents
+    return sample_population(denoiser, condition, seeds, sampler, observers, resample, batch_size).latents
 
 
 @torch.no_grad()
@@ -116,8 +117,12 @@ def sample_population(
     sampler: Sampler,
     observers: Sequence[Observer] = (),
     resample: Resample | None = None,
+    batch_size: int | None = None,
 ) -> Samples:
     """Run the loop. Both branches are evaluated at every step, in one forward, whatever the guidance.
+
+    ``batch_size``: candidates a forward at most (None: all). The population may be larger than what the network takes
+    at once, as who is dropped is settled among all candidates of a prompt; batches are filled again after each drop.
 
     ValueError if seeds and conditions differ in number; UserError for a noise-predicting model on a schedule that
     ends at SNR 0 (its first output says nothing of the picture), and as ``coefficients``.
@@ -136,14 +141,15 @@ def sample_population(
     streams = NoiseStreams(seeds, denoiser.latent_shape, device, dtype)
     by_name = {observer.name: observer for observer in observers}
     rows = torch.arange(len(seeds))
-    pair = Condition.cat([denoiser.null(len(seeds)), condition])
+    pairs = _pairs(denoiser, condition, batch_size)
     for observer in observers:
         observer.start(len(seeds), device)
 
     schedule, kind = denoiser.schedule, denoiser.prediction_type
     z = streams.next()
     for index, at in enumerate(steps):
-        outputs = denoiser.guided_outputs(z, at.t, pair, sampler.guidance)
+        parts = [denoiser.guided_outputs(z[part], at.t, pair, sampler.guidance) for part, pair in pairs]
+        outputs = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
         eps_cond, eps_null, eps = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
         # a z + b ε̂, but in the network's own output: near SNR 0, ε̂ tells of the picture in its last digits only.
         p, q = schedule.epsilon_weights(at.t, kind)
@@ -164,11 +170,20 @@ def sample_population(
         chosen = resample(step, Population(rows, tuple(streams.seeds), by_name))
         if chosen is not None:
             chosen = chosen.to("cpu", torch.long)
-            n = len(rows)
             streams.select(chosen.tolist())
             rows = rows[chosen]
             z = z[chosen.to(device)]
-            pair = pair[torch.cat([chosen, chosen + n])]
+            condition = condition[chosen]
+            pairs = _pairs(denoiser, condition, batch_size)
             for observer in observers:
                 observer.select(chosen.to(device))
     return Samples(z, rows)
+
+
+def _pairs(denoiser: Denoiser, condition: Condition, batch_size: int | None) -> list[tuple[slice, Condition]]:
+    """The rows of each forward, and the condition [∅ rows; prompt rows] it is given."""
+    size = batch_size or max(1, len(condition))
+    parts = [slice(start, start + size) for start in range(0, max(1, len(condition)), size)]
+    rows = [condition[part] for part in parts]
+    pairs = [Condition.cat([denoiser.null(len(own)), own]) for own in rows]
+    return list(zip(parts, pairs, strict=True))

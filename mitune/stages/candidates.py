@@ -17,10 +17,11 @@ from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.information.registry import Scoring
 from mitune.out_of_memory import advice, largest_that_fits
-from mitune.sampling.loop import sample
+from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
 from mitune.stages.progress import progress
+from mitune.stages.racing import Watch
 from mitune.stages.units import Cost, Meter, claim_model, read_cost
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
@@ -42,10 +43,12 @@ def draw(
     batch_size: int = 96,
     keep: Keep = keep_all,
     title: str = "generate",
+    watch: Watch | None = None,
 ) -> CandidateStore:
     """Make every unit of the plan that is not on disk yet; each process makes its own.
 
     ``first``: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
+    ``watch``: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
     """
     store = CandidateStore(folder)
     main = state().is_main_process
@@ -59,12 +62,16 @@ def draw(
     done = rows - sum(unit.rows for unit in todo) * state().num_processes
     with progress(title, rows, max(0, done)) as advance:
         for unit in todo:
-            meter = Meter(denoiser, scoring)
-            table, latents = draw_unit(unit, denoiser, sampler, scoring, seed, first, batch_size)
-            table["kept"] = keep(table)
-            kept = torch.tensor(table["kept"])
+            meter = Meter(denoiser, scoring, watch)
+            table, latents = draw_unit(unit, denoiser, sampler, scoring, seed, first, batch_size, watch)
+            finished = [
+                row for row, step in enumerate(table.get("dropped_at", [None] * unit.rows)) if step is None
+            ]
+            flags = keep({name: [values[row] for row in finished] for name, values in table.items()})
+            kept = {row for row, flag in zip(finished, flags, strict=True) if flag}
+            table["kept"] = [row in kept for row in range(unit.rows)]
             meter.write(store.table_path(unit.index))
-            store.write_unit(unit, table, latents[kept])
+            store.write_unit(unit, table, latents[torch.tensor(flags)])
             advance(unit.rows * state().num_processes)
     wait()
     return store
@@ -78,27 +85,54 @@ def draw_unit(
     seed: int,
     first: int = 0,
     batch_size: int = 96,
+    watch: Watch | None = None,
 ) -> tuple[dict[str, list[Any]], Tensor]:
-    """Candidates of one unit: the table's columns (without ``kept``) and their latents [rows, …] on the CPU."""
+    """Candidates of one unit: the table's columns (without ``kept``), and latents [finished, …] on the CPU.
+
+    All candidates finish, unless ``watch`` drops some: these have None for their scores, and no latent.
+    """
     rows = unit.candidates()
     encoded = denoiser.encode_prompts([prompt.text for prompt in unit.prompts])
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
     seeds = [candidate_seed(seed, prompt.text, first + number) for prompt, number in rows]
     texts = [prompt.text for prompt, _ in rows]
-    latents, scores = [], []
-    for start in range(0, len(rows), batch_size):
-        part = slice(start, start + batch_size)
+    # Who is dropped is settled among all candidates of a prompt, so with a race the loop splits its forwards itself.
+    size = batch_size if watch is None else len(rows)
+    latents, scores, finished = [], [], []
+    added: dict[str, list[Any]] = {}
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
         observers = scoring.observers()
+        watcher = None if watch is None else watch.begin(texts[part], seeds[part], owner[part], observers)
+        resample = None if watcher is None else watcher.resample
+        watching = observers if watcher is None else watcher.observers
+        condition = encoded[owner[part]]
         try:
-            z = sample(denoiser, encoded[owner[part]], seeds[part], sampler, observers)
+            found = sample_population(
+                denoiser, condition, seeds[part], sampler, watching, resample, batch_size
+            )
         except torch.OutOfMemoryError as error:
-            raise UserError(_too_large(denoiser, encoded[owner[part]], seeds[part], sampler)) from error
+            probed = slice(0, batch_size)
+            line = _too_large(denoiser, condition[probed], seeds[part][probed], sampler)
+            raise UserError(line) from error
+        own = (start + found.rows).tolist()
         columns = {observer.name: observer.result() for observer in observers}
-        columns |= scoring.on_latents(z, texts[part], seeds[part])
-        if scoring.needs_pictures:
-            columns |= scoring.on_pictures(denoiser.decode(z), texts[part])
-        latents.append(z.cpu())
+        columns |= _scores(
+            scoring,
+            denoiser,
+            found.latents,
+            [texts[row] for row in own],
+            [seeds[row] for row in own],
+            batch_size,
+        )
+        latents.append(found.latents.cpu())
         scores.append({name: values.double().cpu() for name, values in columns.items()})
+        finished += own
+        added |= {} if watcher is None else watcher.columns(found.latents)
+    results = {name: torch.cat([part[name] for part in scores]).tolist() for name in scores[0]}
+    # A unit has all candidates of its prompts.
+    results |= scoring.on_table(results, [rows[row][0].id for row in finished])
+    place = {row: number for number, row in enumerate(finished)}
     table: dict[str, list[Any]] = {
         "prompt_id": [prompt.id for prompt, _ in rows],
         "prompt": texts,
@@ -106,10 +140,28 @@ def draw_unit(
         "candidate": [number for _, number in rows],
         "seed": seeds,
     }
-    for name in scores[0]:
-        table[name] = torch.cat([part[name] for part in scores]).tolist()
-    table |= scoring.on_table(table, table["prompt_id"])  # a unit has all candidates of its prompts
-    return table, torch.cat(latents)
+    for name, values in results.items():
+        table[name] = [values[place[row]] if row in place else None for row in range(len(rows))]
+    return table | added, torch.cat(latents)
+
+
+def _scores(
+    scoring: Scoring,
+    denoiser: Denoiser,
+    latents: Tensor,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """Scores of finished latents and of their pictures, ``batch_size`` at a time: each [n]."""
+    parts = []
+    for start in range(0, len(latents), batch_size):
+        part = slice(start, start + batch_size)
+        found = scoring.on_latents(latents[part], texts[part], seeds[part])
+        if scoring.needs_pictures:
+            found |= scoring.on_pictures(denoiser.decode(latents[part]), texts[part])
+        parts.append(found)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: Sampler) -> str:

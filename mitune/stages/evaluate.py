@@ -28,7 +28,7 @@ from mitune.stages.units import Cost
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
 _BASELINE = ("model.dtype", "sampler.", "scorer.", "evaluate.")
-_NOT_BASELINE = ("evaluate.prompts.", "evaluate.batch_size", "evaluate.examples")
+_NOT_BASELINE = ("evaluate.prompts.", "evaluate.batch_size", "evaluate.examples", "sampler.racing.")
 
 
 def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:

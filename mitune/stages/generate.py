@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from mitune.data.selection import select
 from mitune.data.store import plan_units
 from mitune.distributed import state, wait
 from mitune.runs import RunFolder
+from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
 from mitune.stages.candidates import Keep, cost, draw
 from mitune.stages.common import (
@@ -23,12 +25,14 @@ from mitune.stages.common import (
     selecting,
     training_prompts,
 )
+from mitune.stages.racing import cuts_of, race_of, survivors_of
 
 
 def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Fill ``round-N/candidates``; gives the figures of ``summary.json``'s ``generate`` and the model's identity."""
     prompts = training_prompts(config)
     units = plan_units(prompts, config.generate.candidates, config.generate.rows_per_unit)
+    cuts = cuts_of(config)
     denoiser = load_model(config, previous_adapter(run, number))
     check_lengths(denoiser, prompts, config.prompts, "prompts")
     sampler = sampler_of(config)
@@ -44,22 +48,46 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             batch_size=config.generate.batch_size,
             keep=keeper(config),
             title=f"round {number}: generate",
+            watch=race_of(config, denoiser),
         )
+    spent = cost(store, units)
     figures = {
         "prompts": len(prompts),
         "candidates": sum(unit.rows for unit in units),
-        **cost(store, units).total,
+        **spent.total,
         "model": denoiser.identity,
     }
+    if cuts:
+        figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
     if state().is_main_process:
         run.write_mark(number, "generate", figures)
     wait()
     return figures
 
 
+def _racing(config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int) -> dict[str, Any]:
+    """What racing dropped, and the network rows it saved of drawing, less those its looks took.
+
+    The scores that dropped candidates did not get come on top.
+    """
+    candidates, steps = config.generate.candidates, config.sampler.steps
+    whole, raced = (prompts * rows_of(own, candidates, steps) for own in ([], cuts))
+    return {
+        "by": config.sampler.racing.by,
+        "cuts": [{"step": cut.step, "survivors": cut.survivors} for cut in cuts],
+        "dropped": prompts * (candidates - cuts[-1].survivors),
+        "looks": looks,
+        "saved": whole - raced - looks,
+        "speedup": whole / (raced + looks),
+    }
+
+
 def keeper(config: DictConfig) -> Keep:
-    """Which candidates of a unit keep their latent: the best by ``select.by``, the losers, and the worst one."""
-    candidates = config.generate.candidates
+    """Which candidates of a unit keep their latent: the best by ``select.by``, the losers, and the worst one.
+
+    Of a race, those that finished are all there is.
+    """
+    candidates = survivors_of(config)
     keep = min(config.generate.keep or config.select.k, candidates)
     losers = min(max(1, config.select.losers), candidates - keep)
 

@@ -78,10 +78,13 @@ def _line(stage: str, figures: dict[str, Any]) -> str:
     """What a stage did, in a line for a person."""
     if stage == "generate":
         rate = figures["candidates"] / max(figures["seconds"], 1e-9)
-        return (
+        line = (
             f"generated {figures['candidates']} candidates of {figures['prompts']} prompts"
             f" in {figures['seconds']:.0f} s ({rate:.1f} candidates/s, {figures['forwards']} forwards)"
         )
+        if race := figures.get("racing"):
+            line += f"; racing by {race['by']} dropped {race['dropped']}: drawing took {race['speedup']:.2f} times less"
+        return line
     if stage == "select":
         line = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"
         if "real" in figures:

@@ -12,6 +12,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.files import read_json, write_json
 from mitune.information.registry import Scoring
+from mitune.stages.racing import Watch
 
 
 def claim_model(folder: Path, identity: str, holds: str, key: str) -> None:
@@ -31,11 +32,12 @@ def claim_model(folder: Path, identity: str, holds: str, key: str) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """Network rows, in all and beyond the drawing by scorer, and seconds summed over processes."""
+    """Network rows, in all and beyond the drawing by scorer and by a race's looks; seconds summed over processes."""
 
     forwards: int
     seconds: float
     scorers: dict[str, int]
+    looks: int = 0
 
     @property
     def total(self) -> dict[str, float]:
@@ -46,8 +48,9 @@ class Cost:
 class Meter:
     """Counts what a unit takes, from when it is made."""
 
-    def __init__(self, denoiser: Denoiser, scoring: Scoring) -> None:
-        self.denoiser, self.scoring = denoiser, scoring
+    def __init__(self, denoiser: Denoiser, scoring: Scoring, watch: Watch | None = None) -> None:
+        self.denoiser, self.scoring, self.watch = denoiser, scoring, watch
+        self.before = 0 if watch is None else watch.forwards
         denoiser.forwards = 0
         scoring.forwards.clear()
         self.started = time.perf_counter()
@@ -59,6 +62,8 @@ class Meter:
             "seconds": time.perf_counter() - self.started,
             "scorers": {name: self.scoring.forwards[name] for name in self.scoring.scorers},
         }
+        if self.watch is not None:
+            cost["looks"] = self.watch.forwards - self.before
         write_json(path.with_suffix(".json"), cost)
 
 
@@ -72,4 +77,5 @@ def read_cost(tables: Iterable[Path]) -> Cost:
         sum(part["forwards"] for part in parts),
         round(sum(part["seconds"] for part in parts), 3),
         dict(scorers),
+        sum(part.get("looks", 0) for part in parts),
     )

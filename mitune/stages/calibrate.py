@@ -1,0 +1,163 @@
+"""``calibrate``: a pilot that finds out how early candidates can be dropped, and proposes ``sampler.racing``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from mitune.config import check_racer
+from mitune.data.prompts import Prompt
+from mitune.data.store import plan_units
+from mitune.distributed import state, wait
+from mitune.errors import UserError
+from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
+from mitune.files import clean_partial, read_json, write_bytes, write_json, write_text
+from mitune.information.registry import check_oracle
+from mitune.runs import RunFolder
+from mitune.scores import scorers_of
+from mitune.stages.candidates import cost, draw
+from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
+from mitune.stages.progress import say
+from mitune.stages.racing import PilotRace, column, look_cost, look_scoring
+
+
+def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
+    """Write ``calibrate/calibration.json``, ``.md`` and ``.png`` in the run folder; gives the JSON.
+
+    Raises UserError: a score that cannot be had, or that nobody can be dropped by, too few prompts.
+    """
+    folder, settings = run.root / "calibrate", config.calibrate
+    target = check(config)
+    if state().is_main_process:
+        clean_partial(folder)
+    table, spent = _draw(config, run, target)
+    figures: dict[str, Any] = {}
+    if state().is_main_process:
+        steps = config.sampler.steps
+        running = {
+            name: {step: _wide(table, column(name, step)) for step in [*_steps(config, name), steps]}
+            for name in settings.by
+        }
+        looks = {name: look_cost(name, config.scorer, settings.times, settings.edits) for name in settings.by}
+        judged = "oracle" in scorers_of([target], config.scorer.combined)
+        study = calibration(
+            running,
+            _wide(table, target),
+            steps,
+            k=settings.k,
+            wanted=settings.recall,
+            looks=looks,
+            finish=spent.pop("finish"),
+            propose=not judged,
+            seed=config.seed,
+            resamples=settings.resamples,
+        )
+        command = _command(config, study["best"], study["proposals"]) if study["best"] else None
+        figures = {"target": target, "measured_only": judged, "command": command, **study, **spent}
+        write_bytes(folder / "calibration.png", plot(figures))
+        write_text(folder / "calibration.md", markdown(figures))
+        write_json(folder / "calibration.json", figures)
+        say(summary(figures).rstrip())
+        say(f"tables, figures and plot: {folder.resolve()}")
+    wait()
+    return figures or read_json(folder / "calibration.json")
+
+
+def check(config: DictConfig) -> str:
+    """Whether the scores can be had from this sampler; gives the target."""
+    settings, sampler = config.calibrate, config.sampler
+    straight = sampler.name == "euler" or (sampler.name == "ddim" and sampler.eta == 0)
+    for name in settings.by:
+        check_racer("calibrate.by", name, settings.times, straight)
+    target: str = settings.target or config.select.by
+    if target == "random":
+        raise UserError(
+            "calibrate: select.by=random chooses by lot; say which score: calibrate.target=contrast"
+        )
+    if straight and "llr" in scorers_of([target], config.scorer.combined):
+        raise UserError(
+            f"calibrate.target={target}: llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or give"
+            " another score"
+        )
+    if settings.k >= settings.candidates:
+        raise UserError(
+            f"calibrate.k={settings.k}: nobody could be dropped of calibrate.candidates={settings.candidates}; lower k"
+        )
+    if sampler.steps < 2:
+        raise UserError(f"calibrate: with sampler.steps={sampler.steps} there is no step to save; raise it")
+    return target
+
+
+def _steps(config: DictConfig, name: str) -> list[int]:
+    """The numbers of steps after which a running score is noted."""
+    free = look_cost(name, config.scorer, config.calibrate.times, config.calibrate.edits) == 0
+    every = 1 if free else config.calibrate.every
+    return list(range(every, config.sampler.steps, every))
+
+
+def _draw(config: DictConfig, run: RunFolder, target: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """(the pilot's candidates with their running and final scores, what was drawn and what it took)."""
+    settings, combined = config.calibrate, config.scorer.combined
+    section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
+    prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
+    if len(prompts) < 2:
+        raise UserError(f"calibrate: {config.prompts.source} has one prompt only; at least two are needed")
+    check_oracle([target], [prompt.text for prompt in prompts], "calibrate.target", combined)
+    units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
+    denoiser = load_model(config)
+    check_lengths(denoiser, prompts, config.prompts, "prompts")
+    pilot = PilotRace(
+        {name: look_scoring(config, denoiser, name, settings.times, settings.edits) for name in settings.by},
+        {name: _steps(config, name) for name in settings.by},
+        config.sampler.steps,
+    )
+    store = draw(
+        run.root / "calibrate" / "candidates",
+        units,
+        denoiser,
+        sampler_of(config),
+        scoring_of(config, denoiser, [target], lambda: prompt_pool(config.prompts)),
+        seed=config.seed,
+        batch_size=config.generate.batch_size,
+        keep=lambda table: [False] * len(table["seed"]),
+        title="calibrate",
+        watch=pilot,
+    )
+    took = cost(store, units)
+    rows = sum(unit.rows for unit in units)
+    finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
+    spent = {
+        "model": denoiser.identity,
+        "guidance": config.sampler.guidance,
+        "looks": took.looks,
+        **took.total,
+    }
+    return store.table(), {"finish": finish, **spent}
+
+
+def _wide(table: pd.DataFrame, name: str) -> Scores:
+    """A column as [prompts, candidates]. Raises UserError for one that an earlier pilot in this folder did not note."""
+    if name not in table:
+        raise UserError(
+            f"calibrate: the pilot in this run= folder has no {name}: it was drawn for another target or other steps;"
+            " choose another run= folder, or delete its folder calibrate"
+        )
+    wide = table.pivot(index="prompt_id", columns="candidate", values=name)
+    return wide.to_numpy(dtype=np.float64)
+
+
+def _command(config: DictConfig, by: str, proposals: dict[str, Any]) -> str:
+    """The proposal as settings of ``generate`` and ``run``."""
+    cuts = proposals[by]["cuts"]
+    words = [f"sampler.racing.by={by}"]
+    words += [f"sampler.racing.at=[{','.join(str(cut['step']) for cut in cuts)}]"]
+    words += [f"sampler.racing.survivors=[{','.join(str(cut['survivors']) for cut in cuts)}]"]
+    if look_cost(by, config.scorer, config.calibrate.times, config.calibrate.edits):
+        words.append(f"sampler.racing.times={config.calibrate.times}")
+        if by == "contrast":
+            words.append(f"sampler.racing.edits={config.calibrate.edits}")
+    words.append(f"generate.candidates={config.calibrate.candidates}")
+    return " ".join(words)
