@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from mitune.errors import UserError, nearest
 from mitune.noise import NoiseSchedule
 
@@ -59,6 +62,13 @@ class StepCoefficients:
     b: float
     std: float
     wide: float
+
+    def mean(self, z: Tensor, output: Tensor, schedule: NoiseSchedule, prediction_type: str) -> Tensor:
+        """a z + b ε̂ [n, …], but in the network's raw ``output``: near SNR 0, ε̂ tells of the picture in its last digits
+        only. Differentiable.
+        """
+        p, q = schedule.epsilon_weights(self.t, prediction_type)
+        return torch.add(z * (self.a + self.b * p), output, alpha=self.b * q)
 
 
 def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoefficients]:
