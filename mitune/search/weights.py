@@ -101,7 +101,9 @@ class Weights:
     @property
     def next_temper(self) -> Tensor:
         """λ [P] that the next move may aim at: the coming one where it is known, else the present one."""
-        return self.temper if self._table is None else self._table[len(self.tempers)].expand_as(self.temper)
+        if self._settings.tempering.adaptive:
+            return self.temper
+        return self._table[len(self.tempers)].expand_as(self.temper)
 
     def update(self, potential: Tensor, correction: Tensor) -> None:
         """Take in U [P, N] of the particles and log p − log m [P, N] of the move that brought them there.
@@ -123,10 +125,11 @@ class Weights:
             )
         if k == self._steps:
             self.temper = torch.ones_like(self.temper)
-        elif self._table is not None:
-            self.temper = self._table[k].expand_as(self.temper)
+        elif self._settings.tempering.adaptive:
+            limit = self._table[k].expand_as(self.temper)
+            self.temper = largest_temper(base, slope, self.temper, limit, self._settings.ess)
         else:
-            self.temper = largest_temper(base, slope, self.temper, self._settings.ess)
+            self.temper = self._table[k].expand_as(self.temper)
         self._tilt = self.temper.unsqueeze(1) * slope
         self.log = base + self._tilt
         self.tempers.append(self.temper)
@@ -137,8 +140,9 @@ class Weights:
         p, n = self.log.shape
         chosen = torch.arange(n).repeat(p, 1)
         short_of = self.sizes[-1] <= self._settings.ess * n
-        if self._table is None:  # stopped by the ESS, adaptive tempering goes on only from even weights
-            short_of |= (self.temper < 1) & (self._settings.ess > 0)
+        if self._settings.tempering.adaptive and self._settings.ess > 0:
+            # Stopped by the ESS, adaptive tempering goes on only from even weights.
+            short_of |= self.temper < self._table[len(self.tempers) - 1]
         due = short_of.nonzero().flatten()
         if len(due):
             log = self.log[due]

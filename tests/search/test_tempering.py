@@ -14,7 +14,7 @@ from mitune.search.resampling import effective_sample_size
 from mitune.search.tempering import SCHEDULES, Tempering, largest_temper
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "adaptive"])
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 10, 100])
 def test_tables_rise_to_one(name, steps):
     table = Tempering(name, gamma=0.05).table(steps)
@@ -36,7 +36,7 @@ def test_adaptive_tempering_is_the_root():
     generator = torch.Generator().manual_seed(secrets.randbits(62))
     slope = 6 * torch.randn(20, 50, generator=generator, dtype=torch.float64)
     low = torch.rand(20, generator=generator, dtype=torch.float64) * 0.01
-    found = largest_temper(torch.zeros_like(slope), slope, low, 0.5)
+    found = largest_temper(torch.zeros_like(slope), slope, low, torch.ones_like(low), 0.5)
     for row in range(20):
 
         def gap(temper: float, row: int = row) -> float:
@@ -49,11 +49,12 @@ def test_adaptive_tempering_at_its_ends():
     slope = torch.tensor([[0.1, 0.2, 0.0], [900.0, 0.0, 0.0], [2.0, 1.0, 500.0]], dtype=torch.float64)
     base = torch.tensor([[0, 0, 0], [0, 9, 0], [0, 0, -math.inf]], dtype=torch.float64)
     low = torch.tensor([0.2, 0.3, 0.1], dtype=torch.float64)
-    found = largest_temper(base, slope, low, 0.6)
+    found = largest_temper(base, slope, low, torch.tensor([1.0, 1.0, 0.9]), 0.6)
     assert float(found[0]) == 1.0  # even the whole reward leaves enough
     assert float(found[1]) == 0.3  # already too few: no step
-    assert float(found[2]) == 1.0  # the dead do not count
-    tempers = largest_temper(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1e12]]), torch.zeros(1), 0.5)
+    assert float(found[2]) == pytest.approx(0.9)  # the dead do not count
+    steep = torch.tensor([[0.0, 0.0, 1e12]])
+    tempers = largest_temper(torch.zeros(1, 3), steep, torch.zeros(1), torch.ones(1), 0.5)
     assert 0 <= float(tempers) < 1e-6
 
 
