@@ -121,7 +121,7 @@ class RacingConfig:
 
 @dataclass
 class SamplerConfig:
-    name: str = key("ddim", "ddpm (ancestral), ddim, or euler (rectified flow)")
+    name: str = key("ddim", "ddpm (ancestral), ddim, euler (rectified flow), or lcm (consistency models)")
     steps: int = key(20, "network evaluations a picture")
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm")
     guidance: float = key(2.0, "classifier-free guidance scale; 1 = none")
@@ -391,7 +391,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
     "model.offload": ("none", "model", "sequential"),
     "model.quantization": ("none", "8bit", "4bit", "int8"),
-    "sampler.name": ("ddpm", "ddim", "euler"),
+    "sampler.name": ("ddpm", "ddim", "euler", "lcm"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),
     **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},

@@ -226,6 +226,19 @@ class NoiseSchedule:
             "sample": (1 / max(sigma, 1e-12), -alpha / max(sigma, 1e-12)),
         }[prediction_type]
 
+    def clean_weights(self, t: float, prediction_type: str) -> tuple[float, float]:
+        """(p, q) with ẑ_0 = p z + q output at one time: the picture the network sees in z_t. UserError for an unknown
+        type. (Read off the output, not off ε̂: as α → 0, (z − σ ε̂)/α loses all its digits.)
+        """
+        check_prediction_type(prediction_type)
+        alpha, sigma = float(self.alpha(t)), float(self.sigma(t))
+        return {
+            "epsilon": (1 / alpha, -sigma / alpha),
+            "v_prediction": (alpha, -sigma),
+            "flow": (1.0, -sigma),
+            "sample": (0.0, 1.0),
+        }[prediction_type]
+
     # -- grids -------------------------------------------------------------------------------------------------------
 
     def timesteps(self, steps: int, spacing: str = "leading", steps_offset: int = 0) -> Tensor:

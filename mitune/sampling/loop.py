@@ -109,6 +109,15 @@ def sample(
     return sample_population(denoiser, condition, seeds, sampler, observers, resample, batch_size).latents
 
 
+def check_start(denoiser: Denoiser) -> None:
+    """UserError for a noise-predicting model on a schedule that ends at SNR 0: its first output says nothing."""
+    if denoiser.schedule.zero_terminal_snr and denoiser.prediction_type == "epsilon":
+        raise UserError(
+            "the model's scheduler has rescale_betas_zero_snr=true with prediction_type='epsilon': no picture can be"
+            " recovered from noise alone; use a v_prediction model or switch the rescaling off"
+        )
+
+
 @torch.no_grad()
 def sample_population(
     denoiser: Denoiser,
@@ -124,16 +133,11 @@ def sample_population(
     ``batch_size``: candidates a forward at most (None: all). The population may be larger than what the network takes
     at once, as who is dropped is settled among all candidates of a prompt; batches are filled again after each drop.
 
-    ValueError if seeds and conditions differ in number; UserError for a noise-predicting model on a schedule that
-    ends at SNR 0 (its first output says nothing of the picture), and as ``coefficients``.
+    ValueError if seeds and conditions differ in number; UserError as ``check_start`` and ``coefficients``.
     """
     if len(seeds) != len(condition):
         raise ValueError(f"{len(seeds)} seeds for {len(condition)} conditions")
-    if denoiser.schedule.zero_terminal_snr and denoiser.prediction_type == "epsilon":
-        raise UserError(
-            "the model's scheduler has rescale_betas_zero_snr=true with prediction_type='epsilon': no picture can be"
-            " recovered from noise alone; use a v_prediction model or switch the rescaling off"
-        )
+    check_start(denoiser)
     steps = coefficients(denoiser.schedule, sampler)
     device = denoiser.device
     # Latents stay in float32 whatever the network's type: fifty bf16 updates would cost visible precision.
@@ -151,9 +155,7 @@ def sample_population(
         parts = [denoiser.guided_outputs(z[part], at.t, pair, sampler.guidance) for part, pair in pairs]
         outputs = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
         eps_cond, eps_null, eps = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
-        # a z + b ε̂, but in the network's own output: near SNR 0, ε̂ tells of the picture in its last digits only.
-        p, q = schedule.epsilon_weights(at.t, kind)
-        z_prev = torch.add(z * (at.a + at.b * p), outputs[2], alpha=at.b * q)
+        z_prev = at.mean(z, outputs[2], schedule, kind)
         noise = streams.next() if at.std > 0 else None
         if noise is not None:
             z_prev.add_(noise, alpha=at.std)

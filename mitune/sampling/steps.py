@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from mitune.errors import UserError, check_known
 from mitune.noise import NoiseSchedule
 
-SAMPLERS = ("ddpm", "ddim", "euler")
+SAMPLERS = ("ddpm", "ddim", "euler", "lcm")
 VARIANCES = ("small", "large")
 
 
@@ -16,8 +19,9 @@ class Sampler:
     """How to walk from noise to a latent. UserError where a value is not one of those below.
 
     ``name``: "ddpm" (ancestral, Ho et al. 2020; Wang et al. Algorithm 2), "ddim" (Song et al. 2021, with ``eta`` times
-    the ancestral noise, 0…1; ddpm ignores it: 1) or "euler" (rectified flow's ODE: ddim without noise). ``variance``:
-    of the ddpm step, "small" (posterior) or "large" (forward kernel). ``spacing``, ``steps_offset``: see
+    the ancestral noise, 0…1; ddpm ignores it: 1), "euler" (rectified flow's ODE: ddim without noise) or "lcm" (few
+    steps of a consistency model, Luo et al. 2023: z_s = α_s ẑ_0 + σ_s·noise, all noise fresh). ``variance``: of the
+    ddpm step, "small" (posterior) or "large" (forward kernel). ``spacing``, ``steps_offset``: see
     ``NoiseSchedule.timesteps``. ``set_alpha_to_one``: ddim ends at clean data rather than at the table's first entry;
     ddpm and flows always do. ``guidance``: classifier-free scale.
     """
@@ -47,7 +51,8 @@ class StepCoefficients:
     """The step from time ``t`` to ``t_prev`` (−1 or 0.0: clean data): z_prev = a·z + b·ε̂ + std·noise.
 
     ``wide``: deviation of the reverse step for data of unit variance, √(v (α_s² + σ_s²)/(α_t² + σ_t²)) (VP: √v), times
-    eta: what the density of a coarse step is taken with, as ``std`` is that of data at one point.
+    eta: what the density of a coarse step is taken with, as ``std`` is that of data at one point. Of "lcm": likewise
+    the deviation of its step for such data, √(σ_s² + α_s² σ_t²/(α_t² + σ_t²)).
     """
 
     t: int | float
@@ -56,6 +61,13 @@ class StepCoefficients:
     b: float
     std: float
     wide: float
+
+    def mean(self, z: Tensor, output: Tensor, schedule: NoiseSchedule, prediction_type: str) -> Tensor:
+        """a z + b ε̂ [n, …], but in the network's raw ``output``: near SNR 0, ε̂ tells of the picture in its last digits
+        only. Differentiable.
+        """
+        p, q = schedule.epsilon_weights(self.t, prediction_type)
+        return torch.add(z * (self.a + self.b * p), output, alpha=self.b * q)
 
 
 def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoefficients]:
@@ -68,6 +80,7 @@ def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoeffici
     which for std² = v σ_s²/σ_t² is the DDPM posterior mean, and for rectified flow with std = 0 the Euler step
     z_s = z + (s − t)/T v̂. At flow's t = T, where α = 0, ε̂ is read off the smallest α the schedule allows; a and b undo
     just that, so the step itself is exact.
+    "lcm" takes std = σ_s. (diffusers' scheduler mixes in 3e-5 of z at t = 10 and less above: left out.)
     Every step lands on the next time of the grid. (diffusers' DDIM subtracts ⌊T/steps⌋ instead: the same wherever
     that spacing is whole, and off by the rounding for "linspace" or when steps do not divide T.)
     UserError as ``NoiseSchedule.timesteps``, and for "euler" without a flow.
@@ -77,7 +90,7 @@ def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoeffici
             "sampler.name=euler is for rectified flow; this model is a diffusion: use ddim or ddpm"
         )
     grid = schedule.timesteps(sampler.steps, sampler.spacing, sampler.steps_offset).tolist()
-    to_clean = sampler.name == "ddpm" or sampler.set_alpha_to_one
+    to_clean = sampler.name in ("ddpm", "lcm") or sampler.set_alpha_to_one
     end: int | float = -1 if schedule.kind == "vp" else 0.0
     steps = []
     for t, t_prev in zip(grid, [*grid[1:], end], strict=True):
@@ -90,7 +103,8 @@ def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoeffici
             alpha_prev, sigma_prev = float(schedule.alpha(t_prev)), float(schedule.sigma(t_prev))
         # At the last step of an offset-0 grid that ends on the table's first entry t = t_prev: round-off below zero.
         forward = max(true_sigma**2 - (true_alpha / alpha_prev * sigma_prev) ** 2, 0.0)
-        posterior_std = sampler.eta * (forward**0.5) * sigma_prev / true_sigma
+        consistent = sampler.name == "lcm" and sigma_prev > 0
+        posterior_std = sigma_prev if consistent else sampler.eta * (forward**0.5) * sigma_prev / true_sigma
         kept = max(sigma_prev**2 - posterior_std**2, 0.0) ** 0.5
         if schedule.kind == "vp":
             a, b = alpha_prev / alpha, kept - alpha_prev * sigma / alpha
@@ -101,6 +115,8 @@ def coefficients(schedule: NoiseSchedule, sampler: Sampler) -> list[StepCoeffici
         large = sampler.name == "ddpm" and sampler.variance == "large" and sigma_prev > 0
         std = forward**0.5 if large else posterior_std
         wide = sampler.eta * (forward * (alpha_prev**2 + sigma_prev**2) / (alpha**2 + sigma**2)) ** 0.5
+        if consistent:
+            wide = (sigma_prev**2 + (alpha_prev * sigma) ** 2 / (alpha**2 + sigma**2)) ** 0.5
         steps.append(StepCoefficients(t, t_prev, a, b, std, wide))
     return steps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
@@ -125,6 +125,37 @@ def test_flow_step_is_the_euler_step_of_diffusers(shift):
         torch.testing.assert_close(ours, scheduler.step(v, t, z).prev_sample, rtol=0, atol=1e-6)
         same = step.a * z.double() + step.b * schedule.to_epsilon(v.double(), z.double(), step.t, "flow")
         torch.testing.assert_close(ours, same.float(), rtol=0, atol=1e-5)
+
+
+def test_lcm_step_is_that_of_diffusers():
+    scheduler = LCMScheduler(**RAW, clip_sample=False)
+    scheduler.alphas_cumprod = SCHEDULE.alpha_bar
+    steps = coefficients(SCHEDULE, Sampler("lcm", 5, spacing="trailing"))
+    scheduler.set_timesteps(timesteps=[int(step.t) for step in steps])
+    z, eps, _ = tensors(2, 4, 3, 3)
+    for step in steps:
+        generator = torch.Generator().manual_seed(int(step.t))
+        noise = torch.randn(
+            2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(int(step.t))
+        )
+        expected = scheduler.step(eps, step.t, z, generator=generator)
+        ours = step.a * z + step.b * eps + step.std * noise
+        # Their boundary term is (0.5/(10 t))² of z: 6e-8 at the lowest of these times, t = 199.
+        torch.testing.assert_close(ours, expected.prev_sample, rtol=0, atol=1e-5)
+        assert step.std == pytest.approx(0 if step is steps[-1] else float(SCHEDULE.sigma(step.t_prev)))
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, NoiseSchedule.rectified_flow()])
+def test_wide_is_the_deviation_of_an_lcm_step_on_unit_data(schedule):
+    step = coefficients(schedule, Sampler("lcm", 4, spacing="trailing"))[1]
+    alpha, sigma = float(schedule.alpha(step.t)), float(schedule.sigma(step.t))
+    # z_s = α_s ẑ_0 + σ_s n without the network's averaging: z_0 given z_t has variance σ²/(α² + σ²).
+    generator = torch.Generator().manual_seed(1)
+    z0, eps, noise = (torch.randn(200_000, dtype=torch.float64, generator=generator) for _ in range(3))
+    z = alpha * z0 + sigma * eps
+    alpha_prev, sigma_prev = float(schedule.alpha(step.t_prev)), float(schedule.sigma(step.t_prev))
+    spread = alpha_prev * (z0 - alpha * z / (alpha**2 + sigma**2)) + sigma_prev * noise
+    assert float(spread.std()) == pytest.approx(step.wide, rel=0.01)
 
 
 def test_euler_is_for_flows():

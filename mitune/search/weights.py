@@ -1,0 +1,168 @@
+"""The weights of P prompts × N particles: the whole of Sequential Monte Carlo, but for the model.
+
+Targets γ_k(z) ∝ p(z) exp(λ_k U(z)/α) lead from the model's own distribution (λ = 0) to the tilted one (λ = 1).
+Moved by m(z'|z) instead of p(z'|z), a particle takes on (Kim et al. 2025; Del Moral et al. 2006)
+
+    log w += λ' U(z')/α − λ U(z)/α + log p(z'|z) − log m(z'|z)
+
+and Ẑ, the product over resamplings of the mean weight since the last one, estimates Z = E_p exp(U/α): without bias as
+long as λ does not depend on the particles. All is float64 on the CPU: a few numbers a particle and step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mitune.errors import UserError, check_known, short
+from mitune.search.resampling import SCHEMES, ancestors, capped, effective_sample_size
+from mitune.search.tempering import Tempering, largest_temper
+
+PROPOSALS = ("auto", "gradient", "bootstrap")
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How a population is steered. UserError where a value is out of range.
+
+    Attributes:
+        alpha: temperature α of the target p · exp(U/α), in the unit of U; smaller is greedier.
+        tempering: when the potential begins to count.
+        proposal: "gradient" moves particles up the potential (twisted), "bootstrap" as the sampler would; "auto" is
+            gradient wherever the potential has one.
+        resampling: a scheme of :mod:`mitune.search.resampling`.
+        ess: share of N below which the effective sample size sets off resampling, and which adaptive tempering keeps;
+            0 never resamples, 1 always.
+        cap: largest share of a prompt's particles that may descend from one of its first particles: kept on average,
+            and to ±1 particle with systematic resampling. Weights make up for it, so estimates stay exact.
+        max_drift: bound on a gradient's pull, in root-mean-square deviations of the step's noise. Weights stay exact.
+        batch_size: particles of a forward (and backward).
+    """
+
+    alpha: float = 1.0
+    tempering: Tempering = field(default_factory=Tempering)
+    proposal: str = "auto"
+    resampling: str = "ssp"
+    ess: float = 0.5
+    cap: float = 1.0
+    max_drift: float = math.inf
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_known("search.proposal", self.proposal, PROPOSALS)
+        check_known("search.resampling", self.resampling, SCHEMES)
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise UserError(f"search.alpha={self.alpha} must be a positive number")
+        if not 0 <= self.ess <= 1:
+            raise UserError(f"search.ess={self.ess} must lie in 0…1, a share of the particles")
+        if not 0 < self.cap <= 1:
+            raise UserError(f"search.cap={self.cap} must lie in 0…1 (0 excluded), a share of the particles")
+        if not self.max_drift > 0:
+            raise UserError(f"search.max_drift={self.max_drift} must be positive")
+        if self.batch_size < 1:
+            raise UserError(f"search.batch_size={self.batch_size} must be at least 1")
+
+
+class Weights:
+    """Log-weights [P, N] and what follows from them. ``update`` after every move, then ``resample``.
+
+    ``seeds`` [P]: of each prompt's resampling.
+
+    ``log`` [P, N] is −∞ for the dead. ``log_evidence`` [P] is log Ẑ up to the last resampling. ``roots`` [P, N] is the
+    first particle that each descends from. ``died`` [P] counts potentials that were NaN or infinite. ``tempers``,
+    ``sizes`` (the ESS) and ``ancestry`` grow by one entry a step.
+    """
+
+    def __init__(
+        self, prompts: Sequence[str], particles: int, seeds: Sequence[int], settings: Steering, steps: int
+    ) -> None:
+        p, n = len(prompts), particles
+        self._prompts = list(prompts)
+        self._settings = settings
+        self._table = settings.tempering.table(steps)
+        self._steps = steps
+        self._tilt = torch.zeros(p, n, dtype=torch.float64)
+        # One stream a prompt, so that what becomes of a prompt does not depend on those it shares a batch with.
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temper = torch.zeros(p, dtype=torch.float64)
+        self.log = torch.zeros(p, n, dtype=torch.float64)
+        self.log_evidence = torch.zeros(p, dtype=torch.float64)
+        self.roots = torch.arange(n).expand(p, n).clone()
+        self.died = torch.zeros(p, dtype=torch.long)
+        self.resampled = torch.zeros(p, dtype=torch.long)
+        self.tempers: list[Tensor] = []
+        self.sizes: list[Tensor] = []
+        self.ancestry: list[Tensor] = []
+
+    @property
+    def next_temper(self) -> Tensor:
+        """λ [P] that the next move may aim at: the coming one where it is known, else the present one."""
+        if self._settings.tempering.adaptive:
+            return self.temper
+        return self._table[len(self.tempers)].expand_as(self.temper)
+
+    def update(self, potential: Tensor, correction: Tensor) -> None:
+        """Take in U [P, N] of the particles and log p − log m [P, N] of the move that brought them there.
+
+        A particle whose U/α is NaN or infinite dies. UserError, naming the prompt, once all of its particles are dead.
+        """
+        k = len(self.tempers)
+        slope = potential / self._settings.alpha
+        failed = ~slope.isfinite()
+        self.died += (failed & (self.log > -math.inf)).sum(1)
+        slope = slope.masked_fill(failed, 0.0)
+        base = (self.log + correction - self._tilt).masked_fill(failed, -math.inf)
+        dead = (base == -math.inf).all(1)
+        if bool(dead.any()):
+            prompt = self._prompts[int(dead.long().argmax())]
+            raise UserError(
+                f"search: at step {k} of {self._steps} the reward is NaN or infinite for all particles of the prompt"
+                f" {short(prompt)!r}; try another reward, more particles or model.dtype=float32"
+            )
+        if k == self._steps:
+            self.temper = torch.ones_like(self.temper)
+        elif self._settings.tempering.adaptive:
+            limit = self._table[k].expand_as(self.temper)
+            self.temper = largest_temper(base, slope, self.temper, limit, self._settings.ess)
+        else:
+            self.temper = self._table[k].expand_as(self.temper)
+        self._tilt = self.temper.unsqueeze(1) * slope
+        self.log = base + self._tilt
+        self.tempers.append(self.temper)
+        self.sizes.append(effective_sample_size(self.log))
+
+    def resample(self) -> Tensor | None:
+        """Rows [P·N] of the flattened population that go on, in their prompt's place; None if all do."""
+        p, n = self.log.shape
+        chosen = torch.arange(n).repeat(p, 1)
+        short_of = self.sizes[-1] <= self._settings.ess * n
+        if self._settings.tempering.adaptive and self._settings.ess > 0:
+            # Stopped by the ESS, adaptive tempering goes on only from even weights.
+            short_of |= self.temper < self._table[len(self.tempers) - 1]
+        due = short_of.nonzero().flatten()
+        if len(due):
+            log = self.log[due]
+            total = log.logsumexp(1, keepdim=True)
+            chances = log - total
+            if self._settings.cap < 1:
+                chances = capped(log, self.roots[due], self._settings.cap)
+            uniforms = torch.stack(
+                [torch.rand(n, generator=self._generators[row], dtype=torch.float64) for row in due.tolist()]
+            )
+            found = ancestors(chances, self._settings.resampling, uniforms)
+            self.log_evidence[due] += total.squeeze(1) - math.log(n)
+            self.log[due] = (log - total - chances).gather(1, found)
+            self._tilt[due] = self._tilt[due].gather(1, found)
+            self.roots[due] = self.roots[due].gather(1, found)
+            self.resampled[due] += 1
+            chosen[due] = found
+        self.ancestry.append(chosen)
+        return (chosen + n * torch.arange(p).unsqueeze(1)).flatten() if len(due) else None
+
+    def evidence(self) -> Tensor:
+        """log Ẑ [P] as of now."""
+        return self.log_evidence + self.log.logsumexp(1) - math.log(self.log.shape[1])
