@@ -29,6 +29,7 @@ FLOORS = {
     "information": 2,
     "finetune": 2,
     "evaluate": 2,
+    "hub": 2,
     "report": 3,
     "runs": 3,
     "stages": 4,
