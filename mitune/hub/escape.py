@@ -10,14 +10,16 @@ from typing import Any
 from mitune.errors import short
 from mitune.track import without_secrets
 
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 HIDDEN = "***"
 
 
 def plain(value: str, length: int = 300) -> str:
-    """``value`` on one line without control, formatting or direction characters, at most ``length`` long."""
-    kept = (" " if letter.isspace() else letter for letter in value)
+    """``value`` on one line without tokens and without control, formatting or direction characters, at most ``length``
+    long.
+    """
+    kept = (" " if letter.isspace() else letter for letter in _TOKEN.sub(HIDDEN, value))
     seen = "".join(letter for letter in kept if unicodedata.category(letter)[0] != "C")
     return short(" ".join(seen.split()), length)
 
@@ -37,17 +39,15 @@ def literal(value: str, length: int = 300) -> str:
     )
 
 
-def scrub(value: Any, secrets: tuple[str, ...] = ()) -> Any:
+def scrub(value: Any) -> Any:
     """Nested mappings and lists fit to be published: without secrets, credentials in addresses, and folders of this
     machine (of an absolute path the last name stays).
     """
     if isinstance(value, dict):
-        return {key: scrub(part, secrets) for key, part in without_secrets(value).items()}
+        return {key: scrub(part) for key, part in without_secrets(value).items()}
     if isinstance(value, (list, tuple)):
-        return [scrub(part, secrets) for part in value]
+        return [scrub(part) for part in value]
     if not isinstance(value, str):
         return value
-    for secret in secrets:
-        value = value.replace(secret, HIDDEN)
     value = _CREDENTIALS.sub(f"{HIDDEN}@", _TOKEN.sub(HIDDEN, value))
     return Path(value).name if value.startswith(("/", "~")) else value

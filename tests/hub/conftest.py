@@ -11,7 +11,9 @@ import pytest
 from mitune.cli import main
 from tests.hub.server import Hub
 
-HOSTILE = 'a </td><script>alert(1)</script> [x](javascript:1) | `b` \\ "q" ---\t!![](http://e.org/p.png) &amp; *b* ‮'
+HOSTILE = (
+    'a </td><script>alert(1)</script> [x](javascript:1) | `b` \\ "q" ---\t!![](http://e.org/p.png) &amp; *b* ‮'
+)
 
 
 @pytest.fixture(scope="session")

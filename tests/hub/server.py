@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Hub:
         self.rights = "write"
         self.repositories: dict[str, Repository] = {}
         self.storage: dict[str, bytes] = {}
+        self.xorbs: dict[str, bytes] = {}
+        self.shards: list[bytes] = []
         self.requests: list[tuple[str, str]] = []
         self.received = 0
         self.waits: list[float] = []
@@ -93,7 +96,7 @@ class Hub:
         fault = self.fault(method, path)
         if fault == "drop before":  # the connection is lost while the client sends
             request.close_connection = True
-            request.connection.close()
+            request.connection.shutdown(socket.SHUT_RDWR)
             return
         length = request.headers.get("Content-Length")
         body = request.rfile.read(int(length)) if length is not None else _chunked(request)
@@ -103,6 +106,8 @@ class Hub:
             return _send(request, fault, {"error": "a fault was injected"})
         if path.startswith("/storage/"):  # addresses there are signed; no token is shown to it
             code, answer = self.store(path.removeprefix("/storage/"), body)
+        elif path.startswith("/cas/"):
+            code, answer = self.cas(method, path.removeprefix("/cas"), body)
         elif path == "/api/validate-yaml":
             code, answer = self.validate(json.loads(body))
         elif request.headers.get("Authorization") != f"Bearer {self.token}":
@@ -111,7 +116,7 @@ class Hub:
             code, answer = self.api(method, path, body)
         if fault == "drop after":  # it was done, and the answer is lost
             request.close_connection = True
-            request.connection.close()
+            request.connection.shutdown(socket.SHUT_RDWR)
             return
         _send(request, code, answer)
 
@@ -120,6 +125,17 @@ class Hub:
             return 400, {"error": "the content is not what was announced"}
         self.storage[oid] = body
         return 200, {}
+
+    def cas(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        """Xet's storage: blocks of chunks (xorbs), then the list of the files they make (shards)."""
+        if method == "POST" and "/xorbs/" in path:
+            fresh = path not in self.xorbs
+            self.xorbs[path] = body
+            return 200, {"was_inserted": fresh}
+        if method == "POST" and "shards" in path:
+            self.shards.append(body)
+            return 200, {"result": 1}
+        return 404, {"error": f"no such address: {method} {path}"}
 
     def validate(self, asked: dict[str, Any]) -> tuple[int, Any]:
         block = re.match(r"---\n(.*?)\n---\n", asked["content"], re.DOTALL)
@@ -135,7 +151,7 @@ class Hub:
         if match := re.fullmatch(r"/(datasets/)?(.+?/.+?)\.git/info/lfs/objects/(batch|verify)", path):
             batch = match[3] == "batch"
             return self.batch(json.loads(body)) if batch else self.verify(json.loads(body))
-        match = re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(\w+)/(.+))?", path)
+        match = re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/([\w-]+)/(.+))?", path)
         if match is None:
             return 404, {"error": f"no such address: {method} {path}"}
         key = match[2] if match[1] == "model" else f"datasets/{match[2]}"
@@ -154,8 +170,16 @@ class Hub:
             return self.preupload(files, json.loads(body))
         if match[3] == "commit":
             return self.commit(repository, files, [json.loads(line) for line in body.splitlines()])
+        if match[3] == "xet-write-token":
+            token = {"accessToken": "for the storage", "exp": 4_000_000_000, "casUrl": f"{self.address}/cas"}
+            return 200, token
         if method == "GET":
-            return 200, {"id": match[2], "sha": self.head(repository), "siblings": [], "private": repository.private}
+            return 200, {
+                "id": match[2],
+                "sha": self.head(repository),
+                "siblings": [],
+                "private": repository.private,
+            }
         return 404, {"error": f"no such address: {method} {path}"}
 
     def create(self, asked: dict[str, Any]) -> tuple[int, Any]:
@@ -183,13 +207,17 @@ class Hub:
         for entry in asked["objects"]:
             found = {"oid": entry["oid"], "size": entry["size"]}
             if entry["oid"] not in self.storage:
-                found["actions"] = {"upload": {"href": f"{self.address}/storage/{entry['oid']}", "header": {}}}
+                found["actions"] = {
+                    "upload": {"href": f"{self.address}/storage/{entry['oid']}", "header": {}}
+                }
             objects.append(found)
         return 200, {"transfer": "basic", "objects": objects}
 
     def verify(self, asked: dict[str, Any]) -> tuple[int, Any]:
         there = self.storage.get(asked["oid"])
-        return (200, {}) if there is not None and len(there) == asked["size"] else (404, {"error": "not here"})
+        return (
+            (200, {}) if there is not None and len(there) == asked["size"] else (404, {"error": "not here"})
+        )
 
     def commit(
         self, repository: Repository, files: dict[str, bytes | str], lines: list[dict[str, Any]]
@@ -199,7 +227,7 @@ class Hub:
             value = line["value"]
             if line["key"] == "file":
                 fresh[value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile" and value["oid"] in self.storage:
+            elif line["key"] == "lfsFile" and (value["oid"] in self.storage or self.shards):
                 fresh[value["path"]] = value["oid"]
             else:
                 return 400, {"error": f"{value['path']}: its content was not uploaded"}
@@ -229,6 +257,10 @@ def _send(request: BaseHTTPRequestHandler, code: int, answer: Any) -> None:
     request.send_response(code)
     request.send_header("Content-Type", "application/json")
     request.send_header("Content-Length", str(len(data)))
+    if isinstance(answer, dict) and "casUrl" in answer:
+        request.send_header("X-Xet-Cas-Url", answer["casUrl"])
+        request.send_header("X-Xet-Access-Token", answer["accessToken"])
+        request.send_header("X-Xet-Token-Expiration", str(answer["exp"]))
     if isinstance(answer, dict) and "error" in answer:
         request.send_header("X-Error-Message", answer["error"])
         if "Repository not found" in answer["error"]:

@@ -81,7 +81,9 @@ def test_the_plain_pipeline_draws_our_pictures_with_it(exported: Path, tiny_pipe
     assert (ours - pictures(tiny_pipeline_folder)).abs().max() > 100 * CLOSE  # and the adapter does something
 
 
-def test_the_merged_pipeline_draws_them_without_an_adapter(exported: Path, tiny_pipeline_folder: Path) -> None:
+def test_the_merged_pipeline_draws_them_without_an_adapter(
+    exported: Path, tiny_pipeline_folder: Path
+) -> None:
     merged = pictures(exported / "merged")
     assert (merged - pictures(tiny_pipeline_folder, adapter=str(exported))).abs().max() <= CLOSE
     names = load_file(exported / "merged/unet/diffusion_pytorch_model.safetensors").keys()
@@ -98,10 +100,15 @@ def test_the_card_is_valid_and_says_the_figures(exported: Path, finished_run: Pa
     assert {result.metric_type: result.metric_value for result in data.eval_results} == {
         name: evaluation["after"]["all"][name] for name in ("mi", "elbo")
     }
-    assert data.eval_results[0].metric_args["difference"] == evaluation["difference"]["all"]["mi"]["difference"]
+    assert (
+        data.eval_results[0].metric_args["difference"] == evaluation["difference"]["all"]["mi"]["difference"]
+    )
     assert data.base_model is None  # a folder of one's own is nowhere on the Hub
     assert data.to_dict().get("base_model_relation") is None
-    assert [entry["output"]["url"] for entry in data.widget] == ["pictures/after-000.png", "pictures/after-001.png"]
+    assert [entry["output"]["url"] for entry in data.widget] == [
+        "pictures/after-000.png",
+        "pictures/after-001.png",
+    ]
 
 
 def test_a_hostile_prompt_is_text_and_nothing_else(exported: Path) -> None:
@@ -120,12 +127,18 @@ def test_base_and_licence_come_from_the_base_models_card(
     run_copy: Path, tiny_pipeline_folder: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
-    (model / "README.md").write_text("---\nlicense: other\nlicense_name: 'my: own'\nlicense_link: LICENSE\n---\n# x\n")
+    (model / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: 'my: own'\nlicense_link: LICENSE\n---\n# x\n"
+    )
     more = [f"model.path={model}", "export.base_model=someone/some-model", "export.name=a: b\\n<b>"]
     assert main(["export", f"run={run_copy}", *more]) == 0
     card = ModelCard.load(run_copy / "export/README.md")
     assert (card.data.base_model, card.data.base_model_relation) == ("someone/some-model", "adapter")
-    assert (card.data.license, card.data.license_name, card.data.license_link) == ("other", "my: own", "LICENSE")
+    assert (card.data.license, card.data.license_name, card.data.license_link) == (
+        "other",
+        "my: own",
+        "LICENSE",
+    )
     assert card.data.model_name == "a: b\\n<b>"
     assert 'from_pretrained("someone/some-model")' in card.text
     assert "<b>" not in card.text
@@ -157,7 +170,10 @@ def test_the_training_set_is_a_dataset_repository(exported: Path, finished_run: 
 
     folder = exported.with_name("mine-dataset")
     found = datasets.load_dataset(
-        "parquet", data_files=str(folder / "data/*.parquet"), cache_dir=str(exported.parent / "cache"), split="train"
+        "parquet",
+        data_files=str(folder / "data/*.parquet"),
+        cache_dir=str(exported.parent / "cache"),
+        split="train",
     )
     own = datasets.load_from_disk(str(finished_run / "round-1/dataset"))
     assert found["text"][:] == own["text"][:]
@@ -179,7 +195,9 @@ def test_the_same_export_again_changes_no_byte(run_copy: Path, capsys: pytest.Ca
     assert len(list((run_copy / "export/pictures").iterdir())) == 2
 
 
-def test_what_an_export_did_not_write_is_not_replaced(run_copy: Path, tmp_path: Path, refused: Refused) -> None:
+def test_what_an_export_did_not_write_is_not_replaced(
+    run_copy: Path, tmp_path: Path, refused: Refused
+) -> None:
     place = tmp_path / "home"
     place.mkdir()
     (place / "thesis.txt").write_text("mine")
