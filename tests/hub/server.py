@@ -169,7 +169,7 @@ class Hub:
         if match[3] == "preupload":
             return self.preupload(files, json.loads(body))
         if match[3] == "commit":
-            return self.commit(repository, files, [json.loads(line) for line in body.splitlines()])
+            return self.commit(key, files, [json.loads(line) for line in body.splitlines()])
         if match[3] == "xet-write-token":
             token = {"accessToken": "for the storage", "exp": 4_000_000_000, "casUrl": f"{self.address}/cas"}
             return 200, token
@@ -220,8 +220,9 @@ class Hub:
         )
 
     def commit(
-        self, repository: Repository, files: dict[str, bytes | str], lines: list[dict[str, Any]]
+        self, key: str, files: dict[str, bytes | str], lines: list[dict[str, Any]]
     ) -> tuple[int, Any]:
+        repository = self.repositories[key]
         fresh: dict[str, bytes | str] = {}
         for line in lines[1:]:
             value = line["value"]
@@ -234,7 +235,7 @@ class Hub:
         files |= fresh
         repository.commits.append({"summary": lines[0]["value"]["summary"], "files": sorted(fresh)})
         head = self.head(repository)
-        return 200, {"commitUrl": f"{self.address}/commit/{head}", "commitOid": head}
+        return 200, {"commitUrl": f"{self.address}/{key}/commit/{head}", "commitOid": head}
 
     def head(self, repository: Repository) -> str:
         return hashlib.sha1(str(len(repository.commits)).encode()).hexdigest()
