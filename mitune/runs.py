@@ -135,7 +135,8 @@ class RunFolder:
         path = self.root / "config.yaml"
         if not path.is_file():
             raise UserError(f"{self.root} holds no run (no config.yaml); give the folder of one with run=")
-        return compose_saved(path, overrides, ("run", "model", "export"))
+        here = f"run={self.root}"  # where it was made may be elsewhere
+        return compose_saved(path, [*overrides, here], ("run", "model", "export"))
 
     def trained(self) -> list[int]:
         """The rounds whose adapter is done, ascending."""

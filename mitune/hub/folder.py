@@ -21,12 +21,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 import mitune
 from mitune.errors import UserError, first_line
 from mitune.families.source import ADAPTER_FILE
-from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_table, write_text
+from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_text
 from mitune.hub.card import Example, Facts, write_card
 
 PROVENANCE = "provenance.json"
@@ -166,7 +167,9 @@ def write_training_set(folder: Path, dataset: Any, name: str, model: str, origin
         ]
     )
     with atomic_folder(folder) as partial:
-        write_table(partial / "data" / "train-00000-of-00001.parquet", dataset.data.table)
+        (partial / "data").mkdir()
+        # Straight from the set's own files to this one: it may be larger than the memory.
+        pq.write_table(dataset.data.table, partial / "data/train-00000-of-00001.parquet", row_group_size=100)
         write_text(partial / "README.md", str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")))
         write_json(partial / PROVENANCE, origin)
 

@@ -173,6 +173,7 @@ def _extras(config: DictConfig, adapter: Path, facts: Facts) -> dict[str, Any]:
     def denoiser() -> Any:
         """The tuned model in float32: norms and sums in 16 bits would be off by half a percent."""
         plain = {"dtype": "float32", "offload": "none", "quantization": "none", "compile": False}
+        plain |= {"channels_last": False, "fast_decoder": None}
         return load_denoiser(model | plain, adapter=adapter)
 
     def comfy(file: Path) -> None:

@@ -1,8 +1,8 @@
 """A small Hub on loopback: the part of the Hub's HTTP API that an upload goes through, kept in memory.
 
 Repositories are made, files are announced (preupload), large ones are sent to a storage of their own (Git LFS: batch,
-PUT, verify), and a commit joins them. What arrives is checked as the Hub checks it: a token, hashes and sizes, a commit
-of large files only once their content is here. Faults are injected by path.
+PUT; Xet: xorbs, shards), and a commit joins them. What arrives is checked as the Hub checks it: a token, hashes, a
+commit of large files only once their content is here. Faults are injected by path.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import yaml
 
 THRESHOLD = 4000  # bytes; larger files, and safetensors, go to the storage for large ones
+CAS_TOKEN = "for Xet's storage only"
 LARGE = (".safetensors", ".parquet")
 
 
@@ -106,7 +107,7 @@ class Hub:
             return _send(request, fault, {"error": "a fault was injected"})
         if path.startswith("/storage/"):  # addresses there are signed; no token is shown to it
             code, answer = self.store(path.removeprefix("/storage/"), body)
-        elif path.startswith("/cas/"):
+        elif path.startswith("/cas/") and request.headers.get("Authorization") == f"Bearer {CAS_TOKEN}":
             code, answer = self.cas(method, path.removeprefix("/cas"), body)
         elif path == "/api/validate-yaml":
             code, answer = self.validate(json.loads(body))
@@ -132,7 +133,7 @@ class Hub:
             fresh = path not in self.xorbs
             self.xorbs[path] = body
             return 200, {"was_inserted": fresh}
-        if method == "POST" and "shards" in path:
+        if (method, path) == ("POST", "/v1/shards"):
             self.shards.append(body)
             return 200, {"result": 1}
         return 404, {"error": f"no such address: {method} {path}"}
@@ -171,7 +172,7 @@ class Hub:
         if match[3] == "commit":
             return self.commit(key, files, [json.loads(line) for line in body.splitlines()])
         if match[3] == "xet-write-token":
-            token = {"accessToken": "for the storage", "exp": 4_000_000_000, "casUrl": f"{self.address}/cas"}
+            token = {"accessToken": CAS_TOKEN, "exp": 4_000_000_000, "casUrl": f"{self.address}/cas"}
             return 200, token
         if method == "GET":
             return 200, {
@@ -219,9 +220,7 @@ class Hub:
             (200, {}) if there is not None and len(there) == asked["size"] else (404, {"error": "not here"})
         )
 
-    def commit(
-        self, key: str, files: dict[str, bytes | str], lines: list[dict[str, Any]]
-    ) -> tuple[int, Any]:
+    def commit(self, key: str, files: dict[str, bytes | str], lines: list[dict[str, Any]]) -> tuple[int, Any]:
         repository = self.repositories[key]
         fresh: dict[str, bytes | str] = {}
         for line in lines[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -221,18 +222,44 @@ def test_a_refusal_is_one_line_and_the_folder_stays(
     assert (run_copy / "export/README.md").is_file()
 
 
-@pytest.mark.slow
-def test_the_command_in_a_process_of_its_own(run_copy: Path, hub: Hub, tmp_path: Path) -> None:
+def in_a_process(command: list[str], hub: Hub, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command whose client reads the address and the token from its environment, as a user's does."""
     environment = os.environ | {
         "HF_ENDPOINT": hub.address,
         "HF_TOKEN": hub.token,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(home),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
+        **more,
     }
-    command = [sys.executable, "-m", "mitune", "export", f"run={run_copy}", f"export.push={NAME}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert whole(hub, run_copy / "export")
     assert hub.token not in done.stdout + done.stderr
+    return done
+
+
+def test_through_xet_where_it_is_installed(folder: Path, hub: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("hf_xet")
+    code = (
+        f"from mitune.hub.push import push; from pathlib import Path; push(Path({str(folder)!r}), {NAME!r})"
+    )
+    in_a_process(["-c", code], hub, tmp_path / "home")
+    there = hub.repositories[NAME].branches["main"]
+    picture = (folder / "pictures/after-000.png").read_bytes()
+    assert there.keys() == files(folder).keys()
+    assert there["pictures/after-000.png"] == hashlib.sha256(picture).hexdigest()
+    assert any(picture in xorb for xorb in hub.xorbs.values())  # what cannot be compressed goes as it is
+    assert not hub.storage
+    sent = len(hub.xorbs)
+    in_a_process(["-c", code], hub, tmp_path / "home")
+    assert len(hub.xorbs) == sent
+    assert len(hub.repositories[NAME].commits) == 1
+
+
+@pytest.mark.slow
+def test_the_command_in_a_process_of_its_own(run_copy: Path, hub: Hub, tmp_path: Path) -> None:
+    command = ["-m", "mitune", "export", f"run={run_copy}", f"export.push={NAME}"]
+    in_a_process(command, hub, tmp_path / "home", HF_HUB_DISABLE_XET="1")
+    assert whole(hub, run_copy / "export")
