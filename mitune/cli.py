@@ -20,6 +20,7 @@ STAGES = {
     "score": "score any pictures with captions; keep the best of them",
     "agree": "how well the scores agree with each other and with a referee",
     "calibrate": "when candidates can be dropped early: a pilot that proposes sampler.racing",
+    "export": "a trained adapter as a folder with a model card; upload it to the Hub",
 }
 MISTAKE = 2
 INTERRUPTED = 130
@@ -66,6 +67,10 @@ def _main(arguments: list[str]) -> int:
         print(manual(stage))
         return 0
     config = compose(words[1:])
+    if stage == "export":  # it goes by what the run was, not by a preset
+        from mitune.runs import RunFolder
+
+        config = RunFolder(config.run).recall(words[1:])
     if "--cfg" in flags:
         from omegaconf import OmegaConf
 
@@ -78,7 +83,8 @@ def _work(stage: str, config: Any) -> int:
     """Load what computes, and compute. The imports wait until the configuration is known to be good."""
     from mitune.track import check_trackers
 
-    check_trackers(name for name, wanted in config.tracker.items() if wanted)
+    if stage != "export":
+        check_trackers(name for name, wanted in config.tracker.items() if wanted)
     import torch
 
     from mitune.distributed import state, stop, wait
@@ -91,7 +97,8 @@ def _work(stage: str, config: Any) -> int:
     try:
         if state().is_main_process:
             with run.lock():
-                run.remember(config)
+                if stage != "export":
+                    run.remember(config)
                 wait()
                 _go(stage, config, run)
         else:
@@ -108,13 +115,18 @@ def _work(stage: str, config: Any) -> int:
 
 
 def _go(stage: str, config: Any, run: Any) -> None:
+    from mitune.distributed import state
     from mitune.stages.agree import agree
     from mitune.stages.calibrate import calibrate
+    from mitune.stages.export import export
     from mitune.stages.run import run_rounds, run_stage
     from mitune.stages.score import score
 
     alone = {"run": run_rounds, "score": score, "agree": agree, "calibrate": calibrate}
-    if stage in alone:
+    if stage == "export":
+        if state().is_main_process:
+            export(config, run)
+    elif stage in alone:
         alone[stage](config, run)
     else:
         run_stage(stage, config, run, config.round)
@@ -135,6 +147,7 @@ def overview() -> str:
         "  mitune run                                       the demo on the embedded world",
         "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
         "  mitune score score.source=pictures/ score.top_fraction=0.25",
+        "  mitune export run=runs/mine export.push=user/name   the adapter with its card, on the Hub",
         "  mitune run --help                                every group and key with its default",
         "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
         "",

@@ -86,6 +86,10 @@ class ModelConfig:
     )
     vae_slicing: bool = key(False, "decode one picture at a time")
     vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
+    adapter: list[str] = key(
+        [], "start with this adapter (a folder or Hub id), or several [a,b]; training goes on from one"
+    )
+    adapter_weights: list[float] = key([], "weight of each model.adapter (default: 1 each)")
 
 
 @dataclass
@@ -355,6 +359,23 @@ class CalibrateConfig:
 
 
 @dataclass
+class ExportConfig:
+    round: int | None = key(None, "the round to export (default: the last that is trained)")
+    out: str | None = key(None, "the folder to write (default: export, in the run folder)")
+    name: str | None = key(None, "the model's name on its card (default: the repository's or the run's)")
+    merged: bool = key(False, "the whole pipeline too, the adapter fused into its weights")
+    comfy: bool = key(False, "the adapter under the names that ComfyUI reads, too")
+    dataset: bool = key(False, "the training set too, as parquet; its repository is NAME-dataset")
+    pictures: int = key(12, "before/after pairs shown, at most")
+    base_model: str | None = key(None, "Hub id of the base model for the card (default: model.path)")
+    license: str | None = key(None, "licence on the card (default: the base model's, where known)")
+    push: str | None = key(None, "upload to this repository of the Hub: user/name")
+    private: bool = key(False, "make the repository private")
+    revision: str | None = key(None, "branch of the repository (default: main)")
+    dry_run: bool = key(False, "list what would be uploaded and send nothing")
+
+
+@dataclass
 class TrackerConfig:
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
@@ -380,6 +401,7 @@ class Config:
     score: ScoreConfig = section(ScoreConfig)
     agree: AgreeConfig = section(AgreeConfig)
     calibrate: CalibrateConfig = section(CalibrateConfig)
+    export: ExportConfig = section(ExportConfig)
     tracker: TrackerConfig = section(TrackerConfig)
 
 
@@ -483,6 +505,8 @@ AT_LEAST: dict[str, float] = {
     "calibrate.times": 1,
     "calibrate.edits": 1,
     "calibrate.resamples": 1,
+    "export.pictures": 0,
+    "export.round": 1,
 }
 INTERVALS = (
     *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
@@ -552,6 +576,33 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(f"configuration: {_one_line(error)}") from error
+    check(config)
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) -> DictConfig:
+    """The configuration saved at ``path`` with ``overrides`` set in it, for a stage that goes by what a run was.
+
+    Keys that came later have their defaults. Raises UserError: unreadable, of another version, an override that is
+    neither one of ``allowed`` nor in such a section.
+    """
+    choices, values = _read_overrides(overrides)
+    for name in [*(group for group, _ in choices), *(name for name, _ in values)]:
+        if name.partition(".")[0] not in allowed or name in dict(choices):
+            raise UserError(
+                f"{name}=: this stage goes by the run's own configuration ({path}); give {', '.join(allowed)} only"
+            )
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        OmegaConf.resolve(config)
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a configuration of this version of mitune ({_one_line(error)})"
+        ) from error
+    assert isinstance(config, DictConfig)
+    for name, text in values:
+        _set(config, name, text)
     check(config)
     OmegaConf.set_readonly(config, True)
     return config
@@ -706,6 +757,12 @@ def check(config: DictConfig) -> None:
             raise UserError(f"{name} is empty: give at least one")
     if len(values["train.betas"]) != 2:
         raise UserError(f"train.betas={values['train.betas']}: give two numbers")
+    adapters, weights = values["model.adapter"], values["model.adapter_weights"]
+    if weights and len(weights) != len(adapters):
+        raise UserError(
+            f"model.adapter_weights={weights}: {len(weights)} weights for {len(adapters)} adapters in model.adapter;"
+            " give one for each"
+        )
     if values["scorer.contrast.negatives"] == "list" and values["scorer.contrast.given"] is None:
         raise UserError("scorer.contrast.negatives=list: say which prompts with scorer.contrast.given=")
     _check_profile(values)

@@ -6,7 +6,8 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mitune.config import flatten, leaves
+from mitune.config import compose_saved, flatten, leaves
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, user_errors, write_json, write_text
 
+_ROUND = re.compile(r"round-(\d+)")
 STAGES = ("generate", "select", "train", "evaluate")
 
 # The stages that depend on a section of the configuration: once one of them has begun, the section is fixed.
@@ -135,6 +137,23 @@ class RunFolder:
             yield
         finally:
             os.close(handle)
+
+    def recall(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration that made this run, with ``run``, ``model.*`` and ``export.*`` of ``overrides`` set in it.
+
+        Raises UserError where there is no run, or for any other override.
+        """
+        path = self.root / "config.yaml"
+        if not path.is_file():
+            raise UserError(f"{self.root} holds no run (no config.yaml); give the folder of one with run=")
+        here = f"run={self.root}"  # where it was made may be elsewhere
+        return compose_saved(path, [*overrides, here], ("run", "model", "export"))
+
+    def trained(self) -> list[int]:
+        """The rounds whose adapter is done, ascending."""
+        found = (match for path in self.root.glob("round-*") if (match := _ROUND.fullmatch(path.name)))
+        rounds = sorted(int(match[1]) for match in found)
+        return [number for number in rounds if self.mark(number, "train") is not None]
 
     def remember(self, config: DictConfig) -> None:
         """Write ``config.yaml``, or compare with the one there.

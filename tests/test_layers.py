@@ -31,6 +31,7 @@ FLOORS = {
     "search": 2,
     "finetune": 2,
     "evaluate": 2,
+    "hub": 2,
     "report": 3,
     "runs": 3,
     "stages": 4,

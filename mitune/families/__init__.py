@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,13 @@ def families() -> dict[str, type[LatentDenoiser]]:
 
 
 def load_denoiser(
-    model: Any, adapter: str | Path | None = None, device: Any = None, dtype: Any = None
+    model: Any,
+    adapter: str | Path | Sequence[str | Path] | None = None,
+    device: Any = None,
+    dtype: Any = None,
 ) -> Denoiser:
     """The denoiser of ``model``: a path or Hub id, or a mapping/object with the keys of the configuration's ``model``.
-    ``device`` and ``dtype`` override the model's own keys.
+    ``adapter``, ``device`` and ``dtype`` override the model's own keys.
 
     The family is chosen by the pipeline class that ``model_index.json`` names, never by the model's name.
     Raises UserError: no such folder or repository, no pipeline, an unknown pipeline class, pickled weights.
@@ -49,6 +52,8 @@ def load_denoiser(
             f"known here are {', '.join(sorted(known))}; another one is added by its file in mitune/families/, "
             "see latent.py there"
         )
+    if adapter is not None:
+        options.pop("adapter_weights", None)
     overrides = {"adapter": adapter, "device": device, "dtype": dtype}
     return known[source.pipeline].load(
         source, **options | {key: value for key, value in overrides.items() if value is not None}

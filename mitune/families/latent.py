@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.families import lora, memory
+from mitune.families import lora, memory, stacking
 from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
-from mitune.families.source import ModelSource, find_model, fingerprint, weight_files
+from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint, weight_files
+from mitune.files import atomic_folder
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -119,7 +120,8 @@ class LatentDenoiser(Denoiser):
         variant: str | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
-        adapter: str | Path | None = None,
+        adapter: str | Path | Sequence[str | Path] | None = None,
+        adapter_weights: Sequence[float] = (),
         compile: bool = False,
         channels_last: bool = False,
         fast_decoder: str | None = None,
@@ -131,8 +133,8 @@ class LatentDenoiser(Denoiser):
     ) -> Any:
         """Load a folder, a Hub id or a checkpoint file (``config``: see ``find_model``). ``dtype`` auto: bfloat16 on
         CUDA, else float32; ``device`` auto: this process's accelerator, else the CPU. ``fast_decoder``: an
-        ``AutoencoderTiny`` that pictures are decoded with. The memory options are those of ``memory``; ``options``
-        are those of ``__init__``.
+        ``AutoencoderTiny`` that pictures are decoded with. ``adapter``, ``adapter_weights``: see ``load_adapter``.
+        The memory options are those of ``memory``; ``options`` are those of ``__init__``.
 
         Raises UserError: not there, another pipeline, pickled weights, unknown dtype or device, an adapter
         that does not fit.
@@ -167,8 +169,8 @@ class LatentDenoiser(Denoiser):
         if channels_last:
             denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             pipeline.vae.to(memory_format=torch.channels_last)
-        if adapter is not None:
-            denoiser.load_adapter(adapter)
+        if adapter:
+            denoiser.load_adapter(adapter, weights=adapter_weights)
         if offload != "none":
             denoiser.offload(offload, device)
         if compile:
@@ -392,19 +394,30 @@ class LatentDenoiser(Denoiser):
 
     # -- adapters --------------------------------------------------------------------------------------------
 
-    def load_adapter(self, folder: str | Path, name: str = "default") -> None:
-        """Put a saved adapter in the place of the present one, frozen, in the weights' dtype. Raises
-        UserError if it does not fit.
+    def load_adapter(
+        self,
+        adapter: str | Path | Sequence[str | Path],
+        name: str = "default",
+        weights: Sequence[float] = (),
+    ) -> None:
+        """Put a saved adapter (a folder, file or Hub id) in the place of the present one, frozen, in the weights'
+        dtype. Several, or ``weights`` other than 1, are put there as the one adapter that does the same (``stacking``).
+
+        Raises UserError if one is not there or does not fit.
         """
-        saved = lora.read_adapter(folder)
-        unknown = [component for component in saved.tensors if component not in self.components]
-        if unknown:
-            raise UserError(
-                f"the adapter {saved.path} is for another kind of model: it has a '{unknown[0]}', here are "
-                f"{', '.join(self.components)}"
-            )
-        for component in saved.tensors:  # before anything is changed
-            lora.fitted(self.components[component], saved, component)
+        names = [adapter] if isinstance(adapter, (str, Path)) else list(adapter)
+        found = [lora.read_adapter(find_adapter(one)) for one in names]
+        for saved in found:  # before anything is changed
+            unknown = [component for component in saved.tensors if component not in self.components]
+            if unknown:
+                raise UserError(
+                    f"the adapter {saved.path} is for another kind of model: it has a '{unknown[0]}', here are "
+                    f"{', '.join(self.components)}"
+                )
+            for component in saved.tensors:
+                lora.fitted(self.components[component], saved, component)
+        plain = len(found) == 1 and all(weight == 1 for weight in weights)
+        saved = found[0] if plain else stacking.stack(self.components, found, weights or [1.0] * len(found))
         self.unload_adapter()
         for component in saved.tensors:
             lora.inject_saved(self.components[component], saved, component, name)
@@ -421,6 +434,34 @@ class LatentDenoiser(Denoiser):
         reproduces it.
         """
         lora.write_adapter(folder, type(self._pipeline), self.components, name)
+
+    def adapter_updates(self) -> dict[str, dict[str, stacking.Update]]:
+        """Component -> layer -> what the loaded adapter makes of its weight."""
+        saved = self._adapter
+        if saved is None:
+            raise ValueError("no adapter was loaded")
+        return {
+            component: stacking.updates(self.components[component], saved, component)
+            for component in saved.tensors
+        }
+
+    def save_merged(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the whole pipeline to ``folder`` atomically, the adapter multiplied into its weights, in ``dtype``.
+
+        It is then an ordinary diffusers folder. The denoiser's own weights are the merged ones from here on, without
+        an adapter. Raises UserError for quantized weights, which cannot take an adapter in.
+        """
+        if self._computes_in is not None:
+            raise UserError("quantized weights cannot take an adapter in; say model.quantization=none")
+        for layer in lora.adapter_layers(self.components.values()):
+            layer.merge()
+        for module in self.components.values():
+            lora.remove(module)
+        with atomic_folder(folder) as partial, quiet():
+            if dtype is not None:
+                self._pipeline.to(dtype)
+            self._pipeline.save_pretrained(str(partial), safe_serialization=True)
+            lora.make_canonical(partial)
 
     def base(self) -> AbstractContextManager[None]:
         """The base model for the time of the block: the adapter switched off."""

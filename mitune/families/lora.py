@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from mitune.errors import UserError
+from mitune.families.source import ADAPTER_FILE as FILE
 from mitune.files import atomic_folder, write_bytes
 
-FILE = "pytorch_lora_weights.safetensors"
 _HEADER = "lora_adapter_metadata"  # the key of diffusers' own header
 _A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
@@ -136,6 +136,18 @@ def _canonical(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def make_canonical(folder: Path) -> None:
+    """Do the same to every safetensors file below ``folder``; its tensors are not read."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        with file.open("r+b") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            before = json.loads(stream.read(size))
+            header = json.dumps(before, sort_keys=True, separators=(",", ":")).encode()
+            if len(header) <= size:  # written in place: the rest of the file may be many gigabytes
+                stream.seek(8)
+                stream.write(header.ljust(size))
 
 
 # -- inside a network ----------------------------------------------------------------------------------------

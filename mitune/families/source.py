@@ -15,6 +15,7 @@ from mitune.files import read_json
 
 EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
 """The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tunes of one architecture apart
@@ -112,11 +113,36 @@ def _from_folder(folder: Path, name: str) -> ModelSource:
 
 
 def _from_hub(name: str, revision: str | None) -> ModelSource:
+    missing = "is not a diffusers pipeline: it has no model_index.json"
+    return _source(name, None, read_json(_fetch(name, "model_index.json", revision, missing)), revision)
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether ``text`` may name a repository of the Hub: ``owner/name``."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
+def find_adapter(name: str | Path) -> Path:
+    """Where an adapter is: a folder or file here, or fetched from the Hub (``owner/name`` or ``owner/name@revision``).
+
+    Raises UserError: neither, or the Hub does not have it.
+    """
+    path = Path(name).expanduser()
+    identity, _, revision = str(name).partition("@")
+    if path.exists() or not _HUB_ID.fullmatch(identity):
+        return path  # what is not there, its reader says
+    missing = f"is no adapter in diffusers' LoRA format: it has no {ADAPTER_FILE}"
+    return Path(_fetch(identity, ADAPTER_FILE, revision or None, missing))
+
+
+def _fetch(name: str, file: str, revision: str | None, missing: str) -> str:
+    """A file of a Hub repository, in the Hub's cache. ``missing``: what it is without that file."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -124,7 +150,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
 
     at = f"{name}@{revision}" if revision else name
     try:
-        index = read_json(hf_hub_download(name, "model_index.json", revision=revision))
+        return str(hf_hub_download(name, file, revision=revision))
     except GatedRepoError as error:
         raise UserError(
             f"{at} asks for permission: accept its terms on the Hub and log in (hf auth login)"
@@ -135,17 +161,18 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(
-            f"{name} has no revision '{revision}' on the Hub; leave model.revision out for the newest"
+            f"{name} has no revision '{revision}' on the Hub; leave it out for the newest"
         ) from error
     except LocalEntryNotFoundError as error:
         raise UserError(
             f"{at}: no such folder here, and the Hub cannot be reached; check the path or the network"
         ) from error
     except EntryNotFoundError as error:
-        raise UserError(f"{at} on the Hub is not a diffusers pipeline: it has no model_index.json") from error
+        raise UserError(f"{at} on the Hub {missing}") from error
+    except HFValidationError as error:
+        raise UserError(f"{at} is neither a folder nor a Hub id (owner/name)") from error
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"{at}: the Hub did not answer ({first_line(error)}); try again later") from error
-    return _source(name, None, index, revision)
 
 
 def _source(name: str, folder: Path | None, index: dict, revision: str | None) -> ModelSource:

@@ -14,6 +14,7 @@ from mitune.data.prompts import Prompt, load_prompts
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
+from mitune.families.source import find_adapter
 from mitune.information.registry import Scoring, check_oracle
 from mitune.information.times import Profile
 from mitune.runs import RunFolder
@@ -186,3 +187,18 @@ def round_adapter(run: RunFolder, number: int) -> Path:
 def previous_adapter(run: RunFolder, number: int) -> Path | None:
     """The adapter that round ``number`` goes on from: None in the first one."""
     return round_adapter(run, number - 1) if number > 1 else None
+
+
+def trained_from(config: DictConfig, run: RunFolder, number: int) -> Path | None:
+    """The adapter that the training of round ``number`` goes on from: the last round's, or in the first round
+    ``model.adapter``. Raises UserError where that is a stack.
+    """
+    start, weights = config.model.adapter, config.model.adapter_weights
+    if number > 1 or not start:
+        return previous_adapter(run, number)
+    if len(start) > 1 or any(weight != 1 for weight in weights):
+        raise UserError(
+            "model.adapter: training goes on from one adapter of weight 1; train on a model that holds the stack, or"
+            " leave all but one out"
+        )
+    return find_adapter(start[0])

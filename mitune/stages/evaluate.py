@@ -1,4 +1,4 @@
-"""``evaluate``: the untouched base model against the tuned one, on the same held-out prompts and seeds."""
+"""``evaluate``: the model the run began with against the tuned one, on the same held-out prompts and seeds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
     base = baseline_folder(config, run, prompts, denoiser.identity)
-    before, before_cost = _draw(config, base, prompts, denoiser, "base model")
+    with denoiser.fused():
+        before, before_cost = _draw(config, base, prompts, denoiser, "base model")
     denoiser.load_adapter(adapter)
     with denoiser.fused():
         title = f"round {number}: evaluate"

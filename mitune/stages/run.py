@@ -12,7 +12,7 @@ from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.report import write_report
 from mitune.runs import STAGES, RunFolder
-from mitune.stages.common import check_prompts
+from mitune.stages.common import check_prompts, trained_from
 from mitune.stages.evaluate import evaluate
 from mitune.stages.generate import generate
 from mitune.stages.progress import say
@@ -46,6 +46,7 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     """Every stage of every round; the summary is written after each round, so that a long run can be watched."""
     check_prompts(config)
+    trained_from(config, run, 1)  # refuses now what the first training would refuse
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
     for number in range(1, config.rounds + 1):

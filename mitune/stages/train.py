@@ -20,11 +20,11 @@ from mitune.runs import RunFolder
 from mitune.stages.candidates import draw_unit
 from mitune.stages.common import (
     load_model,
-    previous_adapter,
     prompt_pool,
     read_prompts,
     sampler_of,
     scoring_of,
+    trained_from,
     training_prompts,
 )
 from mitune.stages.progress import progress
@@ -39,7 +39,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     training = datasets.load(folder / "dataset")
     denoiser = load_model(config)
     adapter = AdapterConfig(**_plain(config.adapter))
-    attach(denoiser, adapter, init_from=previous_adapter(run, number), seed=config.seed)
+    attach(denoiser, adapter, init_from=trained_from(config, run, number), seed=config.seed)
     names = [name for name, wanted in config.tracker.items() if wanted]
     tracker = make_tracker(names, folder, _plain(config), main=state().is_main_process)
     settings = _plain(config.train)

@@ -1,0 +1,1 @@
+"""Out to the Hugging Face Hub: the export folder, its model card, the upload."""

@@ -1,0 +1,69 @@
+"""What a card has to know of the model that an adapter is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mitune.errors import UserError
+from mitune.families.opening import pipeline_class
+from mitune.families.source import EMBEDDED, find_model, is_hub_id
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """``hub_id``: where it is on the Hub, if there; ``license``: license, license_name, license_link of its own card;
+    ``takes_adapters``: whether the plain pipeline loads LoRA files itself (None: not known).
+    """
+
+    name: str
+    hub_id: str | None
+    license: Mapping[str, str]
+    takes_adapters: bool | None
+
+
+def describe(path: str, revision: str | None = None, config: str | None = None) -> BaseModel:
+    """What can be found out about ``model.path`` without its weights; what is out of reach stays unknown."""
+    folder = Path(path).expanduser()
+    here = path in EMBEDDED or folder.exists()
+    try:
+        source = find_model(path, revision, config)
+        takes = hasattr(pipeline_class(source), "load_lora_weights")
+        name, own = source.name, source.folder if source.file is None else None
+    except UserError:
+        takes, name, own = None, folder.name, None
+    if path in EMBEDDED:
+        return BaseModel(name, None, {"license": "apache-2.0"}, takes)
+    card = _card(own / "README.md") if own is not None else None if here else _card(_fetched(path, revision))
+    return BaseModel(name, None if here or not is_hub_id(path) else path, _license(card), takes)
+
+
+def _fetched(hub_id: str, revision: str | None) -> Path | None:
+    """The repository's card, where the Hub or its cache has one."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub_id, "README.md", revision=revision))
+    except (OSError, ValueError):
+        return None
+
+
+def _card(file: Path | None) -> Any:
+    """The metadata of a card, or None for what is none."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    if file is None or not file.is_file():
+        return None
+    try:
+        return ModelCard.load(file, ignore_metadata_errors=True).data
+    except (ValueError, OSError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _license(card: Any) -> dict[str, str]:
+    keys = ("license", "license_name", "license_link")
+    found = {key: card.get(key) for key in keys} if card is not None else {}
+    return {key: value for key, value in found.items() if isinstance(value, str) and value}

@@ -1,0 +1,185 @@
+"""The export folder: what a round made, in the form that others can use, complete or not there at all.
+
+    README.md                             the model card
+    pytorch_lora_weights.safetensors      the adapter; ``load_lora_weights(folder)`` of the plain pipeline takes it
+    pictures/before-000.png …             pairs from the evaluation
+    config.yaml, provenance.json          the resolved configuration; what this was made from, and by what
+    merged/, comfy/                       on request
+
+The same round gives the same bytes, so that what was uploaded once is not uploaded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+import mitune
+from mitune.errors import UserError, first_line
+from mitune.families.source import ADAPTER_FILE
+from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_text
+from mitune.hub.card import Example, Facts, write_card
+
+PROVENANCE = "provenance.json"
+SCHEMA = 1
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+
+Pair = tuple[str, Path, Path]
+
+
+def pairs(round_folder: Path, evaluation: Mapping[str, Any], count: int) -> list[Pair]:
+    """(prompt, picture before, picture after) of up to ``count`` examples whose files lie inside the round's folder."""
+    root, found = round_folder.resolve(), []
+    for example in evaluation.get("examples") or []:
+        files = [(root / str(example.get(side, ""))).resolve() for side in ("before", "after")]
+        if all(file.is_relative_to(root) and file.is_file() for file in files):
+            found.append((str(example.get("prompt", "")), files[0], files[1]))
+    return found[:count]
+
+
+def examples(found: Sequence[Pair]) -> list[Example]:
+    """The same under the names they have in the export folder: numbers, nothing that a prompt says."""
+    return [
+        Example(prompt, f"pictures/before-{number:03d}.png", f"pictures/after-{number:03d}.png")
+        for number, (prompt, _, _) in enumerate(found)
+    ]
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """``provenance.json``: the facts of the run, and what exports them. No clock in it."""
+    return {
+        "schema": SCHEMA,
+        **facts,
+        "exported_by": {
+            "mitune": mitune.__version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            **{name: found for name in _LIBRARIES if (found := _version(name))},
+        },
+    }
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a file, if it is there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, where it is one."""
+    root = Path(mitune.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def check_place(folder: Path) -> None:
+    """Raises UserError if ``folder`` holds something that no export wrote: it would be replaced."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PROVENANCE).is_file():
+        raise UserError(
+            f"{folder} exists and was not written by mitune export; move it away, or choose another export.out="
+        )
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; choose another export.out=")
+
+
+def is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` holds just this export already."""
+    file = folder / PROVENANCE
+    return file.is_file() and read_json(file) == wanted
+
+
+def write_folder(
+    folder: Path,
+    adapter: Path,
+    facts: Facts,
+    config: str,
+    origin: Mapping[str, Any],
+    shown: Sequence[Pair] = (),
+    extras: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
+    """Write the export folder. ``adapter``: the round's; ``config``: YAML; ``origin``: ``provenance``; ``extras``: what
+    else to write, by its path in the folder.
+
+    Raises UserError: the place is taken, a picture is none, the disk is full.
+    """
+    check_place(folder)
+    with atomic_folder(folder) as partial:
+        write_bytes(partial / ADAPTER_FILE, (adapter / ADAPTER_FILE).read_bytes())
+        for example, (_, before, after) in zip(facts.examples, shown, strict=True):
+            write_bytes(partial / example.before, _picture(before))
+            write_bytes(partial / example.after, _picture(after))
+        for name, write in (extras or {}).items():
+            write(partial / name)
+        write_text(partial / "config.yaml", config)
+        write_text(partial / "README.md", write_card(facts))
+        write_json(partial / PROVENANCE, origin)
+
+
+def _picture(path: Path) -> bytes:
+    """A picture's pixels as PNG, without whatever else its file holds. Raises UserError for what is no picture."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB").save(buffer, "PNG")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} is no picture ({first_line(error)}); export without it: export.pictures=0"
+        ) from error
+    return buffer.getvalue()
+
+
+def write_training_set(folder: Path, dataset: Any, name: str, model: str, origin: Mapping[str, Any]) -> None:
+    """Write a training set as a dataset repository: parquet, a card, provenance. Raises UserError as above."""
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    from mitune.hub.escape import literal
+
+    check_place(folder)
+    data = DatasetCardData(task_categories=["text-to-image"], tags=["mitune"])
+    text = "\n".join(
+        [
+            f"# {literal(name, 100)}",
+            "",
+            f"{len(dataset)} pictures that [MI-Tune](https://arxiv.org/abs/2405.20759) drew with {literal(model)} and"
+            " chose by the information that prompt and picture share. Every picture was made by that model, and its"
+            " licence holds for them; `seed` and `text` draw one again.",
+        ]
+    )
+    with atomic_folder(folder) as partial:
+        (partial / "data").mkdir()
+        # Straight from the set's own files to this one: it may be larger than the memory.
+        pq.write_table(dataset.data.table, partial / "data/train-00000-of-00001.parquet", row_group_size=100)
+        write_text(partial / "README.md", str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")))
+        write_json(partial / PROVENANCE, origin)
+
+
+def contents(folder: Path) -> list[tuple[str, int]]:
+    """(path inside the folder, bytes) of every file, in order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(file.relative_to(folder).as_posix(), file.stat().st_size) for file in files]
+
+
+def slug(name: str) -> str:
+    """A name as a file's."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80] or "adapter"
