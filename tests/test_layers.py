@@ -23,6 +23,7 @@ FLOORS = {
     "scores": 0,
     "distributed": 0,
     "families": 1,
+    "referees": 1,
     "sampling": 1,
     "data": 1,
     "worlds": 1,

@@ -1,0 +1,1 @@
+"""External judges of pictures: rewards that steer, filters and evaluators."""
