@@ -23,6 +23,7 @@ from mitune.scores import (
     LATENT_SCORERS,
     PATH_SCORERS,
     PICTURE_SCORERS,
+    REFEREES,
     SCORERS,
     columns,
     normalised,
@@ -195,6 +196,56 @@ class CASConfig:
 
 
 @dataclass
+class RefereeConfig:
+    """A judge from outside: which one, and how much of it at once."""
+
+    batch_size: int = key(32, "pictures a forward")
+
+
+@dataclass
+class ClipConfig(RefereeConfig):
+    path: str = key(
+        "openai/clip-vit-large-patch14", "a CLIP: transformers folder, Hub id, or 'shapes' (in the package)"
+    )
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    form: str = key("clipscore", "clipscore: 2.5 max(cos, 0); cosine; logit: times the temperature")
+    prefix: str | None = key(None, "put before each prompt (CLIPScore's authors: 'A photo depicts ')")
+
+
+@dataclass
+class PickScoreConfig(RefereeConfig):
+    path: str = key("yuvalkirstain/PickScore_v1", "transformers folder or Hub id")
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    processor: str | None = key(
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "its tokenizer and preprocessing (null: with the model)"
+    )
+
+
+@dataclass
+class AestheticConfig(RefereeConfig):
+    path: str = key("openai/clip-vit-large-patch14", "the CLIP that the head reads: folder or Hub id")
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    head: str | None = key(None, "the head: a .safetensors file of LAION's linear or MLP predictor")
+
+
+@dataclass
+class HpsConfig(RefereeConfig):
+    version: str = key("v2.1", "of the package hpsv2's weights: v2.0 or v2.1")
+    path: str | None = key(None, "the weights as a transformers CLIP instead: folder or Hub id, no package")
+    revision: str | None = key(None, "Hub branch, tag or commit")
+
+
+@dataclass
+class ImageRewardConfig(RefereeConfig):
+    model: str = key("ImageReward-v1.0", "as the package ImageReward names it")
+
+
+@dataclass
+class JpegConfig:
+    quality: int = key(95, "of the JPEG whose kilobytes count, 1 to 95")
+
+
+@dataclass
 class ScorerConfig:
     mi: MIConfig = section(MIConfig)
     mi_image: MIImageConfig = section(MIImageConfig)
@@ -202,6 +253,12 @@ class ScorerConfig:
     llr_image: LLRImageConfig = section(LLRImageConfig)
     contrast: ContrastConfig = section(ContrastConfig)
     cas: CASConfig = section(CASConfig)
+    clip: ClipConfig = section(ClipConfig)
+    pickscore: PickScoreConfig = section(PickScoreConfig)
+    aesthetic: AestheticConfig = section(AestheticConfig)
+    hpsv2: HpsConfig = section(HpsConfig)
+    imagereward: ImageRewardConfig = section(ImageRewardConfig)
+    jpeg: JpegConfig = section(JpegConfig)
     profile: str | None = key(
         None,
         "where the information is, for weighting=profile and strategy=importance; score.profile measures it",
@@ -426,6 +483,8 @@ CHOICES: dict[str, Sequence[str]] = {
     "scorer.cas.inversion": ("trapezoid", "ddim"),
     "scorer.cas.end": ("denoised", "normal"),
     "scorer.cas.spacing": ("angle", "time"),
+    "scorer.clip.form": ("clipscore", "cosine", "logit"),
+    "scorer.hpsv2.version": ("v2.0", "v2.1"),
     "adapter.kind": ("dora", "lora"),
     "train.density": ("uniform", "logit_normal"),
     "train.objective": ("mse", "dpo"),
@@ -461,6 +520,8 @@ AT_LEAST: dict[str, float] = {
     "scorer.cas.probes": 1,
     "scorer.cas.recursion": 0,
     "scorer.contrast.edits": 1,
+    **{f"scorer.{name}.batch_size": 1 for name in REFEREES if name != "jpeg"},
+    "scorer.jpeg.quality": 1,
     "generate.candidates": 1,
     "generate.batch_size": 1,
     "generate.rows_per_unit": 1,
@@ -741,6 +802,10 @@ def check(config: DictConfig) -> None:
     ):
         if values[name] is not None and values[name] > 1:
             raise UserError(f"{name}={values[name]}: must be at most 1")
+    if values["scorer.jpeg.quality"] > 95:
+        raise UserError(
+            f"scorer.jpeg.quality={values['scorer.jpeg.quality']}: must be at most 95, above that JPEG only grows"
+        )
     for name in ("select.fraction", "score.top_fraction", "train.density_std", "calibrate.recall"):
         if values[name] is not None and not values[name] > 0:
             raise UserError(f"{name}={values[name]}: must be above 0")

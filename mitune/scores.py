@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 PATH_SCORERS = ("mi", "mi_continuous", "llr")  # free in the sampling loop
 LATENT_SCORERS = ("mi_image", "elbo", "llr_image", "contrast", "cas")  # on a latent, extra forwards
-PICTURE_SCORERS = ("oracle",)  # on decoded pictures
+REFEREES = ("clip", "pickscore", "aesthetic", "hpsv2", "imagereward", "jpeg")  # judges from outside
+PICTURE_SCORERS = ("oracle", *REFEREES)  # on decoded pictures
 SCORERS = (*PATH_SCORERS, *LATENT_SCORERS, *PICTURE_SCORERS)
 # Columns that come with a scorer of another name: the oracle also says whether a picture is exactly right.
 COLUMNS = {"exact": "oracle"}

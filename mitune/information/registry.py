@@ -2,7 +2,8 @@
 
 Every column is higher = better aligned. ``mi``, ``mi_continuous`` and ``llr`` are free on the path; ``mi_image``,
 ``elbo``, ``llr_image``, ``contrast`` and ``cas`` cost forwards on the latent; ``oracle`` (with its column ``exact``)
-judges pictures of the embedded world; a weighted sum (:mod:`mitune.scores`) is made of other columns.
+judges pictures of the embedded world; ``clip``, ``pickscore`` and the others of :mod:`mitune.referees` judge any
+picture; a weighted sum (:mod:`mitune.scores`) is made of other columns.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
@@ -24,11 +26,13 @@ from mitune.information.llr import PathLLR, llr_image
 from mitune.information.mi import PathMI
 from mitune.information.negatives import MINED, negatives
 from mitune.information.times import Profile, Weighting, time_grid
+from mitune.referees.registry import check_rewards, load_reward
 from mitune.scores import (
     LATENT_SCORERS,
     ON_PICTURES,
     PATH_SCORERS,
     PICTURE_SCORERS,
+    REFEREES,
     scorers_of,
     sums,
 )
@@ -74,6 +78,10 @@ class Scoring:
         mines = "contrast" in self.scorers and settings["contrast"]["negatives"] in MINED
         self._miner = EditMiner(pool, seed) if mines else None
         self._edits: dict[str, list[str]] = {}
+        # Their weights are read when the first picture is judged, and once.
+        self._referees: dict[str, Any] = {
+            name: load_reward(name, settings, denoiser.device) for name in self.scorers if name in REFEREES
+        }
 
     def observers(self) -> list[Any]:
         """Fresh observers of one batch's path."""
@@ -107,12 +115,20 @@ class Scoring:
 
     def on_pictures(self, pictures: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Scores of pictures [n, 3, H, W] in [0, 1] for their own prompts: each [n]."""
-        if "oracle" not in self.scorers:
-            return {}
-        from mitune.worlds.shapes import oracle_scores
+        found: dict[str, Tensor] = {}
+        if "oracle" in self.scorers:
+            from mitune.worlds.shapes import oracle_scores
 
-        scores = torch.as_tensor(oracle_scores(pictures, list(texts)))
-        return {"oracle": scores, "exact": (scores == 1.0).double()}
+            scores = torch.as_tensor(oracle_scores(pictures, list(texts)))
+            found |= {"oracle": scores, "exact": (scores == 1.0).double()}
+        with torch.no_grad():
+            found |= {name: judge.score(pictures, list(texts)) for name, judge in self._referees.items()}
+        return found
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """Which weights the referees judge with, by scorer."""
+        return {name: judge.identity for name, judge in self._referees.items()}
 
     def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
         """The sums, from the columns they are made of; ``groups``: the prompt of each row (:func:`scores.weigh`)."""
@@ -236,6 +252,16 @@ def check_oracle(names: Sequence[str], texts: Sequence[str], key: str, combined:
             raise UserError(
                 f"{key}: the oracle judges prompts of the embedded world only, not {text!r}; say {key}=[{others}]"
             ) from error
+
+
+def check_judges(names: Sequence[str], texts: Sequence[str], key: str, settings: Mapping[str, Any]) -> None:
+    """Whether those who judge pictures can: the oracle these prompts, the referees at all. No weights are read.
+
+    ``settings``: section ``scorer``. Raises UserError.
+    """
+    check_oracle(names, texts, key, settings["combined"])
+    wanted = [name for name in scorers_of(names, settings["combined"]) if name in REFEREES]
+    check_rewards(wanted, OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings)  # type: ignore[arg-type]
 
 
 def check_no_path(names: Sequence[str], key: str, combined: str = "", there: Sequence[str] = ()) -> None:

@@ -40,6 +40,12 @@ _MEANING = {
     "llr": "log-likelihood ratio of the path, conditional against unconditional, nats",
     "elbo": "gain in evidence bound from knowing the prompt, nats",
     "contrast": "information about the prompt against minimal edits of it, nats",
+    "clip": "likeness of picture and prompt as CLIP sees it",
+    "pickscore": "what people would pick for the prompt, by PickScore",
+    "aesthetic": "how pleasing the picture is, by LAION's predictor, 1 to 10",
+    "hpsv2": "what people would prefer for the prompt, by HPSv2",
+    "imagereward": "how people would rate the picture for the prompt, by ImageReward",
+    "jpeg": "minus the picture's kilobytes as JPEG",
 }
 
 

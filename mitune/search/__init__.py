@@ -1,7 +1,7 @@
 """Search: candidate generators beyond plain sampling."""
 
 from mitune.search.path_contrast import PathContrast
-from mitune.search.potentials import LatentReward, PathPotential, RewardPotential, WeightedReward
+from mitune.search.potentials import LatentReward, PathPotential, RewardPotential
 from mitune.search.resampling import effective_sample_size, resample
 from mitune.search.smc import CommonNoise, Steered, draw, particle_seeds, steer
 from mitune.search.tempering import Tempering, largest_temper
@@ -16,7 +16,6 @@ __all__ = [
     "Steered",
     "Steering",
     "Tempering",
-    "WeightedReward",
     "draw",
     "effective_sample_size",
     "largest_temper",

@@ -5,15 +5,12 @@ The target is p(path) · exp(U/α); a potential says U of every particle at ever
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError
 from mitune.referees.reward import Reward
 from mitune.sampling.loop import Observer
 
@@ -31,42 +28,9 @@ class LatentReward:
         return self.function(pictures, prompts)
 
 
-class WeightedReward:
-    """Σ_k w_k r_k: several rewards with weights are a reward.
-
-    Differentiable where all are. UserError if there is none, a weight is not finite, or some read latents and others
-    pictures.
-    """
-
-    def __init__(self, terms: Mapping[str, float], rewards: Mapping[str, Reward]) -> None:
-        if not terms:
-            raise UserError("search.reward is empty; name at least one reward")
-        for name, weight in terms.items():
-            if name not in rewards:
-                raise UserError(
-                    f"search.reward: there is no reward '{name}' (there are {', '.join(rewards)})"
-                )
-            if not math.isfinite(weight):
-                raise UserError(f"search.reward: the weight of '{name}' is {weight}; give a finite number")
-        self.terms = [(weight, rewards[name]) for name, weight in terms.items()]
-        self.name = "+".join(f"{weight:g}*{name}" for name, weight in terms.items())
-        self.differentiable = all(reward.differentiable for _, reward in self.terms)
-        latent = {reads_latents(reward) for _, reward in self.terms}
-        if len(latent) > 1:
-            raise UserError(f"search.reward: {self.name} mixes rewards of latents with rewards of pictures")
-        self.latent = latent.pop()
-
-    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
-        """Weighted sum [n]."""
-        total = torch.zeros(len(pictures), device=pictures.device)
-        for weight, reward in self.terms:
-            total = total + weight * reward.score(pictures, prompts)
-        return total
-
-
 def reads_latents(reward: Reward) -> bool:
     """Whether a reward wants latents and no pictures."""
-    return isinstance(reward, LatentReward) or bool(getattr(reward, "latent", False))
+    return isinstance(reward, LatentReward)
 
 
 class RewardPotential:

@@ -16,7 +16,7 @@ from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
 from mitune.files import clean_partial, read_json, write_bytes, write_json, write_table, write_text
-from mitune.information.registry import check_oracle
+from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
 from mitune.stages.candidates import cost, draw
@@ -91,7 +91,7 @@ def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, flo
     prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
     if len(prompts) < 2:
         raise UserError(f"agree: {config.prompts.source} has one prompt only; at least two are needed")
-    check_oracle(settings.scorers, [prompt.text for prompt in prompts], "agree.scorers", combined)
+    check_judges(settings.scorers, [prompt.text for prompt in prompts], "agree.scorers", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.prompts, "prompts")

@@ -15,7 +15,7 @@ from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
 from mitune.files import clean_partial, read_json, write_bytes, write_json, write_text
-from mitune.information.registry import check_oracle
+from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, draw
@@ -105,7 +105,7 @@ def _draw(config: DictConfig, run: RunFolder, target: str) -> tuple[pd.DataFrame
     prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
     if len(prompts) < 2:
         raise UserError(f"calibrate: {config.prompts.source} has one prompt only; at least two are needed")
-    check_oracle([target], [prompt.text for prompt in prompts], "calibrate.target", combined)
+    check_judges([target], [prompt.text for prompt in prompts], "calibrate.target", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.prompts, "prompts")

@@ -55,7 +55,7 @@ def draw(
     if main:
         store.clean()
         store.claim(units)
-        claim_model(folder, denoiser.identity, "pictures of", "run= folder")
+        claim_model(folder, denoiser.identity, "pictures of", "run= folder", scoring.judges)
     wait()
     rows = sum(unit.rows for unit in units)
     todo = store.todo(units, state().process_index, state().num_processes)

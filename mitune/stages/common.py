@@ -15,7 +15,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.source import find_adapter
-from mitune.information.registry import Scoring, check_oracle
+from mitune.information.registry import Scoring, check_judges
 from mitune.information.times import Profile
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
@@ -61,7 +61,7 @@ def prompt_pool(section: DictConfig) -> list[str]:
 def training_prompts(config: DictConfig) -> list[Prompt]:
     """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
-    check_oracle(config.scorers, [prompt.text for prompt in prompts], "scorers", config.scorer.combined)
+    check_judges(config.scorers, [prompt.text for prompt in prompts], "scorers", config.scorer)
     return prompts
 
 
@@ -69,7 +69,7 @@ def held_out_prompts(config: DictConfig) -> list[Prompt]:
     """The prompts of the evaluation."""
     prompts = read_prompts(config.evaluate.prompts)
     texts = [prompt.text for prompt in prompts]
-    check_oracle(config.evaluate.scorers, texts, "evaluate.scorers", config.scorer.combined)
+    check_judges(config.evaluate.scorers, texts, "evaluate.scorers", config.scorer)
     return prompts
 
 

@@ -92,7 +92,7 @@ class ScoredPictures:
         if main:
             # Only now: a model or profile that could not be read binds the folder to nothing.
             write_json(self.folder / "plan.json", self.plan)
-            claim_model(self.folder, denoiser.identity, "scores by", "score.out=")
+            claim_model(self.folder, denoiser.identity, "scores by", "score.out=", scoring.judges)
         wait()
         seeds = self.seeds(seed)
         mine = [unit for unit in everything if unit % state().num_processes == state().process_index]

@@ -15,7 +15,7 @@ from mitune.data.prompts import make_prompt
 from mitune.data.selection import thin
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError
-from mitune.information.registry import check_oracle
+from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
 from mitune.stages.common import load_model, previous_adapter, prompt_pool, scoring_of
@@ -89,7 +89,7 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     else:
         parts = stand_in(by, config.scorer.combined)
         names = scorers_of(dict.fromkeys(part.name for part in parts))
-        check_oracle(names, list(dict.fromkeys(source.texts)), "select.by")
+        check_judges(names, list(dict.fromkeys(source.texts)), "select.by", config.scorer)
         work = ScoredPictures(run.round(number) / "real", source, config.generate.rows_per_unit)
 
         def judge() -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
-from mitune.information.registry import Scoring, check_no_path, check_oracle
+from mitune.information.registry import Scoring, check_judges, check_no_path
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
 from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
@@ -125,7 +125,7 @@ def check(config: DictConfig, pictures: Pictures) -> str:
     settings, combined = config.score, config.scorer.combined
     check_no_path(settings.scorers, "score.scorers", combined, there=list(pictures.scores))
     prompts = list(dict.fromkeys(pictures.texts))
-    check_oracle(settings.scorers, prompts, "score.scorers", combined)
+    check_judges(settings.scorers, prompts, "score.scorers", config.scorer)
     if len(prompts) == len(pictures):
         for name in settings.scorers:
             if normalised(name, combined):

@@ -15,7 +15,7 @@ from mitune.distributed import state, wait
 from mitune.errors import UserError
 from mitune.finetune.adapters import AdapterConfig, attach
 from mitune.finetune.trainer import TrainConfig, train
-from mitune.information.registry import check_oracle
+from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.candidates import draw_unit
 from mitune.stages.common import (
@@ -85,7 +85,7 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
     """Mean score by ``train.keep_best_by`` of a picture for each validation prompt."""
     column = config.train.keep_best_by
     prompts = validation_prompts(config, count)
-    check_oracle([column], [prompt.text for prompt in prompts], "train.keep_best_by", config.scorer.combined)
+    check_judges([column], [prompt.text for prompt in prompts], "train.keep_best_by", config.scorer)
     unit = plan_units(prompts, 1, count)[0]
     scoring = scoring_of(config, denoiser, [column], lambda: prompt_pool(config.prompts))
     sampler = sampler_of(config)

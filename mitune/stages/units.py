@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,19 +15,31 @@ from mitune.information.registry import Scoring
 from mitune.stages.racing import Watch
 
 
-def claim_model(folder: Path, identity: str, holds: str, key: str) -> None:
-    """Bind what ``folder`` ``holds`` to the model that makes it. Main process only.
+def claim_model(
+    folder: Path, identity: str, holds: str, key: str, judges: Mapping[str, str] | None = None
+) -> None:
+    """Bind what ``folder`` ``holds`` to the model that makes it, and to the ``judges`` (identity by scorer) of its
+    pictures. Main process only.
 
     Raises UserError if another one has begun to, naming the ``key`` that chooses another folder.
     """
     path = folder / "model.json"
+    now = {"model": identity} | ({"judges": dict(judges)} if judges else {})
     if not path.exists():
-        write_json(path, {"model": identity})
-    elif (before := read_json(path)["model"]) != identity:
+        write_json(path, now)
+        return
+    before = read_json(path)
+    if before["model"] != identity:
         raise UserError(
-            f"{folder} holds {holds} the model {before}, this one is {identity}; choose another {key}, or delete"
-            " that folder"
+            f"{folder} holds {holds} the model {before['model']}, this one is {identity}; choose another {key}, or"
+            " delete that folder"
         )
+    for name, judge in (judges or {}).items():
+        if (other := before.get("judges", {}).get(name, judge)) != judge:
+            raise UserError(
+                f"{folder} holds scores '{name}' by {other}, this one is {judge}; choose another {key}, or delete"
+                " that folder"
+            )
 
 
 @dataclass(frozen=True)

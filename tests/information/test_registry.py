@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mitune.config import COLUMNS, LATENT_SCORERS, SCORERS, compose
+from mitune.config import COLUMNS, LATENT_SCORERS, PICTURE_SCORERS, SCORERS, compose
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.edits import EditMiner
@@ -34,8 +34,9 @@ def scoring(names: list[str], folder: Path, pool: list[str] = PROMPTS, *override
 def test_every_scorer_gives_one_finite_number_a_candidate(tiny_pipeline_folder: Path) -> None:
     texts = ["a red circle and a blue square", "a blue square and a green circle"]
     pool = [*PROMPTS, "a green circle and a blue square", "a red star and a blue circle", *texts]
-    # The oracle reads pictures of the embedded world's size only; it is tried apart.
-    judge = scoring([name for name in SCORERS if name != "oracle"], tiny_pipeline_folder, pool)
+    # Those who judge pictures are tried apart.
+    names = [name for name in SCORERS if name not in PICTURE_SCORERS]
+    judge = scoring(names, tiny_pipeline_folder, pool)
     observers = judge.observers()
     z = sample(
         judge.denoiser, judge.denoiser.encode_prompts(texts), [1, 2], Sampler("ddim", 3, eta=1.0), observers

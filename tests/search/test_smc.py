@@ -19,6 +19,7 @@ from mitune.denoiser import AnalyticDenoiser
 from mitune.errors import UserError
 from mitune.information import PathLLR
 from mitune.noise import NoiseSchedule
+from mitune.referees.weighted import WeightedSum
 from mitune.sampling import Sampler, coefficients, sample
 from mitune.search import (
     CommonNoise,
@@ -29,7 +30,6 @@ from mitune.search import (
     Steered,
     Steering,
     Tempering,
-    WeightedReward,
     draw,
     particle_seeds,
     steer,
@@ -300,12 +300,10 @@ def test_rewards_of_pictures_and_sums_of_rewards():
             return -super().score(pictures, prompts)
 
     light, dark = Light(), Dark()
-    rewards = {"light": light, "dark": dark}
-    both = WeightedReward({"light": 1.5, "dark": 0.5}, rewards)
+    both = WeightedSum([(1.5, light), (0.5, dark)])
     assert both.name == "1.5*light+0.5*dark"
     potential = [
-        RewardPotential(each, denoiser)
-        for each in (light, both, WeightedReward({"light": 1.0, "dark": 1.0}, rewards))
+        RewardPotential(each, denoiser) for each in (light, both, WeightedSum([(1.0, light), (1.0, dark)]))
     ]
     seeds = list(range(16))
     one, same, none = (steered(["a"], seeds, potential=each) for each in potential)
@@ -393,9 +391,3 @@ def test_what_cannot_be_steered_is_refused():
     blind = three_clouds(VP)
     with pytest.raises(UserError, match="rescale_betas_zero_snr"):
         steer(blind, ["a"], [1], ANCESTRAL, RewardPotential(reward("linear"), blind))
-    with pytest.raises(UserError, match="there is no reward 'x'"):
-        WeightedReward({"x": 1.0}, {"linear": reward("linear")})
-    with pytest.raises(UserError, match="finite number"):
-        WeightedReward({"linear": math.nan}, {"linear": reward("linear")})
-    with pytest.raises(UserError, match="at least one reward"):
-        WeightedReward({}, {})

@@ -1,0 +1,102 @@
+"""LAION's aesthetic score: a linear head, or a small stack of them, on CLIP's feature of a picture.
+
+The published heads: ``aesthetic-predictor`` (one linear layer) and ``improved-aesthetic-predictor`` (five linear layers
+with dropout and nothing between them), both trained on ratings from 1 to 10 of CLIP ViT-L/14 features of length one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mitune.errors import UserError, first_line
+from mitune.families.source import PICKLED, fingerprint
+from mitune.referees.clip import Clip
+from mitune.referees.pairs import check_pairs
+
+_KEY = "scorer.aesthetic.head"
+
+
+def check_head(head: str | None) -> Path:
+    """The file of the head. Raises UserError: none given, a pickle, nothing there."""
+    if head is None:
+        raise UserError(f"{_KEY}: the aesthetic score needs its head; say {_KEY}=FILE.safetensors")
+    path = Path(head).expanduser()
+    if path.suffix.lower() in PICKLED:
+        raise UserError(
+            f'{_KEY}={head}: a pickle can run any code when opened and is not read; convert it once: python -c "import'
+            f" torch, safetensors.torch as s; s.save_file(torch.load('{path.name}', weights_only=True),"
+            f" '{path.stem}.safetensors')\""
+        )
+    if not path.is_file():
+        raise UserError(f"{_KEY}={head}: there is no such file; give the head as a .safetensors file")
+    return path
+
+
+def read_head(path: Path) -> nn.Sequential:
+    """The head's linear layers in their order. Raises UserError for a file that holds something else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{_KEY}={path} is no safetensors file ({first_line(error)})") from error
+    return _stack(weights, path)
+
+
+def _stack(weights: Mapping[str, Tensor], path: Path) -> nn.Sequential:
+    names = sorted(
+        (name.removesuffix("weight") for name in weights if name.endswith("weight")),
+        key=lambda name: [int(number) for number in re.findall(r"\d+", name)],
+    )
+    layers = nn.Sequential()
+    for name in names:
+        weight, bias = weights[f"{name}weight"].float(), weights.get(f"{name}bias")
+        fits = weight.ndim == 2 and (not len(layers) or weight.shape[1] == layers[-1].out_features)
+        if not fits or bias is None or bias.shape != weight.shape[:1]:
+            raise UserError(f"{_KEY}={path}: {name}weight is no linear layer that follows the one before it")
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({"weight": weight, "bias": bias.float()})
+        layers.append(layer)
+    if not len(layers) or layers[-1].out_features != 1:
+        raise UserError(f"{_KEY}={path} is no aesthetic head: linear layers, the last of one output")
+    return layers.eval().requires_grad_(False)
+
+
+class AestheticReward:
+    """How pleasing pictures are, about 1 to 10, whatever their prompts; differentiable in the pictures."""
+
+    name = "aesthetic"
+    differentiable = True
+
+    def __init__(self, clip: Clip, head: Path) -> None:
+        self.clip, self._path = clip, head
+
+    @cached_property
+    def _head(self) -> nn.Sequential:
+        head = read_head(self._path)
+        wide = self.clip.model.config.projection_dim
+        if head[0].in_features != wide:
+            raise UserError(
+                f"{_KEY}={self._path} reads features of {head[0].in_features}, this CLIP's are of {wide}; give the"
+                " CLIP that it was trained on (scorer.aesthetic.path)"
+            )
+        return head.to(self.clip.device)
+
+    @property
+    def identity(self) -> str:
+        """Which model and head judge."""
+        return f"{self.clip.source.identity}+{self._path.stem}@{fingerprint([self._path])}"
+
+    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
+        """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1]; the prompts say nothing here."""
+        check_pairs(self.name, pictures, prompts)
+        head = self._head
+        scores: Tensor = head(self.clip.image_features(pictures)).squeeze(-1)
+        return scores.to(torch.float32)

@@ -1,0 +1,121 @@
+"""Judges that are a CLIP: CLIPScore, PickScore, and whatever else is a cosine of two features."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mitune.errors import UserError
+from mitune.referees.pairs import check_pairs, in_batches
+from mitune.referees.preprocess import read_preprocess
+from mitune.referees.source import JudgeSource
+
+FORMS = ("clipscore", "cosine", "logit")
+_CACHED = 50_000  # texts whose features are kept
+
+
+class Clip:
+    """A transformers ``CLIPModel`` with its processor: features of pictures and of texts. Loaded when first used.
+
+    Args:
+        source: where the model is.
+        device: where it computes, in float32.
+        batch_size: pictures or texts a forward.
+        processor: where ``preprocessor_config.json`` and the tokenizer are, if not with the model.
+    """
+
+    def __init__(
+        self,
+        source: JudgeSource,
+        device: torch.device | str = "cpu",
+        batch_size: int = 32,
+        processor: JudgeSource | None = None,
+    ) -> None:
+        self.source, self.device, self.batch_size = source, torch.device(device), batch_size
+        self.processor = processor or source
+        kind = source.configuration().get("model_type")
+        if kind != "clip":
+            raise UserError(f"{source.key}={source.name} is no CLIP: its config.json says model_type={kind}")
+        self.preprocess = read_preprocess(
+            self.processor.preprocessing(), f"{self.processor.key}={self.processor.name}"
+        )
+        self._features: dict[str, Tensor] = {}
+
+    @cached_property
+    def model(self) -> Any:
+        """The network, frozen; gradients still flow through it."""
+        from transformers import CLIPModel
+
+        model = CLIPModel.from_pretrained(self.source.open(), dtype=torch.float32, use_safetensors=True)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(self.processor.open())
+
+    def image_features(self, pictures: Tensor) -> Tensor:
+        """Features of length one [n, d] of ``pictures`` [n, 3, H, W] in [0, 1]; differentiable."""
+
+        def features(part: Tensor) -> Tensor:
+            found = self.model.get_image_features(pixel_values=self.preprocess(part.to(self.device)))
+            return functional.normalize(_pooled(found), dim=-1)
+
+        return in_batches(features, self.batch_size, pictures)
+
+    @torch.no_grad()
+    def text_features(self, texts: list[str]) -> Tensor:
+        """Features of length one [n, d] of ``texts``, each encoded once; longer ones are cut by the tokenizer."""
+        if len(self._features) > _CACHED:
+            self._features.clear()
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._features]
+        length = self.model.config.text_config.max_position_embeddings
+        for start in range(0, len(fresh), self.batch_size):
+            part = fresh[start : start + self.batch_size]
+            tokens = self._tokenizer(
+                part, padding=True, truncation=True, max_length=length, return_tensors="pt"
+            )
+            inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
+            features = functional.normalize(_pooled(self.model.get_text_features(**inputs)), dim=-1)
+            self._features |= dict(zip(part, features, strict=True))
+        return torch.stack([self._features[text] for text in texts])
+
+
+def _pooled(found: Any) -> Tensor:
+    """The features in what a model gives: before transformers 5 they come bare."""
+    return found if isinstance(found, Tensor) else found.pooler_output
+
+
+class ClipReward:
+    """What a CLIP's cosine of picture and prompt says, higher = better; differentiable in the pictures.
+
+    ``form``: "clipscore", 2.5 · max(cos, 0) (Hessel et al. 2021, eq. 1; they prefix captions with "A photo depicts",
+    here ``prefix`` says with what); "cosine", the cosine itself, which has a gradient below zero too; "logit",
+    the model's own temperature times the cosine (PickScore: Kirstain et al. 2023, eq. 2).
+    """
+
+    differentiable = True
+
+    def __init__(self, name: str, clip: Clip, form: str = "clipscore", prefix: str = "") -> None:
+        self.name, self.clip, self.form, self.prefix = name, clip, form, prefix
+        if form not in FORMS:
+            raise UserError(f"scorer.{name}.form={form} is not one of {', '.join(FORMS)}")
+
+    @property
+    def identity(self) -> str:
+        """Which model judges."""
+        return self.clip.source.identity
+
+    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
+        """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt."""
+        check_pairs(self.name, pictures, prompts)
+        texts = self.clip.text_features([f"{self.prefix}{prompt}" for prompt in prompts])
+        cosine = (self.clip.image_features(pictures) * texts).sum(-1)
+        if self.form == "logit":
+            return self.clip.model.logit_scale.exp() * cosine
+        return 2.5 * cosine.clamp(min=0) if self.form == "clipscore" else cosine

@@ -1,0 +1,32 @@
+"""JPEG compressibility, the black-box reward of DDPO (Black et al. 2024, section 5.1)."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from torch import Tensor
+
+from mitune.referees.pairs import check_pairs
+from mitune.referees.preprocess import to_images
+
+
+class JpegReward:
+    """How small a picture is as JPEG: minus its kilobytes (1000 bytes). It cannot be differentiated."""
+
+    name = "jpeg"
+    differentiable = False
+
+    def __init__(self, quality: int = 95) -> None:
+        self.quality = quality
+        self.identity = f"jpeg at quality {quality}"
+
+    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
+        """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1]; the prompts say nothing here."""
+        check_pairs(self.name, pictures, prompts)
+        sizes = []
+        for image in to_images(pictures):
+            buffer = io.BytesIO()
+            image.save(buffer, format="JPEG", quality=self.quality)
+            sizes.append(buffer.tell())
+        return -torch.tensor(sizes, dtype=torch.float32, device=pictures.device) / 1000

@@ -1,0 +1,112 @@
+"""Where a judge's files are: the package, a folder or the Hub; looked at before anything large is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mitune.errors import UserError, first_line
+from mitune.families.source import PICKLED, fingerprint
+from mitune.files import read_json
+
+EMBEDDED = {"shapes": "shapes/clip"}
+"""The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class JudgeSource:
+    """A transformers folder, here or on the Hub; ``key``: the configuration key that named it."""
+
+    name: str
+    key: str
+    folder: Path | None
+    revision: str | None = None
+
+    def open(self) -> Path:
+        """The folder with everything that is needed in it, fetched from the Hub if need be; never a pickle.
+
+        Raises UserError: no weights, pickled weights only, a Hub that does not answer.
+        """
+        folder = self.folder or _from_hub(self.name, self.revision, self.key, None)
+        if not any(folder.glob("*.safetensors")):
+            pickled = any(file.suffix in PICKLED for file in folder.iterdir())
+            raise UserError(
+                f"{self.key}={self.name}: "
+                + ("its weights are pickled, which are not read" if pickled else "there are no weights there")
+                + "; give a folder with model.safetensors (save_pretrained writes one)"
+            )
+        return folder
+
+    def configuration(self) -> dict:
+        """What ``config.json`` says. Raises UserError where there is none."""
+        return self._read("config.json")
+
+    def preprocessing(self) -> dict:
+        """What ``preprocessor_config.json`` says. Raises UserError where there is none."""
+        return self._read("preprocessor_config.json")
+
+    def _read(self, file: str) -> dict:
+        folder = self.folder or _from_hub(self.name, self.revision, self.key, file)
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{self.key}={self.name}: there is no {file}; give a transformers folder or Hub id that has one"
+            )
+        return read_json(folder / file)
+
+    @property
+    def identity(self) -> str:
+        """Name and fingerprint of the weights."""
+        return f"{self.name}@{fingerprint(sorted(self.open().glob('*.safetensors')))}"
+
+
+def find_judge(path: str, key: str, revision: str | None = None) -> JudgeSource:
+    """Find ``path``: one of ``EMBEDDED``, a folder, or a Hub id. Raises UserError for what is none of them."""
+    if path in EMBEDDED:
+        folder = Path(__file__).parent.parent / "worlds" / EMBEDDED[path]
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{key}={path}: the embedded judge is missing at {folder}; install mitune again")
+        return JudgeSource(path, key, folder)
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return JudgeSource(local.resolve().name, key, local)
+    if local.exists() or not _HUB_ID.fullmatch(path):
+        raise UserError(
+            f"{key}={path} is neither a folder nor a Hub id (owner/name), nor one of {', '.join(EMBEDDED)}"
+        )
+    return JudgeSource(path, key, None, revision)
+
+
+def _from_hub(name: str, revision: str | None, key: str, file: str | None) -> Path:
+    """The local folder of a Hub repository with one ``file`` of it, or with all that is ever read."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        if file is not None:
+            return Path(hf_hub_download(name, file, revision=revision)).parent
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except GatedRepoError as error:
+        raise UserError(
+            f"{key}={name} asks for permission: accept its terms on the Hub and log in"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"{key}={name}: no such folder here and no such model on the Hub") from error
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{key}={name}: no such folder here, and the Hub cannot be reached; give a folder, or check the network"
+        ) from error
+    except EntryNotFoundError as error:
+        raise UserError(f"{key}={name}: there is no {file} on the Hub; give a transformers model") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"{key}={name}: the Hub did not answer ({first_line(error)}); try again later"
+        ) from error
