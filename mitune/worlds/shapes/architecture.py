@@ -146,7 +146,7 @@ def build_transformer() -> SD3Transformer2DModel:
     """Velocity predictor on 8x8x8 latents: five joint-attention blocks of width 128, 64 picture and 24 text tokens."""
     return SD3Transformer2DModel(
         sample_size=LATENT_SHAPE[1],
-        patch_size=1,  # a cell of the latent is 8 pixels already; with 2 it learned half as fast a picture
+        patch_size=1,
         in_channels=LATENT_SHAPE[0],
         out_channels=LATENT_SHAPE[0],
         num_layers=5,
