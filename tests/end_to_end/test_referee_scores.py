@@ -111,3 +111,23 @@ def test_a_judge_that_cannot_be_had_is_refused_before_the_model_is_opened(
 
     monkeypatch.setattr(common, "load_denoiser", never)
     assert re.search(says, refused(arguments("generate", *words)))
+
+
+def test_the_embedded_world_s_own_clip_judges_its_pictures(tmp_path: Path) -> None:
+    from mitune.worlds.shapes import training_batch
+
+    folder = tmp_path / "renders"
+    folder.mkdir()
+    shown, texts = training_batch(np.random.default_rng(), 24, wrong_share=0.0)
+    lines = ["file_name,text"]
+    for number, picture in enumerate(shown):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+        # Every other picture with the caption of the one before it, which is seldom true of it.
+        lines.append(f'{number}.png,"{texts[number - number % 2]}"')
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    words = ["score.scorers=[clip,oracle]", "scorer.clip.path=shapes", "scorer.clip.form=cosine"]
+    assert main(["score", f"score.source={folder}", "model.device=cpu", *words]) == 0
+    rows = pd.read_parquet(tmp_path / "renders-scores.parquet").sort_values("row")
+    own, other = rows["clip"].to_numpy()[0::2], rows["clip"].to_numpy()[1::2]
+    assert (rows["oracle"][0::2] > 0.9).mean() > 0.8
+    assert (own > other).mean() > 0.7
