@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from mitune.cli import main
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
-from mitune.scores import SCORERS
+from mitune.scores import LATENT_SCORERS, PATH_SCORERS
 
 
 def test_a_run_leaves_what_it_promises(
@@ -117,10 +117,11 @@ def test_a_weighted_sum_serves_as_any_score_does(
 def test_every_scorer_and_a_sum_chooses_watches_and_evaluates(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    scores = [*(name for name in SCORERS if name != "oracle"), "mi-0.5*elbo"]
+    scores = [*PATH_SCORERS, *LATENT_SCORERS, "clip", "jpeg", "mi-0.5*elbo"]
     settings = [
         *(f"scorer.{name}.times=1" for name in ("mi_image", "elbo", "llr_image", "contrast")),
         *("scorer.contrast.edits=1", "scorer.cas.steps=2", "scorer.cas.probes=1", "scorer.cas.recursion=0"),
+        "scorer.clip.path=shapes",
         *("generate.keep=3", "train.steps=1", f"scorers=[{','.join(scores)}]"),
         f"evaluate.scorers=[{','.join(scores)}]",
     ]
