@@ -86,6 +86,7 @@ def _from_hub(name: str, revision: str | None, key: str, file: str | None) -> Pa
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -94,6 +95,8 @@ def _from_hub(name: str, revision: str | None, key: str, file: str | None) -> Pa
         if file is not None:
             return Path(hf_hub_download(name, file, revision=revision)).parent
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except HFValidationError as error:
+        raise UserError(f"{key}={name} is neither a folder nor a Hub id (owner/name)") from error
     except GatedRepoError as error:
         raise UserError(
             f"{key}={name} asks for permission: accept its terms on the Hub and log in"
