@@ -169,7 +169,7 @@ def test_adaptive_tempering_keeps_the_sample_size():
 def test_llr_steers_to_the_sharpened_prompt():
     denoiser = three_clouds(VP, "v_prediction")
     sampler = Sampler("ddpm", 40, guidance=1.0, spacing="trailing")
-    out = run(denoiser, 12, 100, PathPotential(PathLLR()), sampler, tempering=Tempering("linear"))
+    out = run(denoiser, 64, 100, PathPotential(PathLLR()), sampler, tempering=Tempering("linear"))
     axis = torch.linspace(-5, 5, 301, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     labels = ["a"] * len(grid)
@@ -180,7 +180,7 @@ def test_llr_steers_to_the_sharpened_prompt():
     }
     found = out.mean(out.latents)
     # What p(z|a) (p(z|a)/p(z)) has for a mean, and p(z|a) has not.
-    error = 4 * found.std(0) / 12**0.5 + 0.04
+    error = 4 * found.std(0) / 64**0.5 + 0.04
     assert ((found.mean(0) - means[1]).abs() < error).all()
     assert ((found.mean(0) - means[0]).abs() > error).any()
 
