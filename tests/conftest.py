@@ -1,11 +1,13 @@
-"""Fixtures every test may use: tiny random pipelines in the standard diffusers layout, built once a session."""
+"""Fixtures every test may use: tiny random pipelines as diffusers lays them out, built once a session; refusals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mitune.cli import main
 from tests.families import tiny
 
 
@@ -19,3 +21,20 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_v_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with v-prediction."""
     return tiny.stable_diffusion(tmp_path_factory.mktemp("tiny_v"), prediction_type="v_prediction", seed=1)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """``refused(arguments)``: the one line, warnings apart, that a refused command prints."""
+
+    def run(arguments: list[str]) -> str:
+        capsys.readouterr()
+        assert main(arguments) == 2
+        shown = capsys.readouterr().err
+        lines = [line for line in shown.splitlines() if not line.startswith("mitune: warning:")]
+        assert len(lines) == 1, shown
+        assert lines[0].startswith("mitune: ")
+        assert "Traceback" not in shown
+        return lines[0]
+
+    return run

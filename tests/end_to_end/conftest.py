@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from mitune.cli import main
-
 TRAIN = """a red circle and a blue square
 a blue circle and a red square
 a green star on a red square
@@ -121,22 +119,5 @@ def run_by_two() -> Callable[[list[str]], Done]:
             [*launch, *arguments], capture_output=True, text=True, env=environment, check=False
         )
         return Done(done.returncode, done.stdout, done.stderr)
-
-    return run
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """``refused(arguments)``: the one line, warnings apart, that a refused command prints."""
-
-    def run(arguments: list[str]) -> str:
-        capsys.readouterr()
-        assert main(arguments) == 2
-        shown = capsys.readouterr().err
-        lines = [line for line in shown.splitlines() if not line.startswith("mitune: warning:")]
-        assert len(lines) == 1, shown
-        assert lines[0].startswith("mitune: ")
-        assert "Traceback" not in shown
-        return lines[0]
 
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,19 +68,3 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
         close_session()
         yield server
         close_session()
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
-    """``refused(arguments)``: the one line, warnings apart, that a refused command prints."""
-
-    def run(arguments: list[str]) -> str:
-        capsys.readouterr()
-        assert main(arguments) == 2
-        shown = capsys.readouterr().err
-        lines = [line for line in shown.splitlines() if not line.startswith("mitune: warning:")]
-        assert len(lines) == 1, shown
-        assert lines[0].startswith("mitune: ")
-        return lines[0]
-
-    return run
