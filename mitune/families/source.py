@@ -4,9 +4,11 @@ read.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +140,17 @@ def find_adapter(name: str | Path) -> Path:
 def _fetch(name: str, file: str, revision: str | None, missing: str) -> str:
     """A file of a Hub repository, in the Hub's cache. ``missing``: what it is without that file."""
     from huggingface_hub import hf_hub_download
+
+    with asking_hub(name, revision, missing):
+        return str(hf_hub_download(name, file, revision=revision))
+
+
+@contextlib.contextmanager
+def asking_hub(name: str, revision: str | None, missing: str) -> Iterator[None]:
+    """What the Hub and its client raise within the block, as a UserError about ``name``.
+
+    ``missing``: what the repository is if a file is not there.
+    """
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -150,7 +163,7 @@ def _fetch(name: str, file: str, revision: str | None, missing: str) -> str:
 
     at = f"{name}@{revision}" if revision else name
     try:
-        return str(hf_hub_download(name, file, revision=revision))
+        yield
     except GatedRepoError as error:
         raise UserError(
             f"{at} asks for permission: accept its terms on the Hub and log in (hf auth login)"

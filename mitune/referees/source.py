@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mitune.errors import UserError, first_line
-from mitune.families.source import PICKLED, fingerprint
+from mitune.errors import UserError
+from mitune.families.source import PICKLED, asking_hub, fingerprint, is_hub_id
 from mitune.files import read_json
 
 EMBEDDED = {"shapes": "shapes/clip"}
 """The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -72,7 +70,7 @@ def find_judge(path: str, key: str, revision: str | None = None) -> JudgeSource:
     local = Path(path).expanduser()
     if local.is_dir():
         return JudgeSource(local.resolve().name, key, local)
-    if local.exists() or not _HUB_ID.fullmatch(path):
+    if local.exists() or not is_hub_id(path):
         raise UserError(
             f"{key}={path} is neither a folder nor a Hub id (owner/name), nor one of {', '.join(EMBEDDED)}"
         )
@@ -82,34 +80,8 @@ def find_judge(path: str, key: str, revision: str | None = None) -> JudgeSource:
 def _from_hub(name: str, revision: str | None, key: str, file: str | None) -> Path:
     """The local folder of a Hub repository with one ``file`` of it, or with all that is ever read."""
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
-    try:
+    with asking_hub(f"{key}={name}", revision, f"has no {file}; give a transformers model"):
         if file is not None:
             return Path(hf_hub_download(name, file, revision=revision)).parent
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except HFValidationError as error:
-        raise UserError(f"{key}={name} is neither a folder nor a Hub id (owner/name)") from error
-    except GatedRepoError as error:
-        raise UserError(
-            f"{key}={name} asks for permission: accept its terms on the Hub and log in"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{key}={name}: no such folder here and no such model on the Hub") from error
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"{key}={name}: no such folder here, and the Hub cannot be reached; give a folder, or check the network"
-        ) from error
-    except EntryNotFoundError as error:
-        raise UserError(f"{key}={name}: there is no {file} on the Hub; give a transformers model") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{key}={name}: the Hub did not answer ({first_line(error)}); try again later"
-        ) from error
