@@ -19,7 +19,6 @@ from torch import Tensor
 
 from benchmarks import common
 from mitune.denoiser import AnalyticDenoiser
-from mitune.files import write_json, write_text
 from mitune.noise import NoiseSchedule
 from mitune.sampling import Sampler
 from mitune.search import (
@@ -370,25 +369,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in ("mean", "covariance", "masses")
     ]
     figures.append(evidence_figure(table))
-    settings = {
-        name: getattr(args, name)
-        for name in (
-            "dimensions",
-            "particles",
-            "rows",
-            "reference",
-            "steps",
-            "draws",
-            "budget",
-            "distance_steps",
-        )
-    }
-    record = common.write("steering", settings, [timing], figures, args.out, load_before=load_before)
-    record |= {"convergence": table, "slopes": slopes, "distances": distance}
-    write_json(args.out / "steering.json", record)
-    text = page(record)
-    write_text(args.out / "steering.md", text)
-    print(text)
+    more = {"convergence": table, "slopes": slopes, "distances": distance}
+    record = common.write(
+        "steering",
+        common.settings_of(args, "repeats"),
+        [timing],
+        figures,
+        args.out,
+        load_before=load_before,
+        more=more,
+        page=page,
+    )
+    print(page(record))
 
 
 if __name__ == "__main__":
