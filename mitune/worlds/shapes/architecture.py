@@ -1,5 +1,5 @@
 """The two small pipelines of the shapes world, built from configuration: Stable Diffusion (3.9 M parameters) and
-Stable Diffusion 3 (rectified flow, a transformer in the place of the UNet; 4.5 M).
+Stable Diffusion 3 (rectified flow, a transformer in the place of the UNet; 4.6 M).
 """
 
 from __future__ import annotations
