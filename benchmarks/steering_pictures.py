@@ -231,10 +231,10 @@ def page(record: Mapping[str, Any]) -> str:
     lines = [
         "# Steering pictures of the embedded world", "",
         f"{settings['limit']} held-out prompts, {settings['pictures']} pictures each, one from each population of N"
-        f" paths of {settings['steps']} steps; reward: the world's small CLIP (CLIPScore). Means, with the 95 % interval"
-        f" over prompts of the difference to {best}; diversity: mean distance of the pictures of a prompt over that of"
-        " the base, in pixels and in CLIP's space; entropy: truncated CLIP entropy less the base's, in nats. Rows: network"
-        " rows a picture; where a gradient is taken they are run backwards too, so see the seconds.", "",
+        f" paths of {settings['steps']} steps; reward: the world's small CLIP (CLIPScore). Means, with the 95 %"
+        f" interval over prompts of the difference to {best}; diversity: mean distance of the pictures of a prompt over"
+        " that of the base, in pixels and in CLIP's space; entropy: truncated CLIP entropy less the base's, in nats."
+        " Rows: network rows a picture; where a gradient is taken they are run backwards too, so see the seconds.", "",
         f"| method | rows | s | CLIP | oracle | − {best} | exact | contrast | JPEG | diversity | in CLIP | entropy |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -248,8 +248,8 @@ def page(record: Mapping[str, Any]) -> str:
         lines.append(
             f"| {row['method']} | {row['rows']:.0f} | {row['seconds']:.2f} | {row['clip']['mean']:.3f} "
             f"| {row['oracle']['mean']:.3f} | {over} | {row['exact']['mean']:.2f} | {row['contrast']['mean']:.2f} "
-            f"| {row['jpeg']['mean']:.2f} | {row['diversity_pixels']['ratio']:.2f} | {row['diversity_clip']['ratio']:.2f} "
-            f"| {row['entropy']:+.1f} |"
+            f"| {row['jpeg']['mean']:.2f} | {row['diversity_pixels']['ratio']:.2f} "
+            f"| {row['diversity_clip']['ratio']:.2f} | {row['entropy']:+.1f} |"
         )
     return "\n".join(lines) + "\n\n" + common.markdown(record).partition("\n")[2].lstrip("\n")
 
