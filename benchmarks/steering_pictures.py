@@ -44,7 +44,7 @@ from mitune.stages.common import read_prompts, sampler_of, scoring_of
 METHODS = ("base", "best", "guidance", "das", "bootstrap", "llr")
 ARMS = ("base:1", "best:8", "guidance:8@0.1", "das:8@0.1", "bootstrap:8@0.1", "llr:8@4")
 SCORES = ("clip", "oracle", "exact", "contrast", "jpeg")
-DIVERSITY = 0.8
+DIVERSITY, RANK = 0.8, 20
 _ARM = re.compile(r"(?P<method>[a-z]+):(?P<paths>\d+)(@(?P<alpha>[\d.]+))?")
 
 
@@ -195,6 +195,7 @@ def rows_of(world: World, found: Mapping[str, Any], best: str) -> list[dict[str,
         }
         for name, entry in found.items()
     }
+    rank = min(RANK, len(groups) - len(prompts))
     table = []
     for name, entry in found.items():
         row: dict[str, Any] = {"method": name, **entry["cost"]}
@@ -207,8 +208,8 @@ def rows_of(world: World, found: Mapping[str, Any], best: str) -> list[dict[str,
         for kind in ("pixels", "clip"):
             ratio = paired_ratio(spread[base][kind], spread[name][kind], prompts)
             row[f"diversity_{kind}"] = {"ratio": ratio.mean, "ci95": ratio.interval}
-        row["entropy"] = truncated_entropy(entry["features"], groups) - truncated_entropy(
-            found[base]["features"], groups
+        row["entropy"] = truncated_entropy(entry["features"], groups, rank) - truncated_entropy(
+            found[base]["features"], groups, rank
         )
         table.append(row)
     return table
