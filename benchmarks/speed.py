@@ -233,7 +233,7 @@ class HandLoop:
         rows = torch.randint(len(self.latents), (n,), device=device)
         t = torch.randint(self.config.t_min, self.config.t_max, (n,), device=device)
         noise = torch.randn(n, *self.latents.shape[1:], device=device)
-        return Draw(rows, rows, self.text_of[rows], t, noise)
+        return Draw(rows, rows, rows, self.text_of[rows], t, noise)
 
     def step(self, draw: Draw | None = None) -> Tensor:
         """One optimizer step on ``draw`` (None: one of its own); gives its loss."""
@@ -372,7 +372,9 @@ def training(
 
 
 def _on(draw: Draw, device: torch.device) -> Draw:
-    return Draw(*(getattr(draw, name).to(device) for name in ("winner", "loser", "text", "t", "noise")))
+    return Draw(
+        *(getattr(draw, name).to(device) for name in ("item", "winner", "loser", "text", "t", "noise"))
+    )
 
 
 def _distance(before: dict[str, Tensor], ours: dict[str, Any], theirs: dict[str, Any]) -> float:

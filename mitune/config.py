@@ -336,7 +336,9 @@ class AdapterConfig:
 
 @dataclass
 class TrainConfig:
-    objective: str = key("mse", "mse (the paper's) or dpo (needs select.losers)")
+    objective: str = key(
+        "mse", "mse (the paper's), weighted (by score), dpo, spin, kto (these three need select.losers)"
+    )
     steps: int = key(300, "optimizer steps")
     batch_size: int = key(400, "pictures an optimizer step, over all processes")
     micro_batch: int | None = key(
@@ -358,7 +360,10 @@ class TrainConfig:
         0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1"
     )
     caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt")
-    beta_dpo: float = key(2000.0, "strength of dpo's tie to the reference")
+    beta_dpo: float = key(2000.0, "strength of the tie of dpo, spin and kto to their reference")
+    temperature: float = key(
+        1.0, "weighted: of the weights exp(score/temperature), scores standardised within a prompt"
+    )
     checkpoint_every: int = key(50, "steps between checkpoints")
     keep_checkpoints: int = key(2, "newest checkpoints kept")
     keep_best_by: str | None = key(None, "scorer that picks the best checkpoint on validation prompts")
@@ -535,7 +540,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "scorer.hpsv2.version": ("v2.0", "v2.1"),
     "adapter.kind": ("dora", "lora"),
     "train.density": ("uniform", "logit_normal"),
-    "train.objective": ("mse", "dpo"),
+    "train.objective": ("mse", "weighted", "dpo", "spin", "kto"),
     "train.lr_schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
     "train.mixed_precision": ("no", "bf16", "fp16"),
 }
@@ -871,6 +876,7 @@ def check(config: DictConfig) -> None:
         "select.fraction",
         "score.top_fraction",
         "train.density_std",
+        "train.temperature",
         "calibrate.recall",
         "search.alpha",
         "search.gamma",
@@ -962,6 +968,9 @@ def _check_scores(values: dict[str, Any]) -> None:
             )
 
 
+PREFERENCES = ("dpo", "spin", "kto")  # objectives that learn from losers
+
+
 def _check_selection(values: dict[str, Any]) -> None:
     by, k, losers, candidates = (
         values["select.by"], values["select.k"], values["select.losers"], values["generate.candidates"],
@@ -991,9 +1000,10 @@ def _check_selection(values: dict[str, Any]) -> None:
                 f"select.by={by}: the candidates do not get {what}; add it:"
                 f" scorers=[{','.join([*values['scorers'], *missing])}]"
             )
-    if values["select.real"] is not None and values["train.objective"] == "dpo":
+    objective = values["train.objective"]
+    if values["select.real"] is not None and objective in PREFERENCES:
         raise UserError(
-            "select.real: train.objective=dpo compares candidates of one prompt; leave one of them out"
+            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out"
         )
     if k + losers > candidates:
         more = f" and select.losers={losers}" if losers else ""
@@ -1005,8 +1015,8 @@ def _check_selection(values: dict[str, Any]) -> None:
         raise UserError(
             f"generate.keep={keep}: fewer than the select.k={k} winners a prompt; leave it out (null) or raise it"
         )
-    if values["train.objective"] == "dpo" and losers < 1:
-        raise UserError("train.objective=dpo compares winners with losers; add select.losers=1")
+    if objective in PREFERENCES and losers < 1:
+        raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
     best = values["train.keep_best_by"]
     if best is not None and _by_oracle(best, combined) and not _by_oracle(by, combined):
         raise UserError(

@@ -7,7 +7,7 @@ there is no sampler position and no generator state to save.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,10 @@ def seed_of(*parts: object) -> int:
 class TrainingSet:
     """Latents [rows, …] float32, the unique texts, and for each item of data its winner, text and losers.
 
-    ``winners`` [items]: rows; ``text_of`` [items]: index into ``texts``; ``losers``: rows, those of one item
-    side by side, from ``first`` [items], ``count`` [items] of them (0 without preferences).
+    ``winners`` [items]: rows (of an unpaired objective losers' rows too, ``label`` [items] −1 instead of 1);
+    ``text_of`` [items]: index into ``texts``; ``losers``: rows, those of one item side by side, from ``first``
+    [items], ``count`` [items] of them (0 without preferences). ``importance`` [items]: of a scored objective, with
+    mean 1; else None.
     """
 
     latents: Tensor
@@ -44,6 +46,8 @@ class TrainingSet:
     losers: Tensor
     first: Tensor
     count: Tensor
+    label: Tensor
+    importance: Tensor | None
     digest: str
 
     def __len__(self) -> int:
@@ -51,10 +55,13 @@ class TrainingSet:
 
 
 @torch.no_grad()
-def load_training_set(dataset: Any, denoiser: Denoiser, objective: Objective) -> TrainingSet:
+def load_training_set(
+    dataset: Any, denoiser: Denoiser, objective: Objective, temperature: float = 1.0
+) -> TrainingSet:
     """Read a ``datasets`` set: its latents (or its pictures, encoded once), texts, and who is preferred.
 
     Without the column ``preferred`` every row is a winner. A winner may meet any loser of its prompt.
+    ``temperature``: of a scored objective's weights.
     Raises UserError: no winners, no losers where the objective needs them, latents of another model, latents
     that are not finite.
     """
@@ -69,6 +76,13 @@ def load_training_set(dataset: Any, denoiser: Denoiser, objective: Objective) ->
     if not len(winners):
         raise UserError("the training set has no preferred picture; run the select stage again")
     losers, first, count = _losers(preferred, text_of, len(unique))
+    if objective.unpaired and not len(losers):
+        raise UserError(
+            f"train.objective={objective.name} learns from losers too, and the training set has none; select again with"
+            " select.losers=1"
+        )
+    if objective.unpaired:
+        winners = torch.arange(len(texts))
     if objective.pairs:
         winners = winners[count[text_of[winners]] > 0]
         if not len(winners):
@@ -79,13 +93,43 @@ def load_training_set(dataset: Any, denoiser: Denoiser, objective: Objective) ->
             )
     digest = hashlib.sha256("\x1f".join(texts).encode())
     digest.update(preferred.numpy().tobytes())
+    importance = None
+    if objective.scored:
+        importance = _importance(dataset, text_of, winners, temperature)
+        digest.update(importance.numpy().tobytes())
     digest.update(latents.numpy().tobytes())
     if latents.nbytes <= _ON_DEVICE:
         latents = latents.to(denoiser.device)
     text_of = text_of[winners]
+    label = torch.where(preferred[winners], 1.0, -1.0)
     return TrainingSet(
-        latents, unique, winners, text_of, losers, first[text_of], count[text_of], digest.hexdigest()[:12]
+        latents,
+        unique,
+        winners,
+        text_of,
+        losers,
+        first[text_of],
+        count[text_of],
+        label,
+        importance,
+        digest.hexdigest()[:12],
     )
+
+
+def _importance(dataset: Any, text_of: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    """exp(s/τ) over its mean, float32 [len(rows)], s the score of each row standardised among those of its text."""
+    if "score" not in dataset.column_names:
+        raise UserError(
+            "train.objective=weighted needs the column score; select again with this version, or use mse"
+        )
+    scores = torch.tensor(list(dataset["score"]), dtype=torch.float64)[rows]
+    member = text_of[rows]
+    size = torch.bincount(member).clamp(min=1)
+    centred = scores - (torch.bincount(member, scores) / size)[member]
+    spread = (torch.bincount(member, centred.square()) / size).sqrt()[member]
+    standard = torch.where(spread > 0, centred / spread, torch.zeros_like(centred))
+    weights = (standard / temperature - (standard / temperature).max()).exp()
+    return (weights / weights.mean()).float()
 
 
 def _losers(preferred: Tensor, text_of: Tensor, texts: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,9 +168,10 @@ def _latents(dataset: Any, denoiser: Denoiser, texts: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """Who is drawn in one step: ``winner`` and ``loser`` (rows of latents), ``text`` (index; the null prompt
-    where the caption is dropped) and ``t``, each [n]; ``noise`` [n, …]."""
+    """Who is drawn in one step: ``item``, its ``winner`` and ``loser`` (rows of latents), ``text`` (index; the null
+    prompt where the caption is dropped) and ``t``, each [n]; ``noise`` [n, …]."""
 
+    item: Tensor
     winner: Tensor
     loser: Tensor
     text: Tensor
@@ -135,7 +180,14 @@ class Draw:
 
     def __getitem__(self, rows: slice) -> Draw:
         """A part of the batch; no copies."""
-        return Draw(self.winner[rows], self.loser[rows], self.text[rows], self.t[rows], self.noise[rows])
+        return Draw(
+            self.item[rows],
+            self.winner[rows],
+            self.loser[rows],
+            self.text[rows],
+            self.t[rows],
+            self.noise[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -202,7 +254,7 @@ class Draws:
             loser = data.losers[data.first[items] + (chance * data.count[items]).long()]
         text = torch.where(dropped, len(data.texts), data.text_of[items])
         noise = torch.randn(n, *self._shape, generator=generator, pin_memory=self._pin)
-        return Draw(winner, loser, text, t, noise)
+        return Draw(items, winner, loser, text, t, noise)
 
     def _items(self, step: int) -> Tensor:
         """Items at positions step·batch … of the endless sequence of permutations."""
@@ -225,8 +277,12 @@ class Texts:
     text encoder trains.
     """
 
-    def __init__(self, denoiser: Denoiser, texts: Sequence[str], trains: bool) -> None:
+    def __init__(
+        self, denoiser: Denoiser, texts: Sequence[str], trains: bool, anchor: Callable[[], Any] | None = None
+    ) -> None:
+        """``anchor``: as ``Batch.anchor``."""
         self._denoiser, self._texts, self._trains = denoiser, list(texts), trains
+        self._anchor = anchor
         self.null = len(self._texts)
         self._table: Condition | None = None if trains else self._encode_all()
         self._base: Condition | None = None
@@ -264,10 +320,10 @@ class Texts:
         return Condition.cat(parts)[inverse.to(self._denoiser.device)]
 
     def reference(self, index: Tensor) -> Condition | None:
-        """The same from the base model's text encoder; None where that is no different."""
+        """The same from the reference's text encoder; None where that is no different."""
         if not self._trains:
             return None
         if self._base is None:
-            with self._denoiser.base():  # type: ignore[attr-defined]
+            with (self._anchor or self._denoiser.base)():  # type: ignore[attr-defined]
                 self._base = self._encode_all()
         return self._base[index].to(self._denoiser.device)

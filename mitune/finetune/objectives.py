@@ -4,6 +4,7 @@ preferences).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,8 +22,10 @@ class Batch:
     """n rows of training data on the device.
 
     ``z0``, ``noise`` [n, …] float32; ``t`` [n]; ``condition`` n rows; for preferences ``rejected`` [n, …],
-    the losers' latents, and ``reference``, the condition as the base model's text encoder gives it (None: the
-    same condition). ``weight`` [n]: factor on each row's errors (None: 1).
+    the losers' latents, and ``reference``, the condition as the reference's text encoder gives it (None: the
+    same condition). ``weight`` [n]: factor on each row's errors (None: 1). ``importance`` [n]: of each row's
+    loss; ``label`` [n]: 1 for a winner, −1 for a loser (None: all winners). ``anchor``: the context in which
+    the denoiser is the reference (None: its base model, the adapter switched off).
     """
 
     z0: Tensor
@@ -32,15 +35,26 @@ class Batch:
     rejected: Tensor | None = None
     reference: Condition | None = None
     weight: Tensor | None = None
+    importance: Tensor | None = None
+    label: Tensor | None = None
+    anchor: Callable[[], contextlib.AbstractContextManager[object]] | None = None
 
 
 @dataclass(frozen=True)
 class Objective:
-    """``loss(denoiser, batch, beta)`` -> [n]; ``pairs``: whether it compares winners with losers."""
+    """``loss(denoiser, batch, beta)`` -> [n].
+
+    ``pairs``: an item is a winner and a loser of its prompt; ``unpaired``: winners and losers are items of their own;
+    ``scored``: items count by their scores. ``anchor``: the reference of those that have one: "base", the model without
+    adapter, or "start", the adapter as it was when this training began.
+    """
 
     name: str
     loss: Callable[[Denoiser, Batch, float], Tensor]
     pairs: bool = False
+    unpaired: bool = False
+    scored: bool = False
+    anchor: str | None = None
 
     @property
     def rows(self) -> int:
@@ -75,8 +89,18 @@ def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
     """E_{t, ε} ‖ε̂_θ(z_t, t, c) − ε‖² on chosen pictures (Wang et al., 2405.20759, Algorithm 1; v or z_0 in
     the place of ε as the model predicts).
     """
-    plain = error(denoiser, batch.z0, batch.noise, batch.t, batch.condition)
-    return plain if batch.weight is None else plain * batch.weight
+    return _weighed(error(denoiser, batch.z0, batch.noise, batch.t, batch.condition), batch.weight)
+
+
+def weighted(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
+    """Reward-weighted regression: ``mse`` times exp(s/τ) / mean exp(s/τ) (Peters and Schaal 2007; for diffusion, Lee et
+    al., 2302.12192, eq. 3, and Black et al., 2305.13301, RWR), s the score standardised within the prompt.
+
+    The weights are the training set's (``batch.importance``); with τ → ∞ this is ``mse`` on all candidates, with τ → 0
+    on the best of each prompt.
+    """
+    plain = mse(denoiser, batch)
+    return plain if batch.importance is None else plain * batch.importance
 
 
 def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
@@ -95,15 +119,64 @@ def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     noise, t = torch.cat([batch.noise, batch.noise]), torch.cat([batch.t, batch.t])
     condition = Condition.cat([batch.condition, batch.condition])
     reference = condition if batch.reference is None else Condition.cat([batch.reference, batch.reference])
-    with torch.no_grad(), denoiser.base():  # type: ignore[attr-defined]
-        winner_ref, loser_ref = error(denoiser, z0, noise, t, reference).chunk(2)
-    winner, loser = error(denoiser, z0, noise, t, condition).chunk(2)
-    margin = (winner - winner_ref) - (loser - loser_ref)
-    return -F.logsigmoid(-0.5 * beta * (margin if batch.weight is None else margin * batch.weight))
+    winner, loser = _gain(denoiser, batch, z0, noise, t, condition, reference).chunk(2)
+    return -F.logsigmoid(0.5 * beta * _weighed(winner - loser, batch.weight))
+
+
+def spin(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+    """SPIN-Diffusion (Yuan et al., 2402.10210, eq. 9): ``dpo`` played against oneself.
+
+    What is compared is a chosen picture and one that the model of the last round drew; the reference is that model, the
+    adapter as it was when the round began (in round 1 the base model). With ``select.losers`` = M − k the other picture
+    is any of the unchosen, so a draw of that model.
+    """
+    return dpo(denoiser, batch, beta)
+
+
+def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+    """Diffusion-KTO (Li et al., 2404.04465, eq. 8): winners (y = 1) and losers (y = −1) each for itself:
+
+        L = 1 − σ( y · β/2 · (e_ref(x) − e_θ(x)) ),   e as in ``dpo``
+
+    with the Kahneman-Tversky utility, a sigmoid about the reference point. The equation's reference point Q, the mean
+    divergence from the reference, is left at 0: near the reference it is small, and its estimate over a batch would
+    make the result depend on how the batch is split.
+    """
+    reference = batch.condition if batch.reference is None else batch.reference
+    gain = _gain(denoiser, batch, batch.z0, batch.noise, batch.t, batch.condition, reference)
+    label = torch.ones_like(gain) if batch.label is None else batch.label.to(gain.dtype)
+    return 1 - torch.sigmoid(0.5 * beta * label * _weighed(gain, batch.weight))
+
+
+def _gain(
+    denoiser: Denoiser,
+    batch: Batch,
+    z0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    condition: Condition,
+    reference: Condition,
+) -> Tensor:
+    """e_ref − e_θ of each row: how much better than the reference the network denoises it."""
+    anchor = batch.anchor or denoiser.base  # type: ignore[attr-defined]
+    with torch.no_grad(), anchor():
+        before = error(denoiser, z0, noise, t, reference)
+    return before - error(denoiser, z0, noise, t, condition)
+
+
+def _weighed(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values if weight is None else values * weight
 
 
 OBJECTIVES = {
-    objective.name: objective for objective in (Objective("mse", mse), Objective("dpo", dpo, pairs=True))
+    objective.name: objective
+    for objective in (
+        Objective("mse", mse),
+        Objective("weighted", weighted, scored=True),
+        Objective("dpo", dpo, pairs=True, anchor="base"),
+        Objective("spin", spin, pairs=True, anchor="start"),
+        Objective("kto", kto, unpaired=True, anchor="base"),
+    )
 }
 """All objectives by name; a new one is a function and a line here."""
 

@@ -77,6 +77,7 @@ class TrainConfig:
     layout_weight: float = 0.0
     caption_dropout: float = 0.0
     beta_dpo: float = 2000.0
+    temperature: float = 1.0
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     keep_best_by: str | None = None
@@ -92,6 +93,8 @@ class TrainConfig:
         check_known("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_known("train.mixed_precision", self.mixed_precision, PRECISIONS)
         check_known("train.density", self.density, DENSITIES)
+        if not self.temperature > 0:
+            raise UserError(f"train.temperature={self.temperature}: must be above 0")
         for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"train.{key}={getattr(self, key)}: must be at least 1")
@@ -186,7 +189,8 @@ class _Run:
         self.parameters: list[nn.Parameter] = list(self.names.values())
         _check(config, denoiser, self.processes)
         self.layers = lora.adapter_layers(denoiser.components.values())  # type: ignore[attr-defined]
-        self.data: TrainingSet = load_training_set(dataset, denoiser, self.objective)
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+        self.data: TrainingSet = load_training_set(dataset, denoiser, self.objective, config.temperature)
         self.draws = Draws(
             self.data,
             config.seed,
@@ -203,7 +207,8 @@ class _Run:
             parameter.requires_grad for encoder in encoders for parameter in encoder.parameters()
         )
         self.signature = self._signature()
-        self.texts = Texts(denoiser, self.data.texts, text_trains)
+        self.anchor = self._at_start if self.objective.anchor == "start" else None
+        self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor)
         if denoiser.offloaded == "model":  # type: ignore[attr-defined]
             denoiser.network.to(self.device)  # type: ignore[union-attr]  # the optimizer's state goes where it is
         self.optimizer = torch.optim.AdamW(
@@ -326,6 +331,7 @@ class _Run:
         """
         latents, device = self.data.latents.device, self.device
         return Draw(
+            draw.item,
             _move(draw.winner, latents),
             _move(draw.loser, latents),
             _move(draw.text, self.texts.device),
@@ -335,16 +341,33 @@ class _Run:
 
     def _batch(self, draw: Draw) -> Batch:
         """The rows of one forward, gathered on the device."""
-        latents, pairs = self.data.latents, self.objective.pairs
+        data, latents, objective = self.data, self.data.latents, self.objective
         return Batch(
             z0=_move(latents[draw.winner], self.device),
             noise=draw.noise,
             t=draw.t,
             condition=self.texts.condition(draw.text),
-            rejected=_move(latents[draw.loser], self.device) if pairs else None,
-            reference=self.texts.reference(draw.text) if pairs else None,
+            rejected=_move(latents[draw.loser], self.device) if objective.pairs else None,
+            reference=self.texts.reference(draw.text) if objective.anchor else None,
             weight=self.weight(draw.t) if self.weight else None,
+            importance=None if data.importance is None else _move(data.importance[draw.item], self.device),
+            label=_move(data.label[draw.item], self.device) if objective.unpaired else None,
+            anchor=self.anchor,
         )
+
+    @contextlib.contextmanager
+    def _at_start(self) -> Iterator[None]:
+        """The adapter as it was when this training began, without dropout: a few megabytes change places."""
+        now = [parameter.data for parameter in self.parameters]
+        self._train_mode(False)
+        try:
+            for parameter, start in zip(self.parameters, self.start, strict=True):
+                parameter.data = start
+            yield
+        finally:
+            for parameter, data in zip(self.parameters, now, strict=True):
+                parameter.data = data
+            self._train_mode(True)
 
     # -- around the loop -------------------------------------------------------------------------------------
 

@@ -55,7 +55,11 @@ class Step:
         noise: Tensor | None,
     ) -> Step:
         """The step ``at``, from ``z`` to ``z_prev``; ``eps``: with c, with ∅, guided."""
-        return cls(index, at.t, at.t_prev, z, *eps, z_prev, at.a, at.b, at.std, at.wide, guidance, noise)
+        eps_cond, eps_null, guided = eps
+        return cls(
+            index, at.t, at.t_prev, z, eps_cond, eps_null, guided, z_prev,
+            at.a, at.b, at.std, at.wide, guidance, noise,
+        )  # fmt: skip
 
     @cached_property
     def delta(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -13,8 +14,20 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.objectives import OBJECTIVES, Batch, LayoutWeight, dpo, find_objective, mse
+from mitune.finetune.batches import load_training_set
+from mitune.finetune.objectives import (
+    OBJECTIVES,
+    Batch,
+    LayoutWeight,
+    dpo,
+    find_objective,
+    kto,
+    mse,
+    spin,
+    weighted,
+)
 from mitune.noise import NoiseSchedule
+from tests.finetune.conftest import make_dataset
 
 PROMPTS = ["a red circle", "two dogs", "a cat"]
 
@@ -117,6 +130,83 @@ def test_dpo_of_an_untrained_adapter_is_log_two(tiny_pipeline_folder: Path) -> N
         dpo(denoiser, Batch(z0, noise, t, batch.condition), 1.0)
 
 
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_kto_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> None:
+    denoiser = _shaken(tiny_pipeline_folder, text_encoder)
+    plain = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    z0, _, noise, t = _draw()
+    label, weight, beta = torch.tensor([1.0, -1.0, 1.0]), torch.tensor([0.5, 1.0, 3.0]), 60.0
+
+    def errors(model: StableDiffusionDenoiser) -> torch.Tensor:
+        alpha_bar = model.schedule.alpha_bar[t].float()[:, None, None, None]
+        z = alpha_bar.sqrt() * z0 + (1 - alpha_bar).sqrt() * noise
+        output = model.network(z, t, encoder_hidden_states=model.encode_prompts(PROMPTS).tensors["text"])
+        return (output.sample - noise).pow(2).flatten(1).mean(1)
+
+    utility = 1 / (1 + torch.exp(-label * weight * beta / 2 * (errors(plain) - errors(denoiser))))
+    batch = Batch(
+        z0, noise, t, denoiser.encode_prompts(PROMPTS),
+        reference=plain.encode_prompts(PROMPTS) if text_encoder else None, weight=weight, label=label,
+    )  # fmt: skip
+    loss = kto(denoiser, batch, beta)
+    assert torch.allclose(loss, 1 - utility, atol=1e-5)
+    assert (loss - 0.5).abs().min() > 1e-3
+    loss.sum().backward()
+    assert all(p.grad is not None for p in denoiser.network.parameters() if p.requires_grad)
+
+
+def test_weighted_is_mse_times_importance(tiny_pipeline_folder: Path) -> None:
+    denoiser = _shaken(tiny_pipeline_folder)
+    z0, _, noise, t = _draw()
+    importance = torch.tensor([0.1, 2.0, 0.9])
+    batch = Batch(z0, noise, t, denoiser.encode_prompts(PROMPTS), importance=importance)
+    assert torch.allclose(weighted(denoiser, batch), importance * mse(denoiser, batch))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1e6])
+def test_importance_is_a_softmax_of_scores_within_the_prompt(
+    temperature: float, tiny_pipeline_folder: Path
+) -> None:
+    denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    data = load_training_set(make_dataset(rows=12), denoiser, find_objective("weighted"), temperature)
+    # Three rows a prompt with evenly spaced scores: −√1.5, 0, √1.5 standard deviations.
+    expected = torch.tensor([-(1.5**0.5), 0.0, 1.5**0.5]).repeat_interleave(4).div(temperature).exp()
+    assert data.importance is not None
+    assert torch.allclose(data.importance, expected / expected.mean(), rtol=1e-5)
+
+
+def test_spin_is_dpo_against_the_adapter_it_began_with(tiny_pipeline_folder: Path) -> None:
+    denoiser = _shaken(tiny_pipeline_folder)
+    before = _shaken(tiny_pipeline_folder)  # the same adapter, as a model of its own
+    z0, loser, noise, t = _draw()
+    condition = denoiser.encode_prompts(PROMPTS)
+    names = [p for p in denoiser.network.parameters() if p.requires_grad]
+    start = [p.detach().clone() for p in names]
+    with torch.no_grad():
+        for parameter in names:
+            parameter.mul_(1.5)
+
+    @contextlib.contextmanager
+    def at_start():
+        now = [p.data for p in names]
+        for parameter, value in zip(names, start, strict=True):
+            parameter.data = value
+        yield
+        for parameter, value in zip(names, now, strict=True):
+            parameter.data = value
+
+    batch = Batch(z0, noise, t, condition, rejected=loser, anchor=at_start)
+    with torch.no_grad():
+        gains = [
+            mse(before, Batch(z, noise, t, condition)) - mse(denoiser, Batch(z, noise, t, condition))
+            for z in (z0, loser)
+        ]
+    expected = -torch.log(torch.sigmoid(20.0 * (gains[0] - gains[1])))
+    assert torch.allclose(spin(denoiser, batch, 40.0), expected, atol=1e-5)
+    against_base = Batch(z0, noise, t, condition, rejected=loser)
+    assert not torch.allclose(dpo(denoiser, against_base, 40.0), expected, atol=1e-4)
+
+
 def test_layout_weights_count_errors_of_the_picture_where_it_is_settled() -> None:
     schedule = NoiseSchedule.ddpm()
     t = torch.tensor([200, 500, 700, 900])
@@ -143,8 +233,10 @@ def test_weights_multiply_the_errors_of_every_objective(tiny_pipeline_folder: Pa
 
 
 def test_objectives_are_found_by_name() -> None:
-    assert [find_objective(name).name for name in OBJECTIVES] == list(OBJECTIVES) == ["mse", "dpo"]
-    assert (find_objective("mse").rows, find_objective("dpo").rows) == (1, 2)
+    assert [find_objective(name).name for name in OBJECTIVES] == list(OBJECTIVES)
+    assert {name: objective.rows for name, objective in OBJECTIVES.items()} == {
+        "mse": 1, "weighted": 1, "dpo": 2, "spin": 2, "kto": 1,
+    }  # fmt: skip
     with pytest.raises(UserError, match=r"train.objective='dpoo' is not known, did you mean 'dpo'\?"):
         find_objective("dpoo")
 

@@ -79,6 +79,12 @@ CASES: dict[str, tuple[AdapterConfig, dict[str, Any]]] = {
         AdapterConfig(rank=4, text_encoder=True),
         {"objective": "dpo", "beta_dpo": 50.0},
     ),
+    "spin, text encoder, dropout": (
+        AdapterConfig(rank=4, text_encoder=True, dropout=0.2),
+        {"objective": "spin", "beta_dpo": 50.0},
+    ),
+    "kto": (AdapterConfig(rank=4), {"objective": "kto", "beta_dpo": 50.0}),
+    "weighted": (AdapterConfig(rank=4), {"objective": "weighted", "temperature": 0.5}),
 }
 
 
@@ -129,6 +135,44 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     again, weights = _run(tiny_pipeline_folder, tmp_path / "cut", pairs, config, adapter, on_step=stop)
     assert again == resumed
     assert _same(expected, weights)
+
+
+def test_the_reference_of_spin_is_where_this_training_began(
+    tiny_pipeline_folder: Path, pairs: Any, tmp_path: Path
+) -> None:
+    denoiser = _model(tiny_pipeline_folder, AdapterConfig(rank=4, dropout=0.5))
+    with torch.no_grad():
+        for parameter in trainable_parameters(denoiser).values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    config = dataclasses.replace(SMALL, objective="spin")
+    run = trainer._Run(denoiser, pairs, config, tmp_path, None, None, None)
+    start, z, condition = _weights(denoiser), torch.randn(1, 4, 8, 8), denoiser.encode_prompts(["two dogs"])
+    with torch.no_grad():
+        expected = denoiser.predict(z, torch.tensor([500]), condition)
+        run._train_mode(True)
+        for parameter in trainable_parameters(denoiser).values():
+            parameter.mul_(2.0)
+        moved = _weights(denoiser)
+        assert run.anchor is not None
+        with run.anchor():
+            assert _same(_weights(denoiser), start)
+            found = denoiser.predict(z, torch.tensor([500]), condition)  # without dropout
+    assert torch.equal(found, expected)
+    assert _same(_weights(denoiser), moved)
+
+
+def test_winners_and_losers_of_kto_are_items_alike(
+    tiny_pipeline_folder: Path, pairs: Any, tmp_path: Path
+) -> None:
+    denoiser = _model(tiny_pipeline_folder, AdapterConfig(rank=4))
+    config = dataclasses.replace(SMALL, objective="kto", batch_size=16, caption_dropout=0.0)
+    run = trainer._Run(denoiser, pairs, config, tmp_path, None, None, None)
+    batch = run._batch(run._place(run.draws(0)))
+    assert batch.label is not None
+    assert sorted(batch.label.tolist()) == [-1.0] * 8 + [1.0] * 8  # an epoch: each row once
+    preferred = dict(zip(range(16), pairs["preferred"], strict=True))
+    drawn = run.draws(0).winner.tolist()
+    assert [preferred[row] for row in drawn] == [label > 0 for label in batch.label.tolist()]
 
 
 def test_training_moves_the_adapter_and_nothing_else(
@@ -385,6 +429,7 @@ def test_wrong_settings_are_refused(tiny_pipeline_folder: Path, winners: Any, tm
     for config, data, message in (
         (dataclasses.replace(SMALL, t_max=1001), winners, "time ends at 1000"),
         (dataclasses.replace(SMALL, objective="dpo"), winners, "select.losers=1"),
+        (dataclasses.replace(SMALL, objective="kto"), winners, "select.losers=1"),
         (dataclasses.replace(SMALL, mixed_precision="fp16"), winners, "needs a GPU"),
         (SMALL, bad, "row 0 .*not finite"),
         (SMALL, small, r"latents of \(5,\), this model's are \(4, 8, 8\)"),
