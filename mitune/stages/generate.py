@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from mitune.data.selection import select
 from mitune.data.store import plan_units
-from mitune.distributed import state, wait
+from mitune.distributed import agreed
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
@@ -50,19 +50,21 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             title=f"round {number}: generate",
             watch=race_of(config, denoiser),
         )
-    spent = cost(store, units)
-    figures = {
-        "prompts": len(prompts),
-        "candidates": sum(unit.rows for unit in units),
-        **spent.total,
-        "model": denoiser.identity,
-    }
-    if cuts:
-        figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
-    if state().is_main_process:
+
+    def finish() -> dict[str, Any]:
+        spent = cost(store, units)
+        figures = {
+            "prompts": len(prompts),
+            "candidates": sum(unit.rows for unit in units),
+            **spent.total,
+            "model": denoiser.identity,
+        }
+        if cuts:
+            figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
         run.write_mark(number, "generate", figures)
-    wait()
-    return figures
+        return figures
+
+    return agreed(finish)
 
 
 def _racing(config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int) -> dict[str, Any]:
