@@ -12,7 +12,6 @@ import mitune
 from mitune import leaving
 from mitune.config import compose, groups, leaves
 from mitune.errors import UserError, nearest
-from mitune.files import refusal
 
 STAGES = {
     "generate": "draw candidates of every training prompt and score them",
@@ -56,6 +55,8 @@ def _coded(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # of a place that nobody foresaw
+        from mitune.files import refusal
+
         reason = refusal(error)
         if reason is None:
             raise

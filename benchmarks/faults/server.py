@@ -1,14 +1,17 @@
 """Runs commands in forked processes, so that the libraries are imported once; kills them on request.
 
 The server is a process of its own in which nothing of torch runs, so its children start clean. One request a line:
-``{"processes": [{"arguments", "environment", "out", "err", "die": [part of a path, n, signal] or null}], "kill_after":
-seconds or null}``; the answer is ``{"codes": [exit code, negative for a signal], "seconds"}``.
+``{"processes": [{"arguments", "environment", "out", "err", "die": [part of a path, n, signal] or null, "refuse":
+[place, ledger] or null}], "kill_after": seconds or null}``; the answer is ``{"codes": [exit code, negative for a
+signal], "seconds"}``.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -52,11 +55,14 @@ class Server:
         die: Mapping[int, Sequence[Any]] | None = None,
         kill_after: float | None = None,
         environment: Mapping[str, str] | None = None,
+        refuse: tuple[str, Path] | None = None,
     ) -> list[Done]:
         """Run each of ``commands`` in a process; several are the processes of one launch on this machine.
 
         ``die``: of a process (by its rank), [part of a path, n, signal]: the signal just before the n-th file whose
         path holds that part takes its final name. ``kill_after``: SIGKILL for all that are left after so many seconds.
+        ``refuse``: (place, ledger): the disk is full at the first write that the ledger does not name; it is added.
+        Place "fsync": once the contents are written, "replace": when a file or folder takes its final name.
         """
         processes = []
         for rank, arguments in enumerate(commands):
@@ -64,13 +70,16 @@ class Server:
             files = {name: str(self.folder / f"{self.count}.{name}") for name in ("out", "err")}
             own = fellows(rank, len(commands)) | dict(environment or {})
             death = (die or {}).get(rank)
-            processes.append({"arguments": list(arguments), "environment": own, "die": death} | files)
+            refusal = None if refuse is None else [refuse[0], str(refuse[1])]
+            more = {"die": death, "refuse": refusal}
+            processes.append({"arguments": list(arguments), "environment": own} | more | files)
         request = {"processes": processes, "kill_after": kill_after, "port": len(commands) > 1}
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         answer = json.loads(self._server.stdout.readline())
+        self.seconds: float = answer["seconds"]
         return [
             Done(code, Path(own["out"]).read_text(), Path(own["err"]).read_text())
             for code, own in zip(answer["codes"], processes, strict=True)
@@ -113,12 +122,35 @@ def work(process: Mapping[str, Any]) -> None:
             replace(source, target, **rest)
 
         os.replace = deadly
+    if process["refuse"]:
+        full_disk(*process["refuse"])
     from mitune.cli import main
 
     code = main(process["arguments"])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def full_disk(place: str, ledger: str) -> None:
+    """Let the first write that ``ledger`` does not name fail, and name it there. Only writes of ``mitune.files``."""
+    before = set(Path(ledger).read_text().splitlines()) if Path(ledger).exists() else set()
+    real = getattr(os, place)
+
+    def refusing(*arguments: Any, **rest: Any) -> Any:
+        caller = sys._getframe(1)
+        if caller.f_globals.get("__name__") == "mitune.files":
+            target = str(arguments[1] if place == "replace" else caller.f_locals["path"])
+            # Temporary names are drawn by lot; what a folder holds is told apart by its own name.
+            name = re.sub(r"\.partial-[^/]*", "*", target)
+            if name not in before:
+                with Path(ledger).open("a") as file:
+                    file.write(name + "\n")
+                before.add(name)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+        return real(*arguments, **rest)
+
+    setattr(os, place, refusing)
 
 
 def launch(request: Mapping[str, Any]) -> dict[str, Any]:
