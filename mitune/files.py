@@ -130,7 +130,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     aside = path.parent / f"{REPLACED}{path.name}"
     with user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+        # Its name says what it was to be, for whoever finds it.
+        partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name[:100]}-", dir=path.parent))
         try:
             yield partial
             os.chmod(partial, 0o755)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -159,6 +159,5 @@ def _scores_apart(left: Path, right: Path) -> float | None:
         return None
     if not left.exists():
         return float("inf")
-    ours, theirs = (pq.read_table(path).to_pandas()["mi"].to_numpy() for path in (left, right))
-    scale = torch.from_numpy(theirs).abs().mean()
-    return float((torch.from_numpy(ours) - torch.from_numpy(theirs)).abs().max() / scale)
+    ours, theirs = (np.array(pq.read_table(path)["mi"].to_pylist()) for path in (left, right))
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).mean())

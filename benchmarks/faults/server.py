@@ -141,8 +141,8 @@ def full_disk(place: str, ledger: str) -> None:
         caller = sys._getframe(1)
         if caller.f_globals.get("__name__") == "mitune.files":
             target = str(arguments[1] if place == "replace" else caller.f_locals["path"])
-            # Temporary names are drawn by lot; what a folder holds is told apart by its own name.
-            name = re.sub(r"\.partial-[^/]*", "*", target)
+            # The end of a temporary name is drawn by lot.
+            name = re.sub(r"\.partial-([^/]*?)-?[a-z0-9_]{8}(?=/|$)", r"*\1", target)
             if name not in before:
                 with Path(ledger).open("a") as file:
                     file.write(name + "\n")
