@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import mitune
+from mitune import leaving
 from mitune.config import compose, groups, leaves
 from mitune.errors import UserError, nearest
 
@@ -28,19 +30,43 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit code: 0 done, 2 a mistake in the input, 130 interrupted."""
+    """Run the command line; gives the exit code: 0 done, 2 a mistake in the input, 75 told to leave (run it again),
+    130 interrupted, 1 another process was lost. What a scheduler can rely on: :mod:`mitune.leaving`.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with leaving.signals():
+        return _coded(arguments)
+
+
+def _coded(arguments: list[str]) -> int:
+    """Errors as one line and a code."""
     try:
         return _main(arguments)
     except UserError as error:
-        print(f"mitune: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(str(error))
         return MISTAKE
+    except leaving.Leave as leave:
+        if leave.line:
+            _complain(leave.line)
+        return leave.code
     except KeyboardInterrupt:
         print("\nmitune: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # of a place that nobody foresaw
+        from mitune.files import refusal
+
+        reason = refusal(error)
+        if reason is None:
+            raise
+        _complain(f"cannot use {error.filename or 'a file'}: {reason}")
+        return MISTAKE
+
+
+def _complain(line: str) -> None:
+    print(f"mitune: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def _main(arguments: list[str]) -> int:
@@ -88,7 +114,7 @@ def _work(stage: str, config: Any) -> int:
         check_trackers(name for name, wanted in config.tracker.items() if wanted)
     import torch
 
-    from mitune.distributed import state, stop, wait
+    from mitune.distributed import state, together
     from mitune.runs import RunFolder
     from mitune.stages.common import quiet
     from mitune.stages.sample import sample_folder
@@ -97,23 +123,19 @@ def _work(stage: str, config: Any) -> int:
     quiet()
     folders = {"score": score_folder, "sample": sample_folder}
     run = RunFolder(folders[stage](config) if stage in folders else config.run)
-    try:
-        if state().is_main_process:
-            with run.lock():
-                if stage != "export":
+    with together():
+        try:
+            main = state().is_main_process
+            with run.lock() if main else contextlib.nullcontext():
+                if main and stage != "export":
                     run.remember(config)
-                wait()
+                run.check_fellows(config)
                 _go(stage, config, run)
-        else:
-            wait()
-            _go(stage, config, run)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
-            " (and see model.dtype, model.offload, train.gradient_checkpointing)"
-        ) from error
-    finally:
-        stop()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
+                " (and see model.dtype, model.offload, train.gradient_checkpointing)"
+            ) from error
     return 0
 
 
@@ -156,7 +178,14 @@ def overview() -> str:
         "  mitune run --help                                every group and key with its default",
         "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
         "",
-        "The same command after an interruption goes on where it was.",
+        "The same command after an interruption goes on where it was, with as many processes as you like:",
+        "  accelerate launch --config_file launch/multi_gpu.yaml --num_processes 8 -m mitune run",
+        "Processes on several nodes need one shared run= folder. A process that is lost is noticed after",
+        "MITUNE_PATIENCE seconds of silence at the latest (environment, default 300).",
+        "",
+        "exit codes: 0 done; 2 a mistake in the input, or a disk that refuses; 75 told to leave by SIGTERM or SIGUSR1:",
+        "everything is saved, run it again (a launcher turns it into 1: RUN/.requeue tells; see mitune.leaving);",
+        "130 interrupted; 1 anything else",
     ]
     return "\n".join(lines)
 

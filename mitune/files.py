@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -27,6 +28,9 @@ from mitune.errors import UserError
 PARTIAL = ".partial-"
 REPLACED = ".replaced-"
 
+# Where these say what went wrong, the system says it in words: libraries written in Rust raise types of their own.
+_WORDS = ((errno.ENOSPC, "os error 28"), (errno.EDQUOT, "os error 122"), (errno.EROFS, "os error 30"))
+
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
@@ -34,7 +38,19 @@ _REASONS = {
     errno.EACCES: "permission denied; choose a folder you may write to with run=",
     errno.EPERM: "permission denied; choose a folder you may write to with run=",
     errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder with run=",
+    errno.EIO: "the disk does not take it (input/output error); look after it, and run the same command again",
+    errno.ESTALE: "the shared folder is gone; mount it again, and run the same command again",
+    errno.ENOTCONN: "the shared folder is gone; mount it again, and run the same command again",
 }
+
+
+def refusal(error: BaseException) -> str | None:
+    """What to do about the operating system's refusal that ``error`` is, in words; None for any other error."""
+    if isinstance(error, OSError):
+        return _REASONS.get(error.errno or 0)
+    if isinstance(error, safetensors.SafetensorError):
+        return next((_REASONS[number] for number, words in _WORDS if words in str(error)), None)
+    return None
 
 
 @contextlib.contextmanager
@@ -42,8 +58,8 @@ def user_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write ``path`` into a :class:`UserError` that says what to do."""
     try:
         yield
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0)
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = refusal(error)
         if reason is None:
             raise
         raise UserError(f"cannot write {path}: {reason}") from error
@@ -114,7 +130,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     aside = path.parent / f"{REPLACED}{path.name}"
     with user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+        # Its name says what it was to be, for whoever finds it.
+        partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name[:100]}-", dir=path.parent))
         try:
             yield partial
             os.chmod(partial, 0o755)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
+import platform
 import re
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mitune.config import compose_saved, flatten, leaves
+from mitune.distributed import agreed, seen, state, wait
 from mitune.errors import UserError
-from mitune.files import clean_partial, read_json, user_errors, write_json, write_text
+from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
+from mitune.leaving import TEMPORARY, Leave
 
 _ROUND = re.compile(r"round-(\d+)")
+REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
 STAGES = ("generate", "select", "train", "evaluate")
 
 # The stages that depend on a section of the configuration: once one of them has begun, the section is fixed.
@@ -100,6 +106,10 @@ _BEGUN = {
 }
 
 
+# What each node may spell its own way: whether it means the same is seen by what lies there.
+_PLACES = {"run", "model.device"}
+
+
 def _section(name: str) -> str:
     """The section of a key that stages depend on as a whole."""
     return next((own for own in _NEEDED if "." in own and name.startswith(f"{own}.")), name.partition(".")[0])
@@ -124,7 +134,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second command out of the folder while one is at work. A killed process lets go by itself."""
+        """Keep a second command out of the folder while one is at work. A killed process lets go by itself.
+
+        Main process only. A command that is told to leave leaves ``REQUEUE``.
+        """
         path = self.root / ".lock"
         with user_errors(path):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -139,9 +152,52 @@ class RunFolder:
                     ) from error
                 # A file system without locks: go on without one.
             clean_partial(self.root)  # nobody else is at work here: what is half-written was left by a kill
+            with user_errors(self.root):
+                (self.root / REQUEUE).unlink(missing_ok=True)
             yield
+        except Leave as leave:
+            if leave.code == TEMPORARY:
+                with contextlib.suppress(OSError):
+                    (self.root / REQUEUE).touch()
+            raise
         finally:
             os.close(handle)
+
+    def check_fellows(self, config: DictConfig) -> None:
+        """Whether all processes were started alike and see one folder; on every process, in the lock of the first.
+
+        Raises UserError on one that has other settings, or whose ``root`` is another node's own folder.
+        """
+        if state().num_processes == 1:
+            return
+        rank, own = state().process_index, json.loads(json.dumps(flatten(config)))
+        first: dict[str, Any] = agreed(lambda: {"settings": flatten(config), "host": platform.node()})
+        different = sorted(
+            name
+            for name, value in first["settings"].items()
+            if name not in _PLACES and value != own.get(name)
+        )
+        if different:
+            shown = ", ".join(
+                f"{name} ({first['settings'][name]} there, {own.get(name)} here)" for name in different
+            )
+            raise UserError(
+                f"process {rank} on {platform.node()} was started with other settings than process 0 on"
+                f" {first['host']}: {shown}; start all with the same command"
+            )
+        name = f"{PARTIAL}here-{uuid.uuid4().hex}"  # a name that no node has looked for before: nothing is cached
+        if rank == 0:
+            with user_errors(self.root):
+                (self.root / name).touch()
+        name = agreed(lambda: name)
+        if not seen(self.root / name):
+            raise UserError(
+                f"{self.root} of process {rank} on {platform.node()} is not the folder that process 0 works in on"
+                f" {first['host']}: give run= a folder that all nodes share"
+            )
+        wait()
+        if rank == 0:
+            (self.root / name).unlink(missing_ok=True)
 
     def recall(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration that made this run, with ``run``, ``model.*`` and ``export.*`` of ``overrides`` set in it.
@@ -207,11 +263,15 @@ class RunFolder:
             fixed.add("select")  # which latents were kept follows from what selects
         return fixed
 
+    def mark_path(self, number: int, stage: str) -> Path:
+        """The file that says that a stage is done."""
+        return self.round(number) / "done" / f"{stage}.json"
+
     def mark(self, number: int, stage: str) -> dict[str, Any] | None:
         """The figures of a stage that is done, or None."""
-        path = self.round(number) / "done" / f"{stage}.json"
+        path = self.mark_path(number, stage)
         return read_json(path) if path.exists() else None
 
     def write_mark(self, number: int, stage: str, figures: dict[str, Any]) -> None:
         """Say that a stage is done. Written last: everything it speaks of is on disk."""
-        write_json(self.round(number) / "done" / f"{stage}.json", figures)
+        write_json(self.mark_path(number, stage), figures)

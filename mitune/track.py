@@ -6,6 +6,7 @@ can tear the last line only; opening the file again mends it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -93,8 +94,9 @@ class JsonLines:
         self._open()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. What a full disk did not take was said by ``log``; closing would only say it again."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class TensorBoard:

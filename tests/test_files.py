@@ -79,8 +79,8 @@ def test_a_failure_before_the_rename_leaves_the_old_file(
 ) -> None:
     path = tmp_path / "file"
     files.write_bytes(path, b"old")
-    monkeypatch.setattr(files.os, step, fail_with(errno.EIO))
-    with pytest.raises(OSError, match="Input/output"):
+    monkeypatch.setattr(files.os, step, fail_with(errno.EBUSY))
+    with pytest.raises(OSError, match="busy"):
         files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert not leftovers(tmp_path)
@@ -225,11 +225,11 @@ def test_atomic_folder_keeps_the_old_folder_when_the_last_rename_fails(
     def replace(source: Any, destination: Any) -> None:
         # The new folder's rename into place fails; putting the old one aside and back works.
         if Path(destination) == target and (Path(source) / "new").exists():
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(errno.EBUSY, "busy error")
         real(source, destination)
 
     monkeypatch.setattr(files.os, "replace", replace)
-    with pytest.raises(OSError, match="Input/output"), files.atomic_folder(target) as folder:
+    with pytest.raises(OSError, match="busy"), files.atomic_folder(target) as folder:
         (folder / "new").write_text("2")
     assert [path.name for path in target.iterdir()] == ["old"]
 

@@ -22,6 +22,7 @@ FLOORS = {
     "config": 0,
     "scores": 0,
     "distributed": 0,
+    "leaving": 0,
     "families": 1,
     "referees": 1,
     "sampling": 1,

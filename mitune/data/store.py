@@ -129,14 +129,10 @@ class CandidateStore:
             if (index := self._index(path)) is not None and self._whole(index)
         }
 
-    def todo(self, units: Iterable[Unit], process: int = 0, processes: int = 1) -> list[Unit]:
-        """The units that ``process`` of ``processes`` has yet to make.
-
-        Units are dealt by their number alone, so two processes never share one,
-        whenever they look.
-        """
+    def todo(self, units: Iterable[Unit]) -> list[Unit]:
+        """The units that are yet to be made."""
         done = self.done()
-        return [unit for unit in units if unit.index % processes == process and unit.index not in done]
+        return [unit for unit in units if unit.index not in done]
 
     @staticmethod
     def _index(path: Path) -> int | None:

@@ -77,6 +77,19 @@ def prune(folder: str | Path, keep: int) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def best_path(folder: str | Path, step: int) -> Path:
+    """Where the adapter of ``step`` is while it is the best so far: its own place, as the checkpoint that says so is
+    written after it, and a kill may come between the two."""
+    return Path(folder) / f"best-{step:06d}"
+
+
+def prune_best(folder: str | Path, step: int) -> None:
+    """Delete the adapters that were the best before that of ``step``."""
+    for path in Path(folder).glob("best-*"):
+        if path != best_path(folder, step):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint. Raises UserError if it is damaged."""
     state = read_json(path / STATE)

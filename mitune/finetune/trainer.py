@@ -21,7 +21,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from mitune import distributed
+from mitune import distributed, leaving
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError, check_known
 from mitune.families import lora
@@ -30,6 +30,7 @@ from mitune.finetune import checkpoint
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
 from mitune.finetune.objectives import Batch, LayoutWeight, Objective, find_objective
+from mitune.leaving import TEMPORARY, Leave
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.track import Tracker
 
@@ -153,6 +154,9 @@ def train(
     ``validate(steps done)`` -> score, higher = better, is called on every process at each checkpoint; with it
     the adapter of the best one is kept, in ``folder/adapter`` and in ``denoiser``. ``on_step(steps done)``
     after each step, for a progress bar.
+    Told to leave (:mod:`mitune.leaving`), it ends the step, and a validation that is due, writes a checkpoint and
+    raises Leave, on all processes after the same step. With another number of processes it goes on with the same
+    batches; their sums round differently, and the adapter's dropout, if any, draws other masks.
     Raises UserError: nothing to train on, checkpoints of another run, a loss that is not finite.
     """
     return _Run(denoiser, dataset, config, Path(folder), tracker, validate, on_step).run()
@@ -221,6 +225,7 @@ class _Run:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
         self.history = {name: torch.zeros(config.steps, device=self.device) for name in ("loss", "grad_norm")}
+        self.wish: tuple[Tensor, torch.cuda.Event] | None = None  # of the last step, on its way to the host
         rank, ranks = self.processes.process_index, self.processes.num_processes
         self.rows = (config.batch_size * rank // ranks, config.batch_size * (rank + 1) // ranks)
 
@@ -232,7 +237,6 @@ class _Run:
         if self.processes.is_main_process:
             clean_partial(checkpoints)
             clean_partial(self.folder)
-        self.processes.wait_for_everyone()
         state = self._resume(checkpoints)
         start, best = state["step"], state["best"]
         seconds, rows, before = state["seconds"], state["forwards"], self.denoiser.forwards
@@ -240,9 +244,10 @@ class _Run:
             self.tracker.truncate_after("train", start + 1)
         began = last = time.perf_counter()
         last_step = start
-        with self._training(), self._own_randomness():
+        leave = False
+        with self._training(), self._own_randomness(), leaving.deferred():
             for step in range(start, config.steps):
-                self._step(step)
+                leave = self._step(step)
                 done = step + 1
                 if self.on_step is not None:
                     self.on_step(done)
@@ -254,6 +259,7 @@ class _Run:
                     last, last_step = now, done
                 if write:
                     best = self._validate(done, best)
+                if write or leave:
                     state = {
                         "seconds": seconds + time.perf_counter() - began,
                         "forwards": rows + self.denoiser.forwards - before,
@@ -265,6 +271,11 @@ class _Run:
                     }
                     self._save(done, state)
                     last = time.perf_counter()
+                if leave:
+                    break
+        leaving.check()
+        if leave:  # another process was told to
+            raise Leave(TEMPORARY)
         self._finish(best)
         window = max(1, config.steps // 10)
         return TrainResult(
@@ -277,8 +288,11 @@ class _Run:
             best_value=best and best["value"],
         )
 
-    def _step(self, step: int) -> None:
-        """One optimizer step; leaves its loss and gradient norm in the history, on the device."""
+    def _step(self, step: int) -> bool:
+        """One optimizer step; leaves its loss and gradient norm in the history, on the device.
+
+        Gives whether to leave after it: the same answer on every process, as the question goes with the gradients.
+        """
         config = self.config
         torch.manual_seed(seed_of(config.seed, "dropout", step, self.processes.process_index))
         rate = learning_rate(config, step)
@@ -291,7 +305,8 @@ class _Run:
                 total += self._accumulate(draw[rows])
             except torch.OutOfMemoryError as error:
                 raise UserError(self._too_large(draw[rows])) from error
-        (total,) = distributed.sum_gradients(self.parameters, total)
+        wish = torch.full((), float(leaving.asked()), device=self.device)
+        total, wish = distributed.sum_gradients(self.parameters, total, wish)
         self.scaler.unscale_(self.optimizer)
         limit = config.max_grad_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -300,6 +315,23 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.history["loss"][step] = total
         self.history["grad_norm"][step] = norm
+        return leaving.asked() if self.processes.num_processes == 1 else self._wished(wish)
+
+    def _wished(self, wish: Tensor) -> bool:
+        """Whether any process wishes to leave. On a GPU the answer of the step before, which is there already: the host
+        does not wait for the step that it has just begun.
+        """
+        if self.device.type != "cuda":
+            return bool(wish > 0)
+        answer = torch.empty((), pin_memory=True)
+        answer.copy_(wish, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        before, self.wish = self.wish, (answer, event)
+        if before is None:
+            return False
+        before[1].synchronize()
+        return bool(before[0] > 0)
 
     def _accumulate(self, draw: Draw) -> Tensor:
         """Add the gradient of some rows of the batch; gives their share of the loss."""
@@ -445,7 +477,8 @@ class _Run:
         self._train_mode(True)
         if self.processes.num_processes > 1:  # one opinion for all
             shared = torch.tensor(value, device=self.device, dtype=torch.float32)
-            torch.distributed.broadcast(shared, 0)
+            with distributed.collective():
+                torch.distributed.broadcast(shared, 0)
             value = float(shared)
         name = self.config.keep_best_by or "validation"
         if not math.isfinite(value):
@@ -458,7 +491,7 @@ class _Run:
         if best is not None and value <= best["value"]:
             return best
         if self.processes.is_main_process:
-            self.denoiser.save_adapter(self.folder / "checkpoints" / "best")  # type: ignore[attr-defined]
+            self.denoiser.save_adapter(checkpoint.best_path(self.folder / "checkpoints", done))  # type: ignore[attr-defined]
         return {"step": done, "value": value}
 
     def _save(self, done: int, state: Mapping[str, Any]) -> None:
@@ -467,13 +500,22 @@ class _Run:
             history = {name: values[:done].cpu() for name, values in self.history.items()}
             checkpoint.save(checkpoints, done, self.denoiser, self.optimizer, self.names, history, state)
             checkpoint.prune(checkpoints, self.config.keep_checkpoints)
-        self.processes.wait_for_everyone()
+            if state["best"] is not None:
+                checkpoint.prune_best(checkpoints, state["best"]["step"])
+        distributed.wait()
 
     def _resume(self, checkpoints: Path) -> dict[str, Any]:
         """Restore the newest checkpoint, if there is one."""
-        path = checkpoint.latest(checkpoints)
-        if path is None:
+
+        def newest() -> str | None:
+            path = checkpoint.latest(checkpoints)
+            return None if path is None else path.name
+
+        name = distributed.agreed(newest)
+        if name is None:
             return {"step": 0, "best": None, "seconds": 0.0, "forwards": 0}
+        path = checkpoints / name
+        distributed.seen(path)
         state = checkpoint.read_state(path)
         before = state.get("signature", {})
         different = sorted(
@@ -492,10 +534,12 @@ class _Run:
     def _finish(self, best: dict[str, Any] | None) -> None:
         """Leave the chosen adapter in the denoiser and in ``folder/adapter``."""
         if best is not None:
-            checkpoint.restore_adapter(self.folder / "checkpoints" / "best", self.names)
+            folder = checkpoint.best_path(self.folder / "checkpoints", best["step"])
+            distributed.seen(folder)
+            checkpoint.restore_adapter(folder, self.names)
         if self.processes.is_main_process:
             self.denoiser.save_adapter(self.folder / "adapter")  # type: ignore[attr-defined]
-        self.processes.wait_for_everyone()
+        distributed.wait()
 
     def _signature(self) -> dict[str, Any]:
         """Everything the result depends on, as JSON: a checkpoint of another signature is refused."""

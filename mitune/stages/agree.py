@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, make_prompt
 from mitune.data.store import KEYS, find_store, plan_units
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, state
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
-from mitune.files import clean_partial, read_json, write_bytes, write_json, write_table, write_text
+from mitune.files import clean_partial, write_bytes, write_json, write_table, write_text
 from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
@@ -33,13 +34,11 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     referee = check(config)
     if state().is_main_process:
         clean_partial(folder)
-    if config.agree.source is None:
-        table, forwards, spent = _draw(config, folder)
-    else:
-        table, forwards, spent = read_scores(Path(config.agree.source).expanduser()), None, {}
-    table = _with_sums(config, table, referee)
-    figures: dict[str, Any] = {}
-    if state().is_main_process:
+    read = _draw(config, folder) if config.agree.source is None else lambda: _read(config)
+
+    def finish() -> dict[str, Any]:
+        table, forwards, spent = read()
+        table = _with_sums(config, table, referee)
         names = list(dict.fromkeys([*config.agree.scorers, referee]))
         figures = (
             agreement(
@@ -61,8 +60,9 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         write_json(folder / "agreement.json", figures)
         say(text.rstrip())
         say(f"figures and plot: {folder.resolve()}")
-    wait()
-    return figures or read_json(folder / "agreement.json")
+        return figures
+
+    return agreed(finish)
 
 
 def check(config: DictConfig) -> str:
@@ -84,8 +84,16 @@ def check(config: DictConfig) -> str:
     return referee
 
 
-def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, float], dict[str, Any]]:
-    """(candidates with their scores, forwards a candidate by score, what was drawn and what it took)."""
+# Candidates with their scores, forwards a candidate by score, what was drawn and what it took.
+Found = tuple[pd.DataFrame, dict[str, float] | None, dict[str, Any]]
+
+
+def _read(config: DictConfig) -> Found:
+    return read_scores(Path(config.agree.source).expanduser()), None, {}
+
+
+def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
+    """Draw the candidates, on all processes; gives what reads them, for one."""
     settings, combined = config.agree, config.scorer.combined
     section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
     prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
@@ -105,17 +113,25 @@ def _draw(config: DictConfig, folder: Path) -> tuple[pd.DataFrame, dict[str, flo
         batch_size=config.generate.batch_size,
         title="agree",
     )
-    rows = sum(unit.rows for unit in units)
-    took = cost(store, units)
-    each = {name: forwards / rows for name, forwards in took.scorers.items()}
-    forwards = {
-        name: sum(each[scorer] for scorer in scorers_of([name], combined))
-        for name in {*settings.scorers, *each, "exact"}
-        if set(scorers_of([name], combined)) <= each.keys()
-    }
-    spent = {"model": denoiser.identity, "guidance": config.sampler.guidance, "steps": config.sampler.steps}
-    table = store.table().drop(columns=["kept", "unit", "latent_row"])
-    return table, forwards, spent | took.total
+
+    def read() -> Found:
+        rows = sum(unit.rows for unit in units)
+        took = cost(store, units)
+        each = {name: forwards / rows for name, forwards in took.scorers.items()}
+        forwards = {
+            name: sum(each[scorer] for scorer in scorers_of([name], combined))
+            for name in {*settings.scorers, *each, "exact"}
+            if set(scorers_of([name], combined)) <= each.keys()
+        }
+        spent = {
+            "model": denoiser.identity,
+            "guidance": config.sampler.guidance,
+            "steps": config.sampler.steps,
+        }
+        table = store.table().drop(columns=["kept", "unit", "latent_row"])
+        return table, forwards, spent | took.total
+
+    return read
 
 
 def read_scores(path: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from mitune.config import check_racer
 from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, state
 from mitune.errors import UserError
 from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
-from mitune.files import clean_partial, read_json, write_bytes, write_json, write_text
+from mitune.files import clean_partial, write_bytes, write_json, write_text
 from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
@@ -33,9 +34,10 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     target = check(config)
     if state().is_main_process:
         clean_partial(folder)
-    table, spent = _draw(config, run, target)
-    figures: dict[str, Any] = {}
-    if state().is_main_process:
+    read = _draw(config, run, target)
+
+    def finish() -> dict[str, Any]:
+        table, spent = read()
         steps = config.sampler.steps
         running = {
             name: {step: _wide(table, column(name, step)) for step in [*_steps(config, name), steps]}
@@ -56,14 +58,21 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             resamples=settings.resamples,
         )
         command = _command(config, study["best"], study["proposals"]) if study["best"] else None
-        figures = {"target": target, "measured_only": judged, "command": command, **study, **spent}
+        figures: dict[str, Any] = {
+            "target": target,
+            "measured_only": judged,
+            "command": command,
+            **study,
+            **spent,
+        }
         write_bytes(folder / "calibration.png", plot(figures))
         write_text(folder / "calibration.md", markdown(figures))
         write_json(folder / "calibration.json", figures)
         say(summary(figures).rstrip())
         say(f"tables, figures and plot: {folder.resolve()}")
-    wait()
-    return figures or read_json(folder / "calibration.json")
+        return figures
+
+    return agreed(finish)
 
 
 def check(config: DictConfig) -> str:
@@ -98,8 +107,11 @@ def _steps(config: DictConfig, name: str) -> list[int]:
     return list(range(every, config.sampler.steps, every))
 
 
-def _draw(config: DictConfig, run: RunFolder, target: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """(the pilot's candidates with their running and final scores, what was drawn and what it took)."""
+def _draw(
+    config: DictConfig, run: RunFolder, target: str
+) -> Callable[[], tuple[pd.DataFrame, dict[str, Any]]]:
+    """Draw the pilot's candidates, on all processes; gives what reads them, for one: (the candidates with their
+    running and final scores, what was drawn and what it took)."""
     settings, combined = config.calibrate, config.scorer.combined
     section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
     prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
@@ -126,16 +138,20 @@ def _draw(config: DictConfig, run: RunFolder, target: str) -> tuple[pd.DataFrame
         title="calibrate",
         watch=pilot,
     )
-    took = cost(store, units)
-    rows = sum(unit.rows for unit in units)
-    finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
-    spent = {
-        "model": denoiser.identity,
-        "guidance": config.sampler.guidance,
-        "looks": took.looks,
-        **took.total,
-    }
-    return store.table(), {"finish": finish, **spent}
+
+    def read() -> tuple[pd.DataFrame, dict[str, Any]]:
+        took = cost(store, units)
+        rows = sum(unit.rows for unit in units)
+        finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
+        spent = {
+            "model": denoiser.identity,
+            "guidance": config.sampler.guidance,
+            "looks": took.looks,
+            **took.total,
+        }
+        return store.table(), {"finish": finish, **spent}
+
+    return read
 
 
 def _wide(table: pd.DataFrame, name: str) -> Scores:

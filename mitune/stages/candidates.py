@@ -13,14 +13,14 @@ from torch import Tensor
 
 from mitune.data.store import CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, deal, wait
 from mitune.errors import UserError
 from mitune.information.registry import Scoring
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
-from mitune.stages.progress import progress
+from mitune.stages.progress import progress, warn_of_idle
 from mitune.stages.racing import Watch
 from mitune.stages.search import Search
 from mitune.stages.units import Cost, Meter, claim_model, read_cost
@@ -47,25 +47,29 @@ def draw(
     watch: Watch | None = None,
     search: Search | None = None,
 ) -> CandidateStore:
-    """Make every unit of the plan that is not on disk yet; each process makes its own.
+    """Make every unit of the plan that is not on disk yet; each process takes the next one when it is free.
 
     ``first``: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
     ``watch``: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
     ``search`` steers the candidates of a prompt; those that died of it are left out.
     """
     store = CandidateStore(folder)
-    main = state().is_main_process
-    if main:
+
+    def begin() -> list[int]:
+        """What is to be done, as the first process sees it: what others see of a shared folder may be of yesterday."""
         store.clean()
         store.claim(units)
         judges = scoring.judges | ({} if search is None else search.judges)
         claim_model(folder, denoiser.identity, "pictures of", "run= folder", judges)
-    wait()
+        return [unit.index for unit in store.todo(units)]
+
+    left = set(agreed(begin))
+    todo = [unit for unit in units if unit.index in left]
     rows = sum(unit.rows for unit in units)
-    todo = store.todo(units, state().process_index, state().num_processes)
-    done = rows - sum(unit.rows for unit in todo) * state().num_processes
-    with progress(title, rows, max(0, done)) as advance:
-        for unit in todo:
+    warn_of_idle(len(todo), "units", "generate.rows_per_unit")
+    with progress(title, rows, rows - sum(unit.rows for unit in todo)) as advance:
+        shown = 0
+        for place, unit in deal(todo):
             meter = Meter(denoiser, scoring, watch)
             table, latents = draw_unit(
                 unit, denoiser, sampler, scoring, seed, first, batch_size, watch, search
@@ -79,7 +83,8 @@ def draw(
             table["kept"] = [row in kept for row in range(rows_there)]
             meter.write(store.table_path(unit.index))
             store.write_unit(unit, table, latents[torch.tensor(flags)])
-            advance(unit.rows * state().num_processes)
+            advance(sum(other.rows for other in todo[shown : place + 1]))  # the others' too
+            shown = place + 1
     wait()
     return store
 
@@ -189,7 +194,7 @@ def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], s
 
 
 def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
-    """What the units took."""
+    """What the units took. One process asks: every unit's file is opened."""
     return read_cost(store.table_path(unit.index) for unit in units)
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, load_prompts
 from mitune.denoiser import Denoiser
+from mitune.distributed import seen
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.source import find_adapter
@@ -179,6 +180,7 @@ def selecting(config: DictConfig) -> str:
 def round_adapter(run: RunFolder, number: int) -> Path:
     """The adapter that round ``number`` made. Raises UserError while it is not done."""
     folder = run.round(number) / "adapter"
+    seen(run.mark_path(number, "train"))
     if run.mark(number, "train") is None or not folder.is_dir():
         raise UserError(f"{folder} is not there yet; run mitune train run={run.root} round={number} first")
     return folder

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from mitune.config import flatten
 from mitune.data.prompts import Prompt
-from mitune.data.store import CandidateStore, plan_units
-from mitune.distributed import state, wait
+from mitune.data.store import CandidateStore, Unit, plan_units
+from mitune.distributed import agreed
 from mitune.evaluate.evaluation import write_evaluation
 from mitune.runs import RunFolder
 from mitune.stages.candidates import cost, decode_rows, draw
@@ -24,7 +24,6 @@ from mitune.stages.common import (
     sampler_of,
     scoring_of,
 )
-from mitune.stages.units import Cost
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
 _BASELINE = ("model.dtype", "sampler.", "scorer.", "evaluate.")
@@ -39,13 +38,12 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     check_lengths(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
     base = baseline_folder(config, run, prompts, denoiser.identity)
     with denoiser.fused():
-        before, before_cost = _draw(config, base, prompts, denoiser, "base model")
+        before = _draw(config, base, prompts, denoiser, "base model")
     denoiser.load_adapter(adapter)
     with denoiser.fused():
-        title = f"round {number}: evaluate"
-        after, after_cost = _draw(config, run.round(number) / "after", prompts, denoiser, title)
-    figures: dict[str, Any] = {}
-    if state().is_main_process:
+        after = _draw(config, run.round(number) / "after", prompts, denoiser, f"round {number}: evaluate")
+
+    def finish() -> dict[str, Any]:
         tables = [store.table() for store in (before, after)]
         batch = config.evaluate.batch_size
         shown = [
@@ -63,24 +61,26 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             seed=config.evaluate.seed,
         )
         figures = {name: result[name] for name in ("before", "after", "difference", "diversity")}
+        units = _units(config, prompts)
+        before_cost, after_cost = (cost(store, units) for store in (before, after))
         # The base's pictures are paid for once, by the round that made them.
         first = number == 1 or run.mark(1, "evaluate") is None
         figures["forwards"] = after_cost.forwards + (before_cost.forwards if first else 0)
         figures["seconds"] = round(after_cost.seconds + (before_cost.seconds if first else 0), 3)
         run.write_mark(number, "evaluate", figures)
-    wait()
-    return run.mark(number, "evaluate") or figures
+        return figures
+
+    return agreed(finish)
 
 
 def _draw(
     config: DictConfig, folder: Path, prompts: list[Prompt], denoiser: Any, title: str
-) -> tuple[CandidateStore, Cost]:
+) -> CandidateStore:
     """The held-out pictures of a model, resumed where a killed command left them."""
-    units = plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
     sampler = sampler_of(config, config.evaluate.guidance)
-    store = draw(
+    return draw(
         folder,
-        units,
+        _units(config, prompts),
         denoiser,
         sampler,
         scoring_of(config, denoiser, config.evaluate.scorers),
@@ -88,7 +88,10 @@ def _draw(
         batch_size=config.evaluate.batch_size,
         title=title,
     )
-    return store, cost(store, units)
+
+
+def _units(config: DictConfig, prompts: list[Prompt]) -> list[Unit]:
+    return plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
 
 
 def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Prompt], identity: str) -> Path:

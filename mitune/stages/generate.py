@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from mitune.data.selection import select
 from mitune.data.store import plan_units
-from mitune.distributed import state, wait
+from mitune.distributed import agreed
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
@@ -55,21 +55,23 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             watch=race_of(config, denoiser),
             search=search_of(config, denoiser),
         )
-    spent = cost(store, units)
-    figures = {
-        "prompts": len(prompts),
-        "candidates": sum(unit.rows for unit in units),
-        **spent.total,
-        "model": denoiser.identity,
-    }
-    if cuts:
-        figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
-    if config.search.by is not None:
-        figures["search"] = steering_figures(config, store.table())
-    if state().is_main_process:
+
+    def finish() -> dict[str, Any]:
+        spent = cost(store, units)
+        figures = {
+            "prompts": len(prompts),
+            "candidates": sum(unit.rows for unit in units),
+            **spent.total,
+            "model": denoiser.identity,
+        }
+        if cuts:
+            figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
+        if config.search.by is not None:
+            figures["search"] = steering_figures(config, store.table())
         run.write_mark(number, "generate", figures)
-    wait()
-    return figures
+        return figures
+
+    return agreed(finish)
 
 
 def check_control(config: DictConfig) -> None:

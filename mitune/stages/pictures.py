@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mitune.data.pictures import Pictures, decode_picture, numbers
 from mitune.denoiser import Denoiser
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, deal, state, wait
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json, write_table
 from mitune.information.registry import Scoring
 from mitune.sampling.seeds import candidate_seed
-from mitune.stages.progress import progress, warn
+from mitune.stages.progress import progress, warn, warn_of_idle
 from mitune.stages.units import Cost, Meter, claim_model, read_cost
 
 _COST = b"mitune.cost"
@@ -56,9 +56,9 @@ class ScoredPictures:
             )
             raise UserError(f"{self.folder} holds scores of {other}; choose another score.out=, or delete it")
 
-    def todo(self, process: int = 0, processes: int = 1) -> list[int]:
-        """The units that a process has yet to score: dealt by number alone."""
-        return [unit for unit in self.units if unit % processes == process and not self._whole(unit)]
+    def todo(self) -> list[int]:
+        """The units that are yet to be scored."""
+        return [unit for unit in self.units if not self._whole(unit)]
 
     def _whole(self, unit: int) -> bool:
         try:
@@ -80,28 +80,31 @@ class ScoredPictures:
         ``skip``: leave out pictures that do not decode. Raises UserError for one that does not, for a score that is
         not finite, or where another model has begun.
         """
-        main = state().is_main_process
-        if main:
+
+        def begin() -> list[int]:
+            """As the first process sees it: what others see of a shared folder may be of yesterday."""
             self.check()
-        wait()
-        everything = self.todo()
-        wait()  # nobody writes before all have looked
-        if not everything:
+            return self.todo()
+
+        todo = agreed(begin)
+        if not todo:
             return
+        warn_of_idle(len(todo), "units", "score.rows_per_unit")
         denoiser, scoring = load()
-        if main:
+        wait()  # all of them
+        if state().is_main_process:
             # Only now: a model or profile that could not be read binds the folder to nothing.
             write_json(self.folder / "plan.json", self.plan)
             claim_model(self.folder, denoiser.identity, "scores by", "score.out=", scoring.judges)
         wait()
         seeds = self.seeds(seed)
-        mine = [unit for unit in everything if unit % state().num_processes == state().process_index]
-        left = sum(len(self._rows(unit)) for unit in everything)
-        total = len(self.pictures)
-        with denoiser.fused(), progress(title, total, total - left, unit="pictures") as advance:
-            for unit in mine:
+        sizes = [len(self._rows(unit)) for unit in todo]
+        total, shown = len(self.pictures), 0
+        with denoiser.fused(), progress(title, total, total - sum(sizes), unit="pictures") as advance:
+            for place, unit in deal(todo):
                 self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip)
-                advance(len(self._rows(unit)) * state().num_processes)
+                advance(sum(sizes[shown : place + 1]))  # the others' too
+                shown = place + 1
         wait()
 
     def seeds(self, seed: int) -> Sequence[int]:

@@ -56,3 +56,13 @@ def warn(message: str) -> None:
     """Print a warning line on standard error, main process only."""
     if state().is_main_process:
         print(f"mitune: warning: {message}", file=sys.stderr)
+
+
+def warn_of_idle(todo: int, what: str, key: str) -> None:
+    """Warn where there are more processes than things to do."""
+    processes = state().num_processes
+    if 0 < todo < processes:
+        warn(
+            f"{processes} processes for {todo} {what} to do: the others wait; fewer processes do, or a new run= folder"
+            f" with a lower {key}"
+        )

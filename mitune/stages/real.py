@@ -14,6 +14,7 @@ from mitune.data.pictures import WORLD, Pictures, decode_picture, load_pictures
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import thin
 from mitune.denoiser import Denoiser
+from mitune.distributed import state
 from mitune.errors import UserError
 from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
@@ -60,8 +61,9 @@ def count_real(config: DictConfig, winners: int) -> int:
     return round(config.select.real_fraction * winners) if config.select.real is not None else 0
 
 
-def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> RealPictures:
-    """The ``count`` best real pictures for their captions, by the score of ``select.by``; all processes score them.
+def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> RealPictures | None:
+    """The ``count`` best real pictures for their captions, by the score of ``select.by``; all processes score them,
+    the first one gets them, the others None.
 
     Scores stay in ``round-N/real``. With ``select.by=random`` nothing is scored. z(…) is taken over all real pictures,
     as each caption has but one. Raises UserError for a source with too few pictures.
@@ -100,6 +102,8 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
 
         title = f"round {number}: real pictures"
         work.score(judge, config.seed, config.generate.batch_size, skip, title)
+        if not state().is_main_process:
+            return None
         scored = work.table()
         work.report(scored)
         scores = {name: scored[name] for name in scored if name in SCORERS or name == "exact"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, state, wait
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.report import write_report
@@ -31,11 +31,15 @@ WORK: dict[str, Callable[[DictConfig, RunFolder, int], dict[str, Any]]] = {
 
 def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """One stage of one round; a stage that is done gives its figures again and does nothing."""
-    figures = run.mark(number, stage)
-    if figures is None:
-        if state().is_main_process:
+
+    def begin() -> dict[str, Any] | None:
+        figures = run.mark(number, stage)
+        if figures is None:
             run.prepare(number)
-        wait()
+        return figures
+
+    figures = agreed(begin)
+    if figures is None:
         figures = WORK[stage](config, run, number)
         say(f"round {number}: {_line(stage, figures)}")
     else:

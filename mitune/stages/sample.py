@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from mitune.data.prompts import Prompt, make_prompt
 from mitune.data.selection import select
 from mitune.data.store import KEYS, ROOT, plan_units
-from mitune.distributed import state, wait
+from mitune.distributed import agreed
 from mitune.errors import UserError
 from mitune.evaluate.pictures import grid, png
-from mitune.files import atomic_folder, read_json, write_bytes, write_json
+from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
@@ -70,16 +70,16 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             title="sample",
             search=search_of(config, denoiser),
         )
-    figures: dict[str, Any] = {}
-    if state().is_main_process:
-        table = choose(store.table(), by, config.sample.pictures, config.seed)
+
+    def finish() -> dict[str, Any]:
+        found = store.table()
+        table = choose(found, by, config.sample.pictures, config.seed)
         pictures = decode_rows(store, table, denoiser, config.generate.batch_size)
-        scores = [name for name in store.table().columns if name not in (*KEYS, "unit", "latent_row")]
+        scores = [name for name in found.columns if name not in (*KEYS, "unit", "latent_row")]
         _write(run.root / "pictures", table, pictures, scores)
-        shown = table[:SHEET]
-        sheet = grid(pictures[:SHEET], _captions(shown), config.sample.pictures)
+        sheet = grid(pictures[:SHEET], _captions(table[:SHEET]), config.sample.pictures)
         write_bytes(run.root / "sheet.png", png(sheet))
-        figures = {
+        figures: dict[str, Any] = {
             "schema": 1,
             "model": denoiser.identity,
             "prompts": len(prompts),
@@ -87,16 +87,13 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             "pictures": len(table),
             "by": by,
             **cost(store, units).total,
-            "scores": {
-                name: {"mean": float(table[name].mean())}
-                for name in scores
-                if name != ROOT
-            },
-        }  # fmt: skip
+            "scores": {name: {"mean": float(table[name].mean())} for name in scores if name != ROOT},
+        }
         write_json(run.root / "sample.json", figures)
         _say(figures, run.root)
-    wait()
-    return figures or read_json(run.root / "sample.json")
+        return figures
+
+    return agreed(finish)
 
 
 def _prompts(config: DictConfig) -> list[Prompt]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from mitune.data.dataset import encode_png
 from mitune.data.pictures import Pictures, load_pictures, prompts_of, write_pictures, written_here
 from mitune.data.prompts import load_prompts
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, state
 from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
@@ -79,7 +79,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     )
     by = check(config, pictures)
     path = table_path(config)
-    if path.exists() and not (run.root / "plan.json").exists():
+    if state().is_main_process and path.exists() and not (run.root / "plan.json").exists():
         raise UserError(
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
@@ -88,8 +88,8 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
     judge = functools.cache(lambda: _judge(config, pictures))
     work.score(judge, config.seed, settings.batch_size, settings.skip)
-    figures: dict[str, Any] = {}
-    if state().is_main_process:
+
+    def finish() -> dict[str, Any]:
         combined = config.scorer.combined
         table = work.table(lambda rows: sums(rows, [*settings.scorers, by], combined, rows["text"]))
         fresh = run.root / "scores.parquet"
@@ -116,8 +116,9 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             figures["profile"] = _write_profile(config, work, judge()[0])
         write_json(run.root / "score.json", figures)
         _say(figures)
-    wait()
-    return figures or read_json(run.root / "score.json")
+        return figures
+
+    return agreed(finish)
 
 
 def check(config: DictConfig, pictures: Pictures) -> str:

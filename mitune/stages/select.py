@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from mitune.data import dataset as datasets
 from mitune.data.selection import clearest, scorers, select, thin, worst
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, state
 from mitune.errors import UserError
 from mitune.evaluate.evaluation import choose_examples
 from mitune.evaluate.pictures import png
@@ -20,49 +21,72 @@ from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.candidates import decode_rows
 from mitune.stages.common import load_model, selecting
-from mitune.stages.real import choose_real, count_real
+from mitune.stages.real import RealPictures, choose_real, count_real
 
 EXAMPLES = 12  # prompts whose best and worst candidates the report shows
 SHOWN = 3  # pictures of each side
 
 
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The finished candidates of a round (``table``), and those chosen (``rows``, losers among them)."""
+
+    store: CandidateStore
+    table: pd.DataFrame
+    rows: pd.DataFrame
+
+    @property
+    def winners(self) -> pd.DataFrame:
+        return self.rows[self.rows["preferred"]]
+
+
 def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
-    """Write ``round-N/dataset`` and the examples of the report; gives the figures of ``summary.json``'s ``select``."""
-    made = run.mark(number, "generate")
-    if made is None:
+    """Write ``round-N/dataset`` and the examples of the report; gives the figures of ``summary.json``'s ``select``.
+
+    One process chooses and writes; the others help where real pictures are to be scored.
+    """
+    chosen = _choose(config, run, number) if state().is_main_process else None
+    count = count_real(config, agreed(lambda: len(chosen.winners)))  # type: ignore[union-attr]
+    real = choose_real(config, run, number, count) if count else None
+    return agreed(lambda: _write(config, run, number, chosen, real))  # type: ignore[arg-type]
+
+
+def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
+    if run.mark(number, "generate") is None:
         raise UserError(
             f"{run.round(number) / 'candidates'} is not complete; run mitune generate run={run.root} first"
         )
     store = CandidateStore(run.round(number) / "candidates")
-    table = store.table()
-    by, k = config.select.by, config.select.k
-    chosen = select(table, selecting(config), k, losers=config.select.losers, seed=config.seed)
-    chosen = clearest(chosen, table, selecting(config), config.select.fraction, seed=config.seed)
-    winners = chosen[chosen["preferred"]]
-    figures = {"by": by, "k": k, "kept": len(winners), **_oracle(table, winners, k)}
-    count = count_real(config, len(winners))
-    real = choose_real(config, run, number, count) if count else None
+    table, by = store.table(), selecting(config)
+    rows = select(table, by, config.select.k, losers=config.select.losers, seed=config.seed)
+    return _Chosen(store, table, clearest(rows, table, by, config.select.fraction, seed=config.seed))
+
+
+def _write(
+    config: DictConfig, run: RunFolder, number: int, chosen: _Chosen, real: RealPictures | None
+) -> dict[str, Any]:
+    """The training set of the chosen candidates and the real pictures, the examples, the mark; gives the figures."""
+    store, table, rows, winners = chosen.store, chosen.table, chosen.rows, chosen.winners
+    k = config.select.k
+    figures = {"by": config.select.by, "k": k, "kept": len(winners), **_oracle(table, winners, k)}
+    # The pictures come from the decoder, which no adapter changes: the base model is enough.
+    denoiser = load_model(config)
     if real is not None:
-        chosen = thin(chosen, len(winners) - count, config.seed)
-        figures |= {"kept": len(winners) - count, "real": real.figures}
-    if state().is_main_process:
-        # The pictures come from the decoder, which no adapter changes: the base model is enough.
-        denoiser = load_model(config)
-        batch = config.generate.batch_size
-        pictures = decode_rows(store, chosen, denoiser, batch) if len(chosen) else []
-        latents = [store.latents(chosen)] if len(chosen) else []
-        models = [made["model"]] * len(chosen)
-        if real is not None:
-            shown, encoded = real.open(denoiser)
-            pictures += shown
-            latents.append(encoded)
-            models += [f"real: {real.figures['source']}"] * len(real.rows)
-            chosen = pd.concat([chosen, real.rows], ignore_index=True)
-        training = datasets.build(chosen, pictures, torch.cat(latents), round=number, model=models)
-        datasets.save(training, run.round(number) / "dataset")
-        _write_examples(config, run, number, store, table, denoiser)
-        run.write_mark(number, "select", figures)
-    wait()
+        rows = thin(rows, len(winners) - len(real.rows), config.seed)
+        figures |= {"kept": len(winners) - len(real.rows), "real": real.figures}
+    pictures = decode_rows(store, rows, denoiser, config.generate.batch_size) if len(rows) else []
+    latents = [store.latents(rows)] if len(rows) else []
+    models = [(run.mark(number, "generate") or {})["model"]] * len(rows)
+    if real is not None:
+        shown, encoded = real.open(denoiser)
+        pictures += shown
+        latents.append(encoded)
+        models += [f"real: {real.figures['source']}"] * len(real.rows)
+        rows = pd.concat([rows, real.rows], ignore_index=True)
+    training = datasets.build(rows, pictures, torch.cat(latents), round=number, model=models)
+    datasets.save(training, run.round(number) / "dataset")
+    _write_examples(config, run, number, store, table, denoiser)
+    run.write_mark(number, "select", figures)
     return figures
 
 

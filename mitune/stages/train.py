@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mitune.data import dataset as datasets
 from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
-from mitune.distributed import state, wait
+from mitune.distributed import agreed, seen, state
 from mitune.errors import UserError
 from mitune.finetune.adapters import AdapterConfig, attach
 from mitune.finetune.trainer import TrainConfig, train
@@ -34,8 +34,9 @@ from mitune.track import make_tracker
 def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Write ``round-N/adapter``; gives the figures of ``summary.json``'s ``train``."""
     folder = run.round(number)
-    if run.mark(number, "select") is None:
+    if not agreed(lambda: run.mark(number, "select") is not None):
         raise UserError(f"{folder / 'dataset'} is not complete; run mitune select run={run.root} first")
+    seen(folder / "dataset")
     training = datasets.load(folder / "dataset")
     denoiser = load_model(config)
     adapter = AdapterConfig(**_plain(config.adapter))
@@ -59,11 +60,13 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
             )
     finally:
         tracker.close()
-    figures = dataclasses.asdict(result)
-    if state().is_main_process:
+
+    def finish() -> dict[str, Any]:
+        figures = dataclasses.asdict(result)
         run.write_mark(number, "train", figures)
-    wait()
-    return figures
+        return figures
+
+    return agreed(finish)
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Prompt]:

@@ -57,17 +57,6 @@ def test_a_plan_has_every_prompt_once_in_units_of_whole_prompts(n: int, candidat
         assert unit.rows == len(unit.candidates()) <= max(rows, candidates)
 
 
-@settings(deadline=None, max_examples=20)
-@given(n=st.integers(1, 12), candidates=st.integers(1, 4), processes=st.integers(1, 5))
-def test_processes_share_the_units_out(
-    tmp_path_factory: pytest.TempPathFactory, n: int, candidates: int, processes: int
-) -> None:
-    store = CandidateStore(tmp_path_factory.mktemp("store"))
-    units = plan_units(prompts(n), candidates, 4)
-    shares = [[unit.index for unit in store.todo(units, rank, processes)] for rank in range(processes)]
-    assert sorted(index for share in shares for index in share) == [unit.index for unit in units]
-
-
 def test_what_was_written_is_read_back_in_unit_order(tmp_path: Path) -> None:
     store, units = CandidateStore(tmp_path), plan_units(prompts(5), 3, 6)
     for unit in reversed(units):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.faults.server import ENVIRONMENT, ROOT, Done, Server
 
 TRAIN = """a red circle and a blue square
 a blue circle and a red square
@@ -21,10 +22,6 @@ a red cat on the left of a blue dog
 HELD_OUT = """a green circle and a red star
 a yellow star and a blue dog
 """
-
-ROOT = Path(__file__).parents[2]
-# Also where the package is not installed; one thread, as many processes may be at work.
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 Arguments = Callable[..., list[str]]
 
@@ -66,45 +63,42 @@ def arguments(tiny_pipeline_folder: Path, tmp_path: Path) -> Arguments:
     return make
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended. ``code`` is negative for a signal."""
-
-    code: int
-    out: str
-    err: str
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Runs commands in processes of their own that need not import anything."""
+    server = Server(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
-def run_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Done]]:
-    """``run_command(arguments, kill=None)``: a command in a process of its own; ``kill``: [part of a path, n], SIGKILL
-    just before the n-th file whose path holds that part takes its final name."""
-    folder = tmp_path_factory.mktemp("commands")
-    launcher = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("launcher.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | ENVIRONMENT,
-    )
-    count = 0
+def run_command(server: Server) -> Callable[..., Done]:
+    """``run_command(arguments, kill=None, death=SIGKILL)``: a command in a process of its own; ``kill``: [part of a
+    path, n], SIGKILL (or another signal) just before the n-th file whose path holds that part takes its final name."""
 
-    def run(arguments: list[str], kill: list[Any] | None = None) -> Done:
-        nonlocal count
-        count += 1
-        out, err = folder / f"{count}.out", folder / f"{count}.err"
-        request = {"arguments": arguments, "kill": kill, "out": str(out), "err": str(err)}
-        assert launcher.stdin is not None
-        assert launcher.stdout is not None
-        launcher.stdin.write(json.dumps(request) + "\n")
-        launcher.stdin.flush()
-        code = int(launcher.stdout.readline())
-        return Done(code, out.read_text(), err.read_text())
+    def run(arguments: list[str], kill: list[Any] | None = None, death: int = signal.SIGKILL) -> Done:
+        return server.run([arguments], {0: [*kill, death]} if kill else None)[0]
 
-    yield run
-    assert launcher.stdin is not None
-    launcher.stdin.close()
-    launcher.wait(timeout=30)
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_ranks(server: Server) -> Callable[..., list[Done]]:
+    """``run_ranks(ranks, arguments, kill=None, death=SIGKILL, rank=0)``: the command by so many processes, started as
+    srun would; ``arguments`` may be a list for each. ``rank``: which one gets the signal."""
+
+    def run(
+        ranks: int,
+        arguments: list[Any],
+        kill: list[Any] | None = None,
+        death: int = signal.SIGKILL,
+        rank: int = 0,
+    ) -> list[Done]:
+        commands = arguments if isinstance(arguments[0], list) else [arguments] * ranks
+        die = {rank: [*kill, death]} if kill else None
+        return server.run(commands, die, environment={"MITUNE_PATIENCE": "4"})
+
+    return run
 
 
 @pytest.fixture(scope="session")
