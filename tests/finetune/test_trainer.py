@@ -147,6 +147,7 @@ def test_the_reference_of_spin_is_where_this_training_began(
     config = dataclasses.replace(SMALL, objective="spin")
     run = trainer._Run(denoiser, pairs, config, tmp_path, None, None, None)
     start, z, condition = _weights(denoiser), torch.randn(1, 4, 8, 8), denoiser.encode_prompts(["two dogs"])
+    run._train_mode(False)
     with torch.no_grad():
         expected = denoiser.predict(z, torch.tensor([500]), condition)
         run._train_mode(True)
