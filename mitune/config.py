@@ -433,6 +433,17 @@ class ExportConfig:
 
 
 @dataclass
+class SweepConfig:
+    objective: str | None = key(
+        None,
+        "a search (Optuna) goes by what this score gained on held-out prompts (default: the last of evaluate.scorers)",
+    )
+    share: str | None = key(
+        None, "a folder in which runs share what they have in common; a sweep sets it for its jobs"
+    )
+
+
+@dataclass
 class TrackerConfig:
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
@@ -445,6 +456,10 @@ class Config:
     seed: int = key(0, "every random draw follows from it")
     rounds: int = key(1, "R: generate, select, train, evaluate, and again with the new adapter")
     round: int = key(1, "the round that a stage run alone belongs to")
+    launch: str | None = key(
+        None,
+        "start the processes by accelerate: a file of launch/ (multi_gpu) or of your own (null: this process)",
+    )
     scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets")
     model: ModelConfig = section(ModelConfig)
     prompts: PromptsConfig = section(PromptsConfig)
@@ -459,6 +474,7 @@ class Config:
     agree: AgreeConfig = section(AgreeConfig)
     calibrate: CalibrateConfig = section(CalibrateConfig)
     export: ExportConfig = section(ExportConfig)
+    sweep: SweepConfig = section(SweepConfig)
     tracker: TrackerConfig = section(TrackerConfig)
 
 

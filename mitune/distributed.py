@@ -27,6 +27,15 @@ def wait() -> None:
     state().wait_for_everyone()
 
 
+def told(answer: bool) -> bool:
+    """The main process's ``answer``, on every process: what one has looked up, all go by."""
+    if state().num_processes == 1:
+        return answer
+    flag = torch.tensor([int(answer)], device=state().device)
+    torch.distributed.broadcast(flag, 0)
+    return bool(flag.item())
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter], *totals: Tensor) -> list[Tensor]:
     """Sum every gradient over the processes, in place, and scalar ``totals`` with them: one message for all.
 
