@@ -112,11 +112,15 @@ def _work(stage: str, config: Any) -> int:
     import torch
 
     from mitune.distributed import state, stop, wait
+    from mitune.finetune.sharding import check_launch
     from mitune.runs import RunFolder
     from mitune.stages.common import quiet
+    from mitune.stages.progress import warn
     from mitune.stages.score import score_folder
 
     quiet()
+    if stage in ("train", "run") and (line := check_launch(config, state().num_processes)):
+        warn(line)
     run = RunFolder(score_folder(config) if stage == "score" else config.run)
     try:
         if state().is_main_process:

@@ -145,7 +145,7 @@ def _status(note: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> str:
 def _figures(entry: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"loss": entry.get("train", {}).get("loss")}
     row |= {name: entry.get("select", {}).get(name) for name in _POOL}
-    if evaluation := entry.get("evaluate"):
+    if (evaluation := entry.get("evaluate")) is not None:
         for name, cell in evaluation["difference"]["all"].items():
             if not isinstance(cell, dict):
                 continue

@@ -36,26 +36,30 @@ class Words:
 
 
 def read(arguments: Sequence[str]) -> Words:
-    """Part the words after ``-m``. Raises UserError for a list that Hydra cannot read."""
-    fixed, swept, hydra = [], [], []
+    """Part the words after ``-m``; of two words of one key the later counts, swept or not.
+
+    Raises UserError for a list that Hydra cannot read.
+    """
+    ours: dict[str, tuple[bool, str]] = {}
+    hydra = []
     for argument in arguments:
-        name = argument.partition("=")[0].lstrip("+~")
+        name = argument.partition("=")[0].strip().lstrip("+~")
         if name.startswith(("hydra.", "hydra/")):
             hydra.append(argument)
             continue
         override = _parsed(argument)
-        if override is None:
-            if "," in argument:
-                raise UserError(
-                    f"{argument}: not a list that Hydra can read; put odd values in quotes:"
-                    f" '{name}=mi,\"z(mi)+z(elbo)\"'"
-                )
-            fixed.append(argument)
-        elif override.is_sweep_override():
-            swept.append(argument)
-        else:
-            fixed.append(f"{name}={unquoted(override, argument)}" if "=" in argument else argument)
-    return Words(tuple(fixed), tuple(swept), tuple(hydra))
+        if override is None and "," in argument:
+            raise UserError(
+                f"{argument}: not a list that Hydra can read; put odd values in quotes:"
+                f" '{name}=mi,\"z(mi)+z(elbo)\"'"
+            )
+        swept = override is not None and override.is_sweep_override()
+        if override is not None and not swept and "=" in argument:
+            argument = f"{name}={unquoted(override, argument)}"
+        ours.pop(name, None)
+        ours[name] = (swept, argument)
+    fixed = tuple(word for swept, word in ours.values() if not swept)
+    return Words(fixed, tuple(word for swept, word in ours.values() if swept), tuple(hydra))
 
 
 def _parsed(argument: str) -> Any:
@@ -73,6 +77,8 @@ def unquoted(override: Any, argument: str) -> str:
     """The value of a word that is not swept, as mitune takes it: the text as it stands, or what the quotes hold."""
     value = override.value()
     given = argument.partition("=")[2]
+    if isinstance(value, bool):  # Hydra's own way back to text is Python's True
+        return str(value).lower()
     return value if isinstance(value, str) and given.strip()[:1] in ("'", '"') else given
 
 

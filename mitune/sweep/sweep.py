@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from mitune.config import Config, compose, conf_folder
 from mitune.errors import UserError, first_line
-from mitune.launcher import is_launched
+from mitune.launcher import is_launched, launch_file
 from mitune.report.sweeps import write_sweep
 from mitune.stages.common import selecting
 from mitune.sweep.arguments import Words, example, folder_name, grid, read
@@ -99,7 +99,7 @@ def _hydra_settings(overrides: Sequence[str]) -> DictConfig:
     try:
         return hydra_compose("config", list(overrides), return_hydra_config=True).hydra
     except HydraException as error:
-        missing = [extra for name, extra in EXTRAS.items() if f"'{name}'" in str(error)]
+        missing = [extra for name, extra in EXTRAS.items() if f"/{name}'" in str(error)]
         if missing:
             raise UserError(
                 f"Hydra's plugin for {missing[0]} is not installed: pip install 'mitune[sweep]'"
@@ -116,7 +116,10 @@ def swept_words(params: Mapping[str, Any], words: Words) -> list[str]:
 def _config(words: Words, values: dict[str, str]) -> DictConfig:
     """A job's configuration. Raises UserError, naming the job, where it is not valid."""
     try:
-        return compose([*words.fixed, *(f"{key}={value}" for key, value in values.items())])
+        config = compose([*words.fixed, *(f"{key}={value}" for key, value in values.items())])
+        if config.launch is not None:
+            launch_file(config.launch)
+        return config
     except UserError as error:
         raise UserError(f"job {folder_name(values)}: {error}") from error
 
