@@ -73,6 +73,9 @@ def _main(arguments: list[str]) -> int:
         from mitune.sweep.sweep import sweep
 
         return sweep(stage, words[1:], show="--cfg" in flags)
+    given = {word.partition("=")[0] for word in words[1:]}
+    if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
+        raise UserError("sweep= says what is swept: add -m (mitune run -m sweep=rounds)")
     config = compose(words[1:])
     if stage == "export":  # it goes by what the run was, not by a preset
         from mitune.runs import RunFolder

@@ -54,8 +54,11 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
 def command(path: Path, arguments: Sequence[str]) -> list[str]:
     """The command line that runs ``mitune`` with ``arguments`` under the configuration ``path``."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
-    if _one_machine(path):
+    settings = _settings(path)
+    if settings["num_machines"] == 1:
         launcher += ["--main_process_port", "0"]  # any free one: jobs side by side do not meet
+        if settings["gpu_ids"] == "all" and (count := _gpus()) > 1:
+            launcher += ["--num_processes", str(count)]
     return [*launcher, "-m", "mitune", *arguments]
 
 
@@ -98,16 +101,26 @@ def _worst(code: int, said: Sequence[int]) -> int:
     return max(failed)
 
 
-def _one_machine(path: Path) -> bool:
+def _settings(path: Path) -> dict[str, Any]:
+    """Of a configuration, what decides how it is started."""
     import yaml
 
     try:
-        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return int(settings.get("num_machines", 1)) == 1
+        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {"num_machines": int(found.get("num_machines", 1)), "gpu_ids": found.get("gpu_ids")}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"launch: {path} is no configuration of accelerate; accelerate config writes one"
         ) from error
+
+
+def _gpus() -> int:
+    """GPUs that a configuration of all of them means; none where the CPU is asked for."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextlib.contextmanager

@@ -82,6 +82,25 @@ def test_jobs_side_by_side_take_free_ports() -> None:
     )  # all machines need the same
 
 
+@pytest.mark.parametrize(
+    ("name", "gpus", "cpu", "asked"),
+    [
+        ("multi_gpu", 8, "", "8"),
+        ("fsdp", 8, "", "8"),
+        ("multi_gpu", 0, "", None),
+        ("multi_gpu", 8, "true", None),
+    ]
+    + [("cpu_2", 8, "", None), ("multi_node", 8, "", None)],
+)
+def test_all_gpus_are_all_there_are(
+    name: str, gpus: int, cpu: str, asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", cpu)
+    words = command(FOLDER / f"{name}.yaml", ["run"])
+    assert (words[words.index("--num_processes") + 1] if "--num_processes" in words else None) == asked
+
+
 def test_a_process_knows_that_it_was_launched() -> None:
     assert is_launched({"RANK": "0"})
     assert is_launched({"LOCAL_RANK": "1"})

@@ -76,7 +76,7 @@ def shard(
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    how = {
+    how: dict[str, Any] = {
         "mesh": mesh,
         "ignored_params": set(adapter),
         "reshard_after_forward": environment.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",

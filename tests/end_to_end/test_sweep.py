@@ -119,6 +119,10 @@ def test_what_cannot_be_swept_is_refused_before_anything_begins(
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_preset_alone_is_told_to_be_swept(refused: Refused) -> None:
+    assert "add -m" in refused(["run", "sweep=rounds"])
+
+
 def test_a_sweep_is_not_launched_itself(
     arguments: Arguments, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
