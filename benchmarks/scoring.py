@@ -8,9 +8,11 @@ same rows, in batches of the same size.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -20,46 +22,35 @@ from mitune.config import compose
 from mitune.data.pictures import decode_picture, load_pictures
 from mitune.families import load_denoiser
 from mitune.information.registry import Scoring
-from mitune.stages.common import quiet
 from mitune.stages.pictures import ScoredPictures
 
 SCORES = ("elbo", "mi_image")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write ``results/scoring.json`` and its table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description=__doc__)
-    parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=192, help="rows a forward, and pictures a unit")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
-    options = parser.parse_args(arguments)
-    quiet()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Time all arms in turns; gives what ``common.write`` takes."""
     torch.set_num_threads(options.threads)
-    load = common.machine()["load_average"]
     common.warn_if_busy()
     denoiser = load_denoiser("shapes", device="cpu")
     source = load_pictures("shapes", limit=options.pictures)
-    settings = OmegaConf.to_container(compose().scorer)
-    scoring = Scoring(SCORES, settings, denoiser, batch_size=options.batch)  # type: ignore[arg-type]
+    settings: Any = OmegaConf.to_container(compose().scorer)
     assert source.read is not None
     read, size = source.read, denoiser.picture_size
     pictures = torch.stack([decode_picture(read(row), size, "")[0] for row in range(len(source))])
-    spent = 0
+    spent = {}
 
-    def score() -> None:
-        nonlocal spent
+    def score(*names: str) -> None:
+        scoring = Scoring(names, settings, denoiser, batch_size=options.batch)
         with tempfile.TemporaryDirectory() as folder:
             work = ScoredPictures(Path(folder) / "work", source, options.batch)
             work.score(lambda: (denoiser, scoring), 0, options.batch)
-            spent = work.cost().forwards
+            spent[names] = work.cost().forwards
 
     @torch.no_grad()
     def network() -> None:
         condition = denoiser.encode_prompts([""])[[0] * options.batch]
-        for start in range(0, spent, options.batch):
-            rows = min(options.batch, spent - start)
+        for start in range(0, spent[SCORES], options.batch):
+            rows = min(options.batch, spent[SCORES] - start)
             denoiser.predict(
                 torch.zeros(rows, *denoiser.latent_shape), torch.full((rows,), 500), condition[:rows]
             )
@@ -72,19 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             denoiser.encode_prompts(list(dict.fromkeys(source.texts[part])))
         network()
 
-    score()  # says how many rows the others must make
-    arms = {"score": score, "network and encoders": encoders_too, "network alone": network}
+    score(*SCORES)  # says how many rows the others must make
+    arms = {
+        "score": lambda: score(*SCORES),
+        "network and encoders": encoders_too,
+        "network alone": network,
+        "elbo alone": lambda: score("elbo"),
+    }
     seconds = common.interleave(arms, options.repeats, warmup=0)
-    rows_a_picture = spent / len(source)
-    common.write(
-        "scoring",
-        {
+    rate = len(source) / common.spread(seconds["score"])["median"]
+    return {
+        "settings": {
             "pictures": len(source),
             "scores": "+".join(SCORES),
-            "rows a picture": rows_a_picture,
+            "rows a picture": spent[SCORES] / len(source),
             "batch": options.batch,
         },
-        [
+        "comparisons": [
             common.comparison(
                 "score against the forwards of network, picture encoder and text encoder",
                 seconds,
@@ -99,17 +94,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "network alone",
                 note="the encoders' forwards are in the numerator only: the more times, the less they weigh",
             ),
+            common.comparison(
+                "elbo and mi_image against elbo alone",
+                seconds,
+                "score",
+                "elbo alone",
+                at_most=1.02,
+                note="one pass gives both",
+            ),
         ],
-        [
-            common.figure(
-                "pictures scored", len(source) / common.spread(seconds["score"])["median"], "a second"
-            )
-        ],
-        folder=options.out,
-        load_before=load,
-    )
-    print((options.out / "scoring.md").read_text())
+        "figures": [common.figure("pictures scored", rate, "a second")],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write ``results/scoring.json`` and its table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description=__doc__)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=192, help="rows a forward, and pictures a unit")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--name", default="scoring")
+    parser.add_argument("--out", type=Path, default=common.RESULTS)
+    parser.set_defaults(device="cpu")
+    options = parser.parse_args(arguments)
+    return common.run(options, lambda: measure(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

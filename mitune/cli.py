@@ -18,6 +18,7 @@ STAGES = {
     "train": "fine-tune the adapter on the training set",
     "evaluate": "compare the base model and the tuned one on held-out prompts",
     "run": "these four, for R rounds, with summary.json and report.html",
+    "sample": "draw pictures of prompts: plain, the best of many, or steered (sampler=das)",
     "score": "score any pictures with captions; keep the best of them",
     "agree": "how well the scores agree with each other and with a referee",
     "calibrate": "when candidates can be dropped early: a pilot that proposes sampler.racing",
@@ -119,12 +120,14 @@ def _work(stage: str, config: Any) -> int:
     from mitune.runs import RunFolder
     from mitune.stages.common import quiet
     from mitune.stages.progress import warn
+    from mitune.stages.sample import sample_folder
     from mitune.stages.score import score_folder
 
     quiet()
     if stage in ("train", "run") and (line := check_launch(config, state().num_processes)):
         warn(line)
-    run = RunFolder(score_folder(config) if stage == "score" else config.run)
+    folders = {"score": score_folder, "sample": sample_folder}
+    run = RunFolder(folders[stage](config) if stage in folders else config.run)
     try:
         if state().is_main_process:
             with run.lock():
@@ -151,9 +154,10 @@ def _go(stage: str, config: Any, run: Any) -> None:
     from mitune.stages.calibrate import calibrate
     from mitune.stages.export import export
     from mitune.stages.run import run_rounds, run_stage
+    from mitune.stages.sample import sample
     from mitune.stages.score import score
 
-    alone = {"run": run_rounds, "score": score, "agree": agree, "calibrate": calibrate}
+    alone = {"run": run_rounds, "sample": sample, "score": score, "agree": agree, "calibrate": calibrate}
     if stage == "export":
         if state().is_main_process:
             export(config, run)
@@ -181,6 +185,7 @@ def overview() -> str:
         "",
         "  mitune run                                       the demo on the embedded world",
         "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
+        "  mitune sample sample.prompt='a red circle' sampler=das reward=clip alpha=0.1 sample.of=16",
         "  mitune score score.source=pictures/ score.top_fraction=0.25",
         "  mitune export run=runs/mine export.push=user/name   the adapter with its card, on the Hub",
         "  mitune run --help                                every group and key with its default",

@@ -20,11 +20,13 @@ from mitune.errors import UserError, nearest
 from mitune.scores import (
     COLUMNS,
     COMBINED,
+    INFORMATION,
     LATENT_SCORERS,
     PATH_SCORERS,
     PICTURE_SCORERS,
     REFEREES,
     SCORERS,
+    STEERED,
     columns,
     normalised,
     scorers_of,
@@ -135,6 +137,34 @@ class SamplerConfig:
     steps_offset: int = key(0, "added to every timestep of the leading spacing (Stable Diffusion: 1)")
     set_alpha_to_one: bool = key(False, "ddim: end at clean data instead of the first timestep")
     racing: RacingConfig = section(RacingConfig)
+
+
+@dataclass
+class SearchConfig:
+    """Steering the candidates of a prompt as one population (``sampler=das``)."""
+
+    by: str | None = key(None, "das: sequential Monte Carlo on the way from noise to picture (null: off)")
+    reward: str | None = key(
+        None,
+        "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or what the model itself"
+        " says on the way: llr, mi, contrast. Short: reward=",
+    )
+    alpha: float = key(
+        1.0, "temperature of the target p exp(reward/alpha), in the reward's unit. Short: alpha="
+    )
+    particles: int | None = key(None, "of one population (default: all candidates of a prompt are one)")
+    proposal: str = key("auto", "auto, gradient (up the reward), bootstrap (as the sampler would)")
+    tempering: str = key(
+        "adaptive", "when the reward begins to count: adaptive, gamma, exponential, linear, constant"
+    )
+    gamma: float = key(0.008, "of tempering=gamma and exponential")
+    resampling: str = key("ssp", "multinomial, residual, stratified, systematic, ssp")
+    ess: float = key(0.5, "resample where the effective sample size falls below this share of the particles")
+    cap: float = key(1.0, "largest share of a population that may descend from one of its first particles")
+    max_drift: float | None = key(
+        None, "bound on the reward's pull, in standard deviations of a step's noise (null: none)"
+    )
+    edits: int = key(3, "reward=contrast: edits that the path is told from, a forward a step each")
 
 
 @dataclass
@@ -402,6 +432,19 @@ class AgreeConfig:
 
 
 @dataclass
+class SampleConfig:
+    prompt: str | None = key(None, "one prompt, instead of those of prompts.source")
+    pictures: int = key(4, "pictures a prompt")
+    of: int | None = key(None, "drawn for them: candidates, or particles of a search (default: as many)")
+    by: str | None = key(
+        None, "the score that picks the pictures (default, with sampler=das: drawn by the particles' weights)"
+    )
+    scorers: list[str] = key(["mi"], "scores every picture gets")
+    round: int | None = key(None, "draw with the adapter that this round of run= trained")
+    out: str | None = key(None, "the folder to write (default: samples, in the run folder)")
+
+
+@dataclass
 class CalibrateConfig:
     prompts: int = key(24, "P: prompts, evenly over the categories")
     candidates: int = key(16, "M: candidates a prompt")
@@ -464,12 +507,14 @@ class Config:
     model: ModelConfig = section(ModelConfig)
     prompts: PromptsConfig = section(PromptsConfig)
     sampler: SamplerConfig = section(SamplerConfig)
+    search: SearchConfig = section(SearchConfig)
     scorer: ScorerConfig = section(ScorerConfig)
     generate: GenerateConfig = section(GenerateConfig)
     select: SelectConfig = section(SelectConfig)
     adapter: AdapterConfig = section(AdapterConfig)
     train: TrainConfig = section(TrainConfig)
     evaluate: EvaluateConfig = section(EvaluateConfig)
+    sample: SampleConfig = section(SampleConfig)
     score: ScoreConfig = section(ScoreConfig)
     agree: AgreeConfig = section(AgreeConfig)
     calibrate: CalibrateConfig = section(CalibrateConfig)
@@ -489,6 +534,9 @@ CHOICES: dict[str, Sequence[str]] = {
     "sampler.name": ("ddpm", "ddim", "euler", "lcm"),
     "sampler.variance": ("small", "large"),
     "sampler.spacing": ("leading", "trailing", "linspace"),
+    "search.proposal": ("auto", "gradient", "bootstrap"),
+    "search.tempering": ("adaptive", "gamma", "exponential", "linear", "constant"),
+    "search.resampling": ("multinomial", "residual", "stratified", "systematic", "ssp"),
     **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
     **{f"scorer.{name}.weighting": WEIGHTINGS for name in _TIMED},
     **{f"scorer.{name}.strategy": STRATEGIES for name in _TIMED},
@@ -527,6 +575,9 @@ AT_LEAST: dict[str, float] = {
     "sampler.racing.speedup": 1,
     "sampler.racing.times": 1,
     "sampler.racing.edits": 1,
+    "search.particles": 1,
+    "search.ess": 0,
+    "search.edits": 1,
     "scorer.mi.t_min": 0,
     **{f"scorer.{name}.times": 1 for name in _TIMED},
     **{f"scorer.{name}.t_min": 0 for name in _TIMED},
@@ -569,6 +620,9 @@ AT_LEAST: dict[str, float] = {
     "evaluate.batch_size": 1,
     "evaluate.guidance": 0,
     "evaluate.examples": 0,
+    "sample.pictures": 1,
+    "sample.of": 1,
+    "sample.round": 1,
     "score.limit": 1,
     "score.batch_size": 1,
     "score.rows_per_unit": 1,
@@ -694,6 +748,10 @@ def _drop_split(config: DictConfig, given: Sequence[str]) -> None:
             section.split = None
 
 
+# Short names of keys: ``mitune sample sampler=das reward=clip alpha=0.1``.
+SHORT = {"reward": "search.reward", "alpha": "search.alpha"}
+
+
 def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Part the arguments into (group, option) and (key, value text); refuse what is neither."""
     options = groups()
@@ -706,6 +764,7 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], li
                 f"'{argument}' is not understood: give key=value{nearest(name, [*names, *options])}"
             )
         name = name.strip().lstrip("+").replace("/", ".")
+        name = SHORT.get(name, name)
         if name in options:
             wanted = [option.strip() for option in text.strip().strip("[]").split(",")]
             for option in wanted:
@@ -815,6 +874,8 @@ def check(config: DictConfig) -> None:
         "select.real_fraction",
         "score.top_fraction",
         "calibrate.recall",
+        "search.ess",
+        "search.cap",
     ):
         if values[name] is not None and values[name] > 1:
             raise UserError(f"{name}={values[name]}: must be at most 1")
@@ -822,7 +883,16 @@ def check(config: DictConfig) -> None:
         raise UserError(
             f"scorer.jpeg.quality={values['scorer.jpeg.quality']}: must be at most 95, above that JPEG only grows"
         )
-    for name in ("select.fraction", "score.top_fraction", "train.density_std", "calibrate.recall"):
+    for name in (
+        "select.fraction",
+        "score.top_fraction",
+        "train.density_std",
+        "calibrate.recall",
+        "search.alpha",
+        "search.gamma",
+        "search.cap",
+        "search.max_drift",
+    ):
         if values[name] is not None and not values[name] > 0:
             raise UserError(f"{name}={values[name]}: must be above 0")
     if not all(0 < fraction <= 1 for fraction in values["agree.fractions"]):
@@ -850,6 +920,7 @@ def check(config: DictConfig) -> None:
     _check_scores(values)
     _check_selection(values)
     _check_racing(values)
+    _check_search(values)
 
 
 def _check_profile(values: dict[str, Any]) -> None:
@@ -868,7 +939,9 @@ def _check_profile(values: dict[str, Any]) -> None:
 
 # What candidates can be dropped by: scores of the path, and the cheaper ones of the predicted picture.
 RACERS = (*PATH_SCORERS, *(name for name in LATENT_SCORERS if name != "cas"))
-_SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers")
+_SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers")
+# Where what a search says of its particles (``STEERED``) can be had.
+_STEERED_LISTS = ("scorers", "sample.scorers", "sample.by")
 
 
 def _check_scores(values: dict[str, Any]) -> None:
@@ -878,7 +951,7 @@ def _check_scores(values: dict[str, Any]) -> None:
     lists = {name: values[name] for name in _SCORE_LISTS}
     lists |= {
         name: [values[name]]
-        for name in ("train.keep_best_by", "score.by", "agree.referee", "calibrate.target")
+        for name in ("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by")
         if values[name]
     }
     for name, wanted in lists.items():
@@ -887,6 +960,8 @@ def _check_scores(values: dict[str, Any]) -> None:
                 terms(score, combined)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
+            for steered in set(STEERED).intersection(columns([score], combined)):
+                check_steered(name, steered, values["search.by"], name in _STEERED_LISTS)
             if name in ("evaluate.scorers", "train.keep_best_by") and normalised(score, combined):
                 raise UserError(
                     f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
@@ -918,6 +993,12 @@ def _check_selection(values: dict[str, Any]) -> None:
                     f"select.by={by}: there is no such score{nearest(by, known)}; choose among {', '.join(known)}"
                 ) from error
             raise UserError(f"select.by={by}: {error}") from error
+        for steered in set(STEERED).intersection(wanted):
+            check_steered("select.by", steered, values["search.by"])
+            if values["select.real"] is not None:
+                raise UserError(
+                    f"select.real: real pictures have no {steered}, which select.by={by} goes by; leave one out"
+                )
         there = scorers_of(values["scorers"], combined)
         missing = [scorer for scorer in scorers_of(wanted) if scorer not in there]
         if missing:
@@ -985,6 +1066,54 @@ def _check_racing(values: dict[str, Any]) -> None:
         )
     if not at:
         raise UserError("sampler.racing.at is empty: say when candidates are dropped, such as [0.4]")
+
+
+SEARCHES = ("das",)
+
+
+def check_steered(name: str, score: str, search: str | None, possible: bool = True) -> None:
+    """Raise UserError unless the key ``name`` can ask for ``score``, which only a search's particles have."""
+    if not possible:
+        raise UserError(
+            f"{name}: {score} is a figure of the population that a picture was drawn in, and these have none; judge by"
+            " the reward's own name, such as clip"
+        )
+    if search is None:
+        raise UserError(
+            f"{name}: only a search gives {score}; say sampler=das reward=clip (or another reward)"
+        )
+
+
+def _check_search(values: dict[str, Any]) -> None:
+    """What the prompts, the reward and its weights allow is told by ``stages.search``."""
+    by, reward = values["search.by"], values["search.reward"]
+    if by is None:
+        if reward is not None:
+            raise UserError(
+                f"search.reward={reward}: nothing is steered by it; say sampler=das (search.by=das)"
+            )
+        return
+    if by not in SEARCHES:
+        raise UserError(f"search.by={by}: it is one of {', '.join(SEARCHES)}{nearest(by, SEARCHES)}")
+    if reward is None:
+        raise UserError(
+            "search.by=das: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
+            f" (aesthetic+20*clip), or one of the model's own {', '.join(INFORMATION)}"
+        )
+    if values["search.proposal"] == "gradient" and reward in INFORMATION:
+        raise UserError(
+            f"search.proposal=gradient needs a differentiable reward, and '{reward}' is measured on the path; say"
+            " search.proposal=bootstrap, or auto"
+        )
+    if _straight(values):
+        raise UserError(
+            f"search.by=das: sampler.name={values['sampler.name']} with sampler.eta={values['sampler.eta']:g} has no"
+            " noise to choose among; say sampler.name=ddim sampler.eta=1"
+        )
+    if values["sampler.racing.by"] is not None:
+        raise UserError(
+            "search.by and sampler.racing.by: a population is either raced or steered; set one to null"
+        )
 
 
 def check_racer(key: str, by: str, times: int | None, straight: bool) -> None:

@@ -24,18 +24,20 @@ STAGES = ("generate", "select", "train", "evaluate")
 
 # The stages that depend on a section of the configuration: once one of them has begun, the section is fixed.
 _NEEDED = {
-    "seed": ("generate", "score", "agree", "calibrate"),
+    "seed": ("generate", "sample", "score", "agree", "calibrate"),
     "scorers": ("generate",),
-    "model": ("generate", "score", "agree", "calibrate"),
-    "prompts": ("generate", "agree", "calibrate"),
-    "sampler": ("generate", "agree", "calibrate"),
+    "model": ("generate", "sample", "score", "agree", "calibrate"),
+    "prompts": ("generate", "sample", "agree", "calibrate"),
+    "sampler": ("generate", "sample", "agree", "calibrate"),
     "sampler.racing": ("generate",),
-    "scorer": ("generate", "score", "agree", "calibrate"),
+    "search": ("generate", "sample"),
+    "scorer": ("generate", "sample", "score", "agree", "calibrate"),
     "generate": ("generate",),
     "select": ("select", "real"),
     "adapter": ("train",),
     "train": ("train",),
     "evaluate": ("evaluate",),
+    "sample": ("sample",),
     "score": ("score",),
     "agree": ("agree",),
     "calibrate": ("calibrate",),
@@ -62,6 +64,8 @@ _FREE = {
     "train.gradient_checkpointing",
     "tracker.wandb",
     "tracker.tensorboard",
+    "sample.out",
+    "sample.round",  # the model's identity tells
     # Which pictures were scored is known by what they are, not by where they lay or how they were found.
     "score.source",
     "score.split",
@@ -90,6 +94,7 @@ _BEGUN = {
     "real": "round-*/real/plan.json",
     "train": "round-*/checkpoints",
     "evaluate": "round-*/after/plan.json",
+    "sample": "candidates/plan.json",
     "score": "plan.json",
     "agree": "agree/candidates/plan.json",
     "calibrate": "calibrate/candidates/plan.json",

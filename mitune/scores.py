@@ -24,6 +24,10 @@ PICTURE_SCORERS = ("oracle", *REFEREES)  # on decoded pictures
 SCORERS = (*PATH_SCORERS, *LATENT_SCORERS, *PICTURE_SCORERS)
 # Columns that come with a scorer of another name: the oracle also says whether a picture is exactly right.
 COLUMNS = {"exact": "oracle"}
+# What a search says of its particles (:mod:`mitune.stages.search`): their log-weight, and what it steered by.
+STEERED = ("das", "reward")
+# What the model itself says of a path, which can steer in a reward's place.
+INFORMATION = ("llr", "mi", "contrast")
 # The score whose parts ``scorer.combined`` names.
 COMBINED = "combined"
 # What stands in for a score of the sampler's path where there is a picture and no path.
@@ -50,7 +54,7 @@ def terms(score: str, combined: str = "") -> tuple[Term, ...]:
     """
     given = re.sub(r"\s*([-+*()])\s*", r"\1", (combined if score == COMBINED else score).strip())
     where = f"scorer.combined={combined}" if score == COMBINED else f"score '{score}'"
-    known = [*SCORERS, *COLUMNS, *([] if score == COMBINED else [COMBINED])]
+    known = [*SCORERS, *COLUMNS, *STEERED, *([] if score == COMBINED else [COMBINED])]
     found, at = [], 0
     while at < len(given):
         match = _TERM.match(given, at)
@@ -74,7 +78,7 @@ def terms(score: str, combined: str = "") -> tuple[Term, ...]:
 
 def is_sum(score: str) -> bool:
     """Whether a score is made of others."""
-    return score not in SCORERS and score not in COLUMNS
+    return score not in SCORERS and score not in COLUMNS and score not in STEERED
 
 
 def columns(scores: Iterable[str], combined: str = "") -> list[str]:
@@ -83,8 +87,10 @@ def columns(scores: Iterable[str], combined: str = "") -> list[str]:
 
 
 def scorers_of(scores: Iterable[str], combined: str = "") -> list[str]:
-    """The scorers that must run for ``scores``."""
-    return list(dict.fromkeys(COLUMNS.get(name, name) for name in columns(scores, combined)))
+    """The scorers that must run for ``scores``; what a search says comes with its population."""
+    return list(
+        dict.fromkeys(COLUMNS.get(name, name) for name in columns(scores, combined) if name not in STEERED)
+    )
 
 
 def normalised(score: str, combined: str = "") -> bool:

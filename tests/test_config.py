@@ -49,9 +49,18 @@ def test_every_option_of_every_group_composes(group: str) -> None:
             extra = ["scorers=[mi,mi_continuous,llr,elbo,contrast,oracle]"]
         if option == "euler":  # no noise on the path, no ratio of path densities
             extra = ["scorers=[mi,contrast]"]
+        if option == "das":
+            extra = ["reward=clip"]
         if option == "dpo":
             extra = ["select.losers=1"]
         compose([f"{group}={option}", *extra])
+
+
+def test_a_search_has_short_names_for_what_it_always_needs() -> None:
+    config = compose(["sampler=das", "reward=aesthetic+20*clip", "alpha=0.2"])
+    assert (config.search.by, config.sampler.name, config.sampler.eta) == ("das", "ddim", 1.0)
+    assert (config.search.reward, config.search.alpha) == ("aesthetic+20*clip", 0.2)
+    assert config.adapter.alpha == 32
 
 
 def test_a_models_preset_brings_its_steps_and_guidance() -> None:

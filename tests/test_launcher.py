@@ -89,8 +89,9 @@ def test_jobs_side_by_side_take_free_ports() -> None:
         ("fsdp", 8, "", "8"),
         ("multi_gpu", 0, "", None),
         ("multi_gpu", 8, "true", None),
-    ]
-    + [("cpu_2", 8, "", None), ("multi_node", 8, "", None)],
+        ("cpu_2", 8, "", None),
+        ("multi_node", 8, "", None),
+    ],
 )
 def test_all_gpus_are_all_there_are(
     name: str, gpus: int, cpu: str, asked: str | None, monkeypatch: pytest.MonkeyPatch

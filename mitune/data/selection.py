@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pandas as pd
 
-from mitune.data.store import KEYS, RACE
+from mitune.data.store import KEYS, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import columns, terms, weigh
 
-_NOT_SCORES = {*KEYS, *RACE, "unit", "latent_row", "preferred", "score", "rank"}
+_NOT_SCORES = {*KEYS, *RACE, ROOT, "unit", "latent_row", "preferred", "score", "rank"}
 
 
 def scorers(table: pd.DataFrame) -> list[str]:

@@ -45,6 +45,8 @@ _TYPES = {
 # Of candidates that raced: steps taken by one that was dropped (null: it finished), and what it was last ranked by.
 RACE = ("dropped_at", "race")
 _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
+# Of candidates that were steered as one population: which of its first particles each descends from.
+ROOT = "root"
 _SIZE = b"mitune.latents_bytes"
 
 
@@ -152,7 +154,7 @@ class CandidateStore:
         """Commit a unit.
 
         Args:
-            unit: what the rows belong to; a candidate may be absent (given up early), a prompt may not.
+            unit: what the rows belong to; a candidate may be absent (a particle that died), a prompt may not.
             table: columns of equal length: those of ``KEYS`` and one of floats per scorer, higher = better; where they
                 raced those of ``RACE`` too, and None for every score of a candidate that was dropped.
             latents: [number of rows with ``kept``, ...] in row order, or None when none is kept.
@@ -163,7 +165,7 @@ class CandidateStore:
         """
         self._check(unit, table, latents)
         scorers = [name for name in table if name not in KEYS]
-        types = _TYPES | _RACE_TYPES
+        types = _TYPES | _RACE_TYPES | {ROOT: pa.int64()}
         arrays = {
             name: pa.array(_plain(table[name]), type=types.get(name, pa.float64()))
             for name in (*KEYS, *scorers)

@@ -137,6 +137,19 @@ def curve(
     return _save(figure)
 
 
+def scatter(points: Mapping[str, tuple[float, float]], xlabel: str, ylabel: str, dark: bool = False) -> bytes:
+    """PNG of named points (x, y), each with its name beside it."""
+    figure, axes = _figure(xlabel, ylabel, dark)
+    ink = "#d5d8de" if dark else "#33373d"
+    for name, (x, y) in points.items():
+        axes.plot([x], [y], marker="o", color=_AFTER)
+        axes.annotate(
+            _verbatim(name), (x, y), xytext=(5, 4), textcoords="offset points", color=ink, fontsize=8
+        )
+    axes.margins(x=0.15, y=0.15)
+    return _save(figure)
+
+
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean of the last ``window`` finite values at each place (of fewer at the start)."""
     finite = np.isfinite(values)

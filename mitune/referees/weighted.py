@@ -29,6 +29,11 @@ class WeightedSum:
         self.name = name or "+".join(f"{weight:g}*{reward.name}" for weight, reward in parts)
         self.differentiable = all(reward.differentiable for _, reward in parts)
 
+    @property
+    def identity(self) -> str:
+        """Which judges, by which weights."""
+        return " + ".join(f"{weight:g} * {reward.identity}" for weight, reward in self.parts)
+
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt."""
         check_pairs(self.name, pictures, prompts)

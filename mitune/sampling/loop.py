@@ -17,7 +17,7 @@ from torch import Tensor
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
 from mitune.sampling.seeds import NoiseStreams
-from mitune.sampling.steps import Sampler, coefficients
+from mitune.sampling.steps import Sampler, StepCoefficients, coefficients
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,20 @@ class Step:
     wide: float
     guidance: float
     noise: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        index: int,
+        at: StepCoefficients,
+        z: Tensor,
+        eps: Sequence[Tensor],
+        z_prev: Tensor,
+        guidance: float,
+        noise: Tensor | None,
+    ) -> Step:
+        """The step ``at``, from ``z`` to ``z_prev``; ``eps``: with c, with ∅, guided."""
+        return cls(index, at.t, at.t_prev, z, *eps, z_prev, at.a, at.b, at.std, at.wide, guidance, noise)
 
     @cached_property
     def delta(self) -> Tensor:
@@ -154,16 +168,13 @@ def sample_population(
     for index, at in enumerate(steps):
         parts = [denoiser.guided_outputs(z[part], at.t, pair, sampler.guidance) for part, pair in pairs]
         outputs = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
-        eps_cond, eps_null, eps = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
+        eps = [schedule.to_epsilon(output, z, at.t, kind) for output in outputs]
         z_prev = at.mean(z, outputs[2], schedule, kind)
         noise = streams.next() if at.std > 0 else None
         if noise is not None:
             z_prev.add_(noise, alpha=at.std)
         if observers or resample is not None:
-            step = Step(
-                index, at.t, at.t_prev, z, eps_cond, eps_null, eps, z_prev,
-                at.a, at.b, at.std, at.wide, sampler.guidance, noise,
-            )  # fmt: skip
+            step = Step.of(index, at, z, eps, z_prev, sampler.guidance, noise)
             for observer in observers:
                 observer.observe(step)
         z = z_prev

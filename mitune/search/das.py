@@ -11,12 +11,11 @@ from mitune.information.mi import PathMI
 from mitune.referees.reward import Reward
 from mitune.sampling.loop import Observer
 from mitune.sampling.steps import Sampler
+from mitune.scores import INFORMATION
 from mitune.search.path_contrast import PathContrast
 from mitune.search.potentials import PathPotential, Potential, RewardPotential
 from mitune.search.smc import Steered, particle_seeds, steer
 from mitune.search.weights import Steering
-
-INFORMATION = ("llr", "mi", "contrast")
 
 
 def das(
@@ -55,8 +54,23 @@ def steer_by_information(
     The first two cost no forward beyond guidance's own; "contrast" costs one for each of a prompt's ``negatives`` (P
     lists, equally long). UserError for an unknown ``by``, contrast without negatives, and as ``steer``.
     """
-    check_known("search.by", by, INFORMATION)
     settings = settings or Steering()
+    potential = information(denoiser, prompts, particles, by, negatives, settings.batch_size)
+    return _search(denoiser, prompts, potential, particles, sampler, settings, seed, first, observers)
+
+
+def information(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    particles: int,
+    by: str = "llr",
+    negatives: Sequence[Sequence[str]] | None = None,
+    batch_size: int = 64,
+) -> PathPotential:
+    """What the path of ``particles`` particles of each of P prompts says, as a potential; else as
+    ``steer_by_information``.
+    """
+    check_known("search.reward", by, INFORMATION)
     observer: Observer
     if by == "llr":
         observer = PathLLR()
@@ -66,16 +80,14 @@ def steer_by_information(
         lengths = {len(texts) for texts in negatives or ()}
         if negatives is None or len(negatives) != len(prompts) or len(lengths) != 1 or 0 in lengths:
             raise UserError(
-                "search.by=contrast: every prompt needs the same number of other prompts, at least one"
+                "search.reward=contrast: every prompt needs the same number of other prompts, at least one"
             )
         conditions = [
             denoiser.encode_prompts(list(texts)).repeat_interleave(max(particles, 1))
             for texts in zip(*negatives, strict=True)
         ]
-        observer = PathContrast(denoiser, conditions, settings.batch_size)
-    return _search(
-        denoiser, prompts, PathPotential(observer), particles, sampler, settings, seed, first, observers
-    )
+        observer = PathContrast(denoiser, conditions, batch_size)
+    return PathPotential(observer)
 
 
 def _search(

@@ -200,11 +200,8 @@ def steer(
         )
         correction = log_ratio.cpu().view(p, -1)
         if watching:
-            eps_cond, eps_null, eps = seen.eps  # type: ignore[misc]
-            step = Step(
-                index, at.t, at.t_prev, z, eps_cond, eps_null, eps, z_prev,
-                at.a, at.b, at.std, at.wide, sampler.guidance, drawn,
-            )  # fmt: skip
+            assert seen.eps is not None
+            step = Step.of(index, at, z, seen.eps, z_prev, sampler.guidance, drawn)
             for observer in watching:
                 observer.observe(step)
         z = z_prev

@@ -22,6 +22,7 @@ from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
 from mitune.stages.progress import progress
 from mitune.stages.racing import Watch
+from mitune.stages.search import Search
 from mitune.stages.units import Cost, Meter, claim_model, read_cost
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
@@ -44,18 +45,21 @@ def draw(
     keep: Keep = keep_all,
     title: str = "generate",
     watch: Watch | None = None,
+    search: Search | None = None,
 ) -> CandidateStore:
     """Make every unit of the plan that is not on disk yet; each process makes its own.
 
     ``first``: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
     ``watch``: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
+    ``search`` steers the candidates of a prompt; those that died of it are left out.
     """
     store = CandidateStore(folder)
     main = state().is_main_process
     if main:
         store.clean()
         store.claim(units)
-        claim_model(folder, denoiser.identity, "pictures of", "run= folder", scoring.judges)
+        judges = scoring.judges | ({} if search is None else search.judges)
+        claim_model(folder, denoiser.identity, "pictures of", "run= folder", judges)
     wait()
     rows = sum(unit.rows for unit in units)
     todo = store.todo(units, state().process_index, state().num_processes)
@@ -63,13 +67,16 @@ def draw(
     with progress(title, rows, max(0, done)) as advance:
         for unit in todo:
             meter = Meter(denoiser, scoring, watch)
-            table, latents = draw_unit(unit, denoiser, sampler, scoring, seed, first, batch_size, watch)
+            table, latents = draw_unit(
+                unit, denoiser, sampler, scoring, seed, first, batch_size, watch, search
+            )
+            rows_there = len(table["seed"])
             finished = [
-                row for row, step in enumerate(table.get("dropped_at", [None] * unit.rows)) if step is None
+                row for row, step in enumerate(table.get("dropped_at", [None] * rows_there)) if step is None
             ]
             flags = keep({name: [values[row] for row in finished] for name, values in table.items()})
             kept = {row for row, flag in zip(finished, flags, strict=True) if flag}
-            table["kept"] = [row in kept for row in range(unit.rows)]
+            table["kept"] = [row in kept for row in range(rows_there)]
             meter.write(store.table_path(unit.index))
             store.write_unit(unit, table, latents[torch.tensor(flags)])
             advance(unit.rows * state().num_processes)
@@ -86,18 +93,20 @@ def draw_unit(
     first: int = 0,
     batch_size: int = 96,
     watch: Watch | None = None,
+    search: Search | None = None,
 ) -> tuple[dict[str, list[Any]], Tensor]:
     """Candidates of one unit: the table's columns (without ``kept``), and latents [finished, …] on the CPU.
 
-    All candidates finish, unless ``watch`` drops some: these have None for their scores, and no latent.
+    All candidates finish, unless ``watch`` drops some: these have None for their scores, and no latent. Particles that
+    died in a ``search`` are not in the table.
     """
     rows = unit.candidates()
     encoded = denoiser.encode_prompts([prompt.text for prompt in unit.prompts])
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
     seeds = [candidate_seed(seed, prompt.text, first + number) for prompt, number in rows]
     texts = [prompt.text for prompt, _ in rows]
-    # Who is dropped is settled among all candidates of a prompt, so with a race the loop splits its forwards itself.
-    size = batch_size if watch is None else len(rows)
+    # Who goes on is settled among all candidates of a prompt, so races and searches split their forwards themselves.
+    size = batch_size if watch is None and search is None else len(rows)
     latents, scores, finished = [], [], []
     added: dict[str, list[Any]] = {}
     for start in range(0, len(rows), size):
@@ -107,16 +116,22 @@ def draw_unit(
         resample = None if watcher is None else watcher.resample
         watching = observers if watcher is None else watcher.observers
         condition = encoded[owner[part]]
+        steered: dict[str, list[float]] = {}
         try:
-            found = sample_population(
-                denoiser, condition, seeds[part], sampler, watching, resample, batch_size
-            )
+            if search is None:
+                found = sample_population(
+                    denoiser, condition, seeds[part], sampler, watching, resample, batch_size
+                )
+            else:
+                prompts = [prompt.text for prompt in unit.prompts]
+                found, steered = search.draw(denoiser, prompts, seeds, sampler, observers)
         except torch.OutOfMemoryError as error:
             probed = slice(0, batch_size)
             line = _too_large(denoiser, condition[probed], seeds[part][probed], sampler)
             raise UserError(line) from error
         own = (start + found.rows).tolist()
-        columns = {observer.name: observer.result() for observer in observers}
+        lasting = slice(None) if search is None else found.rows.to(denoiser.device)
+        columns = {observer.name: observer.result()[lasting] for observer in observers}
         columns |= _scores(
             scoring,
             denoiser,
@@ -129,19 +144,20 @@ def draw_unit(
         scores.append({name: values.double().cpu() for name, values in columns.items()})
         finished += own
         added |= {} if watcher is None else watcher.columns(found.latents)
-    results = {name: torch.cat([part[name] for part in scores]).tolist() for name in scores[0]}
+    results = {name: torch.cat([part[name] for part in scores]).tolist() for name in scores[0]} | steered
     # A unit has all candidates of its prompts.
     results |= scoring.on_table(results, [rows[row][0].id for row in finished])
     place = {row: number for number, row in enumerate(finished)}
+    there = range(len(rows)) if search is None else finished
     table: dict[str, list[Any]] = {
-        "prompt_id": [prompt.id for prompt, _ in rows],
-        "prompt": texts,
-        "category": [prompt.category for prompt, _ in rows],
-        "candidate": [number for _, number in rows],
-        "seed": seeds,
+        "prompt_id": [rows[row][0].id for row in there],
+        "prompt": [texts[row] for row in there],
+        "category": [rows[row][0].category for row in there],
+        "candidate": [rows[row][1] for row in there],
+        "seed": [seeds[row] for row in there],
     }
     for name, values in results.items():
-        table[name] = [values[place[row]] if row in place else None for row in range(len(rows))]
+        table[name] = [values[place[row]] if row in place else None for row in there]
     return table | added, torch.cat(latents)
 
 

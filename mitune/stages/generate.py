@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from mitune.data.selection import select
 from mitune.data.store import plan_units
 from mitune.distributed import state, wait
+from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
@@ -26,6 +27,7 @@ from mitune.stages.common import (
     training_prompts,
 )
 from mitune.stages.racing import cuts_of, race_of, survivors_of
+from mitune.stages.search import check_search, judged_by_oracle, search_of, steering_figures
 from mitune.stages.sharing import candidates_name, shared
 
 
@@ -34,6 +36,8 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     prompts = training_prompts(config)
     units = plan_units(prompts, config.generate.candidates, config.generate.rows_per_unit)
     cuts = cuts_of(config)
+    check_search(config, [prompt.text for prompt in prompts], config.generate.candidates)
+    check_control(config)
     denoiser = load_model(config, previous_adapter(run, number))
     check_lengths(denoiser, prompts, config.prompts, "prompts")
     sampler = sampler_of(config)
@@ -52,6 +56,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             keep=keeper(config),
             title=f"round {number}: generate",
             watch=race_of(config, denoiser),
+            search=search_of(config, denoiser),
         )
     spent = cost(store, units)
     figures = {
@@ -64,10 +69,22 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
     if folder.is_symlink():
         figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
+    if config.search.by is not None:
+        figures["search"] = steering_figures(config, store.table())
     if state().is_main_process:
         run.write_mark(number, "generate", figures)
     wait()
     return figures
+
+
+def check_control(config: DictConfig) -> None:
+    """The oracle steers in the control alone in which it also chooses. Raises UserError."""
+    by = selecting(config)
+    if judged_by_oracle(config) and (by == "random" or "oracle" not in columns([by])):
+        raise UserError(
+            f"search.reward={config.search.reward}: the oracle only judges; it may steer training only in the control"
+            " select=oracle"
+        )
 
 
 def _racing(config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int) -> dict[str, Any]:

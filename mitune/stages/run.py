@@ -85,6 +85,11 @@ def _line(stage: str, figures: dict[str, Any]) -> str:
         )
         if race := figures.get("racing"):
             line += f"; racing by {race['by']} dropped {race['dropped']}: drawing took {race['speedup']:.2f} times less"
+        if search := figures.get("search"):
+            line += (
+                f"; steered by {search['reward_by']} to {search['reward']:.3f} (log Z {search['log_evidence']:.2f}),"
+                f" {100 * search['roots']:.0f} % of the first particles have descendants"
+            )
         return line
     if stage == "select":
         line = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"

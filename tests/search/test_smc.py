@@ -153,12 +153,12 @@ def test_modes_of_a_mixture_get_their_masses(dimensions, adaptive):
 def test_adaptive_tempering_keeps_the_sample_size():
     denoiser = three_clouds(VP, "v_prediction")
     steep = LatentReward("steep", lambda z, _: 8 * z[:, 0] - 5 * z.square().sum(1), differentiable=False)
-    out = run(denoiser, 5, 60, RewardPotential(steep, denoiser), ANCESTRAL, ess=0.4)
+    out = run(denoiser, 20, 60, RewardPotential(steep, denoiser), ANCESTRAL, ess=0.4)
     assert (out.tempers[-1] == 1).all()
     assert (out.tempers.diff(dim=0) >= 0).all()
     bound = Tempering("adaptive").table(10).unsqueeze(1)
     assert (out.tempers <= bound).all()
-    held = (out.tempers < bound) & (out.tempers.diff(dim=0, prepend=torch.zeros(1, 5)) > 0)
+    held = (out.tempers < bound) & (out.tempers.diff(dim=0, prepend=torch.zeros(1, 20)) > 0)
     assert held.any()
     torch.testing.assert_close(out.sizes[held], torch.full_like(out.sizes[held], 24.0), rtol=0, atol=1e-2)
 

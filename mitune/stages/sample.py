@@ -1,0 +1,190 @@
+"""``sample``: pictures of prompts, plain, the best of many, or steered; a folder of PNG files with their scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from mitune.data.prompts import Prompt, make_prompt
+from mitune.data.selection import select
+from mitune.data.store import KEYS, ROOT, plan_units
+from mitune.distributed import state, wait
+from mitune.errors import UserError
+from mitune.evaluate.pictures import grid, png
+from mitune.files import atomic_folder, read_json, write_bytes, write_json
+from mitune.information.registry import check_judges
+from mitune.runs import RunFolder
+from mitune.scores import scorers_of
+from mitune.stages.candidates import cost, decode_rows, draw
+from mitune.stages.common import (
+    check_lengths,
+    load_model,
+    prompt_pool,
+    read_prompts,
+    round_adapter,
+    sampler_of,
+    scoring_of,
+)
+from mitune.stages.progress import say
+from mitune.stages.search import check_search, search_of
+
+SHEET = 64  # pictures on the sheet
+
+
+def sample_folder(config: DictConfig) -> Path:
+    """The folder that a sample command writes: ``sample.out``, or ``samples`` in the run folder."""
+    return Path(config.sample.out or Path(config.run) / "samples").expanduser()
+
+
+def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
+    """Write ``pictures`` (PNG files with ``metadata.jsonl``: a folder that ``score`` and ``datasets`` read),
+    ``sheet.png`` and ``sample.json``; gives what this says. ``run``: the folder of :func:`sample_folder`.
+
+    Raises UserError: scores that these pictures cannot get, more pictures than are drawn, a search that cannot be.
+    """
+    prompts = _prompts(config)
+    by, drawn, names = check(config, prompts)
+    number = config.sample.round
+    adapter = None if number is None else round_adapter(RunFolder(config.run), number)
+    units = plan_units(prompts, drawn, config.generate.rows_per_unit)
+    denoiser = load_model(config, adapter)
+    check_lengths(denoiser, prompts, config.prompts, "prompts")
+
+    def pool() -> list[str]:
+        """Edits are looked for in the source too, however few prompts are drawn."""
+        return [*(prompt.text for prompt in prompts), *prompt_pool(config.prompts)]
+
+    with denoiser.fused():
+        store = draw(
+            run.root / "candidates",
+            units,
+            denoiser,
+            sampler_of(config),
+            scoring_of(config, denoiser, names, pool),
+            seed=config.seed,
+            batch_size=config.generate.batch_size,
+            title="sample",
+            search=search_of(config, denoiser),
+        )
+    figures: dict[str, Any] = {}
+    if state().is_main_process:
+        table = choose(store.table(), by, config.sample.pictures, config.seed)
+        pictures = decode_rows(store, table, denoiser, config.generate.batch_size)
+        scores = [name for name in store.table().columns if name not in (*KEYS, "unit", "latent_row")]
+        _write(run.root / "pictures", table, pictures, scores)
+        shown = table[:SHEET]
+        sheet = grid(pictures[:SHEET], _captions(shown), config.sample.pictures)
+        write_bytes(run.root / "sheet.png", png(sheet))
+        figures = {
+            "schema": 1,
+            "model": denoiser.identity,
+            "prompts": len(prompts),
+            "drawn": len(prompts) * drawn,
+            "pictures": len(table),
+            "by": by,
+            **cost(store, units).total,
+            "scores": {
+                name: {"mean": float(table[name].mean())}
+                for name in scores
+                if name != ROOT
+            },
+        }  # fmt: skip
+        write_json(run.root / "sample.json", figures)
+        _say(figures, run.root)
+    wait()
+    return figures or read_json(run.root / "sample.json")
+
+
+def _prompts(config: DictConfig) -> list[Prompt]:
+    text = config.sample.prompt
+    if text is None:
+        return read_prompts(config.prompts)
+    if not text.strip():
+        raise UserError(
+            "sample.prompt is empty: give a prompt, or leave it out to draw those of prompts.source"
+        )
+    return [make_prompt(text)]
+
+
+def check(config: DictConfig, prompts: list[Prompt]) -> tuple[str | None, int, list[str]]:
+    """(what picks the pictures, how many are drawn a prompt, the scores each gets). Raises UserError."""
+    settings, combined = config.sample, config.scorer.combined
+    by, drawn = settings.by, settings.of or settings.pictures
+    if drawn < settings.pictures:
+        raise UserError(
+            f"sample.pictures={settings.pictures} but only sample.of={drawn} are drawn; raise sample.of"
+        )
+    steered = config.search.by is not None
+    if drawn > settings.pictures and by is None:
+        if not steered:
+            raise UserError(
+                f"sample.of={drawn}: say which score picks {settings.pictures} of them: sample.by=mi (or another)"
+            )
+        by = "weight"
+    names = list(settings.scorers)
+    if by not in (None, "weight"):
+        there = scorers_of(names, combined)
+        names += [name for name in scorers_of([by], combined) if name not in there]
+    texts = [prompt.text for prompt in prompts]
+    check_judges(names, texts, "sample.scorers", config.scorer)
+    check_search(config, texts, drawn)
+    if config.sampler.racing.by is not None:
+        raise UserError(
+            "sampler.racing: sample draws every picture to its end; leave it out (sampler.racing.by=null)"
+        )
+    return by, drawn, names
+
+
+def choose(table: pd.DataFrame, by: str | None, pictures: int, seed: int = 0) -> pd.DataFrame:
+    """``pictures`` rows of each prompt (fewer where particles died), best first by the score ``by``.
+
+    None: the first. "weight": drawn by the particles' weights without replacement (the largest of log w + Gumbel noise,
+    Efraimidis and Spirakis 2006), so that one picture of a population follows the steered distribution.
+    """
+    if by is None:
+        return table.groupby("prompt_id", sort=False).head(pictures).reset_index(drop=True)
+    if by == "weight":
+        noise = np.random.default_rng(seed).gumbel(size=len(table))
+        table, by = table.assign(_drawn=table["das"] + noise), "_drawn"
+    parts = [
+        select(own, by, min(pictures, len(own)), seed=seed)
+        for _, own in table.groupby("prompt_id", sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True).drop(
+        columns=["_drawn", "score", "rank", "preferred"], errors="ignore"
+    )
+
+
+def _write(folder: Path, table: pd.DataFrame, pictures: list[Any], scores: list[str]) -> None:
+    """An imagefolder: numbered PNG files and ``metadata.jsonl`` with prompt, seed and scores."""
+    rows = table[["prompt", "category", "candidate", "seed", *scores]].rename(columns={"prompt": "text"})
+    names = [f"{number:06d}.png" for number in range(len(table))]
+    rows.insert(0, "file_name", names)
+    with atomic_folder(folder) as partial:
+        for name, picture in zip(names, pictures, strict=True):
+            (partial / name).write_bytes(png(picture))
+        rows.to_json(
+            partial / "metadata.jsonl", orient="records", lines=True, force_ascii=False, double_precision=15
+        )
+
+
+def _captions(table: pd.DataFrame) -> list[str]:
+    """The prompt under the first of its pictures."""
+    fresh = table["prompt"] != table["prompt"].shift()
+    return table["prompt"].where(fresh, "").tolist()
+
+
+def _say(figures: dict[str, Any], folder: Path) -> None:
+    rate = figures["drawn"] / max(figures["seconds"], 1e-9)
+    picked = f"; {figures['pictures']} picked by {figures['by']}" if figures["by"] else ""
+    say(
+        f"drew {figures['drawn']} pictures of {figures['prompts']} prompts in {figures['seconds']:.0f} s"
+        f" ({rate:.1f} pictures/s, {figures['forwards']} forwards){picked}"
+    )
+    for name, values in figures["scores"].items():
+        say(f"  {name}: mean {values['mean']:.4g}")
+    say(f"pictures: {(folder / 'pictures').resolve()}")

@@ -1,0 +1,190 @@
+"""Steering as it is configured: the candidates of a prompt drawn as populations from p · exp(reward/α)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from mitune.data.store import ROOT
+from mitune.denoiser import Denoiser
+from mitune.errors import UserError, check_known, short
+from mitune.information.registry import Scoring, check_oracle
+from mitune.referees.registry import REWARDS, load_reward
+from mitune.referees.reward import Reward
+from mitune.sampling.loop import Observer, Samples
+from mitune.sampling.steps import Sampler
+from mitune.scores import INFORMATION, STEERED, scorers_of, terms
+from mitune.search.das import information
+from mitune.search.potentials import RewardPotential
+from mitune.search.smc import steer
+from mitune.search.tempering import Tempering
+from mitune.search.weights import Steering
+from mitune.stages.common import prompt_pool, scoring_of
+from mitune.stages.progress import warn
+
+
+@dataclass(frozen=True)
+class Search:
+    """Draws populations. ``reward``: a judge, or None where the model's own information ``by`` steers.
+
+    ``particles``: of a population; None makes one of all candidates of a prompt. ``scoring`` finds the ``edits`` other
+    prompts of by="contrast".
+    """
+
+    by: str
+    reward: Reward | None
+    settings: Steering
+    particles: int | None
+    scoring: Scoring | None
+    edits: int
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """Whose weights the pictures depend on, by name."""
+        return {} if self.reward is None else {"reward": self.reward.identity}
+
+    def draw(
+        self,
+        denoiser: Denoiser,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampler: Sampler,
+        observers: Sequence[Observer],
+    ) -> tuple[Samples, dict[str, list[float]]]:
+        """The living particles of P ``prompts``, started from ``seeds`` [P · M], and the columns ``STEERED`` and
+        ``ROOT`` of these.
+
+        ``das`` is log Ẑ + log(N w) of a population of N: the log of how many draws of p · exp(U/α) a particle stands
+        for where one of p stands for one, so that the mean of exp(das) over a prompt's candidates is Ẑ. ``reward`` is
+        U of the finished picture. Raises UserError as ``steer``.
+        """
+        own = len(seeds) // len(prompts)
+        size = self.particles or own
+        texts = [text for text in prompts for _ in range(own // size)]
+        out = steer(
+            denoiser, texts, seeds, sampler, self._potential(denoiser, texts, size), self.settings, observers
+        )
+        for text, died in zip(texts, out.died.tolist(), strict=True):
+            if died:
+                warn(
+                    f"search.reward={self.by}: {died} of {size} particles of {short(text)!r} died of a reward that"
+                    " was NaN or infinite"
+                )
+        alive = (out.log_weights > -math.inf).flatten().nonzero().flatten()
+        scale = out.log_evidence + math.log(size)
+        populations = torch.arange(len(texts)).remainder(own // size)
+        columns = {
+            "das": out.log_weights + scale.unsqueeze(1),
+            "reward": out.potential,
+            ROOT: out.roots + size * populations.unsqueeze(1),
+        }
+        assert {*columns} == {*STEERED, ROOT}
+        found = Samples(out.latents.flatten(0, 1)[alive.to(out.latents.device)], alive)
+        return found, {name: values.flatten()[alive].tolist() for name, values in columns.items()}
+
+    def _potential(self, denoiser: Denoiser, texts: Sequence[str], size: int) -> Any:
+        if self.reward is not None:
+            return RewardPotential(self.reward, denoiser)
+        others = None
+        if self.by == "contrast":
+            assert self.scoring is not None
+            # As many for all: a prompt with fewer is told from some of its own twice.
+            mined = (self.scoring.edits(text) for text in texts)
+            others = [list(itertools.islice(itertools.cycle(each), self.edits)) for each in mined]
+        return information(denoiser, texts, size, self.by, others, self.settings.batch_size)
+
+
+def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
+    """The search of the configuration, with its judge; None where it is off."""
+    own = config.search
+    if own.by is None:
+        return None
+    informed = own.reward in INFORMATION
+    settings = Steering(
+        alpha=own.alpha,
+        tempering=Tempering(own.tempering, own.gamma),
+        proposal=own.proposal,
+        resampling=own.resampling,
+        ess=own.ess,
+        cap=own.cap,
+        max_drift=math.inf if own.max_drift is None else own.max_drift,
+        batch_size=config.generate.batch_size,
+    )
+    scoring = None
+    if own.reward == "contrast":
+        edits: DictConfig = OmegaConf.merge(config, {"scorer": {"contrast": {"edits": own.edits}}})  # type: ignore[assignment]
+        scoring = scoring_of(edits, denoiser, ["contrast"], lambda: prompt_pool(config.prompts))
+    return Search(
+        by=own.reward,
+        reward=None if informed else load_reward(own.reward, _scorers(config), denoiser.device),
+        settings=settings,
+        particles=own.particles,
+        scoring=scoring,
+        edits=own.edits,
+    )
+
+
+def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> None:
+    """Whether ``candidates`` of each of ``texts`` can be drawn by the search; no weights are read. Raises UserError."""
+    own = config.search
+    if own.by is None:
+        return
+    if own.particles is not None and candidates % own.particles:
+        raise UserError(
+            f"search.particles={own.particles}: {candidates} candidates a prompt do not make whole populations; give a"
+            " number that divides them"
+        )
+    if own.reward in INFORMATION:
+        return
+    if own.reward.isidentifier():
+        check_known("search.reward", own.reward, (*REWARDS, *INFORMATION))
+    reward = load_reward(own.reward, _scorers(config))
+    check_oracle([term.name for term in terms(own.reward)], texts, "search.reward")
+    if own.proposal == "gradient" and not reward.differentiable:
+        raise UserError(
+            f"search.proposal=gradient needs a differentiable reward, and '{own.reward}' is not; say"
+            " search.proposal=bootstrap, or auto"
+        )
+
+
+def steering_figures(config: DictConfig, table: pd.DataFrame) -> dict[str, Any]:
+    """What the populations of a candidate table came to.
+
+    ``reward``: weighted mean, over prompts; ``log_evidence``: mean log Ẑ; ``roots``: mean share of a prompt's first
+    particles that have a living descendant; ``died``: particles lost to their reward.
+    """
+    groups = list(table.groupby("prompt_id", sort=False))
+    candidates = config.generate.candidates
+    evidence, rewards, roots = [], [], []
+    for _, own in groups:
+        log = own["das"].to_numpy()
+        weights = np.exp(log - log.max())
+        evidence.append(float(log.max() + np.log(weights.sum() / candidates)))
+        rewards.append(float((weights * own["reward"].to_numpy()).sum() / weights.sum()))
+        roots.append(own[ROOT].nunique() / candidates)
+    return {
+        "reward_by": config.search.reward,
+        "alpha": config.search.alpha,
+        "reward": float(np.mean(rewards)),
+        "log_evidence": float(np.mean(evidence)),
+        "roots": float(np.mean(roots)),
+        "died": len(groups) * candidates - len(table),
+    }
+
+
+def judged_by_oracle(config: DictConfig) -> bool:
+    """Whether the embedded world's oracle steers: candidates of such a search are a control's."""
+    own = config.search
+    return own.by is not None and own.reward not in INFORMATION and "oracle" in scorers_of([own.reward])
+
+
+def _scorers(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config.scorer, resolve=True)  # type: ignore[return-value]
