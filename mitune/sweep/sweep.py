@@ -45,6 +45,10 @@ def sweep(stage: str, arguments: Sequence[str], show: bool = False) -> int:
             )
         if search and stage not in ("run", "evaluate"):
             raise UserError(f"mitune {stage} -m: a search needs figures to go by; say run or evaluate")
+        if any(word.partition("=")[0] in ("run", "sweep.share") for word in swept):
+            raise UserError(
+                "-m: run= is the sweep's folder, of which every job has one of its own; give one value"
+            )
         loader = hydra.config_loader
         jobs = None if search else grid(swept, loader)
         if jobs is None and not search:

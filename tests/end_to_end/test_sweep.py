@@ -63,7 +63,14 @@ def test_a_grid_shares_its_candidates_and_each_job_is_the_run_it_would_be_alone(
     before = written(folder, "*.safetensors") | written(folder, "unit-*")
     assert main(arguments("train", *words)) == 0
     assert capsys.readouterr().out.count("done before") == 4
-    assert main(arguments("train", *words[:2], "adapter=lora", "train.steps=choice(2)", *words[4:])) == 0
+    assert (
+        main(
+            arguments(
+                "train", *words[:2], "adapter=lora", "train.steps=choice(2)", "generate.keep=2", words[-1]
+            )
+        )
+        == 0
+    )
     after = written(folder, "*.safetensors") | written(folder, "unit-*")
     assert {path: after[path] for path in before} == before
     assert len(list(folder.glob("shared/*"))) == 1
@@ -104,6 +111,7 @@ def test_a_failed_job_ends_neither_the_sweep_nor_its_table(
         (["run", "train.lr=interval(0,1)"], ["interval", "hydra/sweeper=optuna"]),
         (["run", "select.by=mi,z(mi)"], ["quotes"]),
         (["run"], ["nothing is swept"]),
+        (["run", "run=one,two"], ["run= is the sweep's folder"]),
         (["score", "seed=1,2"], ["mitune score -m", "run"]),
         (["export", "seed=1,2"], ["mitune export -m"]),
         (["run", "seed=1,2", "hydra.sweeper.nonsense=3"], ["hydra: ", "nonsense"]),
