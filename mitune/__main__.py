@@ -3,5 +3,8 @@
 import sys
 
 from mitune.cli import main
+from mitune.launcher import leave_code
 
-sys.exit(main())
+code = main()
+leave_code(code)
+sys.exit(code)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mitune
@@ -72,7 +73,7 @@ def _complain(line: str) -> None:
 def _main(arguments: list[str]) -> int:
     flags = [argument for argument in arguments if argument.startswith("-")]
     words = [argument for argument in arguments if not argument.startswith("-")]
-    known = ("--help", "-h", "--cfg", "--version")
+    known = ("--help", "-h", "--cfg", "--version", "-m", "--multirun")
     for flag in flags:
         if flag not in known:
             raise UserError(
@@ -85,6 +86,8 @@ def _main(arguments: list[str]) -> int:
         print(overview())
         return 0 if flags or words else MISTAKE
     stage = words[0]
+    if stage == "sweep-table":
+        return _sweep_table(words[1:])
     if stage not in STAGES:
         hint = "; the stage comes first: mitune run key=value" if "=" in stage else ""
         raise UserError(
@@ -93,6 +96,13 @@ def _main(arguments: list[str]) -> int:
     if "--help" in flags or "-h" in flags:
         print(manual(stage))
         return 0
+    if "-m" in flags or "--multirun" in flags:
+        from mitune.sweep.sweep import sweep
+
+        return sweep(stage, words[1:], show="--cfg" in flags)
+    given = {word.partition("=")[0] for word in words[1:]}
+    if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
+        raise UserError("sweep= says what is swept: add -m (mitune run -m sweep=rounds)")
     config = compose(words[1:])
     if stage == "export":  # it goes by what the run was, not by a preset
         from mitune.runs import RunFolder
@@ -103,7 +113,24 @@ def _main(arguments: list[str]) -> int:
 
         print(OmegaConf.to_yaml(config), end="")
         return 0
+    if config.launch is not None:
+        from mitune.launcher import is_launched, launch
+
+        if not is_launched():
+            return launch(config.launch, [*arguments, "launch=null"])
     return _work(stage, config)
+
+
+def _sweep_table(words: list[str]) -> int:
+    """``mitune sweep-table FOLDER``."""
+    from mitune.report.sweeps import write_sweep
+
+    if len(words) != 1 or "=" in words[0]:
+        raise UserError(
+            "mitune sweep-table FOLDER: give the folder of a sweep, or one that holds several runs"
+        )
+    write_sweep(Path(words[0]).expanduser())
+    return 0
 
 
 def _work(stage: str, config: Any) -> int:
@@ -115,12 +142,16 @@ def _work(stage: str, config: Any) -> int:
     import torch
 
     from mitune.distributed import state, together
+    from mitune.finetune.sharding import check_launch
     from mitune.runs import RunFolder
     from mitune.stages.common import quiet
+    from mitune.stages.progress import warn
     from mitune.stages.sample import sample_folder
     from mitune.stages.score import score_folder
 
     quiet()
+    if stage in ("train", "run") and (line := check_launch(config, state().num_processes)):
+        warn(line)
     folders = {"score": score_folder, "sample": sample_folder}
     run = RunFolder(folders[stage](config) if stage in folders else config.run)
     with together():
@@ -168,7 +199,11 @@ def overview() -> str:
         "stages",
         *(f"  {name:<10} {meaning}" for name, meaning in STAGES.items()),
         "",
+        "many runs at once: mitune STAGE -m key=value,value ...    (a folder each in sweeps/NAME, or run=FOLDER)",
+        "  mitune sweep-table FOLDER    what they reached: table.md, .csv, .parquet and .png",
+        "",
         f"presets: experiment={', '.join(groups()['experiment'])}",
+        f"         sweep={', '.join(groups()['sweep'])} (with -m)",
         "",
         "  mitune run                                       the demo on the embedded world",
         "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
@@ -177,6 +212,9 @@ def overview() -> str:
         "  mitune export run=runs/mine export.push=user/name   the adapter with its card, on the Hub",
         "  mitune run --help                                every group and key with its default",
         "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
+        "  mitune run launch=multi_gpu                      on every GPU of this machine (launch/ holds the others)",
+        "  mitune run -m adapter=dora,lora select.k=1,3     four runs that share their candidates",
+        "  mitune run -m --cfg sweep=candidates             only list the runs",
         "",
         "The same command after an interruption goes on where it was, with as many processes as you like:",
         "  accelerate launch --config_file launch/multi_gpu.yaml --num_processes 8 -m mitune run",
@@ -203,7 +241,7 @@ def manual(stage: str) -> str:
     lines = [
         f"mitune {stage}: {STAGES[stage]}",
         "",
-        f"usage: mitune {stage} [group=option ...] [key=value ...] [--cfg]",
+        f"usage: mitune {stage} [group=option ...] [key=value ...] [--cfg] [-m, then values may be lists: a,b]",
         "",
         "groups (group=option)",
         *(f"  {group:<11} {', '.join(options)}" for group, options in groups().items()),

@@ -7,6 +7,7 @@ before any model is loaded. Nothing here imports torch, so that ``mitune --help`
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -481,6 +482,17 @@ class ExportConfig:
 
 
 @dataclass
+class SweepConfig:
+    objective: str | None = key(
+        None,
+        "a search (Optuna) goes by what this score gained on held-out prompts (default: the last of evaluate.scorers)",
+    )
+    share: str | None = key(
+        None, "a folder in which runs share what they have in common; a sweep sets it for its jobs"
+    )
+
+
+@dataclass
 class TrackerConfig:
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
@@ -493,6 +505,10 @@ class Config:
     seed: int = key(0, "every random draw follows from it")
     rounds: int = key(1, "R: generate, select, train, evaluate, and again with the new adapter")
     round: int = key(1, "the round that a stage run alone belongs to")
+    launch: str | None = key(
+        None,
+        "start the processes by accelerate: a file of launch/ (multi_gpu) or of your own (null: this process)",
+    )
     scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets")
     model: ModelConfig = section(ModelConfig)
     prompts: PromptsConfig = section(PromptsConfig)
@@ -509,6 +525,7 @@ class Config:
     agree: AgreeConfig = section(AgreeConfig)
     calibrate: CalibrateConfig = section(CalibrateConfig)
     export: ExportConfig = section(ExportConfig)
+    sweep: SweepConfig = section(SweepConfig)
     tracker: TrackerConfig = section(TrackerConfig)
 
 
@@ -785,6 +802,10 @@ def _nearest_key(name: str, names: Sequence[str], options: dict[str, list[str]])
     if inside:
         return f", it is a group of keys: {', '.join(inside[:4])}{', …' if len(inside) > 4 else ''}"
     last = [full for full in names if full.rpartition(".")[2] == name.rpartition(".")[2]]
+    if not last and "." not in name:
+        ends = {full.rpartition(".")[2] for full in names}
+        like = difflib.get_close_matches(name, sorted(ends), n=1, cutoff=0.75)
+        last = [full for full in names if like and full.rpartition(".")[2] == like[0]]
     return nearest(name, last) or (
         f", did you mean '{last[0]}'?" if last else nearest(name, [*names, *options])
     )

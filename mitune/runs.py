@@ -54,6 +54,7 @@ _FREE = {
     "run",
     "round",
     "rounds",
+    "launch",
     "model.device",
     "model.offload",
     "model.vae_slicing",
@@ -113,6 +114,15 @@ _PLACES = {"run", "model.device"}
 def _section(name: str) -> str:
     """The section of a key that stages depend on as a whole."""
     return next((own for own in _NEEDED if "." in own and name.startswith(f"{own}.")), name.partition(".")[0])
+
+
+def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:
+    """{key: value} of every key that what ``stage`` makes depends on."""
+    return {
+        name: value
+        for name, value in flatten(config).items()
+        if name not in _FREE and stage in _NEEDED.get(_section(name), ())
+    }
 
 
 class RunFolder:

@@ -26,7 +26,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError, check_known
 from mitune.families import lora
 from mitune.files import clean_partial
-from mitune.finetune import checkpoint
+from mitune.finetune import checkpoint, sharding
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
 from mitune.finetune.objectives import Batch, LayoutWeight, Objective, find_objective
@@ -215,6 +215,9 @@ class _Run:
         self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor)
         if denoiser.offloaded == "model":  # type: ignore[attr-defined]
             denoiser.network.to(self.device)  # type: ignore[union-attr]  # the optimizer's state goes where it is
+        self.sharded = sharding.asked() and self.processes.num_processes > 1
+        if self.sharded:
+            sharding.shard(denoiser.network, self.parameters, self.device)  # type: ignore[arg-type]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
@@ -304,6 +307,8 @@ class _Run:
             try:
                 total += self._accumulate(draw[rows])
             except torch.OutOfMemoryError as error:
+                if self.sharded:  # the others would wait for this process to look what fits
+                    raise
                 raise UserError(self._too_large(draw[rows])) from error
         wish = torch.full((), float(leaving.asked()), device=self.device)
         total, wish = distributed.sum_gradients(self.parameters, total, wish)

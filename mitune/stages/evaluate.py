@@ -24,6 +24,7 @@ from mitune.stages.common import (
     sampler_of,
     scoring_of,
 )
+from mitune.stages.sharing import shared
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
 _BASELINE = ("model.dtype", "sampler.", "scorer.", "evaluate.")
@@ -37,7 +38,7 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
     base = baseline_folder(config, run, prompts, denoiser.identity)
-    with denoiser.fused():
+    with shared(config, base, base.name), denoiser.fused():
         before = _draw(config, base, prompts, denoiser, "base model")
     denoiser.load_adapter(adapter)
     with denoiser.fused():

@@ -28,6 +28,7 @@ from mitune.stages.common import (
 )
 from mitune.stages.racing import cuts_of, race_of, survivors_of
 from mitune.stages.search import check_search, judged_by_oracle, search_of, steering_figures
+from mitune.stages.sharing import candidates_name, shared
 
 
 def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
@@ -40,9 +41,11 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     denoiser = load_model(config, previous_adapter(run, number))
     check_lengths(denoiser, prompts, config.prompts, "prompts")
     sampler = sampler_of(config)
-    with denoiser.fused():
+    folder = run.round(number) / "candidates"
+    name = candidates_name(config, number, prompts, denoiser.identity)
+    with shared(config, folder, name), denoiser.fused():
         store = draw(
-            run.round(number) / "candidates",
+            folder,
             units,
             denoiser,
             sampler,
@@ -66,6 +69,8 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         }
         if cuts:
             figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
+        if folder.is_symlink():
+            figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
             figures["search"] = steering_figures(config, store.table())
         run.write_mark(number, "generate", figures)

@@ -1,0 +1,102 @@
+"""What runs of a sweep have in common lies in one place: drawn once, by whichever job comes first.
+
+A job's folder holds a link to it. The place is named by a hash of all that its contents depend on, so jobs that differ
+only in how they train find the same candidates, and jobs that differ in how they draw never do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mitune import leaving
+from mitune.data.prompts import Prompt
+from mitune.distributed import agreed, state, wait
+from mitune.errors import UserError
+from mitune.files import PARTIAL, user_errors
+from mitune.runs import dependencies
+from mitune.stages.common import selecting
+from mitune.stages.progress import say
+from mitune.stages.racing import survivors_of
+
+POLL = 2.0  # seconds between two looks at whether another job has finished
+
+
+def candidates_name(config: DictConfig, number: int, prompts: Sequence[Prompt], identity: str) -> str:
+    """Names the candidates of round ``number`` by all they depend on: seeds, prompts, sampler, scores, the model's
+    weights (``identity``; from the second round on with the adapter's), and which latents are kept.
+    """
+    values: dict[str, Any] = dependencies(config, "generate")
+    keep = values.pop("generate.keep") or config.select.k
+    if keep < survivors_of(config):
+        values["kept"] = [keep, config.select.losers, selecting(config)]
+    values |= {"round": number, "prompts": [prompt.id for prompt in prompts], "model": identity}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return f"candidates-{digest[:16]}"
+
+
+@contextlib.contextmanager
+def shared(config: DictConfig, place: Path, name: str) -> Iterator[None]:
+    """While inside, this run alone may write to ``place``, which is a link to ``sweep.share``/``name``.
+
+    Without ``sweep.share``, or where ``place`` is a folder already, it stays the run's own. Other jobs that need the
+    same wait here until it is done. Raises UserError where ``place`` already is a link to something else.
+    """
+    if config.sweep.share is None or (place.exists() and not place.is_symlink()):
+        yield
+        return
+    home = Path(config.sweep.share).expanduser() / name
+    handle = -1
+    if state().is_main_process:
+        with user_errors(home):
+            home.mkdir(parents=True, exist_ok=True)
+            _link(place, home)
+            handle = os.open(home / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    wait()
+    try:
+        waited = False
+        while not agreed(lambda: _locked(handle)):
+            leaving.check()
+            if not waited:
+                say(f"another job is making {home}; waiting for it")
+            waited = True
+            time.sleep(POLL)
+        yield
+    finally:
+        if handle >= 0:
+            os.close(handle)  # lets go of the lock, as the end of a killed process does
+
+
+def _link(place: Path, home: Path) -> None:
+    """Make ``place`` a link to ``home``, relative, so that a sweep's folder can be moved as a whole."""
+    if place.is_symlink():
+        if place.resolve() == home.resolve():
+            return
+        if (place / "plan.json").exists():
+            raise UserError(
+                f"{place} holds what another configuration or model made ({place.resolve().name}, not {home.name});"
+                " choose another run= folder"
+            )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh = place.with_name(f"{PARTIAL}{place.name}-{os.getpid()}")
+    fresh.symlink_to(os.path.relpath(home.resolve(), place.parent.resolve()), target_is_directory=True)
+    os.replace(fresh, place)
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock if it is free. On a file system without locks there is nothing to wait for."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True

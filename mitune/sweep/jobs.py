@@ -1,0 +1,175 @@
+"""One job of a sweep: an ordinary command in a folder of its own, and the note of how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from mitune.errors import UserError, first_line, short
+from mitune.files import read_json, write_json
+from mitune.sweep.arguments import folder_name, values_of
+
+NOTE = "sweep.json"
+FAILED = 1
+# The command was told to stop: by Ctrl-C, or by a scheduler that will start it again.
+STOPPED = (75, 130)
+# What a job of each stage does: what it needs and does not have yet comes first.
+PARTS = {
+    "generate": ("generate",),
+    "select": ("generate", "select"),
+    "train": ("generate", "select", "train"),
+    "evaluate": ("generate", "select", "train", "evaluate"),
+    "run": ("run",),
+    "agree": ("agree",),
+    "calibrate": ("calibrate",),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra's launchers call, in this process or in another on another machine.
+
+    ``fixed``: words of every job; ``folder``: of the sweep; ``command``: tells the notes of this command from those of
+    earlier ones.
+    """
+
+    stage: str
+    fixed: tuple[str, ...]
+    folder: str
+    command: str
+
+    def __call__(self, config: Any) -> float | None:
+        """Run the job that Hydra's configuration of the moment asks for; gives its objective, None if it failed."""
+        from hydra.core.hydra_config import HydraConfig
+
+        own = [word for word in HydraConfig.get().overrides.task if word not in self.fixed]
+        in_process = str(HydraConfig.get().launcher["_target_"]).endswith("BasicLauncher")
+        with _hydra_kept():
+            note = self.run(values_of(own))
+        if note["code"] in STOPPED and in_process:
+            raise SystemExit(note["code"])
+        return note["value"]
+
+    def run(self, values: dict[str, str]) -> dict[str, Any]:
+        """Do the job with these swept ``values``, unless it is done; gives its note."""
+        place = Path(self.folder) / folder_name(values)
+        words = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+        before = _note(place)
+        if before and before["code"] == 0 and (before["stage"], before["words"]) == (self.stage, words):
+            print(f"job {place.name}: done before", flush=True)
+            note = before | {"command": self.command}
+        else:
+            print(f"job {place.name}", flush=True)
+            start = time.time()
+            own = [f"run={place}", f"sweep.share={Path(self.folder) / 'shared'}"]
+            for part in PARTS[self.stage]:
+                code, line = attempt([part, *words, *own])
+                if code:
+                    break
+            note = {
+                "stage": self.stage,
+                "values": values,
+                "words": words,
+                "code": code,
+                "line": line,
+                "seconds": round(time.time() - start, 3),
+                "value": None if code else gain(place, words),
+                "command": self.command,
+            }
+        write_json(place / NOTE, note)
+        return note
+
+
+def _note(place: Path) -> dict[str, Any] | None:
+    path = place / NOTE
+    return read_json(path) if path.exists() else None
+
+
+def notes(folder: Path, command: str | None = None) -> dict[str, dict[str, Any]]:
+    """The notes in a sweep's folder by the names of the jobs' folders; ``command``: only those of this one."""
+    found = {path.parent.name: read_json(path) for path in sorted(folder.glob(f"*/{NOTE}"))}
+    return {name: note for name, note in found.items() if command in (None, note["command"])}
+
+
+def gain(place: Path, words: list[str]) -> float | None:
+    """What ``sweep.objective`` gained on the held-out prompts in the last round; None before an evaluation."""
+    from mitune.config import compose
+    from mitune.runs import RunFolder
+
+    run = RunFolder(place)
+    rounds = [number for number in run.trained() if run.mark(number, "evaluate")]
+    if not rounds:
+        return None
+    config = compose(words)
+    scores = (run.mark(rounds[-1], "evaluate") or {})["difference"]["all"]
+    name = config.sweep.objective or config.evaluate.scorers[-1]
+    return float(scores[name]["difference"])
+
+
+def attempt(arguments: list[str]) -> tuple[int, str]:
+    """A command in this process: its exit code, and the line that it ended with where that is not 0."""
+    from mitune.cli import main
+
+    said = Heard(sys.stderr)
+    with contextlib.redirect_stderr(said):
+        try:
+            code = main(arguments)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else FAILED
+        except Exception as error:
+            traceback.print_exc()
+            said.line, code = f"{type(error).__name__}: {first_line(error)}", FAILED
+    return code, "" if code == 0 else short(said.line, 400)
+
+
+class Heard(io.TextIOBase):
+    """Passes on what is written, and keeps the last line that mitune said of an error."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.line, self._rest = out, "", ""
+
+    def write(self, text: str) -> int:
+        """Write ``text`` on."""
+        self._rest += text
+        *lines, self._rest = self._rest.split("\n")
+        for line in lines:
+            if line.startswith("mitune: ") and not line.startswith("mitune: warning:"):
+                self.line = line.removeprefix("mitune: ")
+        return self.out.write(text)
+
+    def flush(self) -> None:
+        """Flush what it is passed on to."""
+        self.out.flush()
+
+    def isatty(self) -> bool:
+        """Whether it ends on a terminal."""
+        return self.out.isatty()
+
+    def fileno(self) -> int:
+        """The file it ends in."""
+        return self.out.fileno()
+
+
+@contextlib.contextmanager
+def _hydra_kept() -> Iterator[None]:
+    """A job composes its configuration by Hydra too: what Hydra holds for the sweep is as before afterwards."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    before = GlobalHydra.instance().hydra
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def check_stage(stage: str) -> None:
+    """Raises UserError for a stage that has no folder of its own to repeat in."""
+    if stage not in PARTS:
+        raise UserError(f"mitune {stage} -m: a sweep repeats one of {', '.join(PARTS)}")
