@@ -79,6 +79,7 @@ def signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _asked = _Asked()
 
 
 def _heard(number: int, frame: Any) -> None:

@@ -63,7 +63,7 @@ def by_one(alone: dict[str, Path], arguments: Arguments, run_command: Run, tmp_p
 def test_a_run_by_three_processes_is_the_run_by_one(
     by_one: Path, arguments: Arguments, run_ranks: Run, tmp_path: Path
 ) -> None:
-    done = run_ranks(3, arguments("run", STILL, "train.batch_size=2", "train.batch_size=3"))
+    done = run_ranks(3, arguments("run", STILL, "train.batch_size=3"))
     assert [own.code for own in done] == [0, 0, 0], done[0].err
     assert "round 1: generated 12 candidates" in done[0].out
     assert not done[1].out
