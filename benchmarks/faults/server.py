@@ -64,7 +64,7 @@ class Server:
         ``refuse``: (place, ledger): the disk is full at the first write that the ledger does not name; it is added.
         Place "fsync": once the contents are written, "replace": when a file or folder takes its final name.
         """
-        processes = []
+        processes: list[dict[str, Any]] = []
         for rank, arguments in enumerate(commands):
             self.count += 1
             files = {name: str(self.folder / f"{self.count}.{name}") for name in ("out", "err")}
@@ -121,7 +121,7 @@ def work(process: Mapping[str, Any]) -> None:
                     os.kill(os.getpid(), death)
             replace(source, target, **rest)
 
-        os.replace = deadly
+        os.replace = deadly  # type: ignore[assignment]
     if process["refuse"]:
         full_disk(*process["refuse"])
     from mitune.cli import main
