@@ -68,6 +68,8 @@ class Server:
         for rank, arguments in enumerate(commands):
             self.count += 1
             files = {name: str(self.folder / f"{self.count}.{name}") for name in ("out", "err")}
+            for file in files.values():
+                Path(file).touch()  # there also of a process that is killed before it opens them
             own = fellows(rank, len(commands)) | dict(environment or {})
             death = (die or {}).get(rank)
             refusal = None if refuse is None else [refuse[0], str(refuse[1])]
