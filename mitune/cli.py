@@ -137,6 +137,8 @@ def _work(stage: str, config: Any) -> int:
     """Load what computes, and compute. The imports wait until the configuration is known to be good."""
     from mitune.track import check_trackers
 
+    # Where a connection breaks, torch prints its C++ stack; what it means is said in one line (mitune.distributed).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if stage != "export":
         check_trackers(name for name, wanted in config.tracker.items() if wanted)
     import torch

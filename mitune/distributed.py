@@ -131,6 +131,14 @@ def _abandon(error: BaseException) -> Leave | None:
     return fellows.abandon(code, first_line(error))
 
 
+def all_leave() -> bool:
+    """Whether all processes end well together; False where one was lost, which is why a launcher sent the others away.
+
+    For the first process, once it was told to leave."""
+    fellows = _fellows()
+    return fellows is None or fellows.all_leave()
+
+
 def stop(patient: bool = True) -> None:
     """Leave the process group, so that the launcher sees a clean end. ``patient``: everybody is known to come."""
     fellows = _fellows() if _fellows.cache_info().currsize else None
@@ -245,6 +253,7 @@ class Fellows:
         """Say that this process ends; the Leave of the one that said so first, None if it is this one."""
         own = {"rank": self.rank, "host": platform.node(), "code": code, "line": line}
         try:
+            self._store.add("leaving", self.rank > 0)
             before = json.loads(self._store.compare_set("end", "", json.dumps(own)))
         except torch.distributed.DistError:
             return None
@@ -257,6 +266,17 @@ class Fellows:
         return Leave(
             first["code"], f"process {first['rank']} on {first['host']}: {first['line']}" if said else None
         )
+
+    def all_leave(self) -> bool:
+        """Whether all others say within seconds that they end, too (first process only)."""
+        until = time.monotonic() + min(10.0, self.patience)
+        with contextlib.suppress(torch.distributed.DistError):
+            while self._store.add("leaving", 0) < self.ranks - 1:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.05)
+            return True
+        return False
 
     def lost(self) -> Leave:
         """What ends this process when it cannot reach another: that one's own reason, if it gave one."""

@@ -19,8 +19,9 @@ What a batch script can rely on:
 - ``accelerate launch`` and ``torchrun`` exit with 1 whatever their children said. They hand SIGTERM on to the
   children and kill them 30 s later; SIGUSR1 ends the launcher itself at once (torchrun's ``--signals-to-handle``
   changes that, accelerate has no such option). So ask for SIGTERM (``#SBATCH --signal=TERM@120``) and go by the file
-  ``.requeue`` in the run folder (beside a score's table: in the folder of its name): it is there just when the last
-  command in that folder ended with 75. The next command removes it when it begins.
+  ``.requeue`` in the run folder (beside a score's table: in the folder of its name): it is there just when all
+  processes of the last command in that folder left with 75, and not when one was lost and the launcher sent the others
+  away. The next command removes it when it begins.
 - A signal in the first second, while Python starts, ends the process the plain way (143 or 138). Nothing was begun.
 - A process that is lost is noticed at once where its connections break, else after ``MITUNE_PATIENCE`` seconds of
   silence (environment, default 300): the others end with 1, and the same command goes on. SLURM requeues a job whose
@@ -79,6 +80,7 @@ def signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _asked = _Asked()
 
 
 def _heard(number: int, frame: Any) -> None:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mitune.config import compose_saved, flatten, leaves
-from mitune.distributed import agreed, seen, state, wait
+from mitune.distributed import agreed, all_leave, seen, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
@@ -166,7 +166,7 @@ class RunFolder:
                 (self.root / REQUEUE).unlink(missing_ok=True)
             yield
         except Leave as leave:
-            if leave.code == TEMPORARY:
+            if leave.code == TEMPORARY and all_leave():
                 with contextlib.suppress(OSError):
                     (self.root / REQUEUE).touch()
             raise

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors
 import torch
 from safetensors import safe_open
 
@@ -248,3 +249,13 @@ def test_a_superseded_folder_is_removed_and_the_new_one_kept(tmp_path: Path) -> 
     (tmp_path / f"{files.REPLACED}dataset").mkdir()
     files.clean_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_a_library_s_own_words_for_a_full_disk_are_understood(tmp_path: Path) -> None:
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(UserError, match="disk is full"), files.atomic_folder(tmp_path / "folder"):
+        raise safetensors.SafetensorError(words)
+    with pytest.raises(safetensors.SafetensorError), files.atomic_folder(tmp_path / "folder"):
+        raise safetensors.SafetensorError("header too large")
+    assert not list(tmp_path.iterdir())
+    assert files.refusal(ValueError("os error 28")) is None

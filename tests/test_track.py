@@ -213,3 +213,13 @@ def test_wandb_writes_offline_inside_the_run_folder_and_no_secret(
     assert any(b"train/loss" in path.read_bytes() for path in stored)
     assert not any(SECRET.encode() in path.read_bytes() for path in everything)
     assert os.getcwd() == str(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_said_once_also_when_the_file_is_closed(tmp_path: Path) -> None:
+    tracker = track.JsonLines(tmp_path / "metrics.jsonl")
+    tracker._file.close()
+    tracker._file = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115
+    with pytest.raises(UserError, match="disk is full"):
+        tracker.log({"loss": 1.0}, 1)
+    tracker.close()

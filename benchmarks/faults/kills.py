@@ -48,6 +48,9 @@ def campaign(server: Server, folder: Path, kills: int, seed: int) -> list[dict[s
     """Jobs, each killed up to ``LIVES`` times and then left to end, until so many kills have struck."""
     chance = random.Random(seed)
     whole = undisturbed(server, folder)
+    # About how long a life is: longer after one that was killed, shorter after one that got away, as other programs
+    # make the machine slower and faster.
+    span = {key: seconds for key, (_, seconds) in whole.items()}
     jobs: list[dict[str, Any]] = []
     struck = 0
     while struck < kills:
@@ -59,12 +62,14 @@ def campaign(server: Server, folder: Path, kills: int, seed: int) -> list[dict[s
             # Every third life is by the other number of processes.
             ranks = first if chance.random() < 0.67 else 3 - first
             dying = len([life for life in lives if life["killed"]]) < LIVES
-            moment = chance.uniform(0.0, whole[command, ranks][1]) if dying else None
+            moment = chance.uniform(0.0, span[command, ranks]) if dying else None
             done = server.run([arguments(command, place)] * ranks, kill_after=moment)
             codes = [own.code for own in done]
             killed = -signal.SIGKILL in codes
             lives.append({"ranks": ranks, "moment": moment, "codes": codes, "killed": killed})
             struck += killed
+            if moment is not None:
+                span[command, ranks] *= 1.05 if killed else 0.75
             if not any(codes):
                 break
             if not killed and len(lives) > 2 * LIVES:

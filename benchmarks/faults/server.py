@@ -64,10 +64,12 @@ class Server:
         ``refuse``: (place, ledger): the disk is full at the first write that the ledger does not name; it is added.
         Place "fsync": once the contents are written, "replace": when a file or folder takes its final name.
         """
-        processes = []
+        processes: list[dict[str, Any]] = []
         for rank, arguments in enumerate(commands):
             self.count += 1
             files = {name: str(self.folder / f"{self.count}.{name}") for name in ("out", "err")}
+            for file in files.values():
+                Path(file).touch()  # there also of a process that is killed before it opens them
             own = fellows(rank, len(commands)) | dict(environment or {})
             death = (die or {}).get(rank)
             refusal = None if refuse is None else [refuse[0], str(refuse[1])]
@@ -121,7 +123,7 @@ def work(process: Mapping[str, Any]) -> None:
                     os.kill(os.getpid(), death)
             replace(source, target, **rest)
 
-        os.replace = deadly
+        os.replace = deadly  # type: ignore[assignment]
     if process["refuse"]:
         full_disk(*process["refuse"])
     from mitune.cli import main

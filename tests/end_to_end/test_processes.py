@@ -63,7 +63,7 @@ def by_one(alone: dict[str, Path], arguments: Arguments, run_command: Run, tmp_p
 def test_a_run_by_three_processes_is_the_run_by_one(
     by_one: Path, arguments: Arguments, run_ranks: Run, tmp_path: Path
 ) -> None:
-    done = run_ranks(3, arguments("run", STILL, "train.batch_size=2", "train.batch_size=3"))
+    done = run_ranks(3, arguments("run", STILL, "train.batch_size=3"))
     assert [own.code for own in done] == [0, 0, 0], done[0].err
     assert "round 1: generated 12 candidates" in done[0].out
     assert not done[1].out
@@ -92,10 +92,10 @@ def test_more_processes_than_units_wait_for_the_others(
     ("part", "count", "rank", "again"),
     [
         ("candidates/unit-", 3, 1, 1),
-        ("candidates/unit-", 3, 0, 3),
-        ("round-1/dataset", 1, 0, 1),
+        pytest.param("candidates/unit-", 3, 0, 3, marks=pytest.mark.slow),
+        pytest.param("round-1/dataset", 1, 0, 1, marks=pytest.mark.slow),
         ("checkpoints/step-000002", 1, 0, 1),
-        ("done/train.json", 1, 0, 2),
+        pytest.param("done/train.json", 1, 0, 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_is_lost_ends_the_others_and_another_number_goes_on(
@@ -129,7 +129,7 @@ def test_a_process_that_is_lost_ends_the_others_and_another_number_goes_on(
     same_run(by_one, tmp_path / "run", exact=False)
 
 
-@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("death", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_all_leave_together_when_one_is_told_to(
     death: int, by_one: Path, arguments: Arguments, run_ranks: Run, tmp_path: Path
 ) -> None:
@@ -179,7 +179,7 @@ def test_a_folder_that_one_node_does_not_share_is_refused(
     assert run_ranks(1, arguments("generate"))[0].code == 0
 
 
-@pytest.mark.parametrize("stage", ["agree", "calibrate"])
+@pytest.mark.parametrize("stage", ["agree", pytest.param("calibrate", marks=pytest.mark.slow)])
 def test_studies_by_two_processes(stage: str, arguments: Arguments, run_ranks: Run, tmp_path: Path) -> None:
     settings = [f"{stage}.prompts=3", f"{stage}.candidates=4", f"{stage}.resamples=20"]
     settings += [
@@ -195,3 +195,13 @@ def test_studies_by_two_processes(stage: str, arguments: Arguments, run_ranks: R
     file = {"agree": "agree/agreement.json", "calibrate": "calibrate/calibration.json"}[stage]
     one, two = (read_json(tmp_path / name / file) | {"seconds": 0} for name in ("1", "2"))
     assert one == two
+
+
+def test_a_lost_process_is_no_reason_to_queue_again(
+    arguments: Arguments, server: Any, tmp_path: Path
+) -> None:
+    """A launcher that loses one process sends SIGTERM to the others: that is not the scheduler's."""
+    die = {0: ["candidates/unit-", 4, signal.SIGTERM], 1: ["candidates/unit-", 1, signal.SIGKILL]}
+    done = server.run([arguments("generate")] * 2, die, environment={"MITUNE_PATIENCE": "4"})
+    assert [own.code for own in done] == [TEMPORARY, -signal.SIGKILL]
+    assert not (tmp_path / "run" / REQUEUE).exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from mitune import leaving
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
@@ -498,3 +500,63 @@ def test_two_processes_give_what_one_gives(tiny_pipeline_folder: Path, pairs: An
     assert difference < 1e-2 * SMALL.steps  # Adam's bound where a gradient is round-off
     close = torch.cat([torch.isclose(one[name], names[name], atol=1e-4).flatten() for name in one])
     assert close.float().mean() > 0.999
+
+
+def test_told_to_leave_it_ends_the_step_and_goes_on_from_there(
+    tiny_pipeline_folder: Path, pairs: Any, tmp_path: Path
+) -> None:
+    adapter, config = AdapterConfig(rank=4, dropout=0.2), SMALL
+    whole, rest = Figures(), Figures()
+    _, expected = _run(tiny_pipeline_folder, tmp_path / "straight", pairs, config, adapter, tracker=whole)
+
+    def tell(done: int) -> None:
+        if done == 4:  # no checkpoint is due at this step
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with leaving.signals(), pytest.raises(leaving.Leave) as caught:
+        _run(tiny_pipeline_folder, tmp_path / "cut", pairs, config, adapter, on_step=tell, tracker=rest)
+    assert caught.value.code == leaving.TEMPORARY
+    # The signal came once step 4 was over: step 5 is ended, and kept.
+    assert checkpoint.steps(tmp_path / "cut" / "checkpoints")[-1] == 5
+    _, weights = _run(tiny_pipeline_folder, tmp_path / "cut", pairs, config, adapter, tracker=rest)
+    assert _same(weights, expected)
+    assert _without_rates(rest) == _without_rates(whole)
+
+
+def _without_rates(figures: Figures) -> list[Any]:
+    return [
+        (step, {name: value for name, value in values.items() if "per_second" not in name})
+        for step, values in figures.rows
+    ]
+
+
+def test_the_best_adapter_survives_a_kill_before_the_checkpoint_that_names_it(
+    tiny_pipeline_folder: Path, pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of processes may find another value the second time, and keep the best one of before."""
+    adapter = AdapterConfig(rank=4)
+    config = dataclasses.replace(SMALL, keep_best_by="oracle")
+    first, *_ = range(config.checkpoint_every, config.steps + 1, config.checkpoint_every)
+    values = {first: 0.5}
+
+    def validate(done: int) -> float:
+        return values.get(done, 0.1)
+
+    _, expected = _run(tiny_pipeline_folder, tmp_path / "straight", pairs, config, adapter, validate=validate)
+    save = checkpoint.save
+
+    def kill(folder: Path, step: int, *rest: Any) -> Path:
+        if step > first:
+            raise Killed
+        return save(folder, step, *rest)
+
+    values[2 * first] = 0.9
+    monkeypatch.setattr(checkpoint, "save", kill)
+    with pytest.raises(Killed):
+        _run(tiny_pipeline_folder, tmp_path / "cut", pairs, config, adapter, validate=validate)
+    monkeypatch.setattr(checkpoint, "save", save)
+    del values[2 * first]
+    result, weights = _run(tiny_pipeline_folder, tmp_path / "cut", pairs, config, adapter, validate=validate)
+    assert result.best_step == first
+    assert _same(weights, expected)
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("best-*")] == [f"best-{first:06d}"]
