@@ -11,6 +11,20 @@ from mitune.cli import main
 from tests.families import tiny
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--everything``: the tests marked exhaustive too."""
+    parser.addoption("--everything", action="store_true", help="run the tests marked exhaustive too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A slow test shows a thing once in every run; the other ways to it are tried on request."""
+    if config.getoption("--everything"):
+        return
+    for item in items:
+        if "exhaustive" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="exhaustive: run with --everything"))
+
+
 @pytest.fixture(scope="session")
 def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Stable Diffusion folder that predicts the noise."""

@@ -44,7 +44,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {"adapter": hashlib.sha256(weights).hexdigest(), "difference": summary["evaluate"]["difference"]}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_run_is_the_same_under_every_configuration(arguments: Arguments, tmp_path: Path) -> None:
     """FSDP shards the frozen network (test_sharding) and changes no bit of what it trains; nor does any other."""
     ways: dict[str, tuple[str, list[str], dict[str, str]]] = {

@@ -92,10 +92,10 @@ def test_more_processes_than_units_wait_for_the_others(
     ("part", "count", "rank", "again"),
     [
         ("candidates/unit-", 3, 1, 1),
-        pytest.param("candidates/unit-", 3, 0, 3, marks=pytest.mark.slow),
-        pytest.param("round-1/dataset", 1, 0, 1, marks=pytest.mark.slow),
+        pytest.param("candidates/unit-", 3, 0, 3, marks=pytest.mark.exhaustive),
+        pytest.param("round-1/dataset", 1, 0, 1, marks=pytest.mark.exhaustive),
         ("checkpoints/step-000002", 1, 0, 1),
-        pytest.param("done/train.json", 1, 0, 2, marks=pytest.mark.slow),
+        pytest.param("done/train.json", 1, 0, 2, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_process_that_is_lost_ends_the_others_and_another_number_goes_on(
@@ -129,7 +129,9 @@ def test_a_process_that_is_lost_ends_the_others_and_another_number_goes_on(
     same_run(by_one, tmp_path / "run", exact=False)
 
 
-@pytest.mark.parametrize("death", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "death", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.exhaustive)]
+)
 def test_all_leave_together_when_one_is_told_to(
     death: int, by_one: Path, arguments: Arguments, run_ranks: Run, tmp_path: Path
 ) -> None:
@@ -179,7 +181,7 @@ def test_a_folder_that_one_node_does_not_share_is_refused(
     assert run_ranks(1, arguments("generate"))[0].code == 0
 
 
-@pytest.mark.parametrize("stage", ["agree", pytest.param("calibrate", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", ["agree", pytest.param("calibrate", marks=pytest.mark.exhaustive)])
 def test_studies_by_two_processes(stage: str, arguments: Arguments, run_ranks: Run, tmp_path: Path) -> None:
     settings = [f"{stage}.prompts=3", f"{stage}.candidates=4", f"{stage}.resamples=20"]
     settings += [

@@ -102,7 +102,7 @@ def until(what: Callable[[], Any], nodes: list[Node], seconds: float = 400) -> N
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_machine_dies_and_comes_back(
     nodes: list[tuple[str, str]], arguments: Arguments, run_command: Callable[..., Any], tmp_path: Path
 ) -> None:
