@@ -27,6 +27,7 @@ PARTS = {
     "train": ("generate", "select", "train"),
     "evaluate": ("generate", "select", "train", "evaluate"),
     "run": ("run",),
+    "sample": ("sample",),
     "agree": ("agree",),
     "calibrate": ("calibrate",),
 }

@@ -68,7 +68,7 @@ def test_the_run_is_the_same_under_every_configuration(arguments: Arguments, tmp
     assert all(result == found["cpu_2"] for result in found.values()), found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_fsdp_trains_from_what_two_plain_processes_made(
     arguments: Arguments, run_by_two: Callable[..., Any], tmp_path: Path
 ) -> None:
