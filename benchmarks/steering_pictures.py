@@ -188,14 +188,16 @@ def rows_of(world: World, found: Mapping[str, Any], best: str) -> list[dict[str,
     groups = [prompt.id for prompt in world.prompts for _ in range(world.pictures)]
     prompts = [prompt.id for prompt in world.prompts]
     base = next(name for name in found if name.startswith("base"))
+    # Of each prompt, in the order of ``prompts``.
     spread = {
         name: {
-            "pixels": [by_prompt(entry["pictures"], groups)[prompt] for prompt in prompts],
-            "clip": [_clip_distance(entry["features"], groups)[prompt] for prompt in prompts],
+            "pixels": list(by_prompt(entry["pictures"], groups).values()),
+            "clip": list(_clip_distance(entry["features"], groups).values()),
         }
         for name, entry in found.items()
     }
     rank = min(RANK, len(groups) - len(prompts))
+    entropy = {name: truncated_entropy(entry["features"], groups, rank) for name, entry in found.items()}
     table = []
     for name, entry in found.items():
         row: dict[str, Any] = {"method": name, **entry["cost"]}
@@ -208,9 +210,7 @@ def rows_of(world: World, found: Mapping[str, Any], best: str) -> list[dict[str,
         for kind in ("pixels", "clip"):
             ratio = paired_ratio(spread[base][kind], spread[name][kind], prompts)
             row[f"diversity_{kind}"] = {"ratio": ratio.mean, "ci95": ratio.interval}
-        row["entropy"] = truncated_entropy(entry["features"], groups, rank) - truncated_entropy(
-            found[base]["features"], groups, rank
-        )
+        row["entropy"] = entropy[name] - entropy[base]
         table.append(row)
     return table
 
@@ -308,7 +308,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
     best = next((name for name in found if name.startswith("best")), args.arms[0].name)
     table = rows_of(world, found, best)
-    write_bytes(args.out / f"{args.name}.png", plot(table))
+    write_bytes(Path(args.out) / f"{args.name}.png", plot(table))
     settings = common.settings_of(args, "arms", "threads", "device") | {
         "arms": [arm.name for arm in args.arms],
         "guidance": world.sampler.guidance,
@@ -336,8 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=6, help="prompts whose populations walk together")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--name", default="steering_pictures")
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
+    common.add_output(parser, "steering_pictures")
     parser.set_defaults(device="cpu")
     args = parser.parse_args(argv)
     return common.run(args, lambda: measure(args))

@@ -651,13 +651,20 @@ INTERVALS = (
 )
 
 
-def conf_folder() -> Path:
-    """The folder of the Hydra groups: inside the installed package, or at the root of a checkout."""
+def shipped_folder(name: str, sign: str) -> Path:
+    """The folder ``name`` that comes with the package, known by the file ``sign`` in it: inside the installed package,
+    or at the root of a checkout. Raises UserError where it is missing.
+    """
     package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
+    for folder in (package / name, package.parent / name):
+        if (folder / sign).is_file():
             return folder
-    raise UserError(f"the configuration folder is missing beside {package}; install mitune again")
+    raise UserError(f"the folder {name} is missing beside {package}; install mitune again")
+
+
+def conf_folder() -> Path:
+    """The folder of the Hydra groups."""
+    return shipped_folder("conf", "config.yaml")
 
 
 def groups() -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mitune.config import shipped_folder
 from mitune.errors import UserError, nearest
 
 # accelerate's own exit code is 1 whatever its processes said: they leave theirs in the file that this names.
@@ -19,12 +20,8 @@ CODES = "MITUNE_EXIT_CODES"
 
 
 def launch_folder() -> Path:
-    """The folder of accelerate configurations: inside the installed package, or at the root of a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "launch", package.parent / "launch"):
-        if (folder / "single_gpu.yaml").is_file():
-            return folder
-    raise UserError(f"the folder launch is missing beside {package}; install mitune again")
+    """The folder of accelerate configurations."""
+    return shipped_folder("launch", "single_gpu.yaml")
 
 
 def launch_file(name: str) -> Path:

@@ -18,6 +18,7 @@ from mitune.data import dataset as datasets
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
 from mitune.finetune.objectives import Objective
+from mitune.scores import Term, weigh
 
 _ON_DEVICE = 4 * 2**30  # bytes of a cache that may live in the device's memory; larger ones stay with the CPU
 _CHUNK = 64  # prompts or pictures encoded at once
@@ -123,12 +124,9 @@ def _importance(dataset: Any, text_of: Tensor, rows: Tensor, temperature: float)
             "train.objective=weighted needs the column score; select again with this version, or use mse"
         )
     scores = torch.tensor(list(dataset["score"]), dtype=torch.float64)[rows]
-    member = text_of[rows]
-    size = torch.bincount(member).clamp(min=1)
-    centred = scores - (torch.bincount(member, scores) / size)[member]
-    spread = (torch.bincount(member, centred.square()) / size).sqrt()[member]
-    standard = torch.where(spread > 0, centred / spread, torch.zeros_like(centred))
-    weights = (standard / temperature - (standard / temperature).max()).exp()
+    standard = weigh({"score": scores}, [Term(1.0, "score", normalised=True)], text_of[rows].tolist())
+    exponent = torch.from_numpy(standard) / temperature
+    weights = (exponent - exponent.max()).exp()
     return (weights / weights.mean()).float()
 
 

@@ -99,8 +99,7 @@ def weighted(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
     The weights are the training set's (``batch.importance``); with τ → ∞ this is ``mse`` on all candidates, with τ → 0
     on the best of each prompt.
     """
-    plain = mse(denoiser, batch)
-    return plain if batch.importance is None else plain * batch.importance
+    return _weighed(mse(denoiser, batch), batch.importance)
 
 
 def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
+from scipy.special import logsumexp, softmax
 
 from mitune.data.store import ROOT
 from mitune.denoiser import Denoiser
@@ -166,9 +167,8 @@ def steering_figures(config: DictConfig, table: pd.DataFrame) -> dict[str, Any]:
     evidence, rewards, roots = [], [], []
     for _, own in groups:
         log = own["das"].to_numpy()
-        weights = np.exp(log - log.max())
-        evidence.append(float(log.max() + np.log(weights.sum() / candidates)))
-        rewards.append(float((weights * own["reward"].to_numpy()).sum() / weights.sum()))
+        evidence.append(float(logsumexp(log) - math.log(candidates)))
+        rewards.append(float(softmax(log) @ own["reward"].to_numpy()))
         roots.append(own[ROOT].nunique() / candidates)
     return {
         "reward_by": config.search.reward,
