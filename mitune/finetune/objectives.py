@@ -94,7 +94,7 @@ def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
 
 def weighted(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
     """Reward-weighted regression: ``mse`` times exp(s/τ) / mean exp(s/τ) (Peters and Schaal 2007; for diffusion, Lee et
-    al., 2302.12192, eq. 3, and Black et al., 2305.13301, RWR), s the score standardised within the prompt.
+    al., 2302.12192, and Black et al., 2305.13301, RWR), s the score standardised within the prompt.
 
     The weights are the training set's (``batch.importance``); with τ → ∞ this is ``mse`` on all candidates, with τ → 0
     on the best of each prompt.
@@ -123,7 +123,7 @@ def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
 
 
 def spin(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
-    """SPIN-Diffusion (Yuan et al., 2402.10210, eq. 9): ``dpo`` played against oneself.
+    """SPIN-Diffusion (Yuan et al., 2402.10210): ``dpo`` played against oneself.
 
     What is compared is a chosen picture and one that the model of the last round drew; the reference is that model, the
     adapter as it was when the round began (in round 1 the base model). With ``select.losers`` = M − k the other picture
@@ -133,7 +133,7 @@ def spin(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
 
 
 def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
-    """Diffusion-KTO (Li et al., 2404.04465, eq. 8): winners (y = 1) and losers (y = −1) each for itself:
+    """Diffusion-KTO (Li et al., 2404.04465): winners (y = 1) and losers (y = −1) each for itself:
 
         L = 1 − σ( y · β/2 · (e_ref(x) − e_θ(x)) ),   e as in ``dpo``
 

@@ -193,7 +193,6 @@ class _Run:
         self.parameters: list[nn.Parameter] = list(self.names.values())
         _check(config, denoiser, self.processes)
         self.layers = lora.adapter_layers(denoiser.components.values())  # type: ignore[attr-defined]
-        self.start = [parameter.detach().clone() for parameter in self.parameters]
         self.data: TrainingSet = load_training_set(dataset, denoiser, self.objective, config.temperature)
         self.draws = Draws(
             self.data,
@@ -211,7 +210,10 @@ class _Run:
             parameter.requires_grad for encoder in encoders for parameter in encoder.parameters()
         )
         self.signature = self._signature()
-        self.anchor = self._at_start if self.objective.anchor == "start" else None
+        self.anchor = None
+        if self.objective.anchor == "start":
+            self.start = [parameter.detach().clone() for parameter in self.parameters]
+            self.anchor = self._at_start
         self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor)
         if denoiser.offloaded == "model":  # type: ignore[attr-defined]
             denoiser.network.to(self.device)  # type: ignore[union-attr]  # the optimizer's state goes where it is
