@@ -338,7 +338,7 @@ class AdapterConfig:
 @dataclass
 class TrainConfig:
     objective: str = key(
-        "mse", "mse (the paper's), weighted (by score), dpo, spin, kto (these three need select.losers)"
+        "mse", "mse (the paper's), weighted (by score), dpo, spin, kto, nft (these four need select.losers)"
     )
     steps: int = key(300, "optimizer steps")
     batch_size: int = key(400, "pictures an optimizer step, over all processes")
@@ -362,6 +362,7 @@ class TrainConfig:
     )
     caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt")
     beta_dpo: float = key(2000.0, "strength of the tie of dpo, spin and kto to their reference")
+    beta_nft: float = key(0.1, "nft: its steps go 1/beta times as far as winners and losers are apart")
     temperature: float = key(
         1.0, "weighted: of the weights exp(score/temperature), scores standardised within a prompt"
     )
@@ -557,7 +558,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "scorer.hpsv2.version": ("v2.0", "v2.1"),
     "adapter.kind": ("dora", "lora"),
     "train.density": ("uniform", "logit_normal"),
-    "train.objective": ("mse", "weighted", "dpo", "spin", "kto"),
+    "train.objective": ("mse", "weighted", "dpo", "spin", "kto", "nft"),
     "train.lr_schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
     "train.mixed_precision": ("no", "bf16", "fp16"),
 }
@@ -905,6 +906,7 @@ def check(config: DictConfig) -> None:
         "score.top_fraction",
         "train.density_std",
         "train.temperature",
+        "train.beta_nft",
         "calibrate.recall",
         "search.alpha",
         "search.gamma",
@@ -996,7 +998,7 @@ def _check_scores(values: dict[str, Any]) -> None:
             )
 
 
-PREFERENCES = ("dpo", "spin", "kto")  # objectives that learn from losers
+PREFERENCES = ("dpo", "spin", "kto", "nft")  # objectives that learn from losers
 
 
 def _check_selection(values: dict[str, Any]) -> None:

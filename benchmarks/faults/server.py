@@ -56,8 +56,10 @@ class Server:
         kill_after: float | None = None,
         environment: Mapping[str, str] | None = None,
         refuse: tuple[str, Path] | None = None,
+        apart: bool = False,
     ) -> list[Done]:
-        """Run each of ``commands`` in a process; several are the processes of one launch on this machine.
+        """Run each of ``commands`` in a process; several are the processes of one launch on this machine, or with
+        ``apart`` as many launches.
 
         ``die``: of a process (by its rank), [part of a path, n, signal]: the signal just before the n-th file whose
         path holds that part takes its final name. ``kill_after``: SIGKILL for all that are left after so many seconds.
@@ -70,12 +72,12 @@ class Server:
             files = {name: str(self.folder / f"{self.count}.{name}") for name in ("out", "err")}
             for file in files.values():
                 Path(file).touch()  # there also of a process that is killed before it opens them
-            own = fellows(rank, len(commands)) | dict(environment or {})
+            own = ({} if apart else fellows(rank, len(commands))) | dict(environment or {})
             death = (die or {}).get(rank)
             refusal = None if refuse is None else [refuse[0], str(refuse[1])]
             more = {"die": death, "refuse": refusal}
             processes.append({"arguments": list(arguments), "environment": own} | more | files)
-        request = {"processes": processes, "kill_after": kill_after, "port": len(commands) > 1}
+        request = {"processes": processes, "kill_after": kill_after, "port": len(commands) > 1 and not apart}
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")

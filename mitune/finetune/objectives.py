@@ -46,7 +46,8 @@ class Objective:
 
     ``pairs``: an item is a winner and a loser of its prompt; ``unpaired``: winners and losers are items of their own;
     ``scored``: items count by their scores. ``anchor``: the reference of those that have one: "base", the model without
-    adapter, or "start", the adapter as it was when this training began.
+    adapter, or "start", the adapter as it was when this training began. ``beta``: the key of ``TrainConfig`` that holds
+    the loss's.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Objective:
     unpaired: bool = False
     scored: bool = False
     anchor: str | None = None
+    beta: str = "beta_dpo"
 
     @property
     def rows(self) -> int:
@@ -147,6 +149,32 @@ def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     return 1 - torch.sigmoid(0.5 * beta * label * _weighed(gain, batch.weight))
 
 
+def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+    """DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the network's
+    output, v* its target, v_old the model that drew the pictures (the adapter as it was when this training began):
+
+        L = ‖v⁺ − v*‖² / D  for a winner,  ‖v⁻ − v*‖² / D  for a loser,   v^± = v_old ± β (v_θ − v_old)
+
+    over β, so that its gradient where the training begins is the same for every β. What it leads to is, with
+    p = P(winner | z_t),
+
+        v_θ = v_old + ( p (E[v* | winner] − v_old) − (1 − p) (E[v* | loser] − v_old) ) / β:
+
+    towards the winners and away from the losers, 1/β times as far, where ``mse`` stops at the winners. What both have
+    in common, guidance's mark on all candidates for one, cancels.
+    """
+    reference = batch.condition if batch.reference is None else batch.reference
+    target = denoiser.schedule.target(denoiser.prediction_type, batch.z0, batch.noise, batch.t)
+    z = denoiser.schedule.add_noise(batch.z0, batch.noise, batch.t)
+    anchor = batch.anchor or denoiser.base  # type: ignore[attr-defined]
+    with torch.no_grad(), anchor():
+        old = denoiser.predict(z, batch.t, reference)
+    step = denoiser.predict(z, batch.t, batch.condition) - old
+    label = torch.ones(len(z), device=z.device) if batch.label is None else batch.label
+    sign = label.to(step.dtype).view(-1, *[1] * (step.ndim - 1))
+    return _weighed((old + beta * sign * step - target).pow(2).flatten(1).mean(1) / beta, batch.weight)
+
+
 def _gain(
     denoiser: Denoiser,
     batch: Batch,
@@ -175,6 +203,7 @@ OBJECTIVES = {
         Objective("dpo", dpo, pairs=True, anchor="base"),
         Objective("spin", spin, pairs=True, anchor="start"),
         Objective("kto", kto, unpaired=True, anchor="base"),
+        Objective("nft", nft, unpaired=True, anchor="start", beta="beta_nft"),
     )
 }
 """All objectives by name; a new one is a function and a line here."""

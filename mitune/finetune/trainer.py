@@ -78,6 +78,7 @@ class TrainConfig:
     layout_weight: float = 0.0
     caption_dropout: float = 0.0
     beta_dpo: float = 2000.0
+    beta_nft: float = 0.1
     temperature: float = 1.0
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
@@ -94,8 +95,9 @@ class TrainConfig:
         check_known("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_known("train.mixed_precision", self.mixed_precision, PRECISIONS)
         check_known("train.density", self.density, DENSITIES)
-        if not self.temperature > 0:
-            raise UserError(f"train.temperature={self.temperature}: must be above 0")
+        for key in ("temperature", "beta_nft"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"train.{key}={getattr(self, key)}: must be above 0")
         for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"train.{key}={getattr(self, key)}: must be at least 1")
@@ -182,6 +184,7 @@ class _Run:
         self.processes = distributed.state()
         self.device = denoiser.device
         self.objective: Objective = find_objective(config.objective)
+        self.beta: float = getattr(config, self.objective.beta)
         self.weight: LayoutWeight | None = (
             LayoutWeight(denoiser.schedule, config.layout_weight, config.t_min, config.t_max)
             if config.layout_weight and denoiser.prediction_type == "epsilon"
@@ -343,7 +346,7 @@ class _Run:
     def _accumulate(self, draw: Draw) -> Tensor:
         """Add the gradient of some rows of the batch; gives their share of the loss."""
         with self._autocast():
-            losses = self.objective.loss(self.denoiser, self._batch(draw), self.config.beta_dpo)
+            losses = self.objective.loss(self.denoiser, self._batch(draw), self.beta)
             loss = losses.sum() / self.config.batch_size
         self.scaler.scale(loss).backward()
         return loss.detach()

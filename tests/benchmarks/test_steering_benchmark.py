@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -20,9 +21,9 @@ def test_the_whole_benchmark(tmp_path: Path) -> None:
     assert len(record["convergence"]) == 4
     # 8 repeats at N = 128 place its error within a quarter: a slope of −0.5 within 0.1 (one sigma).
     assert all(-1.0 < row["mean"] < -0.15 for row in record["slopes"])
-    far = {(row["reward"], row["method"]): row["distance"] for row in record["distances"]}
-    for kind in benchmark.KINDS:
-        assert far[kind, "DAS, gradient proposals"] < far[kind, "no steering"]
+    far = {(row["reward"], row["strength"], row["method"]): row["distance"] for row in record["distances"]}
+    for case in itertools.product(benchmark.KINDS, benchmark.STRENGTHS):
+        assert far[(*case, "DAS, gradient proposals")] < far[(*case, "no steering")]
     assert record["comparisons"][0]["agreement"]["largest difference of λ"] <= 1e-3
     assert "DAS, bootstrap proposals" in page
 

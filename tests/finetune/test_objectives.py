@@ -23,6 +23,7 @@ from mitune.finetune.objectives import (
     find_objective,
     kto,
     mse,
+    nft,
     spin,
     weighted,
 )
@@ -155,6 +156,74 @@ def test_kto_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> 
     assert all(p.grad is not None for p in denoiser.network.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_nft_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> None:
+    denoiser = _shaken(tiny_pipeline_folder, text_encoder)
+    plain = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    z0, _, noise, t = _draw()
+    label, weight, beta = torch.tensor([1.0, -1.0, 1.0]), torch.tensor([0.5, 1.0, 3.0]), 0.2
+
+    def output(model: StableDiffusionDenoiser) -> torch.Tensor:
+        alpha_bar = model.schedule.alpha_bar[t].float()[:, None, None, None]
+        z = alpha_bar.sqrt() * z0 + (1 - alpha_bar).sqrt() * noise
+        text = model.encode_prompts(PROMPTS).tensors["text"]
+        return model.network(z, t, encoder_hidden_states=text).sample
+
+    new, old = output(denoiser), output(plain)
+    positive, negative = (1 - beta) * old + beta * new, (1 + beta) * old - beta * new
+    errors = [(side - noise).pow(2).flatten(1).mean(1) for side in (positive, negative)]
+    expected = weight * torch.where(label > 0, errors[0], errors[1]) / beta
+    batch = Batch(
+        z0, noise, t, denoiser.encode_prompts(PROMPTS),
+        reference=plain.encode_prompts(PROMPTS) if text_encoder else None, weight=weight, label=label,
+    )  # fmt: skip
+    loss = nft(denoiser, batch, beta)
+    assert torch.allclose(loss, expected, rtol=1e-4)
+    assert not torch.allclose(new, old, atol=1e-2)
+    loss.sum().backward()
+    assert all(p.grad is not None for p in denoiser.network.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_nft_goes_past_the_winners_and_away_from_the_losers(beta: float) -> None:
+    """A network whose output is one free vector: where the gradient vanishes, and what it is where one begins."""
+    generator = torch.Generator().manual_seed(3)
+    n, winners = 12, 5
+    target, old = torch.randn(n, 4, generator=generator), torch.randn(4, generator=generator)
+    label = torch.where(torch.arange(n) < winners, 1.0, -1.0)
+
+    class Constant:
+        schedule, prediction_type = NoiseSchedule.ddpm(), "epsilon"
+
+        def __init__(self) -> None:
+            self.output = old.clone().requires_grad_(True)
+
+        def predict(self, z: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+            return self.output.expand(len(z), -1)
+
+    denoiser = Constant()
+
+    @contextlib.contextmanager
+    def at_start():
+        now, denoiser.output = denoiser.output, old
+        yield
+        denoiser.output = now
+
+    batch = Batch(
+        torch.zeros(n, 4), target, torch.full((n,), 500), Condition({}), label=label, anchor=at_start
+    )  # the noise is the target
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(nft(denoiser, batch, beta).mean(), denoiser.output)[0]  # type: ignore[arg-type]
+
+    assert torch.allclose(gradient(), (label[:, None] * 2 * (old - target)).mean(0) / 4, atol=1e-6)
+    p = winners / n
+    towards = p * (target[:winners].mean(0) - old) - (1 - p) * (target[winners:].mean(0) - old)
+    with torch.no_grad():
+        denoiser.output.copy_(old + towards / beta)
+    assert gradient().abs().max() < 1e-5
+
+
 def test_weighted_is_mse_times_importance(tiny_pipeline_folder: Path) -> None:
     denoiser = _shaken(tiny_pipeline_folder)
     z0, _, noise, t = _draw()
@@ -235,7 +304,7 @@ def test_weights_multiply_the_errors_of_every_objective(tiny_pipeline_folder: Pa
 def test_objectives_are_found_by_name() -> None:
     assert [find_objective(name).name for name in OBJECTIVES] == list(OBJECTIVES)
     assert {name: objective.rows for name, objective in OBJECTIVES.items()} == {
-        "mse": 1, "weighted": 1, "dpo": 2, "spin": 2, "kto": 1,
+        "mse": 1, "weighted": 1, "dpo": 2, "spin": 2, "kto": 1, "nft": 1,
     }  # fmt: skip
     with pytest.raises(UserError, match=r"train.objective='dpoo' is not known, did you mean 'dpo'\?"):
         find_objective("dpoo")

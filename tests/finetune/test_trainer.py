@@ -86,6 +86,7 @@ CASES: dict[str, tuple[AdapterConfig, dict[str, Any]]] = {
         {"objective": "spin", "beta_dpo": 50.0},
     ),
     "kto": (AdapterConfig(rank=4), {"objective": "kto", "beta_dpo": 50.0}),
+    "nft, text encoder": (AdapterConfig(rank=4, text_encoder=True), {"objective": "nft", "beta_nft": 0.5}),
     "weighted": (AdapterConfig(rank=4), {"objective": "weighted", "temperature": 0.5}),
 }
 
@@ -423,6 +424,7 @@ def test_wrong_settings_are_refused(tiny_pipeline_folder: Path, winners: Any, tm
         ({"t_min": 900, "t_max": 900}, "not below"),
         ({"caption_dropout": 1.5}, "train.caption_dropout"),
         ({"layout_weight": 1.5}, "train.layout_weight"),
+        ({"beta_nft": 0.0}, "train.beta_nft"),
     ):
         with pytest.raises(UserError, match=message):
             TrainConfig(**options)
