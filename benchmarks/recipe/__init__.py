@@ -1,0 +1,1 @@
+"""Which recipe moves held-out alignment most: ``python -m benchmarks.recipe STUDY``."""

@@ -1,0 +1,207 @@
+"""What the runs of a study reached: gains in pairs, pooled over seeds, with the controls beside them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from benchmarks import common
+from benchmarks.recipe.studies import Study
+from mitune.config import compose
+from mitune.data.store import CandidateStore
+from mitune.evaluate.bootstrap import mean_ci
+from mitune.evaluate.fidelity import kernel_distance
+from mitune.families import load_denoiser
+from mitune.files import read_json
+from mitune.referees.registry import load_reward
+from mitune.stages.candidates import decode_rows
+from mitune.worlds.shapes.grammar import parse_prompt
+from mitune.worlds.shapes.render import render
+from mitune.worlds.shapes.scenes import random_scene
+
+Row = dict[str, Any]
+KEY = ["seed", "prompt_id", "candidate"]
+
+
+def gather(study: Study, folders: Mapping[str, Path]) -> list[Row]:
+    """A row for each arm, chooser and round that all of its seeds have finished."""
+    fidelity = Fidelity()
+    rows, gains = [], {}
+    for arm, folder in folders.items():
+        runs = [path.parent for path in sorted(folder.glob("*/summary.json"))]
+        by_choice: dict[str, list[Path]] = {}
+        for run in runs:
+            by_choice.setdefault(OmegaConf.load(run / "config.yaml").select.by, []).append(run)
+        for choice, own in by_choice.items():
+            summaries = [read_json(run / "summary.json") for run in own]
+            for number in range(1, min(len(summary["rounds"]) for summary in summaries) + 1):
+                role = "own" if choice == study.chooser(arm) else choice
+                gain = pd.concat([_gains(run, number) for run in own], ignore_index=True)
+                gains[arm, role, number] = gain
+                rounds = [summary["rounds"][number - 1] for summary in summaries]
+                rows.append(
+                    {"arm": arm, "choice": choice, "role": role, "round": number} | _reached(gain, rounds)
+                )
+                rows[-1]["fidelity"] = [fidelity(run, number) for run in own]
+    for row in rows:
+        row["above_random"] = _above(gains, row)
+    return rows
+
+
+def _gains(run: Path, number: int) -> pd.DataFrame:
+    """One row a held-out picture: seed, prompt, category and what the oracle gives it more than the base's."""
+    table = pd.read_parquet(run / f"round-{number}" / "evaluation.parquet")
+    table["seed"] = int(OmegaConf.load(run / "config.yaml").seed)
+    sides = [table[table["model"] == model].set_index(KEY) for model in table["model"].unique()]
+    before, after = sides
+    gain = after["oracle"] - before["oracle"]
+    return after.assign(gain=gain)[["prompt", "category", "gain"]].reset_index()
+
+
+def _reached(gain: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> Row:
+    estimate = mean_ci(gain["gain"], gain["prompt_id"])
+    chosen = [entry["select"] for entry in rounds]
+    mean = {
+        name: float(np.mean([entry[name] for entry in chosen]))
+        for name in ("oracle_pool", "oracle_kept", "oracle_best")
+    }
+    room = mean["oracle_best"] - mean["oracle_pool"]
+    spent = [entry["generate"]["forwards"] + entry["train"]["forwards"] for entry in rounds]
+    return {
+        "seeds": sorted(map(int, gain["seed"].unique())),
+        "pictures": len(gain),
+        "gain": {"value": estimate.mean, "ci95": estimate.interval},
+        "by_seed": [float(value) for _, value in gain.groupby("seed")["gain"].mean().items()],
+        "categories": {str(name): float(part["gain"].mean()) for name, part in gain.groupby("category")},
+        "diversity": float(np.mean([entry["evaluate"]["diversity"]["ratio"] for entry in rounds])),
+        **mean,
+        "share_of_room": (mean["oracle_kept"] - mean["oracle_pool"]) / room if room else None,
+        "forwards": float(np.mean(spent)),
+        "train_seconds": float(np.mean([entry["train"]["seconds"] for entry in rounds])),
+    }
+
+
+def _above(gains: Mapping[tuple[str, str, int], pd.DataFrame], row: Row) -> Row | None:
+    """The gain less the same arm's by lot, picture by picture; None without that control."""
+    other = gains.get((row["arm"], "random", row["round"]))
+    if other is None or row["role"] == "random":
+        return None
+    both = gains[row["arm"], row["role"], row["round"]].merge(other, on=KEY, suffixes=("", "_random"))
+    estimate = mean_ci(both["gain"] - both["gain_random"], both["prompt_id"])
+    return {"value": estimate.mean, "ci95": estimate.interval}
+
+
+class Fidelity:
+    """Distance of held-out pictures to the renderer's of the same prompts, by the world's small CLIP."""
+
+    def __init__(self) -> None:
+        self.config = compose(["experiment=shapes"])
+        self.denoiser = load_denoiser(self.config.model)
+        settings: Any = {"clip": {**self.config.scorer.clip}}
+        self.clip = load_reward("clip", settings).clip  # type: ignore[attr-defined]
+        self.known: dict[str, Any] = {}
+
+    def __call__(self, run: Path, number: int) -> dict[str, float]:
+        """``before`` and ``after``: kernel distances of the base's pictures and the tuned model's."""
+        note = read_json(run / f"round-{number}" / "done" / "evaluate.json")
+        bases = sorted(run.glob("baseline-*"))
+        after = self._features(run / f"round-{number}" / "after")
+        prompts = CandidateStore(run / f"round-{number}" / "after").table()["prompt"].tolist()
+        before = next(f for f in map(self._features, bases) if len(f) == len(after))
+        real = self._real(prompts)
+        assert note
+        return {"before": kernel_distance(before, real), "after": kernel_distance(after, real)}
+
+    def _features(self, folder: Path) -> torch.Tensor:
+        name = str(folder.resolve())
+        if name not in self.known:
+            store = CandidateStore(folder)
+            pictures = decode_rows(store, store.table(), self.denoiser, 96)
+            self.known[name] = self._look(torch.stack(list(pictures)))
+        return self.known[name]
+
+    def _real(self, prompts: Sequence[str]) -> torch.Tensor:
+        name = "\n".join(prompts)
+        if name not in self.known:
+            rng = np.random.default_rng(0)
+            drawn = [render(random_scene(rng, parse_prompt(prompt)))[0] for prompt in prompts]
+            self.known[name] = self._look(torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255)
+        return self.known[name]
+
+    def _look(self, pictures: torch.Tensor) -> torch.Tensor:
+        features = self.clip.image_features(pictures).float()
+        return features * features.shape[1] ** 0.5  # of length one: entries of size one
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The record as Markdown."""
+    settings = record["settings"]
+    lines = [
+        f"# {record['name']}", "", record["question"], "",
+        f"Gain of the oracle on held-out prompts over the base model, with the 95 % interval over prompts; seeds"
+        f" {', '.join(map(str, settings['seeds']))}. Above chance: the gain less that of the same arm with winners"
+        " drawn by lot. Fidelity: kernel distance to the renderer's pictures, before and after (less is nearer). Forwards:"
+        " network rows of drawing, scoring and training.", "",
+        "| arm | winners by | round | gain | each seed | above chance | worst category | share of room | diversity"
+        " | fidelity | forwards |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in record["rows"]:
+        worst = min(row["categories"], key=row["categories"].__getitem__)
+        room = row["share_of_room"]
+        before, after = (
+            float(np.mean([entry[side] for entry in row["fidelity"]])) for side in ("before", "after")
+        )
+        lines.append(
+            f"| {row['arm']} | {row['choice']} | {row['round']} | {_interval(row['gain'])} "
+            f"| {' '.join(f'{value:+.3f}' for value in row['by_seed'])} "
+            f"| {'' if row['above_random'] is None else _interval(row['above_random'])} "
+            f"| {worst} {row['categories'][worst]:+.3f} | {'' if room is None else f'{room:.2f}'} "
+            f"| {row['diversity']:.2f} | {before:.3f} → {after:.3f} | {row['forwards'] / 1000:.0f} k |"
+        )
+    lines += ["", *(f"- {arm}: `{' '.join(words) or '(the base)'}`" for arm, words in record["arms"].items())]
+    lines += [f"- base: `{' '.join(settings['base'])}`", ""]
+    return "\n".join(lines) + "\n" + common.markdown(record).partition("\n")[2].lstrip("\n")
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    bounds = entry["ci95"]
+    return f"{entry['value']:+.3f}" + (f" ({bounds[0]:+.3f} … {bounds[1]:+.3f})" if bounds else "")
+
+
+def plot(rows: Sequence[Row]) -> bytes:
+    """PNG: every arm's gain by its own choice, by lot and by the oracle."""
+    last = {(row["arm"], row["role"]): row for row in rows}  # of several rounds the last
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    drawn = Figure(figsize=(7, 1.4 + 0.55 * len(arms)), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots()
+    for offset, (role, colour) in zip(
+        (0.0, -0.2, 0.2), (("own", "tab:blue"), ("random", "grey"), ("oracle", "tab:green")), strict=True
+    ):
+        there = [(place, last[arm, role]["gain"]) for place, arm in enumerate(arms) if (arm, role) in last]
+        values = np.array([gain["value"] for _, gain in there])
+        sides = np.array([gain["ci95"] for _, gain in there]).T
+        if len(there):
+            axes.errorbar(
+                values, [place + offset for place, _ in there], xerr=np.abs(sides - values), fmt="o",
+                markersize=4, capsize=2, color=colour, label={"own": "own score", "random": "by lot"}.get(role, role),
+            )  # fmt: skip
+    axes.axvline(0, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(arms)), arms)
+    axes.invert_yaxis()
+    axes.set_xlabel("gain in the oracle on held-out prompts")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
