@@ -149,8 +149,8 @@ def page(record: Mapping[str, Any]) -> str:
         f"# {record['name']}", "", record["question"], "",
         f"Gain of the oracle on held-out prompts over the base model, with the 95 % interval over prompts; seeds"
         f" {', '.join(map(str, settings['seeds']))}. Above chance: the gain less that of the same arm with winners"
-        " drawn by lot. Fidelity: kernel distance to the renderer's pictures, before and after (less is nearer). Forwards:"
-        " network rows of drawing, scoring and training.", "",
+        " drawn by lot. Fidelity: kernel distance to the renderer's pictures, before and after (less is nearer)."
+        " Forwards: network rows of drawing, scoring and training.", "",
         "| arm | winners by | round | gain | each seed | above chance | worst category | share of room | diversity"
         " | fidelity | forwards |",
         "|---|---|---|---|---|---|---|---|---|---|---|",

@@ -69,7 +69,9 @@ class Job:
         else:
             print(f"job {place.name}", flush=True)
             start = time.time()
-            own = [f"run={place}", f"sweep.share={Path(self.folder) / 'shared'}"]
+            own = [f"run={place}"]
+            if not any(word.startswith("sweep.share=") for word in words):  # one's own may serve several sweeps
+                own.append(f"sweep.share={Path(self.folder) / 'shared'}")
             for part in PARTS[self.stage]:
                 code, line = attempt([part, *words, *own])
                 if code:
