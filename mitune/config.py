@@ -489,7 +489,8 @@ class SweepConfig:
         "a search (Optuna) goes by what this score gained on held-out prompts (default: the last of evaluate.scorers)",
     )
     share: str | None = key(
-        None, "a folder in which runs share what they have in common (default in a sweep: shared/ in its folder)"
+        None,
+        "a folder in which runs share what they have in common (default in a sweep: shared/ in its folder)",
     )
 
 
