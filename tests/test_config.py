@@ -9,17 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
-from mitune.config import (
-    AT_LEAST,
-    CHOICES,
-    INTERVALS,
-    LIST_CHOICES,
-    Config,
-    compose,
-    conf_folder,
-    groups,
-    leaves,
-)
+from mitune.config import Config, compose, conf_folder, groups, leaves
+from mitune.config.checks import AT_LEAST, CHOICES, INTERVALS, LIST_CHOICES
 from mitune.errors import UserError
 
 

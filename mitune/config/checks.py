@@ -1,0 +1,442 @@
+"""What a configuration may say: the values of single keys, and what must fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mitune.config.keys import flatten
+from mitune.errors import UserError, nearest
+from mitune.scores import (
+    COLUMNS,
+    COMBINED,
+    INFORMATION,
+    LATENT_SCORERS,
+    PATH_SCORERS,
+    REFEREES,
+    SCORERS,
+    STEERED,
+    columns,
+    normalised,
+    scorers_of,
+    terms,
+)
+
+NOISES = ("independent", "antithetic", "coupled")
+WEIGHTINGS = ("continuous", "paper", "uniform", "profile")
+STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
+_TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
+CHOICES: dict[str, Sequence[str]] = {
+    "model.dtype": ("auto", "float32", "float16", "bfloat16"),
+    "model.offload": ("none", "model", "sequential"),
+    "model.quantization": ("none", "8bit", "4bit", "int8"),
+    "sampler.name": ("ddpm", "ddim", "euler", "lcm"),
+    "sampler.variance": ("small", "large"),
+    "sampler.spacing": ("leading", "trailing", "linspace"),
+    "search.proposal": ("auto", "gradient", "bootstrap"),
+    "search.tempering": ("adaptive", "gamma", "exponential", "linear", "constant"),
+    "search.resampling": ("multinomial", "residual", "stratified", "systematic", "ssp"),
+    **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
+    **{f"scorer.{name}.weighting": WEIGHTINGS for name in _TIMED},
+    **{f"scorer.{name}.strategy": STRATEGIES for name in _TIMED},
+    "scorer.mi_image.form": ("square", "orthogonal"),
+    "scorer.contrast.negatives": ("edits", "words", "pool", "list"),
+    "scorer.cas.divergence": ("hutchinson", "jvp"),
+    "scorer.cas.rule": ("simpson38", "simpson13", "trapezoid"),
+    "scorer.cas.inversion": ("trapezoid", "ddim"),
+    "scorer.cas.end": ("denoised", "normal"),
+    "scorer.cas.spacing": ("angle", "time"),
+    "scorer.clip.form": ("clipscore", "cosine", "logit"),
+    "scorer.hpsv2.version": ("v2.0", "v2.1"),
+    "adapter.kind": ("dora", "lora"),
+    "train.density": ("uniform", "logit_normal"),
+    "train.objective": ("mse", "weighted", "dpo", "spin", "kto", "nft"),
+    "train.lr_schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
+    "train.mixed_precision": ("no", "bf16", "fp16"),
+}
+LIST_CHOICES: dict[str, Sequence[str]] = {
+    "scorer.contrast.kinds": ("swap", "substitute", "drop"),
+}
+# The lowest value a number may have; None stays None.
+AT_LEAST: dict[str, float] = {
+    "rounds": 1,
+    "round": 1,
+    "prompts.limit": 1,
+    "prompts.per_category": 1,
+    "evaluate.prompts.limit": 1,
+    "evaluate.prompts.per_category": 1,
+    "model.resolution": 8,
+    "model.max_tokens": 1,
+    "sampler.steps": 1,
+    "sampler.eta": 0,
+    "sampler.guidance": 0,
+    "sampler.steps_offset": 0,
+    "sampler.racing.speedup": 1,
+    "sampler.racing.times": 1,
+    "sampler.racing.edits": 1,
+    "search.particles": 1,
+    "search.ess": 0,
+    "search.edits": 1,
+    "scorer.mi.t_min": 0,
+    **{f"scorer.{name}.times": 1 for name in _TIMED},
+    **{f"scorer.{name}.t_min": 0 for name in _TIMED},
+    "scorer.llr_image.paths": 1,
+    "scorer.llr_image.guidance": 0,
+    "scorer.cas.steps": 2,
+    "scorer.cas.probes": 1,
+    "scorer.cas.recursion": 0,
+    "scorer.contrast.edits": 1,
+    **{f"scorer.{name}.batch_size": 1 for name in REFEREES if name != "jpeg"},
+    "scorer.jpeg.quality": 1,
+    "generate.candidates": 1,
+    "generate.batch_size": 1,
+    "generate.rows_per_unit": 1,
+    "generate.keep": 1,
+    "select.k": 1,
+    "select.losers": 0,
+    "select.real_fraction": 0,
+    "select.real_limit": 1,
+    "adapter.rank": 1,
+    "adapter.alpha": 1,
+    "adapter.dropout": 0,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.micro_batch": 1,
+    "train.lr": 0,
+    "train.warmup": 0,
+    "train.weight_decay": 0,
+    "train.eps": 0,
+    "train.max_grad_norm": 0,
+    "train.t_min": 0,
+    "train.layout_weight": 0,
+    "train.caption_dropout": 0,
+    "train.beta_dpo": 0,
+    "train.checkpoint_every": 1,
+    "train.keep_checkpoints": 1,
+    "train.validation_prompts": 1,
+    "train.log_every": 1,
+    "evaluate.candidates": 1,
+    "evaluate.batch_size": 1,
+    "evaluate.guidance": 0,
+    "evaluate.examples": 0,
+    "sample.pictures": 1,
+    "sample.of": 1,
+    "sample.round": 1,
+    "score.limit": 1,
+    "score.batch_size": 1,
+    "score.rows_per_unit": 1,
+    "agree.prompts": 2,
+    "agree.candidates": 2,
+    "agree.resamples": 1,
+    "calibrate.prompts": 2,
+    "calibrate.candidates": 2,
+    "calibrate.k": 1,
+    "calibrate.every": 1,
+    "calibrate.times": 1,
+    "calibrate.edits": 1,
+    "calibrate.resamples": 1,
+    "export.pictures": 0,
+    "export.round": 1,
+}
+INTERVALS = (
+    *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
+    ("train.t_min", "train.t_max"),
+)
+
+
+def check(config: DictConfig) -> None:
+    """Refuse values that cannot work, alone or together. Raises UserError."""
+    values = flatten(config)
+    for name, choices in CHOICES.items():
+        if values[name] not in choices:
+            raise UserError(
+                f"{name}={values[name]}: it is one of {', '.join(choices)}{nearest(values[name], choices)}"
+            )
+    for name, choices in LIST_CHOICES.items():
+        for value in values[name]:
+            if value not in choices:
+                raise UserError(
+                    f"{name}: there is no '{value}'{nearest(value, choices)}; choose among {', '.join(choices)}"
+                )
+    for name, lowest in AT_LEAST.items():
+        if values[name] is not None and not values[name] >= lowest:
+            raise UserError(f"{name}={values[name]}: must be at least {lowest}")
+    for low, high in INTERVALS:
+        if values[low] >= values[high]:
+            raise UserError(f"{low}={values[low]} is not below {high}={values[high]}")
+    for name in (
+        "adapter.dropout",
+        "train.caption_dropout",
+        "train.layout_weight",
+        "select.fraction",
+        "select.real_fraction",
+        "score.top_fraction",
+        "calibrate.recall",
+        "search.ess",
+        "search.cap",
+    ):
+        if values[name] is not None and values[name] > 1:
+            raise UserError(f"{name}={values[name]}: must be at most 1")
+    if values["scorer.jpeg.quality"] > 95:
+        raise UserError(
+            f"scorer.jpeg.quality={values['scorer.jpeg.quality']}: must be at most 95, above that JPEG only grows"
+        )
+    for name in (
+        "select.fraction",
+        "score.top_fraction",
+        "train.density_std",
+        "train.temperature",
+        "train.beta_nft",
+        "calibrate.recall",
+        "search.alpha",
+        "search.gamma",
+        "search.cap",
+        "search.max_drift",
+    ):
+        if values[name] is not None and not values[name] > 0:
+            raise UserError(f"{name}={values[name]}: must be above 0")
+    if not all(0 < fraction <= 1 for fraction in values["agree.fractions"]):
+        raise UserError(f"agree.fractions={values['agree.fractions']}: shares lie above 0 and at most at 1")
+    for name in (
+        *_SCORE_LISTS,
+        "scorer.contrast.kinds",
+        "agree.positions",
+        "agree.fractions",
+        "calibrate.by",
+    ):
+        if not values[name]:
+            raise UserError(f"{name} is empty: give at least one")
+    if len(values["train.betas"]) != 2:
+        raise UserError(f"train.betas={values['train.betas']}: give two numbers")
+    adapters, weights = values["model.adapter"], values["model.adapter_weights"]
+    if weights and len(weights) != len(adapters):
+        raise UserError(
+            f"model.adapter_weights={weights}: {len(weights)} weights for {len(adapters)} adapters in model.adapter;"
+            " give one for each"
+        )
+    if values["scorer.contrast.negatives"] == "list" and values["scorer.contrast.given"] is None:
+        raise UserError("scorer.contrast.negatives=list: say which prompts with scorer.contrast.given=")
+    _check_profile(values)
+    _check_scores(values)
+    _check_selection(values)
+    _check_racing(values)
+    _check_search(values)
+
+
+def _check_profile(values: dict[str, Any]) -> None:
+    """A profile is there where one is needed; what it says is read with the model."""
+    for name in _TIMED:
+        for last, value in (("weighting", "profile"), ("strategy", "importance")):
+            if values[f"scorer.{name}.{last}"] == value and values["scorer.profile"] is None:
+                raise UserError(
+                    f"scorer.{name}.{last}={value} needs a measured profile: scorer.profile=FILE.json, which"
+                    " mitune score score.source=… score.profile=FILE.json writes"
+                )
+    path = values["score.profile"]
+    if path is not None and Path(path).suffix != ".json":
+        raise UserError(f"score.profile={path}: the profile is a JSON file; give a name that ends in .json")
+
+
+# What candidates can be dropped by: scores of the path, and the cheaper ones of the predicted picture.
+RACERS = (*PATH_SCORERS, *(name for name in LATENT_SCORERS if name != "cas"))
+_SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers")
+# Where what a search says of its particles (``STEERED``) can be had.
+_STEERED_LISTS = ("scorers", "sample.scorers", "sample.by")
+
+
+def _check_scores(values: dict[str, Any]) -> None:
+    """Every score named is one, and can be had where it is asked for."""
+    combined = values["scorer.combined"]
+    terms(COMBINED, combined)
+    lists = {name: values[name] for name in _SCORE_LISTS}
+    lists |= {
+        name: [values[name]]
+        for name in ("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by")
+        if values[name]
+    }
+    for name, wanted in lists.items():
+        for score in wanted:
+            try:
+                terms(score, combined)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+            for steered in set(STEERED).intersection(columns([score], combined)):
+                check_steered(name, steered, values["search.by"], name in _STEERED_LISTS)
+            if name in ("evaluate.scorers", "train.keep_best_by") and normalised(score, combined):
+                raise UserError(
+                    f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
+                    " give a sum without z(), such as contrast+0.5*elbo"
+                )
+    straight = _straight(values)
+    for name in ("scorers", "evaluate.scorers", "train.keep_best_by"):
+        if straight and "llr" in scorers_of(lists.get(name, ()), combined):
+            others = ",".join(other for other in lists[name] if "llr" not in columns([other], combined))
+            way_out = "null" if name == "train.keep_best_by" else f"[{others}]"
+            raise UserError(
+                f"llr needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or leave it out:"
+                f" {name}={way_out}"
+            )
+
+
+PREFERENCES = ("dpo", "spin", "kto", "nft")  # objectives that learn from losers
+
+
+def _check_selection(values: dict[str, Any]) -> None:
+    by, k, losers, candidates = (
+        values["select.by"], values["select.k"], values["select.losers"], values["generate.candidates"],
+    )  # fmt: skip
+    combined = values["scorer.combined"]
+    if by != "random":
+        try:
+            wanted = columns([by], combined)
+        except UserError as error:
+            known = [*SCORERS, *COLUMNS, COMBINED, "random"]
+            if by.isidentifier():
+                raise UserError(
+                    f"select.by={by}: there is no such score{nearest(by, known)}; choose among {', '.join(known)}"
+                ) from error
+            raise UserError(f"select.by={by}: {error}") from error
+        for steered in set(STEERED).intersection(wanted):
+            check_steered("select.by", steered, values["search.by"])
+            if values["select.real"] is not None:
+                raise UserError(
+                    f"select.real: real pictures have no {steered}, which select.by={by} goes by; leave one out"
+                )
+        there = scorers_of(values["scorers"], combined)
+        missing = [scorer for scorer in scorers_of(wanted) if scorer not in there]
+        if missing:
+            what = "this score" if wanted == [by] else f"the score {missing[0]}"
+            raise UserError(
+                f"select.by={by}: the candidates do not get {what}; add it:"
+                f" scorers=[{','.join([*values['scorers'], *missing])}]"
+            )
+    objective = values["train.objective"]
+    if values["select.real"] is not None and objective in PREFERENCES:
+        raise UserError(
+            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out"
+        )
+    if k + losers > candidates:
+        more = f" and select.losers={losers}" if losers else ""
+        raise UserError(
+            f"select.k={k}{more} but only generate.candidates={candidates} (M) a prompt; lower k or raise M"
+        )
+    keep = values["generate.keep"]
+    if keep is not None and keep < k:
+        raise UserError(
+            f"generate.keep={keep}: fewer than the select.k={k} winners a prompt; leave it out (null) or raise it"
+        )
+    if objective in PREFERENCES and losers < 1:
+        raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
+    best = values["train.keep_best_by"]
+    if best is not None and _by_oracle(best, combined) and not _by_oracle(by, combined):
+        raise UserError(
+            f"train.keep_best_by={best}: the oracle only judges; it may choose only in the control select=oracle"
+        )
+
+
+def _by_oracle(score: str, combined: str) -> bool:
+    return score != "random" and "oracle" in scorers_of([score], combined)
+
+
+def _straight(values: dict[str, Any]) -> bool:
+    """Whether the sampler adds no noise, so that a path has no density."""
+    kind = values["sampler.name"]
+    return kind == "euler" or (kind == "ddim" and values["sampler.eta"] == 0)
+
+
+def _check_racing(values: dict[str, Any]) -> None:
+    """What the steps, candidates and forwards allow is told by ``stages.racing.cuts_of``, before a model is loaded."""
+    by, at, survivors, speedup = (
+        values[f"sampler.racing.{name}"] for name in ("by", "at", "survivors", "speedup")
+    )
+    if by is None:
+        given = [name for name in ("survivors", "speedup", "times") if values[f"sampler.racing.{name}"]]
+        if given:
+            raise UserError(
+                f"sampler.racing.{given[0]}: say which score drops candidates: sampler.racing.by=, one of"
+                f" {', '.join(RACERS)}"
+            )
+        return
+    check_racer("sampler.racing.by", by, values["sampler.racing.times"], _straight(values))
+    if (speedup is None) == (not survivors):
+        both = "give one of them, not both" if survivors else "say how many candidates go on"
+        raise UserError(
+            f"sampler.racing: {both}: sampler.racing.survivors=[4] (one number for each of sampler.racing.at), or"
+            " sampler.racing.speedup=2"
+        )
+    if speedup is None and len(survivors) != len(at):
+        raise UserError(
+            f"sampler.racing.survivors={survivors}: give one number for each of sampler.racing.at={at}"
+        )
+    if not at:
+        raise UserError("sampler.racing.at is empty: say when candidates are dropped, such as [0.4]")
+
+
+SEARCHES = ("das",)
+
+
+def check_steered(name: str, score: str, search: str | None, possible: bool = True) -> None:
+    """Raise UserError unless the key ``name`` can ask for ``score``, which only a search's particles have."""
+    if not possible:
+        raise UserError(
+            f"{name}: {score} is a figure of the population that a picture was drawn in, and these have none; judge by"
+            " the reward's own name, such as clip"
+        )
+    if search is None:
+        raise UserError(
+            f"{name}: only a search gives {score}; say sampler=das reward=clip (or another reward)"
+        )
+
+
+def _check_search(values: dict[str, Any]) -> None:
+    """What the prompts, the reward and its weights allow is told by ``stages.search``."""
+    by, reward = values["search.by"], values["search.reward"]
+    if by is None:
+        if reward is not None:
+            raise UserError(
+                f"search.reward={reward}: nothing is steered by it; say sampler=das (search.by=das)"
+            )
+        return
+    if by not in SEARCHES:
+        raise UserError(f"search.by={by}: it is one of {', '.join(SEARCHES)}{nearest(by, SEARCHES)}")
+    if reward is None:
+        raise UserError(
+            "search.by=das: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
+            f" (aesthetic+20*clip), or one of the model's own {', '.join(INFORMATION)}"
+        )
+    if values["search.proposal"] == "gradient" and reward in INFORMATION:
+        raise UserError(
+            f"search.proposal=gradient needs a differentiable reward, and '{reward}' is measured on the path; say"
+            " search.proposal=bootstrap, or auto"
+        )
+    if _straight(values):
+        raise UserError(
+            f"search.by=das: sampler.name={values['sampler.name']} with sampler.eta={values['sampler.eta']:g} has no"
+            " noise to choose among; say sampler.name=ddim sampler.eta=1"
+        )
+    if values["sampler.racing.by"] is not None:
+        raise UserError(
+            "search.by and sampler.racing.by: a population is either raced or steered; set one to null"
+        )
+
+
+def check_racer(key: str, by: str, times: int | None, straight: bool) -> None:
+    """Raise UserError, naming ``key``, unless candidates can be dropped by ``by``; ``times``: of a look;
+    ``straight``: the sampler adds no noise."""
+    if by not in RACERS:
+        why = "judges finished pictures only" if by in SCORERS or by in COLUMNS else "is no running score"
+        raise UserError(f"{key}: {by} {why}{nearest(by, RACERS)}; choose among {', '.join(RACERS)}")
+    if by == "llr" and straight:
+        raise UserError(
+            f"{key}: llr needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or race by another"
+            " score"
+        )
+    if by not in PATH_SCORERS and times is None:
+        section = key.rpartition(".")[0]
+        raise UserError(
+            f"{key}: {by} is not free, it costs forwards at every look; say so by {section}.times=2 (the times that a"
+            f" look noises the predicted picture at), or race by {', '.join(PATH_SCORERS)}"
+        )

@@ -1,0 +1,515 @@
+"""Every key with its type, default and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def key(default: Any, meaning: str) -> Any:
+    """A configuration key: its default and the line that ``--help`` prints."""
+    metadata = {"help": meaning}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type) -> Any:
+    """A group of keys."""
+    return field(default_factory=kind)
+
+
+@dataclass
+class ModelConfig:
+    path: str = key(
+        "shapes",
+        "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
+    )
+    config: str | None = key(
+        None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)"
+    )
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    variant: str | None = key(None, "weights variant, such as fp16")
+    resolution: int | None = key(None, "side of a picture in pixels (default: the model's own)")
+    max_tokens: int | None = key(None, "tokens of T5 or Gemma (default: the pipeline's own)")
+    guidance_embedding: float | None = key(
+        None, "what a guidance-distilled model (FLUX.1-dev) is told; 1 = no guidance"
+    )
+    dtype: str = key("auto", "float32, float16, bfloat16, or auto: bfloat16 on CUDA, else float32")
+    device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
+    compile: bool = key(False, "torch.compile the denoiser network")
+    channels_last: bool = key(False, "channels-last memory layout (CUDA)")
+    fast_decoder: str | None = key(
+        None, "an AutoencoderTiny (folder or Hub id) that pictures are decoded with"
+    )
+    offload: str = key(
+        "none", "what waits on the CPU: none, model (each part), sequential (encoders by layer)"
+    )
+    quantization: str = key(
+        "none", "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes), int8 (torchao)"
+    )
+    vae_slicing: bool = key(False, "decode one picture at a time")
+    vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
+    adapter: list[str] = key(
+        [], "start with this adapter (a folder or Hub id), or several [a,b]; training goes on from one"
+    )
+    adapter_weights: list[float] = key([], "weight of each model.adapter (default: 1 each)")
+
+
+@dataclass
+class PromptsConfig:
+    source: str = key("shapes", "txt, csv, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'")
+    split: str | None = key(None, "split of a folder or Hub dataset")
+    limit: int | None = key(None, "at most this many prompts, evenly over the categories")
+    per_category: int | None = key(None, "at most this many prompts of each category")
+    column: str | None = key(None, "text column (default: prompt, text or caption)")
+    category_column: str | None = key(None, "category column (default: category, where there is one)")
+    strict: bool = key(False, "refuse prompts too long for the text encoder; else warn, naming what is cut")
+
+
+@dataclass
+class RacingConfig:
+    """Dropping candidates while they are drawn."""
+
+    by: str | None = key(
+        None,
+        "drop candidates early by this running score: mi, mi_continuous, llr (free), or elbo, mi_image, llr_image,"
+        " contrast of the predicted picture (null: off)",
+    )
+    at: list[float] = key([0.4], "when: shares of the steps below 1, or numbers of steps from 1 on")
+    survivors: list[int] = key([], "candidates a prompt that go on, for each of at")
+    speedup: float | None = key(
+        None, "instead of survivors: forwards of drawing, looks included, shall fall so many times"
+    )
+    times: int | None = key(
+        None, "times a look noises the predicted picture at (2 forwards each, contrast: edits + 1)"
+    )
+    edits: int = key(3, "edits that a look by contrast tells the prompt from")
+
+
+@dataclass
+class SamplerConfig:
+    name: str = key("ddim", "ddpm (ancestral), ddim, euler (rectified flow), or lcm (consistency models)")
+    steps: int = key(20, "network evaluations a picture")
+    eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm")
+    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none")
+    variance: str = key("small", "ddpm: small (posterior) or large (beta)")
+    spacing: str = key("trailing", "timestep spacing: leading, trailing, linspace")
+    steps_offset: int = key(0, "added to every timestep of the leading spacing (Stable Diffusion: 1)")
+    set_alpha_to_one: bool = key(False, "ddim: end at clean data instead of the first timestep")
+    racing: RacingConfig = section(RacingConfig)
+
+
+@dataclass
+class SearchConfig:
+    """Steering the candidates of a prompt as one population (``sampler=das``)."""
+
+    by: str | None = key(None, "das: sequential Monte Carlo on the way from noise to picture (null: off)")
+    reward: str | None = key(
+        None,
+        "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or what the model itself"
+        " says on the way: llr, mi, contrast. Short: reward=",
+    )
+    alpha: float = key(
+        1.0, "temperature of the target p exp(reward/alpha), in the reward's unit. Short: alpha="
+    )
+    particles: int | None = key(None, "of one population (default: all candidates of a prompt are one)")
+    proposal: str = key("auto", "auto, gradient (up the reward), bootstrap (as the sampler would)")
+    tempering: str = key(
+        "adaptive", "when the reward begins to count: adaptive, gamma, exponential, linear, constant"
+    )
+    gamma: float = key(0.008, "of tempering=gamma and exponential")
+    resampling: str = key("ssp", "multinomial, residual, stratified, systematic, ssp")
+    ess: float = key(0.5, "resample where the effective sample size falls below this share of the particles")
+    cap: float = key(1.0, "largest share of a population that may descend from one of its first particles")
+    max_drift: float | None = key(
+        None, "bound on the reward's pull, in standard deviations of a step's noise (null: none)"
+    )
+    edits: int = key(3, "reward=contrast: edits that the path is told from, a forward a step each")
+
+
+@dataclass
+class MIConfig:
+    t_min: int = key(50, "mi, mi_continuous: steps at or below are left out (of 1000)")
+
+
+@dataclass
+class TimesConfig:
+    """When a scorer noises a picture, and what each time counts."""
+
+    times: int = key(8, "times a picture is noised at")
+    t_min: int = key(400, "lowest time (of 1000)")
+    t_max: int = key(1000, "highest time")
+    weighting: str = key(
+        "continuous", "of the times: continuous (exact), paper, uniform, profile (as measured)"
+    )
+    strategy: str = key("even", "times: even, stratified, random, small, middle, large, importance")
+
+
+@dataclass
+class ElboConfig(TimesConfig):
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
+
+
+@dataclass
+class MIImageConfig(ElboConfig):
+    """Where all but ``form`` is as for elbo, one pass gives both."""
+
+    form: str = key("square", "square, or orthogonal: rectified flow's (RFMI)")
+
+
+@dataclass
+class LLRImageConfig(TimesConfig):
+    paths: int = key(1, "forward paths averaged")
+    guidance: float = key(1.0, "guidance of the reverse steps; 1 = none")
+
+
+@dataclass
+class ContrastConfig(ElboConfig):
+    times: int = key(6, "times a picture is noised at")
+    t_min: int = key(560, "lowest time (of 1000)")
+    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
+    negatives: str = key("edits", "the other prompts: edits, words (exchanged within), pool, list (given)")
+    kinds: list[str] = key(["swap", "substitute", "drop"], "kinds of edits, mined from the prompt pool")
+    given: str | None = key(None, "negatives=list: the other prompts, a source like prompts.source")
+
+
+@dataclass
+class CASConfig:
+    steps: int = key(10, "steps of the inversion")
+    probes: int = key(20, "random probes of the divergence a step")
+    recursion: int = key(2, "fixed-point passes of an inversion step")
+    divergence: str = key("hutchinson", "hutchinson (finite difference) or jvp (exact derivative)")
+    rule: str = key("simpson38", "quadrature over the steps: simpson38, simpson13, trapezoid")
+    inversion: str = key("trapezoid", "a step: trapezoid (second order) or ddim (as published)")
+    end: str = key("denoised", "density at the path's end: denoised, or normal (as published)")
+    spacing: str = key("angle", "of the steps: even in angle (arctan of noise over signal) or in time")
+
+
+@dataclass
+class RefereeConfig:
+    """A judge from outside: which one, and how much of it at once."""
+
+    batch_size: int = key(32, "pictures a forward")
+
+
+@dataclass
+class ClipConfig(RefereeConfig):
+    path: str = key(
+        "openai/clip-vit-large-patch14", "a CLIP: transformers folder, Hub id, or 'shapes' (in the package)"
+    )
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    form: str = key("clipscore", "clipscore: 2.5 max(cos, 0); cosine; logit: times the temperature")
+    prefix: str | None = key(None, "put before each prompt (CLIPScore's authors: 'A photo depicts ')")
+
+
+@dataclass
+class PickScoreConfig(RefereeConfig):
+    path: str = key("yuvalkirstain/PickScore_v1", "transformers folder or Hub id")
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    processor: str | None = key(
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "its tokenizer and preprocessing (null: with the model)"
+    )
+
+
+@dataclass
+class AestheticConfig(RefereeConfig):
+    path: str = key("openai/clip-vit-large-patch14", "the CLIP that the head reads: folder or Hub id")
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    head: str | None = key(None, "the head: a .safetensors file of LAION's linear or MLP predictor")
+
+
+@dataclass
+class HpsConfig(RefereeConfig):
+    version: str = key("v2.1", "of the package hpsv2's weights: v2.0 or v2.1")
+    path: str | None = key(None, "the weights as a transformers CLIP instead: folder or Hub id, no package")
+    revision: str | None = key(None, "Hub branch, tag or commit")
+
+
+@dataclass
+class ImageRewardConfig(RefereeConfig):
+    model: str = key("ImageReward-v1.0", "as the package ImageReward names it")
+
+
+@dataclass
+class JpegConfig:
+    quality: int = key(95, "of the JPEG whose kilobytes count, 1 to 95")
+
+
+@dataclass
+class ScorerConfig:
+    mi: MIConfig = section(MIConfig)
+    mi_image: MIImageConfig = section(MIImageConfig)
+    elbo: ElboConfig = section(ElboConfig)
+    llr_image: LLRImageConfig = section(LLRImageConfig)
+    contrast: ContrastConfig = section(ContrastConfig)
+    cas: CASConfig = section(CASConfig)
+    clip: ClipConfig = section(ClipConfig)
+    pickscore: PickScoreConfig = section(PickScoreConfig)
+    aesthetic: AestheticConfig = section(AestheticConfig)
+    hpsv2: HpsConfig = section(HpsConfig)
+    imagereward: ImageRewardConfig = section(ImageRewardConfig)
+    jpeg: JpegConfig = section(JpegConfig)
+    profile: str | None = key(
+        None,
+        "where the information is, for weighting=profile and strategy=importance; score.profile measures it",
+    )
+    combined: str = key(
+        "z(contrast)+z(elbo)", "the score 'combined': a weighted sum; z() = standardised within a prompt"
+    )
+
+
+@dataclass
+class GenerateConfig:
+    candidates: int = key(12, "M: candidates a prompt")
+    batch_size: int = key(96, "candidates a batch (each is two rows of a forward); lower it to save memory")
+    rows_per_unit: int = key(192, "candidates a unit; what a killed run loses at most")
+    keep: int | None = key(
+        None, "best candidates a prompt whose latents are kept, at most all (default: select.k)"
+    )
+
+
+@dataclass
+class SelectConfig:
+    by: str = key(
+        "contrast", "the score, or weighted sum of scores, that chooses; random and oracle are controls"
+    )
+    k: int = key(1, "winners a prompt")
+    losers: int = key(0, "losers a prompt, for preference training (train.objective=dpo)")
+    fraction: float = key(1.0, "share of the prompts kept: those whose winners stand out most")
+    real: str | None = key(
+        None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'"
+    )
+    real_fraction: float = key(0.25, "share of the training set that is real; they take winners' places")
+    real_limit: int | None = key(None, "real pictures looked at, at most (of 'shapes': 4 times those needed)")
+
+
+@dataclass
+class AdapterConfig:
+    kind: str = key("dora", "dora or lora")
+    rank: int = key(32, "rank r")
+    alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)")
+    dropout: float = key(0.0, "dropout on the adapter's input")
+    targets: list[str] = key([], "layers of the denoiser network (default: its attention's projections)")
+    text_encoder: bool = key(False, "adapt the text encoder too")
+    text_targets: list[str] = key(["q_proj", "k_proj", "v_proj", "out_proj"], "layers of the text encoder")
+
+
+@dataclass
+class TrainConfig:
+    objective: str = key(
+        "mse", "mse (the paper's), weighted (by score), dpo, spin, kto, nft (these four need select.losers)"
+    )
+    steps: int = key(300, "optimizer steps")
+    batch_size: int = key(400, "pictures an optimizer step, over all processes")
+    micro_batch: int | None = key(
+        None, "pictures a forward; the rest is accumulated (default: the share of a process)"
+    )
+    lr: float = key(1e-4, "learning rate")
+    lr_schedule: str = key("constant", "constant, linear, cosine, constant_with_warmup")
+    warmup: int = key(0, "warm-up steps")
+    betas: list[float] = key([0.9, 0.999], "AdamW")
+    weight_decay: float = key(1e-2, "AdamW")
+    eps: float = key(1e-8, "AdamW")
+    max_grad_norm: float = key(1.0, "gradient clipping")
+    t_min: int = key(500, "lowest training time")
+    t_max: int = key(1000, "highest training time (excluded)")
+    density: str = key("uniform", "of the training times between them: uniform or logit_normal")
+    density_mean: float = key(0.0, "logit_normal: mean of logit(t); a flow's shift s adds ln s")
+    density_std: float = key(1.0, "logit_normal: standard deviation of logit(t)")
+    layout_weight: float = key(
+        0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1"
+    )
+    caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt")
+    beta_dpo: float = key(2000.0, "strength of the tie of dpo, spin and kto to their reference")
+    beta_nft: float = key(0.1, "nft: its steps go 1/beta times as far as winners and losers are apart")
+    temperature: float = key(
+        1.0, "weighted: of the weights exp(score/temperature), scores standardised within a prompt"
+    )
+    checkpoint_every: int = key(50, "steps between checkpoints")
+    keep_checkpoints: int = key(2, "newest checkpoints kept")
+    keep_best_by: str | None = key(None, "scorer that picks the best checkpoint on validation prompts")
+    validation_prompts: int = key(
+        24, "prompts that keep_best_by looks at; of the training source, not trained on"
+    )
+    log_every: int = key(10, "steps between two rows of metrics.jsonl")
+    mixed_precision: str = key("no", "no, bf16, fp16")
+    gradient_checkpointing: bool = key(False, "trade time for memory")
+    compile: bool = key(False, "torch.compile the network for training")
+
+
+@dataclass
+class EvaluateConfig:
+    prompts: PromptsConfig = section(PromptsConfig)
+    candidates: int = key(4, "pictures a held-out prompt")
+    batch_size: int = key(96, "pictures a batch")
+    guidance: float | None = key(None, "guidance of the comparison (default: the sampler's)")
+    scorers: list[str] = key(
+        ["mi", "oracle"], "scores in the tables; the oracle judges the embedded world only"
+    )
+    seed: int = key(1, "seed of the held-out pictures, the same before and after and in every round")
+    examples: int = key(12, "before/after pairs in the report")
+
+
+@dataclass
+class ScoreConfig:
+    source: str | None = key(
+        None,
+        "pictures: a folder with metadata.csv/.jsonl, a parquet file, a Hub dataset id, a folder of candidates",
+    )
+    split: str | None = key(None, "split of a dataset that has several")
+    image_column: str | None = key(None, "picture column (default: file_name, image, …)")
+    text_column: str | None = key(None, "caption column (default: text, caption or prompt)")
+    limit: int | None = key(None, "at most this many pictures")
+    scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets")
+    pool: str | None = key(None, "more prompts for contrast to find edits in (a source like prompts.source)")
+    adapter: str | None = key(None, "judge with this adapter's model instead of the base model")
+    out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)")
+    by: str | None = key(None, "the score that top_fraction goes by (default: the first of score.scorers)")
+    top_fraction: float | None = key(None, "write the best share (0 to 1) of the pictures as a dataset, too")
+    profile: str | None = key(
+        None,
+        "measure at which times the pictures' information lies, into this .json file, for scorer.profile",
+    )
+    skip: bool = key(False, "leave out pictures that do not decode or have no caption, instead of stopping")
+    batch_size: int = key(192, "rows a forward")
+    rows_per_unit: int = key(192, "pictures a unit; what a killed command loses at most")
+
+
+@dataclass
+class AgreeConfig:
+    prompts: int = key(100, "P: prompts, evenly over the categories")
+    candidates: int = key(32, "M: candidates a prompt")
+    scorers: list[str] = key(
+        ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"], "scores that are compared"
+    )
+    referee: str | None = key(
+        None, "the score the others are held to (default: oracle where it is one of them, else the last)"
+    )
+    positions: list[int] = key(
+        [1, 25, 50], "ranks that the paper compares (fewer candidates: first, middle, last)"
+    )
+    fractions: list[float] = key(
+        [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], "top shares of the referee's curve"
+    )
+    resamples: int = key(2000, "of the bootstrap over prompts")
+    source: str | None = key(
+        None, "a table of scores (mitune score) or folder of candidates, instead of drawing"
+    )
+
+
+@dataclass
+class SampleConfig:
+    prompt: str | None = key(None, "one prompt, instead of those of prompts.source")
+    pictures: int = key(4, "pictures a prompt")
+    of: int | None = key(None, "drawn for them: candidates, or particles of a search (default: as many)")
+    by: str | None = key(
+        None, "the score that picks the pictures (default, with sampler=das: drawn by the particles' weights)"
+    )
+    scorers: list[str] = key(["mi"], "scores every picture gets")
+    round: int | None = key(None, "draw with the adapter that this round of run= trained")
+    out: str | None = key(None, "the folder to write (default: samples, in the run folder)")
+
+
+@dataclass
+class CalibrateConfig:
+    prompts: int = key(24, "P: prompts, evenly over the categories")
+    candidates: int = key(16, "M: candidates a prompt")
+    by: list[str] = key(["mi", "llr"], "running scores to race by: those of sampler.racing.by")
+    target: str | None = key(None, "the final score whose best candidates must survive (default: select.by)")
+    k: int = key(1, "how many of the best")
+    recall: float = key(0.9, "share of them that a proposed schedule shall keep")
+    every: int = key(2, "steps between two looks, of scores that cost forwards")
+    times: int | None = key(None, "of a look: as sampler.racing.times")
+    edits: int = key(3, "of a look: as sampler.racing.edits")
+    resamples: int = key(2000, "of the bootstrap over prompts")
+
+
+@dataclass
+class ExportConfig:
+    round: int | None = key(None, "the round to export (default: the last that is trained)")
+    out: str | None = key(None, "the folder to write (default: export, in the run folder)")
+    name: str | None = key(None, "the model's name on its card (default: the repository's or the run's)")
+    merged: bool = key(False, "the whole pipeline too, the adapter fused into its weights")
+    comfy: bool = key(False, "the adapter under the names that ComfyUI reads, too")
+    dataset: bool = key(False, "the training set too, as parquet; its repository is NAME-dataset")
+    pictures: int = key(12, "before/after pairs shown, at most")
+    base_model: str | None = key(None, "Hub id of the base model for the card (default: model.path)")
+    license: str | None = key(None, "licence on the card (default: the base model's, where known)")
+    push: str | None = key(None, "upload to this repository of the Hub: user/name")
+    private: bool = key(False, "make the repository private")
+    revision: str | None = key(None, "branch of the repository (default: main)")
+    dry_run: bool = key(False, "list what would be uploaded and send nothing")
+
+
+@dataclass
+class SweepConfig:
+    objective: str | None = key(
+        None,
+        "a search (Optuna) goes by what this score gained on held-out prompts (default: the last of evaluate.scorers)",
+    )
+    share: str | None = key(
+        None,
+        "a folder in which runs share what they have in common (default in a sweep: shared/ in its folder)",
+    )
+
+
+@dataclass
+class TrackerConfig:
+    wandb: bool = key(False, "Weights & Biases; offline without a login")
+    tensorboard: bool = key(False, "TensorBoard event files")
+
+
+@dataclass
+class Config:
+    name: str = key("shapes", "name of the preset, of the run folder")
+    run: str = key("runs/${name}", "the run folder")
+    seed: int = key(0, "every random draw follows from it")
+    rounds: int = key(1, "R: generate, select, train, evaluate, and again with the new adapter")
+    round: int = key(1, "the round that a stage run alone belongs to")
+    launch: str | None = key(
+        None,
+        "start the processes by accelerate: a file of launch/ (multi_gpu) or of your own (null: this process)",
+    )
+    scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets")
+    model: ModelConfig = section(ModelConfig)
+    prompts: PromptsConfig = section(PromptsConfig)
+    sampler: SamplerConfig = section(SamplerConfig)
+    search: SearchConfig = section(SearchConfig)
+    scorer: ScorerConfig = section(ScorerConfig)
+    generate: GenerateConfig = section(GenerateConfig)
+    select: SelectConfig = section(SelectConfig)
+    adapter: AdapterConfig = section(AdapterConfig)
+    train: TrainConfig = section(TrainConfig)
+    evaluate: EvaluateConfig = section(EvaluateConfig)
+    sample: SampleConfig = section(SampleConfig)
+    score: ScoreConfig = section(ScoreConfig)
+    agree: AgreeConfig = section(AgreeConfig)
+    calibrate: CalibrateConfig = section(CalibrateConfig)
+    export: ExportConfig = section(ExportConfig)
+    sweep: SweepConfig = section(SweepConfig)
+    tracker: TrackerConfig = section(TrackerConfig)
+
+
+def leaves(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(full key, default, meaning) of every key, in the order of the dataclasses."""
+    for item in dataclasses.fields(kind):
+        name = f"{prefix}{item.name}"
+        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
+        if dataclasses.is_dataclass(default):
+            yield from leaves(type(default), f"{name}.")
+        else:
+            yield name, default, item.metadata["help"]
+
+
+def flatten(config: DictConfig) -> dict[str, Any]:
+    """{full key: value} of a resolved configuration."""
+    return {name: _plain(OmegaConf.select(config, name)) for name, _, _ in leaves()}
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
