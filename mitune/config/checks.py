@@ -282,6 +282,7 @@ def _check_scores(values: dict[str, Any]) -> None:
 
 
 PREFERENCES = ("dpo", "spin", "kto", "nft")  # objectives that learn from losers
+SELF_PLAY = ("spin", "nft")  # those whose reference is the model that drew the pictures
 
 
 def _check_selection(values: dict[str, Any]) -> None:
@@ -330,6 +331,11 @@ def _check_selection(values: dict[str, Any]) -> None:
         )
     if objective in PREFERENCES and losers < 1:
         raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
+    if objective in SELF_PLAY and values["train.fresh"]:
+        raise UserError(
+            f"train.objective={objective} is held to the adapter that drew the pictures, and train.fresh=true drops"
+            " that one; leave it false"
+        )
     best = values["train.keep_best_by"]
     if best is not None and _by_oracle(best, combined) and not _by_oracle(by, combined):
         raise UserError(

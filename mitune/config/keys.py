@@ -325,6 +325,9 @@ class TrainConfig:
         0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1"
     )
     caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt")
+    fresh: bool = key(
+        False, "every round trains a new adapter on the base model instead of going on from the last round's"
+    )
     beta_dpo: float = key(2000.0, "strength of the tie of dpo, spin and kto to their reference")
     beta_nft: float = key(0.1, "nft: its steps go 1/beta times as far as winners and losers are apart")
     temperature: float = key(

@@ -192,12 +192,14 @@ def previous_adapter(run: RunFolder, number: int) -> Path | None:
 
 
 def trained_from(config: DictConfig, run: RunFolder, number: int) -> Path | None:
-    """The adapter that the training of round ``number`` goes on from: the last round's, or in the first round
-    ``model.adapter``. Raises UserError where that is a stack.
+    """The adapter that the training of round ``number`` goes on from: the last round's, or in the first round, and with
+    ``train.fresh`` in every one, ``model.adapter``. Raises UserError where that is a stack.
     """
     start, weights = config.model.adapter, config.model.adapter_weights
-    if number > 1 or not start:
+    if number > 1 and not config.train.fresh:
         return previous_adapter(run, number)
+    if not start:
+        return None
     if len(start) > 1 or any(weight != 1 for weight in weights):
         raise UserError(
             "model.adapter: training goes on from one adapter of weight 1; train on a model that holds the stack, or"

@@ -44,7 +44,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     names = [name for name, wanted in config.tracker.items() if wanted]
     tracker = make_tracker(names, folder, _plain(config), main=state().is_main_process)
     settings = _plain(config.train)
-    prompts = settings.pop("validation_prompts")
+    prompts, _ = settings.pop("validation_prompts"), settings.pop("fresh")
     # Every round draws its own noise.
     settings["seed"] = config.seed + 1000 * (number - 1)
     try:

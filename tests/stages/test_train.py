@@ -6,11 +6,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from mitune import config as configuration
+import pytest
+
 from mitune.cli import main
 from mitune.config import compose
+from mitune.config import keys as configuration
+from mitune.errors import UserError
 from mitune.finetune import adapters, trainer
-from mitune.stages.common import held_out_prompts, training_prompts
+from mitune.runs import RunFolder
+from mitune.stages.common import held_out_prompts, trained_from, training_prompts
 from mitune.stages.train import validation_prompts
 
 
@@ -20,7 +24,9 @@ def names(kind: type) -> set[str]:
 
 def test_the_configuration_has_every_key_of_the_floors_below() -> None:
     assert names(configuration.AdapterConfig) == names(adapters.AdapterConfig)
-    assert names(configuration.TrainConfig) - {"validation_prompts"} == names(trainer.TrainConfig) - {"seed"}
+    assert names(configuration.TrainConfig) - {"validation_prompts", "fresh"} == names(
+        trainer.TrainConfig
+    ) - {"seed"}
     for ours, theirs in (
         (configuration.TrainConfig(), trainer.TrainConfig()),
         (configuration.AdapterConfig(), adapters.AdapterConfig()),
@@ -67,3 +73,19 @@ def test_the_best_checkpoint_is_kept_by_a_scorer(tiny_pipeline_folder: Path, tmp
     assert set(values) == {1, 2, 3}
     assert figures["best_value"] == max(values.values())
     assert values[figures["best_step"]] == figures["best_value"]
+
+
+def test_a_fresh_adapter_goes_on_from_no_round(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.prepare(1)
+    run.write_mark(1, "train", {})
+    adapter = run.round(1) / "adapter"
+    adapter.mkdir()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    assert trained_from(compose([]), run, 2) == adapter
+    assert trained_from(compose(["train.fresh=true"]), run, 2) is None
+    for number in (1, 2):
+        assert trained_from(compose(["train.fresh=true", f"model.adapter=[{mine}]"]), run, number) == mine
+    with pytest.raises(UserError, match=r"train.objective=nft .* leave it false"):
+        compose(["train.objective=nft", "select.losers=1", "train.fresh=true"])
