@@ -31,16 +31,77 @@ class Study:
         return self.arms[arm].by or self.by
 
 
+# The demo's preset with a rate that falls, so that arms of other lengths are comparable.
+BASE = (
+    "experiment=shapes",
+    "train.lr_schedule=cosine",
+    "scorers=[llr,elbo,contrast,oracle]",
+    "scorer.elbo.times=8",
+)
+# Every linear layer and convolution of the network, not the attention's projections alone.
+LAYERS = "adapter.targets=[to_q,to_k,to_v,to_out.0,ff.net.0.proj,ff.net.2,conv1,conv2,proj_in,proj_out]"  # of a UNet
+LOSERS = ("select.losers=3", "train.lr=5e-4")
+
 STUDIES: dict[str, Study] = {
     "objectives": Study(
         "Which objective gets most out of the same candidates, at the same number of pictures trained on?",
         {
             "mse": Arm(),
             "weighted": Arm(("train.objective=weighted", "select.k=12", "train.temperature=0.5")),
-            "dpo": Arm(("train.objective=dpo", "select.losers=3", "train.lr=5e-4", "train.batch_size=24")),
-            "kto": Arm(("train.objective=kto", "select.losers=3", "train.lr=5e-4")),
-            "nft": Arm(("train.objective=nft", "select.losers=3", "train.lr=5e-4", "train.beta_nft=1")),
+            "dpo": Arm(("train.objective=dpo", "train.batch_size=24", *LOSERS)),
+            "kto": Arm(("train.objective=kto", *LOSERS)),
+            "nft": Arm(("train.objective=nft", "train.beta_nft=1", *LOSERS)),
         },
+        BASE,
+    ),
+    "training": Study(
+        "How long, and how much of the network?",
+        {
+            "attention, 300 steps": Arm(),
+            "attention, 900 steps": Arm(("train.steps=900",)),
+            "attention and text encoder, 300 steps": Arm(("adapter.text_encoder=true",)),
+            "all layers, 300 steps": Arm((LAYERS,)),
+            "all layers, 900 steps": Arm((LAYERS, "train.steps=900")),
+        },
+        BASE,
+    ),
+    "pools": Study(
+        "From which pictures: drawn without guidance, with the default one, or with much of it? Judged at the default.",
+        {
+            "guidance 1": Arm(("sampler.guidance=1", "evaluate.guidance=1.5")),
+            "guidance 1.5": Arm(("evaluate.guidance=1.5",)),
+            "guidance 4": Arm(("sampler.guidance=4", "evaluate.guidance=1.5")),
+        },
+        (*BASE, LAYERS, "train.steps=600"),
+    ),
+    "sets": Study(
+        "Which of the candidates: how many winners a prompt, how many candidates, only the clear cases?",
+        {
+            "1 of 12": Arm(("select.k=1",)),
+            "3 of 12": Arm(),
+            "6 of 12": Arm(("select.k=6",)),
+            "3 of 24": Arm(("generate.candidates=24",)),
+            "3 of 12, the clearest half": Arm(("select.fraction=0.5",)),
+        },
+        (*BASE, LAYERS, "train.steps=600"),
+    ),
+    "scorers": Study(
+        "Whose choice?",
+        {
+            "llr (free)": Arm(by="llr"),
+            "elbo (16 rows)": Arm(by="elbo"),
+            "contrast (56 rows)": Arm(by="contrast"),
+            "both": Arm(by="z(contrast)+z(elbo)"),
+        },
+        (*BASE, LAYERS, "train.steps=600"),
+    ),
+    "rounds": Study(
+        "How many rounds, and does the adapter go on or start afresh?",
+        {
+            "goes on": Arm(),
+            "afresh": Arm(("train.fresh=true",)),
+        },
+        (*BASE, LAYERS, "train.steps=600", "rounds=3"),
     ),
 }
 """All studies by name."""

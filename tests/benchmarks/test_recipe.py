@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.recipe import __main__ as benchmark
 from benchmarks.recipe.studies import STUDIES, Arm, Study
+from mitune.config import compose
 
 TINY = (
     "prompts.limit=2", "scorers=[llr,oracle]", "generate.candidates=3", "sampler.steps=2", "select.k=1",
@@ -45,6 +46,16 @@ def test_a_study_runs_reports_and_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(before) == 4
     assert benchmark.main(call) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_arm_of_every_study_is_a_configuration(name: str) -> None:
+    study = STUDIES[name]
+    for arm, own in study.arms.items():
+        for choice in (study.chooser(arm), *study.controls):
+            config = compose([*study.base, *own.words, f"select.by={choice}", "seed=3"])
+            assert config.select.by == choice
+            assert config.evaluate.guidance in (None, 1.5)
 
 
 def test_an_arm_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
