@@ -39,6 +39,7 @@ _NEEDED = {
     "search": ("generate", "sample"),
     "scorer": ("generate", "sample", "score", "agree", "calibrate"),
     "generate": ("generate",),
+    "generate.guidance": ("generate", "calibrate"),
     "select": ("select", "real"),
     "adapter": ("train",),
     "train": ("train",),
@@ -113,7 +114,8 @@ _PLACES = {"run", "model.device"}
 
 def _section(name: str) -> str:
     """The section of a key that stages depend on as a whole."""
-    return next((own for own in _NEEDED if "." in own and name.startswith(f"{own}.")), name.partition(".")[0])
+    parts = (own for own in _NEEDED if "." in own and f"{name}.".startswith(f"{own}."))
+    return next(parts, name.partition(".")[0])
 
 
 def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:

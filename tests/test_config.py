@@ -19,7 +19,7 @@ def test_defaults_are_the_demo() -> None:
     assert config.name == "shapes"
     assert config.run == "runs/shapes"
     assert config.model.path == "shapes"
-    assert config.select.by == "contrast"
+    assert config.select.by == "z(contrast)+z(elbo)"
     assert config.prompts.split == "train"
     assert config.evaluate.prompts.split == "test"
 
@@ -39,7 +39,7 @@ def test_every_option_of_every_group_composes(group: str) -> None:
         if group == "select":
             extra = ["scorers=[mi,mi_continuous,llr,elbo,contrast,oracle]"]
         if option == "euler":  # no noise on the path, no ratio of path densities
-            extra = ["scorers=[mi,contrast]"]
+            extra = ["scorers=[mi,contrast]", "select=contrast"]
         if option == "das":
             extra = ["reward=clip"]
         if option == "dpo":
@@ -123,6 +123,12 @@ def test_a_text_file_of_ones_own_has_no_split() -> None:
     assert compose(["prompts.source=a.txt", "prompts.split=val"]).prompts.split == "val"
 
 
+def test_a_guidance_of_ones_own_is_for_the_candidates_too() -> None:
+    assert compose().generate.guidance == 4
+    assert compose(["sampler.guidance=7.5"]).generate.guidance is None
+    assert compose(["sampler.guidance=7.5", "generate.guidance=4"]).generate.guidance == 4
+
+
 def test_an_optional_text_takes_null() -> None:
     assert compose(["prompts.split=null"]).prompts.split is None
 
@@ -160,7 +166,7 @@ REFUSED = [
     ("train.t_min=1000", "train.t_max"),
     ("select.k=13", "generate.candidates=12"),
     ("select.by=orcle", "oracle"),
-    ("select.by=elbo", "scorers=["),
+    ("select.by=mi_continuous", "scorers=["),
     ("generate.keep=0", "at least 1"),
     ("train.objective=dpo", "select.losers"),
     ("train.keep_best_by=oracle", "only judges"),

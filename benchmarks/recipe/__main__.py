@@ -31,7 +31,9 @@ def sweep(
     Raises SystemExit with the command's exit code where a run fails.
     """
     folder = runs / arm
-    choices = ",".join((f"'{study.chooser(arm)}'", *study.controls))  # a sum is no word to Hydra without quotes
+    choices = ",".join(
+        (f"'{study.chooser(arm)}'", *study.controls)
+    )  # a sum is no word to Hydra without quotes
     words = ["run", "-m", *study.base, *study.arms[arm].words, *extra, f"select.by={choices}"]
     words += [f"seed={','.join(map(str, seeds))}", f"run={folder}", f"sweep.share={share.resolve()}"]
     print(f"{arm}: mitune {' '.join(words)}", file=sys.stderr, flush=True)

@@ -31,15 +31,16 @@ class Study:
         return self.arms[arm].by or self.by
 
 
-# The demo's preset with a rate that falls, so that arms of other lengths are comparable.
+# The demo's preset, its parts set apart: every study changes some of them.
 BASE = (
     "experiment=shapes",
-    "train.lr_schedule=cosine",
+    "generate.guidance=null",
+    "adapter.targets=[]",
+    "train.steps=300",
     "scorers=[llr,elbo,contrast,oracle]",
-    "scorer.elbo.times=8",
 )
 # Every linear layer and convolution of the network, not the attention's projections alone.
-LAYERS = "adapter.targets=[to_q,to_k,to_v,to_out.0,ff.net.0.proj,ff.net.2,conv1,conv2,proj_in,proj_out]"  # of a UNet
+LAYERS = "adapter.targets=[all]"
 LOSERS = ("select.losers=3", "train.lr=5e-4")
 
 STUDIES: dict[str, Study] = {
@@ -68,9 +69,9 @@ STUDIES: dict[str, Study] = {
     "pools": Study(
         "From which pictures: drawn without guidance, with the default one, or with much of it? Judged at the default.",
         {
-            "guidance 1": Arm(("sampler.guidance=1", "evaluate.guidance=1.5")),
-            "guidance 1.5": Arm(("evaluate.guidance=1.5",)),
-            "guidance 4": Arm(("sampler.guidance=4", "evaluate.guidance=1.5")),
+            "guidance 1": Arm(("generate.guidance=1",)),
+            "guidance 1.5": Arm(),
+            "guidance 4": Arm(("generate.guidance=4",)),
         },
         (*BASE, LAYERS, "train.steps=600"),
     ),

@@ -121,6 +121,7 @@ AT_LEAST: dict[str, float] = {
     "evaluate.candidates": 1,
     "evaluate.batch_size": 1,
     "evaluate.guidance": 0,
+    "generate.guidance": 0,
     "evaluate.examples": 0,
     "sample.pictures": 1,
     "sample.of": 1,

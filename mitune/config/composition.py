@@ -60,7 +60,12 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"configuration: {_one_line(error)}") from error
     for name, text in values:
         _set(config, name, text)
-    _drop_split(config, [name for name, _ in values])
+    given = [name for name, _ in values]
+    _drop_split(config, given)
+    if "sampler.guidance" in given and "generate.guidance" not in given:
+        config.generate.guidance = (
+            None  # who names a guidance means the candidates too, whatever the preset has
+        )
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:

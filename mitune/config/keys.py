@@ -266,6 +266,7 @@ class ScorerConfig:
 @dataclass
 class GenerateConfig:
     candidates: int = key(12, "M: candidates a prompt")
+    guidance: float | None = key(None, "guidance of the candidates (default: the sampler's)")
     batch_size: int = key(96, "candidates a batch (each is two rows of a forward); lower it to save memory")
     rows_per_unit: int = key(192, "candidates a unit; what a killed run loses at most")
     keep: int | None = key(
@@ -294,9 +295,14 @@ class AdapterConfig:
     rank: int = key(32, "rank r")
     alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)")
     dropout: float = key(0.0, "dropout on the adapter's input")
-    targets: list[str] = key([], "layers of the denoiser network (default: its attention's projections)")
+    targets: list[str] = key(
+        [],
+        "layers of the denoiser network (default: its attention's projections); [all]: linear ones and convolutions",
+    )
     text_encoder: bool = key(False, "adapt the text encoder too")
-    text_targets: list[str] = key(["q_proj", "k_proj", "v_proj", "out_proj"], "layers of the text encoder")
+    text_targets: list[str] = key(
+        ["q_proj", "k_proj", "v_proj", "out_proj"], "layers of the text encoder; [all]: all"
+    )
 
 
 @dataclass

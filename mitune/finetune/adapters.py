@@ -15,12 +15,14 @@ from mitune.errors import UserError, check_known, nearest
 from mitune.families import lora
 
 KINDS = ("dora", "lora")
+ALL = "all"  # as targets: every linear layer and convolution
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """What to attach. ``targets`` and ``text_targets`` are the last parts of layer names (no targets: the attention's
-    projections, as the model's family names them); the update is scaled by alpha / rank.
+    projections, as the model's family names them; ``["all"]``: every linear layer and convolution); the update is
+    scaled by alpha / rank.
     """
 
     kind: str = "dora"
@@ -118,6 +120,8 @@ def _modules(denoiser: Denoiser, config: AdapterConfig) -> dict[str, tuple[nn.Mo
             if is_text
             else (config.targets or denoiser.adapter_targets, "adapter.targets")  # type: ignore[attr-defined]
         )
+        if list(targets) == [ALL]:
+            targets = _layer_names(module)
         _check_targets(module, targets, key, component)
         modules[component] = (module, targets, key)
     return modules

@@ -20,7 +20,14 @@ from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, draw
-from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
+from mitune.stages.common import (
+    candidate_sampler,
+    check_lengths,
+    load_model,
+    prompt_pool,
+    read_prompts,
+    scoring_of,
+)
 from mitune.stages.progress import say
 from mitune.stages.racing import PilotRace, column, look_cost, look_scoring
 
@@ -119,7 +126,7 @@ def _draw(
         raise UserError(f"calibrate: {config.prompts.source} has one prompt only; at least two are needed")
     check_judges([target], [prompt.text for prompt in prompts], "calibrate.target", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
-    denoiser = load_model(config)
+    denoiser, sampler = load_model(config), candidate_sampler(config)
     check_lengths(denoiser, prompts, config.prompts, "prompts")
     pilot = PilotRace(
         {name: look_scoring(config, denoiser, name, settings.times, settings.edits) for name in settings.by},
@@ -130,7 +137,7 @@ def _draw(
         run.root / "calibrate" / "candidates",
         units,
         denoiser,
-        sampler_of(config),
+        sampler,
         scoring_of(config, denoiser, [target], lambda: prompt_pool(config.prompts)),
         seed=config.seed,
         batch_size=config.generate.batch_size,
@@ -145,7 +152,7 @@ def _draw(
         finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
         spent = {
             "model": denoiser.identity,
-            "guidance": config.sampler.guidance,
+            "guidance": sampler.guidance,
             "looks": took.looks,
             **took.total,
         }

@@ -119,6 +119,11 @@ def sampler_of(config: DictConfig, guidance: float | None = None) -> Sampler:
     )
 
 
+def candidate_sampler(config: DictConfig) -> Sampler:
+    """The sampler that draws the candidates: with ``generate.guidance`` where that is given."""
+    return sampler_of(config, config.generate.guidance)
+
+
 def scoring_of(
     config: DictConfig,
     denoiser: Denoiser,

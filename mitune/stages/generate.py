@@ -18,10 +18,10 @@ from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
 from mitune.stages.candidates import Keep, cost, draw
 from mitune.stages.common import (
+    candidate_sampler,
     check_lengths,
     load_model,
     previous_adapter,
-    sampler_of,
     scoring_of,
     selecting,
     training_prompts,
@@ -40,7 +40,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     check_control(config)
     denoiser = load_model(config, previous_adapter(run, number))
     check_lengths(denoiser, prompts, config.prompts, "prompts")
-    sampler = sampler_of(config)
+    sampler = candidate_sampler(config)
     folder = run.round(number) / "candidates"
     name = candidates_name(config, number, prompts, denoiser.identity)
     with shared(config, folder, name), denoiser.fused():

@@ -78,6 +78,37 @@ def test_a_run_leaves_what_it_promises(
     assert "round 2: evaluated 4 held-out pictures" in done.out
 
 
+def test_candidates_may_have_a_guidance_of_their_own(
+    arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Drawn as with that of the sampler; the held-out pictures keep the sampler's."""
+
+    def latents(run: str, folder: str) -> Any:
+        (place,) = (tmp_path / run).glob(folder)
+        store = CandidateStore(place)
+        table = store.table()
+        return store.latents(table[table["kept"]])
+
+    for run, *words in (
+        ("plain", "sampler.guidance=2"),
+        ("own", "sampler.guidance=2", "generate.guidance=5"),
+        ("all", "sampler.guidance=5"),
+    ):
+        done = run_command(arguments("run", *words, "generate.keep=3", f"run={tmp_path / run}"))
+        assert done.code == 0, done.err
+    drawn = {run: latents(run, "round-1/candidates") for run in ("plain", "own", "all")}
+    held = {run: latents(run, "baseline-*") for run in ("plain", "own", "all")}
+    assert drawn["own"].equal(drawn["all"])
+    assert not drawn["own"].equal(drawn["plain"])
+    assert held["own"].equal(held["plain"])
+    assert not held["own"].equal(held["all"])
+    changed = run_command(
+        arguments("run", "sampler.guidance=2", "generate.guidance=6", f"run={tmp_path / 'own'}")
+    )
+    assert changed.code == 2
+    assert "generate.guidance" in changed.err
+
+
 def test_a_weighted_sum_serves_as_any_score_does(
     arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -201,7 +201,7 @@ BASE = ["sampler.racing.by=llr", "generate.candidates=12", "select.k=3"]
         (["sampler.racing.at=[]"], ["sampler.racing.at is empty"]),
         (["sampler.racing.at=[a]"], ["sampler.racing.at=[a]", "list"]),
         (["sampler.racing.times=0"], ["sampler.racing.times=0: must be at least 1"]),
-        (["sampler.eta=0", "scorers=[contrast]"], ["sampler.racing.by: llr needs a stochastic sampler"]),
+        (["sampler.eta=0", "scorers=[contrast,elbo]"], ["sampler.racing.by: llr needs a stochastic sampler"]),
         (["sampler.racing.speedup=null", "sampler.racing.survivors=[2]"], ["survivors=[2]: 3 candidates a prompt"]),
         (["sampler.racing.speedup=null", "sampler.racing.survivors=[12]"], ["leaves 12 of 12"]),
         (["sampler.racing.speedup=null", "sampler.racing.survivors=[6,4]"], ["one number for each of"]),

@@ -45,7 +45,7 @@ def test_what_only_trains_chooses_or_judges_shares_its_candidates(override: str)
     "overrides",
     [
         *(["seed=1"], ["sampler.steps=19"], ["sampler.guidance=3"], ["generate.candidates=11"]),
-        *(["generate.rows_per_unit=24"], ["scorers=[contrast,llr,oracle]"], ["scorer.contrast.edits=2"]),
+        *(["generate.rows_per_unit=24"], ["scorers=[contrast,elbo,oracle]"], ["scorer.contrast.edits=2"]),
         *(["prompts.limit=9"], ["model.dtype=bfloat16"]),
         ["sampler.racing.by=mi", "sampler.racing.speedup=1.2"],
     ],
