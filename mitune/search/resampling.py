@@ -32,7 +32,7 @@ def ancestors(log_weights: Tensor, scheme: str, uniforms: Tensor) -> Tensor:
     UserError for an unknown scheme, a NaN or +∞ weight, or a prompt all of whose weights are zero.
     """
     check_known("search.resampling", scheme, SCHEMES)
-    weights = normalised(log_weights)
+    weights = normalised(log_weights.to(uniforms.dtype))
     uniforms = uniforms.to(weights)
     if scheme == "residual":
         return _from_counts(_residual(weights, uniforms))

@@ -20,7 +20,7 @@ def test_the_arms_share_their_candidates(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
     quality.main(["shapes", *SMALL.split(), "--runs", str(tmp_path / "runs"), "--controls", "oracle"])
     record = read_json(tmp_path / "results" / "quality-shapes.json")
-    own, oracle = (record["arms"][name]["rounds"][0] for name in ("contrast", "oracle"))
+    own, oracle = (record["arms"][name]["rounds"][0] for name in ("z(contrast)+z(elbo)", "oracle"))
     assert own["pool"] == oracle["pool"]
     assert own["before"] == oracle["before"]
     assert oracle["winners"] == oracle["best"] >= own["winners"]

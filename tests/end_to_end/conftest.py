@@ -50,6 +50,8 @@ def arguments(tiny_pipeline_folder: Path, tmp_path: Path) -> Arguments:
             "generate.rows_per_unit=3",
             "generate.keep=2",
             "select.k=1",
+            "generate.guidance=null",
+            "adapter.targets=[]",
             "adapter.rank=2",
             "adapter.dropout=0.1",
             "train.steps=4",
