@@ -61,8 +61,7 @@ def _gains(run: Path, number: int) -> pd.DataFrame:
     """One row a held-out picture: seed, prompt, category and what the oracle gives it more than the base's."""
     table = pd.read_parquet(run / f"round-{number}" / "evaluation.parquet")
     table["seed"] = int(OmegaConf.load(run / "config.yaml").seed)
-    sides = [table[table["model"] == model].set_index(KEY) for model in table["model"].unique()]
-    before, after = sides
+    before, after = (table[table["model"] == side].set_index(KEY) for side in ("before", "after"))
     gain = after["oracle"] - before["oracle"]
     return after.assign(gain=gain)[["prompt", "category", "gain"]].reset_index()
 
@@ -112,14 +111,11 @@ class Fidelity:
 
     def __call__(self, run: Path, number: int) -> dict[str, float]:
         """``before`` and ``after``: kernel distances of the base's pictures and the tuned model's."""
-        note = read_json(run / f"round-{number}" / "done" / "evaluate.json")
-        bases = sorted(run.glob("baseline-*"))
-        after = self._features(run / f"round-{number}" / "after")
-        prompts = CandidateStore(run / f"round-{number}" / "after").table()["prompt"].tolist()
-        before = next(f for f in map(self._features, bases) if len(f) == len(after))
-        real = self._real(prompts)
-        assert note
-        return {"before": kernel_distance(before, real), "after": kernel_distance(after, real)}
+        (base,) = run.glob("baseline-*")
+        after = run / f"round-{number}" / "after"
+        real = self._real(CandidateStore(after).table()["prompt"].tolist())
+        sides = {"before": base, "after": after}
+        return {side: kernel_distance(self._features(folder), real) for side, folder in sides.items()}
 
     def _features(self, folder: Path) -> torch.Tensor:
         name = str(folder.resolve())

@@ -63,9 +63,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     given = [name for name, _ in values]
     _drop_split(config, given)
     if "sampler.guidance" in given and "generate.guidance" not in given:
-        config.generate.guidance = (
-            None  # who names a guidance means the candidates too, whatever the preset has
-        )
+        # Who names a guidance means the candidates too, whatever the preset has.
+        config.generate.guidance = None
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:

@@ -5,7 +5,7 @@ preferences).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -119,7 +119,7 @@ def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     z0 = torch.cat([batch.z0, batch.rejected])
     noise, t = torch.cat([batch.noise, batch.noise]), torch.cat([batch.t, batch.t])
     condition = Condition.cat([batch.condition, batch.condition])
-    reference = condition if batch.reference is None else Condition.cat([batch.reference, batch.reference])
+    reference = Condition.cat([_reference_condition(batch)] * 2)
     winner, loser = _gain(denoiser, batch, z0, noise, t, condition, reference).chunk(2)
     return -F.logsigmoid(0.5 * beta * _weighed(winner - loser, batch.weight))
 
@@ -143,10 +143,9 @@ def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     divergence from the reference, is left at 0: near the reference it is small, and its estimate over a batch would
     make the result depend on how the batch is split.
     """
-    reference = batch.condition if batch.reference is None else batch.reference
+    reference = _reference_condition(batch)
     gain = _gain(denoiser, batch, batch.z0, batch.noise, batch.t, batch.condition, reference)
-    label = torch.ones_like(gain) if batch.label is None else batch.label.to(gain.dtype)
-    return 1 - torch.sigmoid(0.5 * beta * label * _weighed(gain, batch.weight))
+    return 1 - torch.sigmoid(0.5 * beta * _label(batch, gain) * _weighed(gain, batch.weight))
 
 
 def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
@@ -163,16 +162,30 @@ def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     towards the winners and away from the losers, 1/β times as far, where ``mse`` stops at the winners. What both have
     in common, guidance's mark on all candidates for one, cancels.
     """
-    reference = batch.condition if batch.reference is None else batch.reference
     target = denoiser.schedule.target(denoiser.prediction_type, batch.z0, batch.noise, batch.t)
     z = denoiser.schedule.add_noise(batch.z0, batch.noise, batch.t)
+    with _as_reference(denoiser, batch):
+        old = denoiser.predict(z, batch.t, _reference_condition(batch))
+    step = denoiser.predict(z, batch.t, batch.condition) - old
+    sign = _label(batch, step).view(-1, *[1] * (step.ndim - 1))
+    return _weighed((old + beta * sign * step - target).pow(2).flatten(1).mean(1) / beta, batch.weight)
+
+
+@contextlib.contextmanager
+def _as_reference(denoiser: Denoiser, batch: Batch) -> Iterator[None]:
+    """While inside, the denoiser is the reference, and no graph is built."""
     anchor = batch.anchor or denoiser.base  # type: ignore[attr-defined]
     with torch.no_grad(), anchor():
-        old = denoiser.predict(z, batch.t, reference)
-    step = denoiser.predict(z, batch.t, batch.condition) - old
-    label = torch.ones(len(z), device=z.device) if batch.label is None else batch.label
-    sign = label.to(step.dtype).view(-1, *[1] * (step.ndim - 1))
-    return _weighed((old + beta * sign * step - target).pow(2).flatten(1).mean(1) / beta, batch.weight)
+        yield
+
+
+def _reference_condition(batch: Batch) -> Condition:
+    return batch.condition if batch.reference is None else batch.reference
+
+
+def _label(batch: Batch, values: Tensor) -> Tensor:
+    """1 or −1 of each row [n], in the type of ``values`` [n, …]."""
+    return values.new_ones(len(values)) if batch.label is None else batch.label.to(values.dtype)
 
 
 def _gain(
@@ -185,8 +198,7 @@ def _gain(
     reference: Condition,
 ) -> Tensor:
     """e_ref − e_θ of each row: how much better than the reference the network denoises it."""
-    anchor = batch.anchor or denoiser.base  # type: ignore[attr-defined]
-    with torch.no_grad(), anchor():
+    with _as_reference(denoiser, batch):
         before = error(denoiser, z0, noise, t, reference)
     return before - error(denoiser, z0, noise, t, condition)
 

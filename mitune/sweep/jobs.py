@@ -70,9 +70,8 @@ class Job:
             print(f"job {place.name}", flush=True)
             start = time.time()
             own = [f"run={place}"]
-            if not any(
-                word.startswith("sweep.share=") for word in words
-            ):  # one's own may serve several sweeps
+            # A folder of one's own may serve several sweeps.
+            if not any(word.startswith("sweep.share=") for word in words):
                 own.append(f"sweep.share={Path(self.folder) / 'shared'}")
             for part in PARTS[self.stage]:
                 code, line = attempt([part, *words, *own])
