@@ -15,6 +15,8 @@ from mitune.noise import NoiseSchedule
 from mitune.sampling import Cut, Pilot, Racing, Sampler, sample, sample_population
 from mitune.sampling.racing import best_of_groups, check_cuts, cuts_for, predicted, rows_of, steps_at
 
+pytestmark = pytest.mark.fresh_draws
+
 SAMPLER = Sampler("ddpm", 10, guidance=2.0)
 LABELS = ["a"] * 6 + ["b"] * 6
 GROUPS = torch.tensor([0] * 6 + [1] * 6)

@@ -13,6 +13,8 @@ from torch import Tensor
 from mitune.errors import UserError
 from mitune.search.resampling import SCHEMES, ancestors, capped, effective_sample_size, resample
 
+pytestmark = pytest.mark.fresh_draws
+
 WEIGHTS = torch.tensor([0.31, 0.02, 0.11, 0.17, 0.05, 0.23, 0.11], dtype=torch.float64)
 FALSE_ALARM = 1e-5
 

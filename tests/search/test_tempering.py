@@ -13,6 +13,8 @@ from mitune.errors import UserError
 from mitune.search.resampling import effective_sample_size
 from mitune.search.tempering import SCHEDULES, Tempering, largest_temper
 
+pytestmark = pytest.mark.fresh_draws
+
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 10, 100])
