@@ -28,6 +28,7 @@ from mitune.cli import main as mitune
 
 GENERATE, TRAIN = 1.85, 1.7  # throughput of two processes over one
 _WHO = {"two": "two processes", "one": "one", "apart": "two on their own"}
+APART = ("apart-1", "apart-2")  # run folders of the two that know nothing of each other
 SHARE = 0.02  # of generate's time may go into being resumable
 # Everything that generate does so that it can be resumed, and nothing it would do anyway but write once at the end.
 BOOKKEEPING = (
@@ -114,61 +115,56 @@ def _compare(
     ]
 
 
+def _timed(
+    server: Server,
+    folder: Path,
+    options: argparse.Namespace,
+    stage: str,
+    clear: Callable[[Path], None],
+    *half: str,
+) -> dict[str, list[float]]:
+    """Seconds of ``stage`` by each arm; ``clear(run)`` takes away what it made, ``half`` is the work of a lone one."""
+
+    def job(name: str, *overrides: str) -> list[str]:
+        clear(folder / name)
+        return _job(stage, folder / name, options, *overrides)
+
+    arms: dict[str, Callable[[], None]] = {
+        "two": lambda: _run(server, *[job("generate-2")] * 2),
+        "one": lambda: _run(server, job("generate-1")),
+        "apart": lambda: _run(server, *[job(name, *half) for name in APART], apart=True),
+    }
+    return common.interleave(arms, options.repeats)
+
+
 def _generate(server: Server, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     count = itertools.count()
 
-    def clear(place: Path) -> Path:
-        if place.exists():
-            place.rename(folder / f"old-{next(count)}")  # deleting is not part of it
-        return place
+    def clear(run: Path) -> None:
+        if run.exists():
+            run.rename(folder / f"old-{next(count)}")  # deleting is not part of it
 
-    def arm(ranks: int) -> Callable[[], None]:
-        def run() -> None:
-            _run(server, *[_job("generate", clear(folder / f"generate-{ranks}"), options)] * ranks)
-
-        return run
-
-    def apart() -> None:
-        half = f"prompts.limit={options.prompts // 2}"
-        jobs = [_job("generate", clear(place), options, half) for place in _apart(folder)]
-        _run(server, *jobs, apart=True)
-
-    seconds = common.interleave({"two": arm(2), "one": arm(1), "apart": apart}, options.repeats)
-    for place in _apart(folder):
-        _run(server, _job("select", place, options, f"prompts.limit={options.prompts // 2}"))
+    half = f"prompts.limit={options.prompts // 2}"
+    seconds = _timed(server, folder, options, "generate", clear, half)
+    for name in APART:
+        _run(server, _job("select", folder / name, options, half))
     files = []
-    for ranks in (1, 2):
-        _run(server, _job("select", folder / f"generate-{ranks}", options))
-        files.append(folder / f"generate-{ranks}" / "round-1" / "dataset" / "data-00000-of-00001.arrow")
+    for name in ("generate-1", "generate-2"):
+        _run(server, _job("select", folder / name, options))
+        files.append(folder / name / "round-1" / "dataset" / "data-00000-of-00001.arrow")
     same = files[0].read_bytes() == files[1].read_bytes()
     agreement = {"training sets differ": common.agree("selections", float(not same), 0.0)}
     return _compare("generate", seconds, GENERATE, agreement)
 
 
 def _train(server: Server, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    def clear(place: Path) -> Path:
+    def clear(run: Path) -> None:
         for made in ("checkpoints", "adapter"):
-            shutil.rmtree(place / "round-1" / made, ignore_errors=True)
-        (place / "round-1" / "done" / "train.json").unlink(missing_ok=True)
-        return place
+            shutil.rmtree(run / "round-1" / made, ignore_errors=True)
+        (run / "round-1" / "done" / "train.json").unlink(missing_ok=True)
 
-    def arm(ranks: int) -> Callable[[], None]:
-        def run() -> None:
-            _run(server, *[_job("train", clear(folder / f"generate-{ranks}"), options)] * ranks)
-
-        return run
-
-    def apart() -> None:
-        half = (f"prompts.limit={options.prompts // 2}", f"train.batch_size={options.train_batch // 2}")
-        _run(server, *[_job("train", clear(place), options, *half) for place in _apart(folder)], apart=True)
-
-    seconds = common.interleave({"two": arm(2), "one": arm(1), "apart": apart}, options.repeats)
-    return _compare("train", seconds, TRAIN)
-
-
-def _apart(folder: Path) -> list[Path]:
-    """The run folders of the two processes that do not know of each other."""
-    return [folder / "apart-1", folder / "apart-2"]
+    half = (f"prompts.limit={options.prompts // 2}", f"train.batch_size={options.train_batch // 2}")
+    return _compare("train", _timed(server, folder, options, "train", clear, *half), TRAIN)
 
 
 def _overhead(run: Path, options: argparse.Namespace) -> float:

@@ -97,6 +97,7 @@ AT_LEAST: dict[str, float] = {
     "generate.keep": 1,
     "select.k": 1,
     "select.losers": 0,
+    "select.difficulty": 0,
     "select.real_fraction": 0,
     "select.real_limit": 1,
     "adapter.rank": 1,
@@ -319,6 +320,11 @@ def _check_selection(values: dict[str, Any]) -> None:
     if values["select.real"] is not None and objective in PREFERENCES:
         raise UserError(
             f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out"
+        )
+    if losers and values["select.threshold"] is not None:
+        raise UserError(
+            "select.threshold: winners and losers are told apart by rank, not by a score that both may reach;"
+            f" leave out the threshold or select.losers={losers}"
         )
     if k + losers > candidates:
         more = f" and select.losers={losers}" if losers else ""

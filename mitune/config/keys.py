@@ -281,7 +281,15 @@ class SelectConfig:
     )
     k: int = key(1, "winners a prompt")
     losers: int = key(0, "losers a prompt, for preference training (train.objective=dpo)")
+    threshold: float | None = key(
+        None, "lowest score of a winner; k is then the most a prompt may have, and a prompt may have none"
+    )
     fraction: float = key(1.0, "share of the prompts kept: those whose winners stand out most")
+    balance: bool = key(False, "as many prompts of every category: the clearest of each")
+    difficulty: float = key(
+        0.0,
+        "hard prompts count exp(difficulty) times as much for every standard deviation their pool scores lower",
+    )
     real: str | None = key(
         None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'"
     )

@@ -67,7 +67,8 @@ def build(
         model: identity of the model that made them (``Denoiser.identity``), of all or of each.
 
     Columns: image, text, latent, score, scores (JSON object of all score columns), seed, candidate,
-    prompt_id, category, preferred, round, model.
+    prompt_id, category, preferred, weight (how much the row counts in training; 1 unless chosen otherwise), round,
+    model.
 
     Raises UserError for no rows, ValueError where the numbers of rows, pictures and latents differ.
     """
@@ -94,10 +95,14 @@ def build(
         "prompt_id": rows["prompt_id"].tolist(),
         "category": rows["category"].tolist(),
         "preferred": rows["preferred"].tolist(),
+        "weight": rows["weight"].astype(float).tolist() if "weight" in rows else [1.0] * count,
         "round": [round] * count,
         "model": [model] * count if isinstance(model, str) else list(model),
     }
-    kinds = {"score": "float64", "seed": "int64", "candidate": "int64", "preferred": "bool", "round": "int64"}
+    kinds = {
+        "score": "float64", "weight": "float64", "preferred": "bool",
+        "seed": "int64", "candidate": "int64", "round": "int64",
+    }  # fmt: skip
     features = {name: Value(kinds.get(name, "string")) for name in columns}
     features["image"] = datasets.Image()
     if latents is not None:
@@ -126,7 +131,7 @@ def _with_fingerprint(dataset: Dataset) -> Dataset:
     digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
     for cell in table.column("image").to_pylist():
         digest.update(cell["bytes"])
-    for name in ("text", "score", "seed", "candidate", "preferred", "round", "model"):
+    for name in ("text", "score", "seed", "candidate", "preferred", "weight", "round", "model"):
         digest.update(repr(table.column(name).to_pylist()).encode())
     return datasets.Dataset(table, info=dataset.info, fingerprint=digest.hexdigest()[:16])
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from mitune.data.store import KEYS, RACE, ROOT
 from mitune.errors import UserError, nearest
-from mitune.scores import columns, terms, weigh
+from mitune.scores import Term, columns, terms, weigh
 
-_NOT_SCORES = {*KEYS, *RACE, ROOT, "unit", "latent_row", "preferred", "score", "rank"}
+_NOT_SCORES = {*KEYS, *RACE, ROOT, "unit", "latent_row", "preferred", "score", "rank", "weight"}
 
 
 def scorers(table: pd.DataFrame) -> list[str]:
@@ -72,7 +73,7 @@ def select(
 
 
 def clearest(
-    chosen: pd.DataFrame, table: pd.DataFrame, by: str, fraction: float, seed: int = 0
+    chosen: pd.DataFrame, table: pd.DataFrame, by: str, fraction: float, seed: int = 0, balance: bool = False
 ) -> pd.DataFrame:
     """The rows of ``chosen`` whose prompts are the clearest ``fraction`` of all: at least one prompt.
 
@@ -82,22 +83,59 @@ def clearest(
     Args:
         chosen: from :func:`select`; ``table``, ``by``, ``seed``: what it was given.
         fraction: share of the prompts in (0, 1], rounded up; ties go to the prompt that comes first.
+        balance: every category gets as many prompts: ``fraction`` of those that the smallest has, rounded up. Without
+            it a category whose pictures are easy to tell apart takes the others' places.
 
     Raises UserError for a fraction outside (0, 1], and as :func:`select`.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"select.fraction={fraction}: must lie above 0 and at most at 1")
-    if fraction == 1:
+    if fraction == 1 and not balance:
         return chosen
-    winners = chosen[chosen["preferred"]].groupby("prompt_id", sort=False)["score"].mean()
+    winners = chosen[chosen["preferred"]].groupby("prompt_id", sort=False)
     losers = chosen[~chosen["preferred"]]
     if len(losers):
         others = losers.groupby("prompt_id")["score"].mean()
     else:
         others = pd.Series(_scores(table, by, seed)).groupby(table["prompt_id"].to_numpy()).mean()
-    margin = winners - others.reindex(winners.index)
-    kept = margin.sort_values(ascending=False, kind="stable").index[: math.ceil(fraction * len(margin))]
+    margin = winners["score"].mean()
+    margin = (margin - others.reindex(margin.index)).sort_values(ascending=False, kind="stable")
+    if balance:
+        of = winners["category"].first().reindex(margin.index)
+        count = math.ceil(fraction * int(of.value_counts().min()))
+        kept = margin[of.groupby(of, sort=False).cumcount() < count].index
+    else:
+        kept = margin.index[: math.ceil(fraction * len(margin))]
     return chosen[chosen["prompt_id"].isin(kept)].reset_index(drop=True)
+
+
+def reaching(chosen: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The rows of ``chosen`` whose score is at least ``threshold``; a prompt may lose all of its own.
+
+    Raises UserError where none is left, with the best score there was.
+    """
+    left = chosen[chosen["score"] >= threshold].reset_index(drop=True)
+    if not len(left):
+        raise UserError(
+            f"select.threshold={threshold}: no candidate reaches it, the best has {chosen['score'].max():.4g}; lower it"
+        )
+    return left
+
+
+def prompt_weights(chosen: pd.DataFrame, table: pd.DataFrame, by: str, difficulty: float) -> np.ndarray:
+    """How much each row of ``chosen`` is to count in training, float64 [rows], with mean 1: exp(-difficulty·s) over its
+    mean, s the mean score of the prompt's candidates, standardised over all prompts of ``table``.
+
+    So with a positive ``difficulty`` the prompts count more whose pictures share little with them by the model's own
+    measure. Of a sum every part is standardised over the prompts; choice by lot makes none harder than another.
+    """
+    if difficulty == 0 or by == "random":
+        return np.ones(len(chosen))
+    parts = [replace(term, normalised=True) for term in terms(by)]
+    means = table.groupby("prompt_id")[[term.name for term in parts]].mean()
+    ease = weigh({"ease": weigh(means, parts)}, [Term(1.0, "ease", normalised=True)])
+    weights = np.exp(-difficulty * pd.Series(ease, means.index).reindex(chosen["prompt_id"]).to_numpy())
+    return weights / weights.mean()
 
 
 def worst(table: pd.DataFrame, by: str, k: int, seed: int = 0) -> pd.DataFrame:

@@ -36,8 +36,8 @@ class TrainingSet:
 
     ``winners`` [items]: rows (of an unpaired objective losers' rows too, ``label`` [items] −1 instead of 1);
     ``text_of`` [items]: index into ``texts``; ``losers``: rows, those of one item side by side, from ``first``
-    [items], ``count`` [items] of them (0 without preferences). ``importance`` [items]: of a scored objective, with
-    mean 1; else None.
+    [items], ``count`` [items] of them (0 without preferences). ``importance`` [items]: how much each counts, with mean
+    1; None where all count alike.
     """
 
     latents: Tensor
@@ -61,10 +61,10 @@ def load_training_set(
 ) -> TrainingSet:
     """Read a ``datasets`` set: its latents (or its pictures, encoded once), texts, and who is preferred.
 
-    Without the column ``preferred`` every row is a winner. A winner may meet any loser of its prompt.
-    ``temperature``: of a scored objective's weights.
+    Without the column ``preferred`` every row is a winner. A winner may meet any loser of its prompt. The column
+    ``weight``, where there is one, says how much each row counts. ``temperature``: of a scored objective's weights.
     Raises UserError: no winners, no losers where the objective needs them, latents of another model, latents
-    that are not finite.
+    that are not finite, weights below 0 or all 0.
     """
     texts = list(dataset["text"])
     marked = dataset["preferred"] if "preferred" in dataset.column_names else [True] * len(texts)
@@ -94,9 +94,12 @@ def load_training_set(
             )
     digest = hashlib.sha256("\x1f".join(texts).encode())
     digest.update(preferred.numpy().tobytes())
-    importance = None
+    importance = _weights(dataset, winners)
     if objective.scored:
-        importance = _importance(dataset, text_of, winners, temperature)
+        scored = _importance(dataset, text_of, winners, temperature)
+        importance = scored if importance is None else importance * scored
+    if importance is not None:
+        importance = (importance / importance.mean()).float()
         digest.update(importance.numpy().tobytes())
     digest.update(latents.numpy().tobytes())
     if latents.nbytes <= _ON_DEVICE:
@@ -117,8 +120,18 @@ def load_training_set(
     )
 
 
+def _weights(dataset: Any, rows: Tensor) -> Tensor | None:
+    """The column ``weight`` of ``rows``, float64; None where there is none, or it says nothing."""
+    if "weight" not in dataset.column_names:
+        return None
+    weights = torch.tensor(list(dataset["weight"]), dtype=torch.float64)[rows]
+    if not (weights.isfinite() & (weights >= 0)).all() or not weights.any():
+        raise UserError("the training set's column weight must hold numbers of 0 or more, not all of them 0")
+    return None if (weights == weights[0]).all() else weights
+
+
 def _importance(dataset: Any, text_of: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """exp(s/τ) over its mean, float32 [len(rows)], s the score of each row standardised among those of its text."""
+    """exp(s/τ), float64 [len(rows)] up to a factor, s the score of each row standardised among those of its text."""
     if "score" not in dataset.column_names:
         raise UserError(
             "train.objective=weighted needs the column score; select again with this version, or use mse"
@@ -126,8 +139,7 @@ def _importance(dataset: Any, text_of: Tensor, rows: Tensor, temperature: float)
     scores = torch.tensor(list(dataset["score"]), dtype=torch.float64)[rows]
     standard = weigh({"score": scores}, [Term(1.0, "score", normalised=True)], text_of[rows].tolist())
     exponent = torch.from_numpy(standard) / temperature
-    weights = (exponent - exponent.max()).exp()
-    return (weights / weights.mean()).float()
+    return (exponent - exponent.max()).exp()
 
 
 def _losers(preferred: Tensor, text_of: Tensor, texts: int) -> tuple[Tensor, Tensor, Tensor]:

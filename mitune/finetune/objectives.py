@@ -23,9 +23,9 @@ class Batch:
 
     ``z0``, ``noise`` [n, …] float32; ``t`` [n]; ``condition`` n rows; for preferences ``rejected`` [n, …],
     the losers' latents, and ``reference``, the condition as the reference's text encoder gives it (None: the
-    same condition). ``weight`` [n]: factor on each row's errors (None: 1). ``importance`` [n]: of each row's
-    loss; ``label`` [n]: 1 for a winner, −1 for a loser (None: all winners). ``anchor``: the context in which
-    the denoiser is the reference (None: its base model, the adapter switched off).
+    same condition). ``weight`` [n]: factor on each row's errors (None: 1). ``label`` [n]: 1 for a winner, −1 for
+    a loser (None: all winners). ``anchor``: the context in which the denoiser is the reference (None: its base
+    model, the adapter switched off).
     """
 
     z0: Tensor
@@ -35,7 +35,6 @@ class Batch:
     rejected: Tensor | None = None
     reference: Condition | None = None
     weight: Tensor | None = None
-    importance: Tensor | None = None
     label: Tensor | None = None
     anchor: Callable[[], contextlib.AbstractContextManager[object]] | None = None
 
@@ -45,9 +44,9 @@ class Objective:
     """``loss(denoiser, batch, beta)`` -> [n].
 
     ``pairs``: an item is a winner and a loser of its prompt; ``unpaired``: winners and losers are items of their own;
-    ``scored``: items count by their scores. ``anchor``: the reference of those that have one: "base", the model without
-    adapter, or "start", the adapter as it was when this training began. ``beta``: the key of ``TrainConfig`` that holds
-    the loss's.
+    ``scored``: items count by their scores, which the trainer sees to. ``anchor``: the reference of those that have
+    one: "base", the model without adapter, or "start", the adapter as it was when this training began. ``beta``: the
+    key of ``TrainConfig`` that holds the loss's.
     """
 
     name: str
@@ -92,16 +91,6 @@ def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
     the place of ε as the model predicts).
     """
     return _weighed(error(denoiser, batch.z0, batch.noise, batch.t, batch.condition), batch.weight)
-
-
-def weighted(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
-    """Reward-weighted regression: ``mse`` times exp(s/τ) / mean exp(s/τ) (Peters and Schaal 2007; for diffusion, Lee et
-    al., 2302.12192, and Black et al., 2305.13301, RWR), s the score standardised within the prompt.
-
-    The weights are the training set's (``batch.importance``); with τ → ∞ this is ``mse`` on all candidates, with τ → 0
-    on the best of each prompt.
-    """
-    return _weighed(mse(denoiser, batch), batch.importance)
 
 
 def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
@@ -211,7 +200,10 @@ OBJECTIVES = {
     objective.name: objective
     for objective in (
         Objective("mse", mse),
-        Objective("weighted", weighted, scored=True),
+        # Reward-weighted regression: mse times exp(s/τ) / mean exp(s/τ), s the score standardised within the prompt
+        # (Peters and Schaal 2007; for diffusion, Lee et al., 2302.12192, and RWR of Black et al., 2305.13301). With
+        # τ → ∞ this is mse on all candidates, with τ → 0 on the best of each prompt.
+        Objective("weighted", mse, scored=True),
         Objective("dpo", dpo, pairs=True, anchor="base"),
         Objective("spin", spin, pairs=True, anchor="start"),
         Objective("kto", kto, unpaired=True, anchor="base"),

@@ -347,6 +347,8 @@ class _Run:
         """Add the gradient of some rows of the batch; gives their share of the loss."""
         with self._autocast():
             losses = self.objective.loss(self.denoiser, self._batch(draw), self.beta)
+            if self.data.importance is not None:
+                losses = losses * _move(self.data.importance[draw.item], self.device)
             loss = losses.sum() / self.config.batch_size
         self.scaler.scale(loss).backward()
         return loss.detach()
@@ -392,7 +394,6 @@ class _Run:
             rejected=_move(latents[draw.loser], self.device) if objective.pairs else None,
             reference=self.texts.reference(draw.text) if objective.anchor else None,
             weight=self.weight(draw.t) if self.weight else None,
-            importance=None if data.importance is None else _move(data.importance[draw.item], self.device),
             label=_move(data.label[draw.item], self.device) if objective.unpaired else None,
             anchor=self.anchor,
         )

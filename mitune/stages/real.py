@@ -115,7 +115,7 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
             **work.cost().total,
         }
     _enough(len(chosen), count, source.where)
-    chosen = chosen.assign(rank=0, preferred=True).reset_index(drop=True)
+    chosen = chosen.assign(rank=0, preferred=True, weight=1.0).reset_index(drop=True)
     return RealPictures(chosen, source, figures)
 
 

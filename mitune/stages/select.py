@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from mitune.data import dataset as datasets
-from mitune.data.selection import clearest, scorers, select, thin, worst
+from mitune.data.selection import clearest, prompt_weights, reaching, scorers, select, thin, worst
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import agreed, state
@@ -58,8 +58,12 @@ def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
         )
     store = CandidateStore(run.round(number) / "candidates")
     table, by = store.table(), selecting(config)
-    rows = select(table, by, config.select.k, losers=config.select.losers, seed=config.seed)
-    return _Chosen(store, table, clearest(rows, table, by, config.select.fraction, seed=config.seed))
+    choice, seed = config.select, config.seed
+    rows = select(table, by, choice.k, losers=choice.losers, seed=seed)
+    if choice.threshold is not None:
+        rows = reaching(rows, choice.threshold)
+    rows = clearest(rows, table, by, choice.fraction, seed=seed, balance=choice.balance)
+    return _Chosen(store, table, rows.assign(weight=prompt_weights(rows, table, by, choice.difficulty)))
 
 
 def _write(
@@ -93,8 +97,8 @@ def _write(
 def _oracle(table: pd.DataFrame, winners: pd.DataFrame, k: int) -> dict[str, float | None]:
     """Mean oracle score of the pool, the winners, and the best possible winners. It judges; it chose nothing.
 
-    Pool and best are of all prompts; ``…_kept_prompts`` are of those that ``select.fraction`` kept, which may be the
-    easier ones.
+    Pool and best are of all prompts; ``…_kept_prompts`` are of those that ``select.fraction``, ``threshold`` or
+    ``balance`` kept, which may be the easier ones.
     """
     if "oracle" not in table:
         return {"oracle_pool": None, "oracle_kept": None, "oracle_best": None}

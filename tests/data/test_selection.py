@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mitune.data.selection import clearest, scorers, select, worst
+from mitune.data.selection import clearest, prompt_weights, reaching, scorers, select, worst
 from mitune.errors import UserError
 
 SCORES = st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6)
@@ -174,3 +174,56 @@ def test_a_fraction_outside_its_range_is_refused(fraction: float) -> None:
     table = make([[1, 2, 3]])
     with pytest.raises(UserError, match=r"select\.fraction"):
         clearest(select(table, "mi", 1), table, "mi", fraction)
+
+
+def of_categories(scores: list[list[float]], categories: str) -> pd.DataFrame:
+    """A table with the category of each prompt."""
+    table = make(scores)
+    return table.assign(category=[categories[int(name[2:])] for name in table["prompt_id"]])
+
+
+def test_balance_keeps_the_clearest_of_every_category() -> None:
+    table = of_categories([[0, 9, 0], [0, 8, 0], [0, 1, 0], [0, 2, 0], [0, 7, 0]], "aabba")
+    chosen = select(table, "mi", 1)
+    assert clearest(chosen, table, "mi", 0.4)["prompt_id"].tolist() == ["id0", "id1"]
+    assert clearest(chosen, table, "mi", 0.4, balance=True)["prompt_id"].tolist() == ["id0", "id3"]
+    assert clearest(chosen, table, "mi", 1.0, balance=True)["prompt_id"].tolist() == [
+        "id0",
+        "id1",
+        "id2",
+        "id3",
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(table=tables, fraction=st.floats(0.01, 1.0), seed=st.integers(0, 2**16))
+def test_balanced_categories_are_equal(table: pd.DataFrame, fraction: float, seed: int) -> None:
+    of = {
+        name: "abc"[(seed * 31 + number * number) % 3]
+        for number, name in enumerate(table["prompt_id"].unique())
+    }
+    table = table.assign(category=table["prompt_id"].map(of))
+    kept = clearest(select(table, "mi", 1), table, "mi", fraction, balance=True)
+    counts = kept["category"].value_counts()
+    assert set(counts.index) == set(of.values())
+    assert set(counts) == {math.ceil(fraction * pd.Series(of).value_counts().min())}
+
+
+def test_a_threshold_keeps_what_reaches_it_and_no_more_than_k() -> None:
+    table = make([[1, 5, 6], [0, 1, 2], [7, 8, 9]])
+    assert reaching(select(table, "mi", 2), 6.0)["mi"].tolist() == [6, 9, 8]
+    with pytest.raises(UserError, match=r"select\.threshold=9\.5: no candidate reaches it, the best has 9"):
+        reaching(select(table, "mi", 3), 9.5)
+
+
+def test_hard_prompts_count_more() -> None:
+    table = make([[1, 3], [5, 7], [9, 11]]).assign(llr=[3.0, 3, 3, 3, 3, 3])
+    chosen = select(table, "mi", 1)
+    step = math.exp(1.5**0.5)  # the means 2, 6, 10 are a standard deviation of 4·√(2/3) apart: z = ±√1.5
+    weights = prompt_weights(chosen, table, "mi", 1.0)
+    np.testing.assert_allclose(weights / weights[1], [step, 1, 1 / step])
+    assert weights.mean() == pytest.approx(1)
+    # Standardised within a prompt the score says nothing of it: the parts are taken as they are.
+    np.testing.assert_allclose(prompt_weights(chosen, table, "z(mi)+2*z(llr)", 1.0), weights)
+    np.testing.assert_array_equal(prompt_weights(chosen, table, "mi", 0.0), 1)
+    np.testing.assert_array_equal(prompt_weights(chosen, table, "random", 1.0), 1)

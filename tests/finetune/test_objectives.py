@@ -26,7 +26,6 @@ from mitune.finetune.objectives import (
     mse,
     nft,
     spin,
-    weighted,
 )
 from mitune.noise import NoiseSchedule
 from tests.finetune.conftest import make_dataset
@@ -223,14 +222,6 @@ def test_nft_goes_past_the_winners_and_away_from_the_losers(beta: float) -> None
     with torch.no_grad():
         denoiser.output.copy_(old + towards / beta)
     assert gradient().abs().max() < 1e-5
-
-
-def test_weighted_is_mse_times_importance(tiny_pipeline_folder: Path) -> None:
-    denoiser = _shaken(tiny_pipeline_folder)
-    z0, _, noise, t = _draw()
-    importance = torch.tensor([0.1, 2.0, 0.9])
-    batch = Batch(z0, noise, t, denoiser.encode_prompts(PROMPTS), importance=importance)
-    assert torch.allclose(weighted(denoiser, batch), importance * mse(denoiser, batch))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1e6])

@@ -20,7 +20,8 @@ from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.finetune import checkpoint, trainer
 from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
-from mitune.finetune.batches import Density
+from mitune.finetune.batches import Density, load_training_set
+from mitune.finetune.objectives import find_objective
 from mitune.finetune.trainer import TrainConfig, TrainResult, learning_rate, train
 from tests.finetune.conftest import make_dataset
 
@@ -218,13 +219,33 @@ def test_the_micro_batch_does_not_matter(tiny_pipeline_folder: Path, winners: An
         assert max((weights[0][name] - other[name]).abs().max() for name in other) < 1e-3
 
 
+def _row_weights(winners: Any, rows: torch.Tensor, kind: str) -> torch.Tensor:
+    """What each of ``rows`` counts: its column weight, and under ``weighted`` exp(z(score) / τ), of mean 1 over all."""
+    weights = torch.tensor(winners["weight"], dtype=torch.float64)
+    if kind == "weighted":
+        score, texts = torch.tensor(winners["score"], dtype=torch.float64), winners["text"]
+        for text in set(texts):
+            same = torch.tensor([other == text for other in texts])
+            part = score[same]
+            weights[same] *= ((part - part.mean()) / part.std(correction=0) / 0.5).exp()
+    return (weights / weights.mean()).float()[rows]
+
+
+@pytest.mark.parametrize("kind", ["mse", "mse, rows weighted", "weighted"])
 def test_one_step_is_the_written_out_formula(
-    tiny_v_pipeline_folder: Path, winners: Any, tmp_path: Path
+    tiny_v_pipeline_folder: Path, winners: Any, tmp_path: Path, kind: str
 ) -> None:
     """The first loss and update, with nothing of the trainer but its draws: v-prediction, AdamW, clipping."""
     from diffusers import DDIMScheduler
 
-    config = TrainConfig(steps=1, batch_size=4, lr=1e-3, max_grad_norm=0.05, t_min=500, t_max=1000)
+    if kind != "mse":
+        winners = winners.remove_columns("weight").add_column(
+            "weight", [0.0, 1.0, 2.0, 0.5] * (len(winners) // 4)
+        )
+    config = TrainConfig(
+        steps=1, batch_size=4, lr=1e-3, max_grad_norm=0.05, t_min=500, t_max=1000,
+        objective=kind.partition(",")[0], temperature=0.5,
+    )  # fmt: skip
     denoiser = _model(tiny_v_pipeline_folder, AdapterConfig(rank=4, kind="lora"))
     run = trainer._Run(denoiser, winners, config, tmp_path / "ours", None, None, None)
     draw = run.draws(0)
@@ -241,7 +262,8 @@ def test_one_step_is_the_written_out_formula(
         draw.t,
         encoder_hidden_states=plain.encode_prompts(texts).tensors["text"],
     ).sample
-    loss = (output - scheduler.get_velocity(z0, draw.noise, draw.t)).pow(2).mean()
+    errors = (output - scheduler.get_velocity(z0, draw.noise, draw.t)).pow(2).flatten(1).mean(1)
+    loss = (errors * _row_weights(winners, draw.winner, kind)).mean()
     loss.backward()
     loss_value = float(loss.detach())
     named = trainable_parameters(plain)
@@ -402,6 +424,16 @@ def test_logit_normal_times_are_drawn_in_the_range_and_the_same_again(
     assert not torch.equal(t, run.draws(1).t)
     with pytest.raises(UserError, match=r"train\.density='lognormal'"):
         dataclasses.replace(SMALL, density="lognormal")
+
+
+@pytest.mark.parametrize("weights", [[-1.0, 1.0], [0.0, 0.0], [float("nan"), 1.0]])
+def test_weights_that_are_none_are_refused(
+    weights: list[float], tiny_v_pipeline_folder: Path, winners: Any
+) -> None:
+    wrong = winners.remove_columns("weight").add_column("weight", weights * (len(winners) // 2))
+    denoiser = _model(tiny_v_pipeline_folder, AdapterConfig(rank=4))
+    with pytest.raises(UserError, match="column weight"):
+        load_training_set(wrong, denoiser, find_objective("mse"))
 
 
 def test_learning_rates() -> None:
