@@ -14,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from benchmarks.held_out import Fidelity, above, gains
 from mitune.files import read_json, write_json, write_text
 
 CONTROLS = ("random", "oracle")
@@ -66,8 +68,8 @@ def share(source: Path, target: Path) -> None:
             link(str(source / part), str(target / part))
 
 
-def figures(result: dict[str, Any]) -> dict[str, Any]:
-    """The figures the targets speak of, one entry a round."""
+def figures(result: dict[str, Any], folder: Path, fidelity: Callable[[Path, int], Any]) -> dict[str, Any]:
+    """The figures the targets speak of, one entry a round; ``fidelity``: as :class:`benchmarks.held_out.Fidelity`."""
     rounds = []
     for entry in result["summary"]["rounds"]:
         chosen, evaluation = entry["select"], entry["evaluate"]
@@ -88,6 +90,7 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
                     if name != "all"
                 },
                 "diversity": evaluation["diversity"],
+                "fidelity": fidelity(folder, entry["round"]),
             }
         )
     origin = ("command", "processes", "wall_seconds", "cpu_seconds", "peak_memory_gib")
@@ -98,26 +101,52 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def report(name: str, results: dict[str, dict[str, Any]], folders: dict[str, Path]) -> str:
+    """Write the record and the table of the arms; gives the table. ``results``: of :func:`run`, by arm."""
+    fidelity = Fidelity()
+    arms = {arm: figures(result, folders[arm], fidelity) for arm, result in results.items()}
+    if "random" in arms:
+        for arm in set(arms) - {"random"}:
+            for entry, _ in zip(arms[arm]["rounds"], arms["random"]["rounds"], strict=False):
+                own, other = (gains(folders[which], entry["round"]) for which in (arm, "random"))
+                entry["above_random"] = above(own, other)
+    text = table(arms)
+    write_json(common.RESULTS / f"{name}.json", {"benchmark": name, **common.origin(), "arms": arms})
+    write_text(common.RESULTS / f"{name}.md", text)
+    return text
+
+
 def table(arms: dict[str, dict[str, Any]]) -> str:
     """The arms as a Markdown table, one row a round."""
     lines = [
         "| choice | round | pool | winners | best of M | share of room | held-out before | after | difference (95 %) "
-        "| exact before | after | diversity |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| above chance | exact before | after | worst category | diversity | fidelity before | after |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, arm in arms.items():
         for entry in arm["rounds"]:
             gain = entry["difference"]["oracle"]
-            low, high = gain["ci95"]
+            lifts = {category: of["difference"] for category, of in entry["categories"].items()}
+            worst = min(lifts, key=lifts.__getitem__)
             share = entry["share_of_room"]
             lines.append(
                 f"| {name} | {entry['round']} | {entry['pool']:.3f} | {entry['winners']:.3f} | {entry['best']:.3f} "
                 f"| {'' if share is None else f'{share:.2f}'} | {gain['before']:.3f} | {gain['after']:.3f} "
-                f"| {gain['difference']:+.3f} ({low:+.3f} … {high:+.3f}) "
+                f"| {_interval({'value': gain['difference'], 'ci95': gain['ci95']})} "
+                f"| {_interval(entry.get('above_random'))} "
                 f"| {entry['before']['exact']:.3f} | {entry['after']['exact']:.3f} "
-                f"| {entry['diversity']['ratio']:.2f} |"
+                f"| {worst} {lifts[worst]:+.3f} "
+                f"| {entry['diversity']['ratio']:.2f} "
+                f"| {entry['fidelity']['before']:.4f} | {entry['fidelity']['after']:.4f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _interval(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return ""
+    low, high = estimate["ci95"]
+    return f"{estimate['value']:+.3f} ({low:+.3f} … {high:+.3f})"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -138,19 +167,13 @@ def main(argv: list[str] | None = None) -> None:
     common_overrides = [f"experiment={options.preset}", *options.overrides]
     own = options.runs / options.preset
     result = run(own, common_overrides, options.processes)
-    arms = {result["summary"]["scorer"]: figures(result)}
+    results, folders = {result["summary"]["scorer"]: result}, {result["summary"]["scorer"]: own}
     for control in [name for name in options.controls.split(",") if name not in ("", "none")]:
-        folder = options.runs / f"{options.preset}-{control}"
+        folder = folders[control] = options.runs / f"{options.preset}-{control}"
         share(own, folder)
         extra = [f"rounds={options.control_rounds}"] if options.control_rounds else []
-        arms[control] = figures(
-            run(folder, [*common_overrides, f"select={control}", *extra], options.processes)
-        )
-    name = options.name or f"quality-{options.preset}"
-    text = table(arms)
-    write_json(common.RESULTS / f"{name}.json", {"benchmark": name, **common.origin(), "arms": arms})
-    write_text(common.RESULTS / f"{name}.md", text)
-    print(text)
+        results[control] = run(folder, [*common_overrides, f"select={control}", *extra], options.processes)
+    print(report(options.name or f"quality-{options.preset}", results, folders))
 
 
 if __name__ == "__main__":

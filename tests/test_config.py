@@ -166,6 +166,7 @@ REFUSED = [
     ("train.t_min=1000", "train.t_max"),
     ("select.k=13", "generate.candidates=12"),
     ("select.by=orcle", "oracle"),
+    ("select.difficulty=-1", "at least 0"),
     ("select.by=mi_continuous", "scorers=["),
     ("generate.keep=0", "at least 1"),
     ("train.objective=dpo", "select.losers"),
@@ -189,6 +190,12 @@ def test_mistakes_are_named_on_one_line(override: str, hint: str) -> None:
 def test_losers_count_against_the_candidates() -> None:
     with pytest.raises(UserError, match=r"select\.losers=4"):
         compose(["select.k=9", "select.losers=4"])
+
+
+def test_a_threshold_is_for_winners_alone() -> None:
+    assert compose(["select.threshold=-0.5"]).select.threshold == -0.5
+    with pytest.raises(UserError, match=r"select\.threshold: .* leave out the threshold or select\.losers=1"):
+        compose(["select.threshold=0", "select.losers=1"])
 
 
 def test_the_resolved_configuration_cannot_be_changed() -> None:

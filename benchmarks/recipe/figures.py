@@ -9,24 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from benchmarks import common
+from benchmarks import common, held_out
 from benchmarks.recipe.studies import Study
-from mitune.config import compose
-from mitune.data.store import CandidateStore
 from mitune.evaluate.bootstrap import mean_ci
-from mitune.evaluate.fidelity import kernel_distance
-from mitune.families import load_denoiser
 from mitune.files import read_json
-from mitune.referees.registry import load_reward
-from mitune.stages.candidates import decode_rows
-from mitune.worlds.shapes.grammar import parse_prompt
-from mitune.worlds.shapes.render import render
-from mitune.worlds.shapes.scenes import random_scene
 
 Row = dict[str, Any]
 KEY = ["seed", "prompt_id", "candidate"]
@@ -34,7 +24,7 @@ KEY = ["seed", "prompt_id", "candidate"]
 
 def gather(study: Study, folders: Mapping[str, Path]) -> list[Row]:
     """A row for each arm, chooser and round that all of its seeds have finished."""
-    fidelity = Fidelity()
+    fidelity = held_out.Fidelity()
     rows, gains = [], {}
     for arm, folder in folders.items():
         runs = [path.parent for path in sorted(folder.glob("*/summary.json"))]
@@ -45,7 +35,7 @@ def gather(study: Study, folders: Mapping[str, Path]) -> list[Row]:
             summaries = [read_json(run / "summary.json") for run in own]
             for number in range(1, min(len(summary["rounds"]) for summary in summaries) + 1):
                 role = "own" if choice == study.chooser(arm) else choice
-                gain = pd.concat([_gains(run, number) for run in own], ignore_index=True)
+                gain = pd.concat([held_out.gains(run, number) for run in own], ignore_index=True)
                 gains[arm, role, number] = gain
                 rounds = [summary["rounds"][number - 1] for summary in summaries]
                 rows.append(
@@ -53,17 +43,11 @@ def gather(study: Study, folders: Mapping[str, Path]) -> list[Row]:
                 )
                 rows[-1]["fidelity"] = [fidelity(run, number) for run in own]
     for row in rows:
-        row["above_random"] = _above(gains, row)
+        other = gains.get((row["arm"], "random", row["round"]))
+        row["above_random"] = None
+        if other is not None and row["role"] != "random":
+            row["above_random"] = held_out.above(gains[row["arm"], row["role"], row["round"]], other)
     return rows
-
-
-def _gains(run: Path, number: int) -> pd.DataFrame:
-    """One row a held-out picture: seed, prompt, category and what the oracle gives it more than the base's."""
-    table = pd.read_parquet(run / f"round-{number}" / "evaluation.parquet")
-    table["seed"] = int(OmegaConf.load(run / "config.yaml").seed)
-    before, after = (table[table["model"] == side].set_index(KEY) for side in ("before", "after"))
-    gain = after["oracle"] - before["oracle"]
-    return after.assign(gain=gain)[["prompt", "category", "gain"]].reset_index()
 
 
 def _reached(gain: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> Row:
@@ -87,55 +71,6 @@ def _reached(gain: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> Row:
         "forwards": float(np.mean(spent)),
         "train_seconds": float(np.mean([entry["train"]["seconds"] for entry in rounds])),
     }
-
-
-def _above(gains: Mapping[tuple[str, str, int], pd.DataFrame], row: Row) -> Row | None:
-    """The gain less the same arm's by lot, picture by picture; None without that control."""
-    other = gains.get((row["arm"], "random", row["round"]))
-    if other is None or row["role"] == "random":
-        return None
-    both = gains[row["arm"], row["role"], row["round"]].merge(other, on=KEY, suffixes=("", "_random"))
-    estimate = mean_ci(both["gain"] - both["gain_random"], both["prompt_id"])
-    return {"value": estimate.mean, "ci95": estimate.interval}
-
-
-class Fidelity:
-    """Distance of held-out pictures to the renderer's of the same prompts, by the world's small CLIP."""
-
-    def __init__(self) -> None:
-        self.config = compose(["experiment=shapes"])
-        self.denoiser = load_denoiser(self.config.model)
-        settings: Any = {"clip": {**self.config.scorer.clip}}
-        self.clip = load_reward("clip", settings).clip  # type: ignore[attr-defined]
-        self.known: dict[str, Any] = {}
-
-    def __call__(self, run: Path, number: int) -> dict[str, float]:
-        """``before`` and ``after``: kernel distances of the base's pictures and the tuned model's."""
-        (base,) = run.glob("baseline-*")
-        after = run / f"round-{number}" / "after"
-        real = self._real(CandidateStore(after).table()["prompt"].tolist())
-        sides = {"before": base, "after": after}
-        return {side: kernel_distance(self._features(folder), real) for side, folder in sides.items()}
-
-    def _features(self, folder: Path) -> torch.Tensor:
-        name = str(folder.resolve())
-        if name not in self.known:
-            store = CandidateStore(folder)
-            pictures = decode_rows(store, store.table(), self.denoiser, 96)
-            self.known[name] = self._look(torch.stack(list(pictures)))
-        return self.known[name]
-
-    def _real(self, prompts: Sequence[str]) -> torch.Tensor:
-        name = "\n".join(prompts)
-        if name not in self.known:
-            rng = np.random.default_rng(0)
-            drawn = [render(random_scene(rng, parse_prompt(prompt)))[0] for prompt in prompts]
-            self.known[name] = self._look(torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255)
-        return self.known[name]
-
-    def _look(self, pictures: torch.Tensor) -> torch.Tensor:
-        features = self.clip.image_features(pictures).float()
-        return features * features.shape[1] ** 0.5  # of length one: entries of size one
 
 
 def page(record: Mapping[str, Any]) -> str:

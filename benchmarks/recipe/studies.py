@@ -31,14 +31,8 @@ class Study:
         return self.arms[arm].by or self.by
 
 
-# The demo's preset, its parts set apart: every study changes some of them.
-BASE = (
-    "experiment=shapes",
-    "generate.guidance=null",
-    "adapter.targets=[]",
-    "train.steps=300",
-    "scorers=[llr,elbo,contrast,oracle]",
-)
+# Every study changes some part of this.
+BASE = ("experiment=shapes_attention", "train.lr_schedule=cosine", "scorers=[llr,elbo,contrast,oracle]")
 # Every linear layer and convolution of the network, not the attention's projections alone.
 LAYERS = "adapter.targets=[all]"
 LOSERS = ("select.losers=3", "train.lr=5e-4")
@@ -71,6 +65,7 @@ STUDIES: dict[str, Study] = {
         {
             "guidance 1": Arm(("generate.guidance=1",)),
             "guidance 1.5": Arm(),
+            "guidance 2": Arm(("generate.guidance=2",)),
             "guidance 4": Arm(("generate.guidance=4",)),
         },
         (*BASE, LAYERS, "train.steps=600"),
@@ -83,6 +78,9 @@ STUDIES: dict[str, Study] = {
             "6 of 12": Arm(("select.k=6",)),
             "3 of 24": Arm(("generate.candidates=24",)),
             "3 of 12, the clearest half": Arm(("select.fraction=0.5",)),
+            "3 of 12, the clearest of every category": Arm(("select.fraction=0.5", "select.balance=true")),
+            "3 of 12, hard prompts more": Arm(("select.difficulty=0.5",)),
+            "up to 6 of 12, those that stand out": Arm(("select.k=6", "select.threshold=0.7"), "z(contrast)"),
         },
         (*BASE, LAYERS, "train.steps=600"),
     ),

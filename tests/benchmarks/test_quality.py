@@ -24,6 +24,7 @@ def test_the_arms_share_their_candidates(tmp_path: Path, monkeypatch: pytest.Mon
     assert own["pool"] == oracle["pool"]
     assert own["before"] == oracle["before"]
     assert oracle["winners"] == oracle["best"] >= own["winners"]
+    assert own["fidelity"]["before"] == oracle["fidelity"]["before"] != own["fidelity"]["after"]
     assert {"machine", "versions", "git"} <= record.keys()
     folders = [tmp_path / "runs" / name / "round-1" / "candidates" for name in ("shapes", "shapes-oracle")]
     one, two = (sorted(path.name for path in folder.iterdir()) for folder in folders)
