@@ -12,7 +12,7 @@ from typing import Any
 import mitune
 from mitune import leaving
 from mitune.config import compose, groups, leaves
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, complain, nearest
 
 STAGES = {
     "generate": "draw candidates of every training prompt and score them",
@@ -44,11 +44,11 @@ def _coded(arguments: list[str]) -> int:
     try:
         return _main(arguments)
     except UserError as error:
-        _complain(str(error))
+        complain(str(error))
         return MISTAKE
     except leaving.Leave as leave:
         if leave.line:
-            _complain(leave.line)
+            complain(leave.line)
         return leave.code
     except KeyboardInterrupt:
         print("\nmitune: interrupted; the same command goes on from here", file=sys.stderr)
@@ -62,12 +62,8 @@ def _coded(arguments: list[str]) -> int:
         reason = refusal(error)
         if reason is None:
             raise
-        _complain(f"cannot use {error.filename or 'a file'}: {reason}")
+        complain(f"cannot use {error.filename or 'a file'}: {reason}")
         return MISTAKE
-
-
-def _complain(line: str) -> None:
-    print(f"mitune: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def _main(arguments: list[str]) -> int:

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from mitune import leaving
-from mitune.errors import UserError, first_line
+from mitune.errors import UserError, complain, first_line
 from mitune.leaving import TEMPORARY, Leave
 
 T = TypeVar("T")
@@ -346,5 +345,5 @@ class Fellows:
         leaving.end(leave)
         if not self._over.wait(self.patience if leave.code == TEMPORARY else GRACE):
             if leave.line:
-                print(f"mitune: {leave.line}", file=sys.stderr, flush=True)
+                complain(leave.line)
             os._exit(leave.code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Collection, Iterable
 
 
@@ -32,3 +33,13 @@ def first_line(error: BaseException) -> str:
 def short(text: str, length: int = 160) -> str:
     """The text, cut after ``length`` characters."""
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def complain(line: str) -> None:
+    """Say one line on standard error, in one write.
+
+    The processes of a launch share it and are unbuffered there (``python -u``): ``print`` would send the end of the
+    line by itself, and two lines could come out as one.
+    """
+    sys.stderr.write(f"mitune: {' '.join(line.split())}\n")
+    sys.stderr.flush()

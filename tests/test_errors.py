@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from mitune.errors import UserError, check_known, first_line, nearest
+from mitune.errors import UserError, check_known, complain, first_line, nearest
 
 
 def test_nearest_names_the_closest_choice() -> None:
@@ -40,3 +42,16 @@ def test_user_error_is_no_builtin_error() -> None:
     # The command line catches UserError alone: a ValueError from a bug must stay visible as a traceback.
     assert UserError.__bases__ == (Exception,)
     assert str(UserError("what: where; way out")) == "what: where; way out"
+
+
+def test_a_complaint_is_one_line_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Shared(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr("sys.stderr", Shared())
+    complain("two\n  lines")
+    assert written == ["mitune: two lines\n"]
