@@ -198,6 +198,12 @@ def test_a_threshold_is_for_winners_alone() -> None:
         compose(["select.threshold=0", "select.losers=1"])
 
 
+def test_soft_labels_are_of_nft_alone() -> None:
+    with pytest.raises(UserError, match=r"train\.soft_labels: train\.objective=mse has no labels"):
+        compose(["train.soft_labels=2"])
+    assert compose(["train.objective=nft", "select.losers=1", "train.soft_labels=2"]).train.soft_labels == 2
+
+
 def test_the_resolved_configuration_cannot_be_changed() -> None:
     config = compose()
     with pytest.raises(ReadonlyConfigError):

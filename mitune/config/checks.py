@@ -192,6 +192,7 @@ def check(config: DictConfig) -> None:
         "train.density_std",
         "train.temperature",
         "train.beta_nft",
+        "train.soft_labels",
         "calibrate.recall",
         "search.alpha",
         "search.gamma",
@@ -338,6 +339,10 @@ def _check_selection(values: dict[str, Any]) -> None:
         )
     if objective in PREFERENCES and losers < 1:
         raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
+    if values["train.soft_labels"] is not None and objective != "nft":
+        raise UserError(
+            f"train.soft_labels: train.objective={objective} has no labels; leave it out, or say train.objective=nft"
+        )
     if objective in SELF_PLAY and values["train.fresh"]:
         raise UserError(
             f"train.objective={objective} is held to the adapter that drew the pictures, and train.fresh=true drops"

@@ -344,6 +344,11 @@ class TrainConfig:
     )
     beta_dpo: float = key(2000.0, "strength of the tie of dpo, spin and kto to their reference")
     beta_nft: float = key(0.1, "nft: its steps go 1/beta times as far as winners and losers are apart")
+    soft_labels: float | None = key(
+        None,
+        "nft: a picture counts by its score, wholly where that is so many standard deviations from its prompt's mean;"
+        " null: the chosen wholly for, the others wholly against",
+    )
     temperature: float = key(
         1.0, "weighted: of the weights exp(score/temperature), scores standardised within a prompt"
     )

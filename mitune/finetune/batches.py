@@ -34,7 +34,7 @@ def seed_of(*parts: object) -> int:
 class TrainingSet:
     """Latents [rows, …] float32, the unique texts, and for each item of data its winner, text and losers.
 
-    ``winners`` [items]: rows (of an unpaired objective losers' rows too, ``label`` [items] −1 instead of 1);
+    ``winners`` [items]: rows (of an unpaired objective losers' rows too, ``label`` [items] 1, −1 or between);
     ``text_of`` [items]: index into ``texts``; ``losers``: rows, those of one item side by side, from ``first``
     [items], ``count`` [items] of them (0 without preferences). ``importance`` [items]: how much each counts, with mean
     1; None where all count alike.
@@ -57,12 +57,18 @@ class TrainingSet:
 
 @torch.no_grad()
 def load_training_set(
-    dataset: Any, denoiser: Denoiser, objective: Objective, temperature: float = 1.0
+    dataset: Any,
+    denoiser: Denoiser,
+    objective: Objective,
+    temperature: float = 1.0,
+    soft_labels: float | None = None,
 ) -> TrainingSet:
     """Read a ``datasets`` set: its latents (or its pictures, encoded once), texts, and who is preferred.
 
     Without the column ``preferred`` every row is a winner. A winner may meet any loser of its prompt. The column
     ``weight``, where there is one, says how much each row counts. ``temperature``: of a scored objective's weights.
+    ``soft_labels``: the label of a row is its score, standardised among those of its text, over this, at most 1 and at
+    least −1 (None: 1 for the preferred and −1 for the others).
     Raises UserError: no winners, no losers where the objective needs them, latents of another model, latents
     that are not finite, weights below 0 or all 0.
     """
@@ -105,7 +111,11 @@ def load_training_set(
     if latents.nbytes <= _ON_DEVICE:
         latents = latents.to(denoiser.device)
     text_of = text_of[winners]
-    label = torch.where(preferred[winners], 1.0, -1.0)
+    if soft_labels is None:
+        label = torch.where(preferred[winners], 1.0, -1.0)
+    else:
+        label = (_standard(dataset, text_of, winners) / soft_labels).clamp(-1, 1).float()
+        digest.update(label.numpy().tobytes())
     return TrainingSet(
         latents,
         unique,
@@ -132,14 +142,21 @@ def _weights(dataset: Any, rows: Tensor) -> Tensor | None:
 
 def _importance(dataset: Any, text_of: Tensor, rows: Tensor, temperature: float) -> Tensor:
     """exp(s/τ), float64 [len(rows)] up to a factor, s the score of each row standardised among those of its text."""
+    exponent = _standard(dataset, text_of, rows) / temperature
+    return (exponent - exponent.max()).exp()
+
+
+def _standard(dataset: Any, text_of: Tensor, rows: Tensor) -> Tensor:
+    """The scores of ``rows``, float64, each standardised among those of its text."""
     if "score" not in dataset.column_names:
         raise UserError(
-            "train.objective=weighted needs the column score; select again with this version, or use mse"
+            "the training set has no column score, which train.objective=weighted and train.soft_labels go by; select"
+            " again with this version, or use mse"
         )
     scores = torch.tensor(list(dataset["score"]), dtype=torch.float64)[rows]
-    standard = weigh({"score": scores}, [Term(1.0, "score", normalised=True)], text_of[rows].tolist())
-    exponent = torch.from_numpy(standard) / temperature
-    return (exponent - exponent.max()).exp()
+    return torch.from_numpy(
+        weigh({"score": scores}, [Term(1.0, "score", normalised=True)], text_of[rows].tolist())
+    )
 
 
 def _losers(preferred: Tensor, text_of: Tensor, texts: int) -> tuple[Tensor, Tensor, Tensor]:

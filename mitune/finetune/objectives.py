@@ -24,8 +24,8 @@ class Batch:
     ``z0``, ``noise`` [n, …] float32; ``t`` [n]; ``condition`` n rows; for preferences ``rejected`` [n, …],
     the losers' latents, and ``reference``, the condition as the reference's text encoder gives it (None: the
     same condition). ``weight`` [n]: factor on each row's errors (None: 1). ``label`` [n]: 1 for a winner, −1 for
-    a loser (None: all winners). ``anchor``: the context in which the denoiser is the reference (None: its base
-    model, the adapter switched off).
+    a loser, in ``nft`` anything between (None: all winners). ``anchor``: the context in which the denoiser is the
+    reference (None: its base model, the adapter switched off).
     """
 
     z0: Tensor
@@ -141,10 +141,11 @@ def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     """DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the network's
     output, v* its target, v_old the model that drew the pictures (the adapter as it was when this training began):
 
-        L = ‖v⁺ − v*‖² / D  for a winner,  ‖v⁻ − v*‖² / D  for a loser,   v^± = v_old ± β (v_θ − v_old)
+        L = r ‖v⁺ − v*‖² / D + (1 − r) ‖v⁻ − v*‖² / D,   v^± = v_old ± β (v_θ − v_old),   r = (1 + y) / 2
 
-    over β, so that its gradient where the training begins is the same for every β. What it leads to is, with
-    p = P(winner | z_t),
+    over β, so that its gradient where the training begins is the same for every β. y may lie between, for a picture
+    that is a little better or worse than its like (the paper's optimality r; ``soft_labels``). What it leads to is, with
+    p = P(winner | z_t) = E[r | z_t], and the expectations weighted by r and 1 − r,
 
         v_θ = v_old + ( p (E[v* | winner] − v_old) − (1 − p) (E[v* | loser] − v_old) ) / β:
 
@@ -156,8 +157,9 @@ def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     with _as_reference(denoiser, batch):
         old = denoiser.predict(z, batch.t, _reference_condition(batch))
     step = denoiser.predict(z, batch.t, batch.condition) - old
-    sign = _label(batch, step).view(-1, *[1] * (step.ndim - 1))
-    return _weighed((old + beta * sign * step - target).pow(2).flatten(1).mean(1) / beta, batch.weight)
+    positive, negative = ((old + side * step - target).pow(2).flatten(1).mean(1) for side in (beta, -beta))
+    optimality = (1 + _label(batch, positive)) / 2
+    return _weighed((optimality * positive + (1 - optimality) * negative) / beta, batch.weight)
 
 
 @contextlib.contextmanager
@@ -173,7 +175,7 @@ def _reference_condition(batch: Batch) -> Condition:
 
 
 def _label(batch: Batch, values: Tensor) -> Tensor:
-    """1 or −1 of each row [n], in the type of ``values`` [n, …]."""
+    """From −1 to 1, what each row is held for [n], in the type of ``values`` [n, …]."""
     return values.new_ones(len(values)) if batch.label is None else batch.label.to(values.dtype)
 
 

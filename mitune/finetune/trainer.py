@@ -79,6 +79,7 @@ class TrainConfig:
     caption_dropout: float = 0.0
     beta_dpo: float = 2000.0
     beta_nft: float = 0.1
+    soft_labels: float | None = None
     temperature: float = 1.0
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
@@ -95,9 +96,10 @@ class TrainConfig:
         check_known("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_known("train.mixed_precision", self.mixed_precision, PRECISIONS)
         check_known("train.density", self.density, DENSITIES)
-        for key in ("temperature", "beta_nft"):
-            if not getattr(self, key) > 0:
-                raise UserError(f"train.{key}={getattr(self, key)}: must be above 0")
+        for key in ("temperature", "beta_nft", "soft_labels"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise UserError(f"train.{key}={value}: must be above 0")
         for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"train.{key}={getattr(self, key)}: must be at least 1")
@@ -196,7 +198,9 @@ class _Run:
         self.parameters: list[nn.Parameter] = list(self.names.values())
         _check(config, denoiser, self.processes)
         self.layers = lora.adapter_layers(denoiser.components.values())  # type: ignore[attr-defined]
-        self.data: TrainingSet = load_training_set(dataset, denoiser, self.objective, config.temperature)
+        self.data: TrainingSet = load_training_set(
+            dataset, denoiser, self.objective, config.temperature, config.soft_labels
+        )
         self.draws = Draws(
             self.data,
             config.seed,

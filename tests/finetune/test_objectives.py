@@ -157,11 +157,12 @@ def test_kto_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> 
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])
-def test_nft_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> None:
+@pytest.mark.parametrize("labels", [[1.0, -1.0, 1.0], [0.4, -1.0, 0.0]])
+def test_nft_is_its_equation(labels: list[float], text_encoder: bool, tiny_pipeline_folder: Path) -> None:
     denoiser = _shaken(tiny_pipeline_folder, text_encoder)
     plain = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
     z0, _, noise, t = _draw()
-    label, weight, beta = torch.tensor([1.0, -1.0, 1.0]), torch.tensor([0.5, 1.0, 3.0]), 0.2
+    label, weight, beta = torch.tensor(labels), torch.tensor([0.5, 1.0, 3.0]), 0.2
 
     def output(model: StableDiffusionDenoiser) -> torch.Tensor:
         alpha_bar = model.schedule.alpha_bar[t].float()[:, None, None, None]
@@ -172,7 +173,7 @@ def test_nft_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> 
     new, old = output(denoiser), output(plain)
     positive, negative = (1 - beta) * old + beta * new, (1 + beta) * old - beta * new
     errors = [(side - noise).pow(2).flatten(1).mean(1) for side in (positive, negative)]
-    expected = weight * torch.where(label > 0, errors[0], errors[1]) / beta
+    expected = weight * ((1 + label) / 2 * errors[0] + (1 - label) / 2 * errors[1]) / beta
     batch = Batch(
         z0, noise, t, denoiser.encode_prompts(PROMPTS),
         reference=plain.encode_prompts(PROMPTS) if text_encoder else None, weight=weight, label=label,
@@ -185,12 +186,13 @@ def test_nft_is_its_equation(text_encoder: bool, tiny_pipeline_folder: Path) -> 
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0])
-def test_nft_goes_past_the_winners_and_away_from_the_losers(beta: float) -> None:
+@pytest.mark.parametrize("soft", [False, True])
+def test_nft_goes_past_the_winners_and_away_from_the_losers(soft: bool, beta: float) -> None:
     """A network whose output is one free vector: where the gradient vanishes, and what it is where one begins."""
     generator = torch.Generator().manual_seed(3)
-    n, winners = 12, 5
+    n = 12
     target, old = torch.randn(n, 4, generator=generator), torch.randn(4, generator=generator)
-    label = torch.where(torch.arange(n) < winners, 1.0, -1.0)
+    label = torch.linspace(-1, 1, n) if soft else torch.where(torch.arange(n) < 5, 1.0, -1.0)
 
     class Constant:
         schedule, prediction_type = NoiseSchedule.ddpm(), "epsilon"
@@ -217,8 +219,10 @@ def test_nft_goes_past_the_winners_and_away_from_the_losers(beta: float) -> None
         return torch.autograd.grad(nft(denoiser, batch, beta).mean(), denoiser.output)[0]  # type: ignore[arg-type]
 
     assert torch.allclose(gradient(), (label[:, None] * 2 * (old - target)).mean(0) / 4, atol=1e-6)
-    p = winners / n
-    towards = p * (target[:winners].mean(0) - old) - (1 - p) * (target[winners:].mean(0) - old)
+    won = (1 + label) / 2  # each row's share in the winners
+    p = won.mean()
+    ahead, behind = ((share @ target) / share.sum() for share in (won, 1 - won))
+    towards = p * (ahead - old) - (1 - p) * (behind - old)
     with torch.no_grad():
         denoiser.output.copy_(old + towards / beta)
     assert gradient().abs().max() < 1e-5
@@ -234,6 +238,22 @@ def test_importance_is_a_softmax_of_scores_within_the_prompt(
     expected = torch.tensor([-(1.5**0.5), 0.0, 1.5**0.5]).repeat_interleave(4).div(temperature).exp()
     assert data.importance is not None
     assert torch.allclose(data.importance, expected / expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+def test_soft_labels_are_scores_within_the_prompt(spread: float, tiny_pipeline_folder: Path) -> None:
+    denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    nft = find_objective("nft")
+    rows = make_dataset(losers=1, rows=8)
+    hard = load_training_set(rows, denoiser, nft)
+    assert hard.label.tolist() == [1.0] * 8 + [-1.0] * 4
+    soft = load_training_set(rows, denoiser, nft, soft_labels=spread)
+    # Three rows a prompt with evenly spaced scores: −√1.5, 0, √1.5 standard deviations.
+    expected = torch.tensor([-(1.5**0.5), 0.0, 1.5**0.5]).repeat_interleave(4).div(spread).clamp(-1, 1)
+    assert torch.allclose(soft.label, expected)
+    assert soft.digest != hard.digest
+    with pytest.raises(UserError, match=r"no column score.*train\.soft_labels"):
+        load_training_set(rows.remove_columns("score"), denoiser, nft, soft_labels=spread)
 
 
 def test_spin_is_dpo_against_the_adapter_it_began_with(tiny_pipeline_folder: Path) -> None:

@@ -88,6 +88,7 @@ CASES: dict[str, tuple[AdapterConfig, dict[str, Any]]] = {
     ),
     "kto": (AdapterConfig(rank=4), {"objective": "kto", "beta_dpo": 50.0}),
     "nft, text encoder": (AdapterConfig(rank=4, text_encoder=True), {"objective": "nft", "beta_nft": 0.5}),
+    "nft, soft labels": (AdapterConfig(rank=4), {"objective": "nft", "beta_nft": 0.5, "soft_labels": 1.5}),
     "weighted": (AdapterConfig(rank=4), {"objective": "weighted", "temperature": 0.5}),
 }
 
@@ -457,6 +458,7 @@ def test_wrong_settings_are_refused(tiny_pipeline_folder: Path, winners: Any, tm
         ({"caption_dropout": 1.5}, "train.caption_dropout"),
         ({"layout_weight": 1.5}, "train.layout_weight"),
         ({"beta_nft": 0.0}, "train.beta_nft"),
+        ({"soft_labels": 0.0}, "train.soft_labels"),
     ):
         with pytest.raises(UserError, match=message):
             TrainConfig(**options)
