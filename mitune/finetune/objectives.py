@@ -144,8 +144,8 @@ def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
         L = r ‖v⁺ − v*‖² / D + (1 − r) ‖v⁻ − v*‖² / D,   v^± = v_old ± β (v_θ − v_old),   r = (1 + y) / 2
 
     over β, so that its gradient where the training begins is the same for every β. y may lie between, for a picture
-    that is a little better or worse than its like (the paper's optimality r; ``soft_labels``). What it leads to is, with
-    p = P(winner | z_t) = E[r | z_t], and the expectations weighted by r and 1 − r,
+    that is a little better or worse than its like (the paper's optimality r; ``soft_labels``). With
+    p = P(winner | z_t) = E[r | z_t], and the expectations weighted by r and 1 − r, it leads to
 
         v_θ = v_old + ( p (E[v* | winner] − v_old) − (1 − p) (E[v* | loser] − v_old) ) / β:
 
