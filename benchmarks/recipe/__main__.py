@@ -33,9 +33,9 @@ def sweep(
     folder = runs / arm
     choices = ",".join(
         (f"'{study.chooser(arm)}'", *study.controls)
-    )  # a sum is no word to Hydra without quotes
+    )  # neither a sum nor a name with a comma is a word to Hydra without quotes
     words = ["run", "-m", *study.base, *study.arms[arm].words, *extra, f"select.by={choices}"]
-    words += [f"seed={','.join(map(str, seeds))}", f"run={folder}", f"sweep.share={share.resolve()}"]
+    words += [f"seed={','.join(map(str, seeds))}", f"run='{folder}'", f"sweep.share={share.resolve()}"]
     print(f"{arm}: mitune {' '.join(words)}", file=sys.stderr, flush=True)
     if code := mitune(words):
         raise SystemExit(code)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = STUDIES[options.study]
     arms = options.arms or list(study.arms)
     if unknown := [arm for arm in arms if arm not in study.arms]:
-        parser.error(f"{unknown[0]} is no arm of {options.study}: {', '.join(study.arms)}")
+        parser.error(f"{unknown[0]} is no arm of {options.study}: {'; '.join(study.arms)}")
     options.name = options.name or options.study
     runs = options.runs / options.study
     extra = [*options.overrides, *([f"launch={options.launch}"] if options.launch else [])]

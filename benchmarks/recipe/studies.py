@@ -23,7 +23,7 @@ class Study:
     question: str
     arms: Mapping[str, Arm]
     base: Sequence[str] = ("experiment=shapes",)
-    by: str = "contrast"
+    by: str = "z(contrast)+0.5*z(elbo)"
     controls: Sequence[str] = CONTROLS  # who else chooses, everything else being the same
 
     def chooser(self, arm: str) -> str:
@@ -31,58 +31,66 @@ class Study:
         return self.arms[arm].by or self.by
 
 
-# Every study changes some part of this.
-BASE = ("experiment=shapes_attention", "train.lr_schedule=cosine", "scorers=[llr,elbo,contrast,oracle]")
-# Every linear layer and convolution of the network, not the attention's projections alone.
-LAYERS = "adapter.targets=[all]"
-LOSERS = ("select.losers=3", "train.lr=5e-4")
+# Every study changes some part of this: the preset on fewer prompts and half as long.
+BASE = ("experiment=shapes_full", "prompts.limit=150", "train.steps=600")
+ATTENTION = (
+    "adapter.targets=[]"  # its projections alone, not every linear layer and convolution of the network
+)
+HARD = "train.soft_labels=null"
+# The paper's objective sees winners alone, so fewer and better ones.
+MSE = ("train.objective=mse", HARD, "select.k=4", "select.losers=0", "train.lr=1e-3")
 
 STUDIES: dict[str, Study] = {
     "objectives": Study(
         "Which objective gets most out of the same candidates, at the same number of pictures trained on?",
         {
-            "mse": Arm(),
-            "weighted": Arm(("train.objective=weighted", "select.k=12", "train.temperature=0.5")),
-            "dpo": Arm(("train.objective=dpo", "train.batch_size=24", *LOSERS)),
-            "kto": Arm(("train.objective=kto", *LOSERS)),
-            "nft": Arm(("train.objective=nft", "train.beta_nft=1", *LOSERS)),
+            "nft, soft labels": Arm(),
+            "nft": Arm((HARD,)),
+            "mse": Arm(MSE),
+            "weighted": Arm((*MSE, "train.objective=weighted", "select.k=16", "train.temperature=0.5")),
+            "dpo": Arm(("train.objective=dpo", HARD, "train.batch_size=24")),
+            "kto": Arm(("train.objective=kto", HARD)),
         },
         BASE,
     ),
     "training": Study(
         "How long, and how much of the network?",
         {
-            "attention, 300 steps": Arm(),
-            "attention, 900 steps": Arm(("train.steps=900",)),
-            "attention and text encoder, 300 steps": Arm(("adapter.text_encoder=true",)),
-            "all layers, 300 steps": Arm((LAYERS,)),
-            "all layers, 900 steps": Arm((LAYERS, "train.steps=900")),
+            "attention, 600 steps": Arm((ATTENTION,)),
+            "attention and text encoder, 600 steps": Arm((ATTENTION, "adapter.text_encoder=true")),
+            "all layers, 300 steps": Arm(("train.steps=300",)),
+            "all layers, 600 steps": Arm(),
+            "all layers, 1200 steps": Arm(("train.steps=1200",)),
         },
         BASE,
     ),
     "pools": Study(
         "From which pictures: drawn without guidance, with the default one, or with much of it? Judged at the default.",
         {
-            "guidance 1": Arm(("generate.guidance=1",)),
-            "guidance 1.5": Arm(),
-            "guidance 2": Arm(("generate.guidance=2",)),
+            "guidance 1": Arm(),
+            "guidance 1.5": Arm(("generate.guidance=1.5",)),
             "guidance 4": Arm(("generate.guidance=4",)),
+            "guidance 1, mse": Arm(MSE),
+            "guidance 1.5, mse": Arm((*MSE, "generate.guidance=1.5")),
+            "guidance 4, mse": Arm((*MSE, "generate.guidance=4")),
         },
-        (*BASE, LAYERS, "train.steps=600"),
+        BASE,
     ),
     "sets": Study(
-        "Which of the candidates: how many winners a prompt, how many candidates, only the clear cases?",
+        "Which of the candidates: how many of how many, only the clear cases, hard prompts more, real pictures too?",
         {
-            "1 of 12": Arm(("select.k=1",)),
-            "3 of 12": Arm(),
-            "6 of 12": Arm(("select.k=6",)),
-            "3 of 24": Arm(("generate.candidates=24",)),
-            "3 of 12, the clearest half": Arm(("select.fraction=0.5",)),
-            "3 of 12, the clearest of every category": Arm(("select.fraction=0.5", "select.balance=true")),
-            "3 of 12, hard prompts more": Arm(("select.difficulty=0.5",)),
-            "up to 6 of 12, those that stand out": Arm(("select.k=6", "select.threshold=0.7"), "z(contrast)"),
+            "8 and 8 of 16": Arm((HARD,)),
+            "4 and 4 of 16": Arm((HARD, "select.k=4", "select.losers=4")),
+            "all 16 by their scores": Arm(),
+            "all 8 by their scores": Arm(("generate.candidates=8", "select.k=4", "select.losers=4")),
+            "the clearest half of the prompts": Arm(("select.fraction=0.5",)),
+            "the clearest of every category": Arm(("select.fraction=0.5", "select.balance=true")),
+            "hard prompts more": Arm(("select.difficulty=0.5",)),
+            "mse, 4 of 16": Arm(MSE),
+            "mse, those that stand out": Arm((*MSE, "select.k=8", "select.threshold=0.7"), "z(contrast)"),
+            "mse, a fifth real": Arm((*MSE, "select.real=shapes", "select.real_fraction=0.2")),
         },
-        (*BASE, LAYERS, "train.steps=600"),
+        BASE,
     ),
     "scorers": Study(
         "Whose choice?",
@@ -90,17 +98,18 @@ STUDIES: dict[str, Study] = {
             "llr (free)": Arm(by="llr"),
             "elbo (16 rows)": Arm(by="elbo"),
             "contrast (56 rows)": Arm(by="contrast"),
-            "both": Arm(by="z(contrast)+z(elbo)"),
+            "both": Arm(),
         },
-        (*BASE, LAYERS, "train.steps=600"),
+        (*BASE, "scorers=[llr,elbo,contrast,oracle]"),
     ),
     "rounds": Study(
         "How many rounds, and does the adapter go on or start afresh?",
         {
-            "goes on": Arm(),
-            "afresh": Arm(("train.fresh=true",)),
+            "nft": Arm(),
+            "mse, goes on": Arm(MSE),
+            "mse, afresh": Arm((*MSE, "train.fresh=true")),
         },
-        (*BASE, LAYERS, "train.steps=600", "rounds=3"),
+        (*BASE, "rounds=3"),
     ),
 }
 """All studies by name."""

@@ -21,25 +21,25 @@ TINY = (
 @pytest.mark.exhaustive
 def test_a_study_runs_reports_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(
-        "Which?", {"plain": Arm(), "other": Arm()}, ("experiment=shapes", *TINY), "llr", ("random",)
+        "Which?", {"plain, as it is": Arm(), "other": Arm()}, ("experiment=shapes", *TINY), "llr", ("random",)
     )
     monkeypatch.setitem(STUDIES, "tiny", study)
-    call = ["tiny", "--arms", "plain", "--seeds", "3", "4", "--out", str(tmp_path)]
+    call = ["tiny", "--arms", "plain, as it is", "--seeds", "3", "4", "--out", str(tmp_path)]
     call += ["--runs", str(tmp_path / "runs")]
     assert benchmark.main(call) == 0
     record = json.loads((tmp_path / "tiny.json").read_text())
     found = {(row["arm"], row["role"]): row for row in record["rows"]}
-    assert set(found) == {("plain", "own"), ("plain", "random")}
-    row = found["plain", "own"]
+    assert set(found) == {("plain, as it is", "own"), ("plain, as it is", "random")}
+    row = found["plain, as it is", "own"]
     assert row["seeds"] == [3, 4]
     assert row["pictures"] == 2 * 2 * 2
     assert sum(row["by_seed"]) / 2 == pytest.approx(row["gain"]["value"], abs=1e-9)
-    difference = row["gain"]["value"] - found["plain", "random"]["gain"]["value"]
+    difference = row["gain"]["value"] - found["plain, as it is", "random"]["gain"]["value"]
     assert row["above_random"]["value"] == pytest.approx(difference, abs=1e-9)
-    assert found["plain", "random"]["above_random"] is None
+    assert found["plain, as it is", "random"]["above_random"] is None
     # Runs that draw alike share their candidates: one set a seed.
     assert len(list((tmp_path / "runs" / "share").glob("candidates-*"))) == 2
-    assert "| plain | llr | 1 |" in (tmp_path / "tiny.md").read_text()
+    assert "| plain, as it is | llr | 1 |" in (tmp_path / "tiny.md").read_text()
     assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
     # Again: nothing is left to run.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("summary.json")}
@@ -62,4 +62,4 @@ def test_an_arm_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         benchmark.main(["objectives", "--arms", "msee"])
     assert caught.value.code == 2
-    assert "msee is no arm of objectives: mse," in capsys.readouterr().err
+    assert "msee is no arm of objectives: nft, soft labels; nft; mse;" in capsys.readouterr().err
