@@ -198,6 +198,18 @@ def test_a_threshold_is_for_winners_alone() -> None:
         compose(["select.threshold=0", "select.losers=1"])
 
 
+@pytest.mark.parametrize("choice", ["random", "oracle"])
+@pytest.mark.parametrize(
+    "preset", ["shapes", "shapes_full", "shapes_attention", "shapes_flow", "shapes_paper", "mitune"]
+)
+def test_a_control_chooses_in_every_preset(preset: str, choice: str) -> None:
+    words = [f"experiment={preset}", f"select={choice}"]
+    scorers = [*compose(words[:1]).scorers]
+    if "oracle" not in scorers:
+        words.append(f"scorers=[{','.join([*scorers, 'oracle'])}]")
+    assert compose(words).select.by == choice
+
+
 def test_soft_labels_are_of_nft_alone() -> None:
     with pytest.raises(UserError, match=r"train\.soft_labels: train\.objective=mse has no labels"):
         compose(["train.soft_labels=2"])

@@ -33,9 +33,8 @@ class Study:
 
 # Every study changes some part of this: the preset on fewer prompts and half as long.
 BASE = ("experiment=shapes_full", "prompts.limit=150", "train.steps=600")
-ATTENTION = (
-    "adapter.targets=[]"  # its projections alone, not every linear layer and convolution of the network
-)
+# Its projections alone, not every linear layer and convolution of the network.
+ATTENTION = "adapter.targets=[]"
 HARD = "train.soft_labels=null"
 # The paper's objective sees winners alone, so fewer and better ones.
 MSE = ("train.objective=mse", HARD, "select.k=4", "select.losers=0", "train.lr=1e-3")
