@@ -31,7 +31,7 @@ def test_stage_help_lists_every_key_with_its_default(stage: str, capsys: pytest.
         assert f"  {name}=" in shown
         assert meaning in shown
     assert "adapter.kind=dora" in shown
-    assert "contrast, contrast_elbo, elbo" in shown
+    assert "contrast, contrast_elbo, contrast_half_elbo, elbo" in shown
 
 
 def test_cfg_prints_the_resolved_configuration_as_yaml(capsys: pytest.CaptureFixture[str]) -> None:
