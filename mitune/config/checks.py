@@ -318,9 +318,10 @@ def _check_selection(values: dict[str, Any]) -> None:
                 f" scorers=[{','.join([*values['scorers'], *missing])}]"
             )
     objective = values["train.objective"]
-    if values["select.real"] is not None and objective in PREFERENCES:
+    if values["select.real"] is not None and objective in PREFERENCES and objective != "nft":
         raise UserError(
-            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out"
+            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out, or say"
+            " train.objective=nft"
         )
     if losers and values["select.threshold"] is not None:
         raise UserError(

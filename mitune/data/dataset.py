@@ -67,8 +67,8 @@ def build(
         model: identity of the model that made them (``Denoiser.identity``), of all or of each.
 
     Columns: image, text, latent, score, scores (JSON object of all score columns), seed, candidate,
-    prompt_id, category, preferred, weight (how much the row counts in training; 1 unless chosen otherwise), round,
-    model.
+    prompt_id, category, preferred, weight (how much the row counts in training; 1 unless chosen otherwise), real
+    (whether no model drew it), round, model.
 
     Raises UserError for no rows, ValueError where the numbers of rows, pictures and latents differ.
     """
@@ -96,11 +96,12 @@ def build(
         "category": rows["category"].tolist(),
         "preferred": rows["preferred"].tolist(),
         "weight": rows["weight"].astype(float).tolist() if "weight" in rows else [1.0] * count,
+        "real": rows["real"].tolist() if "real" in rows else [False] * count,
         "round": [round] * count,
         "model": [model] * count if isinstance(model, str) else list(model),
     }
     kinds = {
-        "score": "float64", "weight": "float64", "preferred": "bool",
+        "score": "float64", "weight": "float64", "preferred": "bool", "real": "bool",
         "seed": "int64", "candidate": "int64", "round": "int64",
     }  # fmt: skip
     features = {name: Value(kinds.get(name, "string")) for name in columns}
@@ -131,7 +132,7 @@ def _with_fingerprint(dataset: Dataset) -> Dataset:
     digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
     for cell in table.column("image").to_pylist():
         digest.update(cell["bytes"])
-    for name in ("text", "score", "seed", "candidate", "preferred", "weight", "round", "model"):
+    for name in ("text", "score", "seed", "candidate", "preferred", "weight", "real", "round", "model"):
         digest.update(repr(table.column(name).to_pylist()).encode())
     return datasets.Dataset(table, info=dataset.info, fingerprint=digest.hexdigest()[:16])
 

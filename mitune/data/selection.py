@@ -13,7 +13,7 @@ from mitune.data.store import KEYS, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
-_NOT_SCORES = {*KEYS, *RACE, ROOT, "unit", "latent_row", "preferred", "score", "rank", "weight"}
+_NOT_SCORES = {*KEYS, *RACE, ROOT, "unit", "latent_row", "preferred", "score", "rank", "weight", "real"}
 
 
 def scorers(table: pd.DataFrame) -> list[str]:

@@ -37,7 +37,7 @@ class TrainingSet:
     ``winners`` [items]: rows (of an unpaired objective losers' rows too, ``label`` [items] 1, −1 or between);
     ``text_of`` [items]: index into ``texts``; ``losers``: rows, those of one item side by side, from ``first``
     [items], ``count`` [items] of them (0 without preferences). ``importance`` [items]: how much each counts, with mean
-    1; None where all count alike.
+    1; None where all count alike. ``real`` [items]: which of them no model drew; None where there are none.
     """
 
     latents: Tensor
@@ -49,6 +49,7 @@ class TrainingSet:
     count: Tensor
     label: Tensor
     importance: Tensor | None
+    real: Tensor | None
     digest: str
 
     def __len__(self) -> int:
@@ -66,7 +67,8 @@ def load_training_set(
     """Read a ``datasets`` set: its latents (or its pictures, encoded once), texts, and who is preferred.
 
     Without the column ``preferred`` every row is a winner. A winner may meet any loser of its prompt. The column
-    ``weight``, where there is one, says how much each row counts. ``temperature``: of a scored objective's weights.
+    ``weight``, where there is one, says how much each row counts, and ``real`` which are no model's.
+    ``temperature``: of a scored objective's weights.
     ``soft_labels``: the label of a row is its score, standardised among those of its text, over this, at most 1 and at
     least −1 (None: 1 for the preferred and −1 for the others).
     Raises UserError: no winners, no losers where the objective needs them, latents of another model, latents
@@ -110,6 +112,10 @@ def load_training_set(
     digest.update(latents.numpy().tobytes())
     if latents.nbytes <= _ON_DEVICE:
         latents = latents.to(denoiser.device)
+    real = None
+    if "real" in dataset.column_names and any(dataset["real"]):
+        real = torch.tensor(list(dataset["real"]), dtype=torch.bool)[winners]
+        digest.update(real.numpy().tobytes())
     text_of = text_of[winners]
     if soft_labels is None:
         label = torch.where(preferred[winners], 1.0, -1.0)
@@ -126,6 +132,7 @@ def load_training_set(
         count[text_of],
         label,
         importance,
+        real,
         digest.hexdigest()[:12],
     )
 

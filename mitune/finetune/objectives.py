@@ -24,8 +24,9 @@ class Batch:
     ``z0``, ``noise`` [n, …] float32; ``t`` [n]; ``condition`` n rows; for preferences ``rejected`` [n, …],
     the losers' latents, and ``reference``, the condition as the reference's text encoder gives it (None: the
     same condition). ``weight`` [n]: factor on each row's errors (None: 1). ``label`` [n]: 1 for a winner, −1 for
-    a loser, in ``nft`` anything between (None: all winners). ``anchor``: the context in which the denoiser is the
-    reference (None: its base model, the adapter switched off).
+    a loser, in ``nft`` anything between (None: all winners). ``real`` [n], bool: pictures that no model drew (None:
+    none of them). ``anchor``: the context in which the denoiser is the reference (None: its base model, the adapter
+    switched off).
     """
 
     z0: Tensor
@@ -36,6 +37,7 @@ class Batch:
     reference: Condition | None = None
     weight: Tensor | None = None
     label: Tensor | None = None
+    real: Tensor | None = None
     anchor: Callable[[], contextlib.AbstractContextManager[object]] | None = None
 
 
@@ -151,15 +153,23 @@ def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
 
     towards the winners and away from the losers, 1/β times as far, where ``mse`` stops at the winners. What both have
     in common, guidance's mark on all candidates for one, cancels.
+
+    A real picture is none of the old model's, and the model shall not go beyond it: for it β = 1 and r = 1, which is
+    ``mse``.
     """
     target = denoiser.schedule.target(denoiser.prediction_type, batch.z0, batch.noise, batch.t)
     z = denoiser.schedule.add_noise(batch.z0, batch.noise, batch.t)
     with _as_reference(denoiser, batch):
         old = denoiser.predict(z, batch.t, _reference_condition(batch))
     step = denoiser.predict(z, batch.t, batch.condition) - old
-    positive, negative = ((old + side * step - target).pow(2).flatten(1).mean(1) for side in (beta, -beta))
-    optimality = (1 + _label(batch, positive)) / 2
-    return _weighed((optimality * positive + (1 - optimality) * negative) / beta, batch.weight)
+    label = _label(batch, step)
+    reach = torch.full_like(label, beta)  # β of each row
+    if batch.real is not None:
+        label, reach = label.masked_fill(batch.real, 1.0), reach.masked_fill(batch.real, 1.0)
+    rows = reach.view(-1, *[1] * (step.ndim - 1))
+    positive, negative = ((old + side * step - target).pow(2).flatten(1).mean(1) for side in (rows, -rows))
+    optimality = (1 + label) / 2
+    return _weighed((optimality * positive + (1 - optimality) * negative) / reach, batch.weight)
 
 
 @contextlib.contextmanager

@@ -399,6 +399,7 @@ class _Run:
             reference=self.texts.reference(draw.text) if objective.anchor else None,
             weight=self.weight(draw.t) if self.weight else None,
             label=_move(data.label[draw.item], self.device) if objective.unpaired else None,
+            real=None if data.real is None else _move(data.real[draw.item], self.device),
             anchor=self.anchor,
         )
 

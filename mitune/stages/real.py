@@ -1,4 +1,7 @@
-"""Real pictures in the training set: chosen by the score that chooses candidates, in the place of some of these."""
+"""Real pictures in the training set: chosen by the score that chooses candidates, in the place of some of these.
+
+Where winners and losers are told apart, real pictures are neither: they are what the model shall stay close to.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +59,9 @@ def stand_in(score: str, combined: str = "") -> tuple[Term, ...]:
     )
 
 
-def count_real(config: DictConfig, winners: int) -> int:
-    """How many of the training set's pictures are real."""
-    return round(config.select.real_fraction * winners) if config.select.real is not None else 0
+def count_real(config: DictConfig, pictures: int) -> int:
+    """How many of the training set's ``pictures`` are real."""
+    return round(config.select.real_fraction * pictures) if config.select.real is not None else 0
 
 
 def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> RealPictures | None:
@@ -115,7 +118,7 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
             **work.cost().total,
         }
     _enough(len(chosen), count, source.where)
-    chosen = chosen.assign(rank=0, preferred=True, weight=1.0).reset_index(drop=True)
+    chosen = chosen.assign(rank=0, preferred=True, weight=1.0, real=True).reset_index(drop=True)
     return RealPictures(chosen, source, figures)
 
 

@@ -46,7 +46,7 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
     One process chooses and writes; the others help where real pictures are to be scored.
     """
     chosen = _choose(config, run, number) if state().is_main_process else None
-    count = count_real(config, agreed(lambda: len(chosen.winners)))  # type: ignore[union-attr]
+    count = count_real(config, agreed(lambda: len(chosen.rows)))  # type: ignore[union-attr]
     real = choose_real(config, run, number, count) if count else None
     return agreed(lambda: _write(config, run, number, chosen, real))  # type: ignore[arg-type]
 
@@ -76,8 +76,8 @@ def _write(
     # The pictures come from the decoder, which no adapter changes: the base model is enough.
     denoiser = load_model(config)
     if real is not None:
-        rows = thin(rows, len(winners) - len(real.rows), config.seed)
-        figures |= {"kept": len(winners) - len(real.rows), "real": real.figures}
+        rows = thin(rows, len(rows) - len(real.rows), config.seed).assign(real=False)
+        figures |= {"kept": int(rows["preferred"].sum()), "real": real.figures}
     pictures = decode_rows(store, rows, denoiser, config.generate.batch_size) if len(rows) else []
     latents = [store.latents(rows)] if len(rows) else []
     models = [(run.mark(number, "generate") or {})["model"]] * len(rows)

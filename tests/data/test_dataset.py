@@ -53,13 +53,13 @@ def test_all_that_is_known_of_a_candidate_is_kept(tmp_path: Path) -> None:
     loaded = dataset.load(tmp_path / "set")
     assert set(loaded.column_names) == {
         "image", "text", "latent", "score", "scores", "seed", "candidate", "prompt_id", "category", "preferred",
-        "weight", "round", "model",
+        "weight", "real", "round", "model",
     }  # fmt: skip
     plain = loaded.remove_columns(["image", "latent"])[0]
     assert json.loads(plain.pop("scores")) == {"mi": 3.0, "oracle": 0.5}
     assert plain == {
         "text": "a red cat", "score": 3.0, "seed": 2**62 + 1, "candidate": 1, "prompt_id": "x", "category": "color",
-        "preferred": True, "weight": 1.0, "round": 2, "model": "shapes@abc",
+        "preferred": True, "weight": 1.0, "real": False, "round": 2, "model": "shapes@abc",
     }  # fmt: skip
     assert list(loaded["preferred"]) == [True, False, True, False]
     assert loaded["text"][2] == "a/blue\\dog 'é'"

@@ -60,6 +60,7 @@ def test_half_of_the_set_is_real_and_chosen_by_the_same_score(
     rows = chosen.remove_columns(["image", "latent"]).to_pandas()
     assert rows["category"].eq("real").sum() == 4
     assert rows["model"].str.startswith("real: ").sum() == 4
+    assert rows["real"].tolist() == (rows["category"] == "real").tolist()
     assert len(chosen) == 8
     # The best four by the picture's form of mi, which stands for the sampler's own.
     scored = pd.concat([pd.read_parquet(path) for path in sorted((folder / "real").glob("*.parquet"))])
@@ -87,6 +88,23 @@ def test_real_pictures_alone_and_by_chance(arguments: Arguments, real: Path, tmp
     figures = read_json(tmp_path / "run" / "round-1" / "done" / "select.json")
     assert figures["kept"] == 0
     assert "forwards" not in figures["real"]
+
+
+def test_beside_winners_and_losers_real_pictures_are_neither(
+    arguments: Arguments, real: Path, tmp_path: Path
+) -> None:
+    words = ["select.k=2", "select.losers=1", "train.objective=nft", "train.soft_labels=1"]
+    mixed = [f"select.real={real}", "select.real_fraction=0.34", "scorer.mi_image.times=2"]
+    assert main(arguments("run", *words, *mixed)) == 0
+    folder = tmp_path / "run" / "round-1"
+    rows = datasets.load_from_disk(str(folder / "dataset")).remove_columns(["image", "latent"]).to_pandas()
+    assert len(rows) == 12  # as many as without them
+    assert rows["real"].sum() == 4  # a third of all that is trained on, losers too
+    assert rows.loc[rows["real"], "preferred"].all()
+    own = rows[~rows["real"]]
+    assert read_json(folder / "done" / "select.json")["kept"] == own["preferred"].sum()
+    assert 0 < own["preferred"].sum() < len(own)
+    assert (folder / "adapter").is_dir()
 
 
 def test_what_is_refused(

@@ -228,6 +228,36 @@ def test_nft_goes_past_the_winners_and_away_from_the_losers(soft: bool, beta: fl
     assert gradient().abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("beta", [0.12, 2.0])
+def test_nft_regresses_on_real_pictures(beta: float, tiny_pipeline_folder: Path) -> None:
+    denoiser = _shaken(tiny_pipeline_folder)
+    z0, _, noise, t = _draw()
+    condition = denoiser.encode_prompts(PROMPTS)
+    label = torch.tensor([-1.0, 0.3, 0.0])
+    plain = nft(denoiser, Batch(z0, noise, t, condition, label=label), beta)
+    mixed = Batch(z0, noise, t, condition, label=label, real=torch.tensor([True, False, True]))
+    denoiser.forwards = 0
+    loss = nft(denoiser, mixed, beta)
+    assert denoiser.forwards == 2 * 3
+    error = mse(denoiser, Batch(z0, noise, t, condition))
+    assert torch.allclose(loss[[0, 2]], error[[0, 2]], rtol=1e-5)
+    assert torch.allclose(loss[1], plain[1])
+    assert not torch.allclose(plain[[0, 2]], error[[0, 2]], rtol=1e-2)
+
+
+def test_a_training_set_says_which_pictures_are_real(tiny_pipeline_folder: Path) -> None:
+    denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    rows, objective = make_dataset(losers=1, rows=8), find_objective("nft")
+    before = rows.remove_columns("real")  # as earlier versions wrote it
+    some = before.add_column("real", [row % 3 == 0 for row in range(12)])
+    for none in (rows, before):
+        assert load_training_set(none, denoiser, objective).real is None
+    data = load_training_set(some, denoiser, objective)
+    assert data.real is not None
+    assert data.real.tolist() == [row % 3 == 0 for row in range(12)]
+    assert data.digest != load_training_set(rows, denoiser, objective).digest
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1e6])
 def test_importance_is_a_softmax_of_scores_within_the_prompt(
     temperature: float, tiny_pipeline_folder: Path
