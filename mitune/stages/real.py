@@ -5,6 +5,7 @@ Where winners and losers are told apart, real pictures are neither: they are wha
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
 from mitune.stages.common import load_model, previous_adapter, prompt_pool, scoring_of
 from mitune.stages.pictures import ScoredPictures
+from mitune.stages.sharing import real_name, shared
 
 CATEGORY = "real"
 LOOKED_AT = 4  # pictures of the embedded world that are looked at for each one needed
@@ -97,14 +99,19 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
         check_judges(names, list(dict.fromkeys(source.texts)), "select.by", config.scorer)
         work = ScoredPictures(run.round(number) / "real", source, config.generate.rows_per_unit)
 
+        model = functools.cache(lambda: load_model(config, previous_adapter(run, number)))
+
         def judge() -> tuple[Any, Any]:
-            denoiser = load_model(config, previous_adapter(run, number))
-            return denoiser, scoring_of(
-                config, denoiser, names, lambda: [*prompt_pool(config.prompts), *source.texts]
+            return model(), scoring_of(
+                config, model(), names, lambda: [*prompt_pool(config.prompts), *source.texts]
             )
 
-        title = f"round {number}: real pictures"
-        work.score(judge, config.seed, config.generate.batch_size, skip, title)
+        name = ""
+        if config.sweep.share is not None:
+            name = real_name(config, work.plan, names, skip, model().identity)
+        with shared(config, work.folder, name):
+            title = f"round {number}: real pictures"
+            work.score(judge, config.seed, config.generate.batch_size, skip, title)
         if not state().is_main_process:
             return None
         scored = work.table()

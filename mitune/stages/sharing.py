@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,25 @@ def candidates_name(config: DictConfig, number: int, prompts: Sequence[Prompt], 
     if keep < survivors_of(config):
         values["kept"] = [keep, config.select.losers, selecting(config)]
     values |= {"round": number, "prompts": [prompt.id for prompt in prompts], "model": identity}
+    return _name("candidates", values)
+
+
+def real_name(
+    config: DictConfig, plan: Mapping[str, Any], scorers: Sequence[str], skip: bool, identity: str
+) -> str:
+    """Names the scores of real pictures by all they depend on: the pictures (``plan``), scores with their parameters,
+    the prompts in which edits are found, and the model's weights.
+    """
+    needed = ("seed", "model.", "prompts.", "scorer.")
+    values = {key: value for key, value in dependencies(config, "generate").items() if key.startswith(needed)}
+    return _name(
+        "real", values | {"plan": plan, "scores": sorted(scorers), "skip": skip, "identity": identity}
+    )
+
+
+def _name(kind: str, values: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    return f"candidates-{digest[:16]}"
+    return f"{kind}-{digest[:16]}"
 
 
 @contextlib.contextmanager

@@ -90,6 +90,20 @@ def test_real_pictures_alone_and_by_chance(arguments: Arguments, real: Path, tmp
     assert "forwards" not in figures["real"]
 
 
+def test_runs_of_a_sweep_share_the_scores(arguments: Arguments, real: Path, tmp_path: Path) -> None:
+    words = [f"select.real={real}", "scorer.mi_image.times=2", f"sweep.share={tmp_path / 'share'}"]
+    digests = set()
+    for run, own in (("one", "train.lr=1e-3"), ("two", "train.lr=2e-3"), ("three", "select.by=random")):
+        for stage in ("generate", "select"):
+            assert main(arguments(stage, *words, own, f"run={tmp_path / run}")) == 0
+        (scores,) = (tmp_path / "share").glob("real-*")
+        digests.add(tuple((path.name, path.stat().st_mtime_ns) for path in sorted(scores.glob("*.parquet"))))
+        folder = tmp_path / run / "round-1"
+        assert (folder / "real").is_symlink() == (run != "three")  # by lot nothing is scored
+        assert len(datasets.load_from_disk(str(folder / "dataset"))) == 4
+    assert len(digests) == 1  # scored once
+
+
 def test_beside_winners_and_losers_real_pictures_are_neither(
     arguments: Arguments, real: Path, tmp_path: Path
 ) -> None:

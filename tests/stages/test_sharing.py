@@ -12,7 +12,7 @@ from mitune.config import compose
 from mitune.data.prompts import Prompt
 from mitune.errors import UserError
 from mitune.stages import sharing
-from mitune.stages.sharing import candidates_name, shared
+from mitune.stages.sharing import candidates_name, real_name, shared
 from mitune.sweep.sweep import kept_by_all
 
 PROMPTS = [Prompt("p1", "a red circle", "color"), Prompt("p2", "a blue square", "color")]
@@ -56,6 +56,21 @@ def test_what_draws_or_scores_otherwise_does_not(overrides: list[str]) -> None:
 
 def test_model_prompts_and_round_are_part_of_the_name() -> None:
     assert len({name(), name(identity="model#1+adapter"), name(number=2), name(count=1)}) == 4
+
+
+def test_scores_of_real_pictures_are_named_by_what_they_depend_on() -> None:
+    plan = {"rows": 9, "rows_per_unit": 3, "sha256": "abc"}
+
+    def named(
+        *overrides: str, rows: int = 9, scores: str = "elbo", skip: bool = False, identity: str = "a"
+    ) -> str:
+        return real_name(compose(overrides), {**plan, "rows": rows}, [scores], skip, identity)
+
+    for same in ("select.k=2", "train.lr=0.1", "generate.candidates=11", "sampler.guidance=3", "rounds=3"):
+        assert named(same) == named()
+    others = [named("seed=1"), named("scorer.elbo.times=3"), named("prompts.limit=9"), named(rows=8)]
+    others += [named(scores="mi_image"), named(skip=True), named(identity="b"), named()]
+    assert len(set(others)) == len(others)
 
 
 def test_the_choice_matters_where_it_decides_which_latents_are_kept() -> None:
