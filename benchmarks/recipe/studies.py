@@ -36,6 +36,9 @@ BASE = ("experiment=shapes_own", "prompts.limit=150", "train.steps=600")
 # Its projections alone, not every linear layer and convolution of the network.
 ATTENTION = "adapter.targets=[]"
 HARD = "train.soft_labels=null"
+# Beside the clearest of one's own pictures as many real ones, of captions as wrong as the base model's training data.
+REAL = ("select.real=shapes", "select.real_limit=2000")
+HALF = (*REAL, "select.k=5", "select.losers=5", "select.real_fraction=0.5", "train.beta_nft=0.2", "train.lr=1e-3")
 # The paper's objective sees winners alone, so fewer and better ones.
 MSE = ("train.objective=mse", HARD, "select.k=4", "select.losers=0", "train.lr=1e-3")
 
@@ -87,7 +90,16 @@ STUDIES: dict[str, Study] = {
             "hard prompts more": Arm(("select.difficulty=0.5",)),
             "mse, 4 of 16": Arm(MSE),
             "mse, those that stand out": Arm((*MSE, "select.k=8", "select.threshold=0.7"), "z(contrast)"),
-            "mse, a fifth real": Arm((*MSE, "select.real=shapes", "select.real_fraction=0.2")),
+        },
+        BASE,
+    ),
+    "real": Study(
+        "Real pictures whose captions the model believes: beside its own, in their place, or not at all?",
+        {
+            "own alone": Arm(),
+            "half real": Arm(HALF),
+            "real alone": Arm((*MSE, *REAL, "select.k=6", "select.real_fraction=1", "train.caption_dropout=0.1")),
+            "mse, a fifth real": Arm((*MSE, *REAL, "select.real_fraction=0.2")),
         },
         BASE,
     ),
