@@ -200,7 +200,8 @@ def test_a_threshold_is_for_winners_alone() -> None:
 
 @pytest.mark.parametrize("choice", ["random", "oracle"])
 @pytest.mark.parametrize(
-    "preset", ["shapes", "shapes_own", "shapes_full", "shapes_attention", "shapes_flow", "shapes_paper", "mitune"]
+    "preset",
+    ["shapes", "shapes_own", "shapes_full", "shapes_attention", "shapes_flow", "shapes_paper", "mitune"],
 )
 def test_a_control_chooses_in_every_preset(preset: str, choice: str) -> None:
     words = [f"experiment={preset}", f"select={choice}"]

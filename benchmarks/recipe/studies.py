@@ -38,7 +38,14 @@ ATTENTION = "adapter.targets=[]"
 HARD = "train.soft_labels=null"
 # Beside the clearest of one's own pictures as many real ones, of captions as wrong as the base model's training data.
 REAL = ("select.real=shapes", "select.real_limit=2000")
-HALF = (*REAL, "select.k=5", "select.losers=5", "select.real_fraction=0.5", "train.beta_nft=0.2", "train.lr=1e-3")
+HALF = (
+    *REAL,
+    "select.k=5",
+    "select.losers=5",
+    "select.real_fraction=0.5",
+    "train.beta_nft=0.2",
+    "train.lr=1e-3",
+)
 # The paper's objective sees winners alone, so fewer and better ones.
 MSE = ("train.objective=mse", HARD, "select.k=4", "select.losers=0", "train.lr=1e-3")
 
@@ -98,7 +105,9 @@ STUDIES: dict[str, Study] = {
         {
             "own alone": Arm(),
             "half real": Arm(HALF),
-            "real alone": Arm((*MSE, *REAL, "select.k=6", "select.real_fraction=1", "train.caption_dropout=0.1")),
+            "real alone": Arm(
+                (*MSE, *REAL, "select.k=6", "select.real_fraction=1", "train.caption_dropout=0.1")
+            ),
             "mse, a fifth real": Arm((*MSE, *REAL, "select.real_fraction=0.2")),
         },
         BASE,

@@ -27,7 +27,8 @@ class Example:
 @dataclass(frozen=True)
 class Facts:
     """What a card says. ``evaluation``: ``evaluation.json`` of the round, or {}; ``held_out``: its prompts' source;
-    ``repository``: the Hub id it goes to, if any; ``dataset``: that of the training set.
+    ``repository``: the Hub id it goes to, if any; ``dataset``: that of the training set; ``real``: how many of the
+    pictures trained on no model drew, ``real_source``: the name of where they are from.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Facts:
     merged: bool = False
     comfy: bool = False
     license: str | None = None
+    real: int = 0
+    real_source: str = ""
 
 
 def scores(facts: Facts) -> dict[str, tuple[float | None, float, Mapping[str, Any]]]:
@@ -135,10 +138,14 @@ def write_card(facts: Facts) -> str:
 
 def _summary(facts: Facts) -> list[str]:
     kind = {"dora": "DoRA", "lora": "LoRA"}.get(facts.kind, literal(facts.kind))
+    pictures, without = "the model's own pictures", "no labels, no reward model, no human raters"
+    if facts.real:  # their captions are a kind of label
+        pictures += f" and {facts.real} real ones with their captions ({literal(facts.real_source, 100)})"
+        without = "no reward model, no human raters"
     return [
         f"A {kind} adapter of rank {facts.rank} for {_base(facts)} that makes it follow its prompts better. It was"
-        f" trained by [MI-Tune]({PAPER}) on the model's own pictures, chosen by the information that prompt and"
-        " picture share as the model itself measures it: no labels, no reward model, no human raters.",
+        f" trained by [MI-Tune]({PAPER}) on {pictures}, chosen by the information that prompt and"
+        f" picture share as the model itself measures it: {without}.",
     ]
 
 

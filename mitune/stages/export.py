@@ -141,6 +141,8 @@ def _facts(
         merged=settings.merged,
         comfy=settings.comfy,
         license=settings.license,
+        real=((run.mark(number, "select") or {}).get("real") or {}).get("pictures", 0),
+        real_source=Path(config.select.real).stem if config.select.real else "",
     )
 
 

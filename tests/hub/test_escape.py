@@ -43,6 +43,8 @@ def test_a_card_of_hostile_strings_loads_and_keeps_its_metadata(name: str, promp
         held_out=prompt,
         examples=[Example(prompt, "pictures/before-000.png", "pictures/after-000.png")],
         repository="owner/name",
+        real=3,
+        real_source=prompt,
     )
     card = ModelCard(write_card(facts))
     assert card.data.base_model == "owner/base"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mitune.cli import main
 from mitune.families import load_denoiser, lora
-from mitune.files import read_json
+from mitune.files import read_json, write_json
 from mitune.sampling import Sampler, sample
 from tests.hub.conftest import HOSTILE
 
@@ -121,6 +121,24 @@ def test_a_hostile_prompt_is_text_and_nothing_else(exported: Path) -> None:
     told = [entry["text"] for entry in card.data.widget]
     assert HOSTILE.replace("\t", " ").replace("‮", "").strip() in told
     assert not [path for path in exported.rglob("*") if "script" in path.name]
+
+
+def test_a_card_tells_of_real_pictures(exported: Path, run_copy: Path) -> None:
+    """As ``select`` leaves it behind, in its mark and in the run's configuration."""
+    assert (
+        "trained by [MI-Tune](https://arxiv.org/abs/2405.20759) on the model's own pictures, chosen by"
+        in ((exported / "README.md").read_text())
+    )
+    mark, config = run_copy / "round-1/done/select.json", run_copy / "config.yaml"
+    write_json(mark, read_json(mark) | {"real": {"source": "/home/me/photos", "pictures": 7}})
+    config.write_text(config.read_text().replace("  real: null", "  real: /home/me/photos"))
+    assert main(["export", f"run={run_copy}"]) == 0
+    text = (run_copy / "export/README.md").read_text()
+    assert "own pictures and 7 real ones with their captions (photos), chosen by" in text
+    assert "measures it: no reward model, no human raters." in text
+    assert "no labels" not in text
+    for name in ("README.md", "config.yaml", "provenance.json"):
+        assert "/home/me" not in (run_copy / "export" / name).read_text()
 
 
 def test_base_and_licence_come_from_the_base_models_card(
