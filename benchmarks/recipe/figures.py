@@ -58,7 +58,8 @@ def _reached(gain: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> Row:
         for name in ("oracle_pool", "oracle_kept", "oracle_best")
     }
     room = mean["oracle_best"] - mean["oracle_pool"]
-    spent = [entry["generate"]["forwards"] + entry["train"]["forwards"] for entry in rounds]
+    stages = ("generate", "select", "train")
+    spent = [sum(entry[stage].get("forwards", 0) for stage in stages) for entry in rounds]
     return {
         "seeds": sorted(map(int, gain["seed"].unique())),
         "pictures": len(gain),

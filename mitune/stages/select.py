@@ -78,6 +78,8 @@ def _write(
     if real is not None:
         rows = thin(rows, len(rows) - len(real.rows), config.seed).assign(real=False)
         figures |= {"kept": int(rows["preferred"].sum()), "real": real.figures}
+        # The stage's own cost: where cost is summed up, it stands where every stage has it.
+        figures |= {name: real.figures[name] for name in ("forwards", "seconds") if name in real.figures}
     pictures = decode_rows(store, rows, denoiser, config.generate.batch_size) if len(rows) else []
     latents = [store.latents(rows)] if len(rows) else []
     models = [(run.mark(number, "generate") or {})["model"]] * len(rows)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mitune.cli import main
 from mitune.files import read_json
+from mitune.runs import STAGES
 from mitune.scores import Term
 from mitune.stages.real import stand_in
 
@@ -50,11 +51,15 @@ def test_half_of_the_set_is_real_and_chosen_by_the_same_score(
     done = run_command(command)
     assert done.code == 0, done.err
     folder = tmp_path / "run" / "round-1"
-    figures = read_json(tmp_path / "run" / "summary.json")["rounds"][0]["select"]
+    summary = read_json(tmp_path / "run" / "summary.json")
+    stages = summary["rounds"][0]
+    figures = stages["select"]
     assert figures["kept"] == 4
     assert figures["real"]["pictures"] == 4
     assert figures["real"]["looked_at"] == 6
-    assert figures["real"]["forwards"] == 6 * 4
+    assert figures["forwards"] == figures["real"]["forwards"] == 6 * 4
+    assert summary["forwards"] == sum(stages[name]["forwards"] for name in STAGES)
+    assert "4 and 4 real of 6" in (tmp_path / "run" / "report.html").read_text()
     assert "and 4 real pictures of 6" in done.out
     chosen = datasets.load_from_disk(str(folder / "dataset"))
     rows = chosen.remove_columns(["image", "latent"]).to_pandas()
