@@ -311,7 +311,8 @@ def _check_selection(values: dict[str, Any]) -> None:
                 )
         there = scorers_of(values["scorers"], combined)
         missing = [scorer for scorer in scorers_of(wanted) if scorer not in there]
-        if missing:
+        only_real = values["select.real"] is not None and values["select.real_fraction"] == 1
+        if missing and not only_real:  # real pictures get the scores that select.by names
             what = "this score" if wanted == [by] else f"the score {missing[0]}"
             raise UserError(
                 f"select.by={by}: the candidates do not get {what}; add it:"

@@ -293,7 +293,10 @@ class SelectConfig:
     real: str | None = key(
         None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'"
     )
-    real_fraction: float = key(0.25, "share of the training set that is real; they take candidates' places")
+    real_fraction: float = key(
+        0.25,
+        "share of the training set that is real; they take candidates' places (1: all, and candidates need no score)",
+    )
     real_limit: int | None = key(None, "real pictures looked at, at most (of 'shapes': 4 times those needed)")
 
 

@@ -177,7 +177,11 @@ def _given_negatives(config: DictConfig) -> list[str]:
 
 
 def selecting(config: DictConfig) -> str:
-    """``select.by`` as a score that a table can be ordered by: a name, or the weighted sum that it stands for."""
+    """``select.by`` as a score that a table of candidates can be ordered by: a name, or the weighted sum that it stands
+    for; ``random`` where only real pictures are trained on, as the candidates need no score then.
+    """
+    if config.select.real is not None and config.select.real_fraction == 1:
+        return "random"
     named = config.select.by == COMBINED and COMBINED not in config.scorers
     return config.scorer.combined if named else config.select.by
 

@@ -95,6 +95,19 @@ def test_real_pictures_alone_and_by_chance(arguments: Arguments, real: Path, tmp
     assert "forwards" not in figures["real"]
 
 
+def test_where_all_are_real_candidates_need_no_score(
+    arguments: Arguments, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["scorers=[llr]", "select.by=elbo", "scorer.elbo.times=2", f"select.real={real}"]
+    assert main(arguments("run", *words, "select.real_fraction=0.5")) == 2
+    assert "select.by=elbo: the candidates do not get this score" in capsys.readouterr().err
+    assert main(arguments("run", *words, "select.real_fraction=1")) == 0
+    rows = datasets.load_from_disk(str(tmp_path / "run/round-1/dataset")).remove_columns(["image", "latent"])
+    scored = pd.concat([pd.read_parquet(path) for path in (tmp_path / "run/round-1/real").glob("*.parquet")])
+    assert sorted(rows["score"]) == sorted(scored["elbo"].nlargest(len(rows)))
+    assert all(rows["real"])
+
+
 def test_runs_of_a_sweep_share_the_scores(arguments: Arguments, real: Path, tmp_path: Path) -> None:
     words = [f"select.real={real}", "scorer.mi_image.times=2", f"sweep.share={tmp_path / 'share'}"]
     digests = set()
