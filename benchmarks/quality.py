@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks import common
 from benchmarks.held_out import Fidelity, above, gains
 from mitune.files import read_json, write_json, write_text
+from mitune.report.report import selection_gain
 
 CONTROLS = ("random", "oracle")
 
@@ -73,14 +74,13 @@ def figures(result: dict[str, Any], folder: Path, fidelity: Callable[[Path, int]
     rounds = []
     for entry in result["summary"]["rounds"]:
         chosen, evaluation = entry["select"], entry["evaluate"]
-        room = chosen["oracle_best"] - chosen["oracle_pool"]
         rounds.append(
             {
                 "round": entry["round"],
                 "pool": chosen["oracle_pool"],
                 "winners": chosen["oracle_kept"],
                 "best": chosen["oracle_best"],
-                "share_of_room": (chosen["oracle_kept"] - chosen["oracle_pool"]) / room if room else None,
+                "share_of_room": selection_gain(chosen),
                 "before": evaluation["before"]["all"],
                 "after": evaluation["after"]["all"],
                 "difference": evaluation["difference"]["all"],
@@ -130,7 +130,8 @@ def table(arms: dict[str, dict[str, Any]]) -> str:
             worst = min(lifts, key=lifts.__getitem__)
             share = entry["share_of_room"]
             lines.append(
-                f"| {name} | {entry['round']} | {entry['pool']:.3f} | {entry['winners']:.3f} | {entry['best']:.3f} "
+                f"| {name} | {entry['round']} | {_plain(entry['pool'])} "
+                f"| {_plain(entry['winners'])} | {_plain(entry['best'])} "
                 f"| {'' if share is None else f'{share:.2f}'} | {gain['before']:.3f} | {gain['after']:.3f} "
                 f"| {_interval({'value': gain['difference'], 'ci95': gain['ci95']})} "
                 f"| {_interval(entry.get('above_random'))} "
@@ -140,6 +141,10 @@ def table(arms: dict[str, dict[str, Any]]) -> str:
                 f"| {entry['fidelity']['before']:.4f} | {entry['fidelity']['after']:.4f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _interval(estimate: dict[str, Any] | None) -> str:

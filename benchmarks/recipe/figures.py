@@ -17,6 +17,7 @@ from benchmarks import common, held_out
 from benchmarks.recipe.studies import Study
 from mitune.evaluate.bootstrap import mean_ci
 from mitune.files import read_json
+from mitune.report.report import selection_gain
 
 Row = dict[str, Any]
 KEY = ["seed", "prompt_id", "candidate"]
@@ -54,10 +55,9 @@ def _reached(gain: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> Row:
     estimate = mean_ci(gain["gain"], gain["prompt_id"])
     chosen = [entry["select"] for entry in rounds]
     mean = {
-        name: float(np.mean([entry[name] for entry in chosen]))
+        name: float(np.mean([entry[name] for entry in chosen])) if chosen[0][name] is not None else None
         for name in ("oracle_pool", "oracle_kept", "oracle_best")
     }
-    room = mean["oracle_best"] - mean["oracle_pool"]
     stages = ("generate", "select", "train")
     spent = [sum(entry[stage].get("forwards", 0) for stage in stages) for entry in rounds]
     return {
@@ -68,7 +68,7 @@ def _reached(gain: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> Row:
         "categories": {str(name): float(part["gain"].mean()) for name, part in gain.groupby("category")},
         "diversity": float(np.mean([entry["evaluate"]["diversity"]["ratio"] for entry in rounds])),
         **mean,
-        "share_of_room": (mean["oracle_kept"] - mean["oracle_pool"]) / room if room else None,
+        "share_of_room": selection_gain(mean),
         "forwards": float(np.mean(spent)),
         "train_seconds": float(np.mean([entry["train"]["seconds"] for entry in rounds])),
     }

@@ -119,7 +119,7 @@ def _round(number: int, folder: Path | None, entry: Mapping[str, Any], run: Path
     return {
         "number": number,
         **{stage: _with_default(entry.get(stage)) for stage in ("generate", "select", "train")},
-        "selection_gain": _selection_gain(entry.get("select") or {}),
+        "selection_gain": selection_gain(entry.get("select") or {}),
         "tables": _score_tables(evaluation, (entry.get("select") or {}).get("by")),
         "diversity": _with_default(evaluation.get("diversity")),
         "examples": [_example(example, folder, run) for example in evaluation.get("examples", []) if folder],
@@ -140,7 +140,7 @@ def _with_default(mapping: Mapping[str, Any] | None) -> _Figures:
     return _Figures(mapping or {})
 
 
-def _selection_gain(select: Mapping[str, Any]) -> float | None:
+def selection_gain(select: Mapping[str, Any]) -> float | None:
     """Share of the possible lift that selection reached: (kept − pool) / (best − pool)."""
     pool, kept, best = (select.get(f"oracle_{name}") for name in ("pool", "kept", "best"))
     if pool is None or kept is None or best is None or best <= pool:

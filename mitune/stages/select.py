@@ -72,7 +72,8 @@ def _write(
     """The training set of the chosen candidates and the real pictures, the examples, the mark; gives the figures."""
     store, table, rows, winners = chosen.store, chosen.table, chosen.rows, chosen.winners
     k = config.select.k
-    figures = {"by": config.select.by, "k": k, "kept": len(winners), **_oracle(table, winners, k)}
+    own = real is None or len(real.rows) < len(rows)  # whether any candidate is trained on
+    figures = {"by": config.select.by, "k": k, "kept": len(winners), **_oracle(table, winners, k, own)}
     # The pictures come from the decoder, which no adapter changes: the base model is enough.
     denoiser = load_model(config)
     if real is not None:
@@ -91,18 +92,20 @@ def _write(
         rows = pd.concat([rows, real.rows], ignore_index=True)
     training = datasets.build(rows, pictures, torch.cat(latents), round=number, model=models)
     datasets.save(training, run.round(number) / "dataset")
-    _write_examples(config, run, number, store, table, denoiser)
+    if own:
+        _write_examples(config, run, number, store, table, denoiser)
     run.write_mark(number, "select", figures)
     return figures
 
 
-def _oracle(table: pd.DataFrame, winners: pd.DataFrame, k: int) -> dict[str, float | None]:
-    """Mean oracle score of the pool, the winners, and the best possible winners. It judges; it chose nothing.
+def _oracle(table: pd.DataFrame, winners: pd.DataFrame, k: int, own: bool) -> dict[str, float | None]:
+    """Mean oracle score of the pool, the winners, and the best possible winners. It judges; it chose nothing. None of
+    them without an oracle, or where there are no winners (``own`` is False).
 
     Pool and best are of all prompts; ``…_kept_prompts`` are of those that ``select.fraction``, ``threshold`` or
     ``balance`` kept, which may be the easier ones.
     """
-    if "oracle" not in table:
+    if "oracle" not in table or not own:
         return {"oracle_pool": None, "oracle_kept": None, "oracle_best": None}
     kept = table[table["prompt_id"].isin(winners["prompt_id"])]
     return {

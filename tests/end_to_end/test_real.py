@@ -106,6 +106,9 @@ def test_where_all_are_real_candidates_need_no_score(
     scored = pd.concat([pd.read_parquet(path) for path in (tmp_path / "run/round-1/real").glob("*.parquet")])
     assert sorted(rows["score"]) == sorted(scored["elbo"].nlargest(len(rows)))
     assert all(rows["real"])
+    # Nothing was chosen among the candidates, so the report shows no best and worst of them.
+    assert not (tmp_path / "run/round-1/candidates_examples.json").exists()
+    assert "</html>" in (tmp_path / "run/report.html").read_text()
 
 
 def test_runs_of_a_sweep_share_the_scores(arguments: Arguments, real: Path, tmp_path: Path) -> None:
