@@ -201,7 +201,16 @@ def test_a_threshold_is_for_winners_alone() -> None:
 @pytest.mark.parametrize("choice", ["random", "oracle"])
 @pytest.mark.parametrize(
     "preset",
-    ["shapes", "shapes_own", "shapes_full", "shapes_attention", "shapes_flow", "shapes_paper", "mitune"],
+    [
+        "shapes",
+        "shapes_full",
+        "shapes_real",
+        "shapes_both",
+        "shapes_attention",
+        "shapes_flow",
+        "shapes_paper",
+        "mitune",
+    ],
 )
 def test_a_control_chooses_in_every_preset(preset: str, choice: str) -> None:
     words = [f"experiment={preset}", f"select={choice}"]

@@ -32,7 +32,7 @@ class Study:
 
 
 # Every study changes some part of this: the preset on fewer prompts and half as long.
-BASE = ("experiment=shapes_own", "prompts.limit=150", "train.steps=600")
+BASE = ("experiment=shapes_full", "prompts.limit=150", "train.steps=600")
 # Its projections alone, not every linear layer and convolution of the network.
 ATTENTION = "adapter.targets=[]"
 HARD = "train.soft_labels=null"
