@@ -84,6 +84,11 @@ class Model:
 
 
 def sampled(model: Model, denoiser: Any, sampler: Sampler | None = None) -> Tensor:
+    """Its latents, as of a model that is only used: where weights require gradients ``torch.matmul`` folds the batch
+    even without autograd, and another kernel may round otherwise.
+    """
+    for component in denoiser.components.values():
+        component.requires_grad_(False)
     return sample(denoiser, denoiser.encode_prompts(PROMPTS), SEEDS, sampler or model.sampler)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,14 @@ def test_a_checkpoint_file_is_the_model_of_its_folder(tiny_pipeline_folder: Path
     single = load_denoiser({"path": str(file), "config": str(tiny_pipeline_folder)})
     assert single.identity.startswith("one#")
     condition = whole.encode_prompts(["a red circle"])
-    assert torch.equal(single.encode_prompts(["a red circle"]).tensors["text"], condition.tensors["text"])
+    weights = zip(single.network.parameters(), whole.network.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
+    # Weights are mapped from the file where they lie in it, and how they are aligned decides how a product is rounded.
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    close(single.encode_prompts(["a red circle"]).tensors["text"], condition.tensors["text"])
     z = torch.randn(1, 4, 8, 8)
-    assert torch.equal(single.predict(z, 500, condition), whole.predict(z, 500, condition))
-    assert torch.equal(single.decode(z), whole.decode(z))
+    close(single.predict(z, 500, condition), whole.predict(z, 500, condition))
+    close(single.decode(z), whole.decode(z))
     tensors = load_file(file)
     save_file({name: value + 1e-3 for name, value in tensors.items()}, file)
     changed = load_denoiser({"path": str(file), "config": str(tiny_pipeline_folder)})
