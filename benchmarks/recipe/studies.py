@@ -104,9 +104,17 @@ STUDIES: dict[str, Study] = {
         "Real pictures whose captions the model believes: beside its own, in their place, or not at all?",
         {
             "own alone": Arm(),
+            "own alone, mse": Arm(MSE),
             "half real": Arm(HALF),
             "real alone": Arm(
-                (*MSE, *REAL, "select.k=6", "select.real_fraction=1", "train.caption_dropout=0.1")
+                (
+                    *MSE,
+                    *REAL,
+                    "generate.candidates=6",  # drawn for the report alone
+                    "select.k=6",
+                    "select.real_fraction=1",
+                    "train.caption_dropout=0.1",
+                )
             ),
             "mse, a fifth real": Arm((*MSE, *REAL, "select.real_fraction=0.2")),
         },
