@@ -146,7 +146,8 @@ def sample_population(
     resample: Resample | None = None,
     batch_size: int | None = None,
 ) -> Samples:
-    """Run the loop. Both branches are evaluated at every step, in one forward, whatever the guidance.
+    """Run the loop. Both branches are evaluated at every step, in one forward; the one with c alone where nothing
+    takes the other: guidance 1, no observer, no ``resample``.
 
     ``batch_size``: candidates a forward at most (None: all). The population may be larger than what the network takes
     at once, as who is dropped is settled among all candidates of a prompt; batches are filled again after each drop.
@@ -163,21 +164,28 @@ def sample_population(
     streams = NoiseStreams(seeds, denoiser.latent_shape, device, dtype)
     by_name = {observer.name: observer for observer in observers}
     rows = torch.arange(len(seeds))
-    pairs = _pairs(denoiser, condition, batch_size)
+    watched = bool(observers) or resample is not None
+    both = watched or sampler.guidance != 1
+    batches = _batches(denoiser, condition, batch_size, both)
     for observer in observers:
         observer.start(len(seeds), device)
 
     schedule, kind = denoiser.schedule, denoiser.prediction_type
     z = streams.next()
     for index, at in enumerate(steps):
-        parts = [denoiser.guided_outputs(z[part], at.t, pair, sampler.guidance) for part, pair in pairs]
+        parts = [
+            denoiser.guided_outputs(z[part], at.t, given, sampler.guidance)
+            if both
+            else (denoiser.predict(z[part], at.t, given).to(z.dtype),)
+            for part, given in batches
+        ]
         outputs = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
-        eps = [schedule.to_epsilon(output, z, at.t, kind) for output in outputs]
-        z_prev = at.mean(z, outputs[2], schedule, kind)
+        z_prev = at.mean(z, outputs[-1], schedule, kind)
         noise = streams.next() if at.std > 0 else None
         if noise is not None:
             z_prev.add_(noise, alpha=at.std)
-        if observers or resample is not None:
+        if watched:
+            eps = [schedule.to_epsilon(output, z, at.t, kind) for output in outputs]
             step = Step.of(index, at, z, eps, z_prev, sampler.guidance, noise)
             for observer in observers:
                 observer.observe(step)
@@ -191,16 +199,18 @@ def sample_population(
             rows = rows[chosen]
             z = z[chosen.to(device)]
             condition = condition[chosen]
-            pairs = _pairs(denoiser, condition, batch_size)
+            batches = _batches(denoiser, condition, batch_size, both)
             for observer in observers:
                 observer.select(chosen.to(device))
     return Samples(z, rows)
 
 
-def _pairs(denoiser: Denoiser, condition: Condition, batch_size: int | None) -> list[tuple[slice, Condition]]:
-    """The rows of each forward, and the condition [∅ rows; prompt rows] it is given."""
+def _batches(
+    denoiser: Denoiser, condition: Condition, batch_size: int | None, both: bool
+) -> list[tuple[slice, Condition]]:
+    """The rows of each forward, and the condition it is given: [∅ rows; prompt rows], or these alone."""
     size = batch_size or max(1, len(condition))
     parts = [slice(start, start + size) for start in range(0, max(1, len(condition)), size)]
     rows = [condition[part] for part in parts]
-    pairs = [Condition.cat([denoiser.null(len(own)), own]) for own in rows]
-    return list(zip(parts, pairs, strict=True))
+    given = [Condition.cat([denoiser.null(len(own)), own]) for own in rows] if both else rows
+    return list(zip(parts, given, strict=True))

@@ -127,6 +127,26 @@ def test_flow_samples_follow_the_prompt():
     torch.testing.assert_close(z.T.cov(), exact.T.cov(), rtol=0, atol=0.2)
 
 
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_the_null_branch_is_left_out_where_nothing_takes_it(batch_size):
+    denoiser, labels, seeds = three_clouds(), ["a", "b", "a"], [3, 4, 5]
+    condition = denoiser.encode_prompts(labels)
+
+    def drawn(guidance: float, *observers: Recorder, **more) -> tuple[Tensor, int]:
+        denoiser.forwards = 0
+        sampler = Sampler("ddpm", 6, guidance=guidance)
+        z = sample(denoiser, condition, seeds, sampler, observers, batch_size=batch_size, **more)
+        return z, denoiser.forwards
+
+    alone, rows = drawn(1.0)
+    assert rows == 6 * 3
+    watched, rows = drawn(1.0, Recorder())
+    assert rows == 6 * 3 * 2
+    torch.testing.assert_close(alone, watched, rtol=1e-12, atol=1e-12)
+    assert drawn(1.0, resample=lambda step, population: None)[1] == 6 * 3 * 2
+    assert drawn(1.5)[1] == 6 * 3 * 2
+
+
 def test_dropped_rows_leave_the_others_untouched():
     denoiser, sampler = three_clouds(), Sampler("ddpm", 9, guidance=3.0)
     labels = ["a", "b", "a", "b", "a"]
