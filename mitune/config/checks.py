@@ -318,6 +318,11 @@ def _check_selection(values: dict[str, Any]) -> None:
                 f"select.by={by}: the candidates do not get {what}; add it:"
                 f" scorers=[{','.join([*values['scorers'], *missing])}]"
             )
+        if only_real and values["select.threshold"] is not None:
+            raise UserError(
+                "select.threshold: with select.real_fraction=1 no candidate is trained on, so none can reach it; leave"
+                " one of them out"
+            )
     objective = values["train.objective"]
     if values["select.real"] is not None and objective in PREFERENCES and objective != "nft":
         raise UserError(

@@ -151,6 +151,10 @@ def test_what_is_refused(
         ([f"select.real={tmp_path / 'rael'}"], "did you mean 'real'"),
         ([f"select.real={real}", "select.real_fraction=1", "select.k=2"], "has 6 pictures, 8 are needed"),
         ([f"select.real={candidates}"], "candidates of a model, not real pictures"),
+        (
+            [f"select.real={real}", "select.real_fraction=1", "select.threshold=0.5"],
+            "no candidate is trained on",
+        ),
         ([f"select.real={real}", "select.real_fraction=1.5"], "select.real_fraction=1.5: must be at most 1"),
         ([f"select.real={real}", "train=dpo", "select.losers=1"], "train.objective=dpo"),
     ):
