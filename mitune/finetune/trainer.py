@@ -29,6 +29,7 @@ from mitune.files import clean_partial
 from mitune.finetune import checkpoint, sharding
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
+from mitune.finetune.composed import composed
 from mitune.finetune.objectives import Batch, LayoutWeight, Objective, find_objective
 from mitune.leaving import TEMPORARY, Leave
 from mitune.out_of_memory import advice, largest_that_fits
@@ -421,8 +422,8 @@ class _Run:
 
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
-        """Dropout of the adapter on (the frozen rest stays in eval mode), gradient checkpointing and
-        compilation as asked for.
+        """Dropout of the adapter on (the frozen rest stays in eval mode), its weights composed where that pays,
+        gradient checkpointing and compilation as asked for.
         """
         network = self.denoiser.network
         assert network is not None
@@ -430,9 +431,11 @@ class _Run:
             network.enable_gradient_checkpointing()  # type: ignore[operator]
         if self.config.compile and network._compiled_call_impl is None:
             network.compile()
+        compose = self.config.mixed_precision == "no" and not self.sharded and not self.config.compile
         self._train_mode(True)
         try:
-            yield
+            with composed(self.layers if compose else ()):
+                yield
         finally:
             self._train_mode(False)
             if self.config.gradient_checkpointing:
