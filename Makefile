@@ -1,5 +1,5 @@
 # Two commands, each doing all its own set-up on a machine with Python 3.10 to 3.13 only:
-#   make demo   the whole loop on the embedded world (eleven minutes on two cores), then a report to look at
+#   make demo   the whole loop on the embedded world (about ten minutes on two cores), then a report to look at
 #   make test   lint, types and tests
 # Another interpreter: make demo PYTHON=python3.12        Another build of torch: make demo TORCH_INDEX=<index URL>
 
