@@ -132,6 +132,14 @@ class Denoiser(ABC):
         null, cond = self.predict(torch.cat([z, z]), times, pair).to(z.dtype).chunk(2)
         return cond, null, torch.lerp(null, cond, scale)
 
+    def outputs(self, z: Tensor, t: Time, condition: Condition, scale: float) -> tuple[Tensor, ...]:
+        """The network's raw outputs [n, …], the one to go by last: ``guided_outputs`` where ``condition`` has [∅ rows;
+        prompt rows], 2n of them; the one with c alone where it has the prompts' n.
+        """
+        if len(condition) > len(z):
+            return self.guided_outputs(z, t, condition, scale)
+        return (self.predict(z, t, condition).to(z.dtype),)
+
 
 class AnalyticDenoiser(Denoiser):
     """Exact denoiser of a Gaussian mixture whose class labels are the prompts; everything in closed form, float64.

@@ -293,6 +293,7 @@ def _check_selection(values: dict[str, Any]) -> None:
         values["select.by"], values["select.k"], values["select.losers"], values["generate.candidates"],
     )  # fmt: skip
     combined = values["scorer.combined"]
+    only_real = values["select.real"] is not None and values["select.real_fraction"] == 1
     if by != "random":
         try:
             wanted = columns([by], combined)
@@ -311,18 +312,17 @@ def _check_selection(values: dict[str, Any]) -> None:
                 )
         there = scorers_of(values["scorers"], combined)
         missing = [scorer for scorer in scorers_of(wanted) if scorer not in there]
-        only_real = values["select.real"] is not None and values["select.real_fraction"] == 1
         if missing and not only_real:  # real pictures get the scores that select.by names
             what = "this score" if wanted == [by] else f"the score {missing[0]}"
             raise UserError(
                 f"select.by={by}: the candidates do not get {what}; add it:"
                 f" scorers=[{','.join([*values['scorers'], *missing])}]"
             )
-        if only_real and values["select.threshold"] is not None:
-            raise UserError(
-                "select.threshold: with select.real_fraction=1 no candidate is trained on, so none can reach it; leave"
-                " one of them out"
-            )
+    if only_real and values["select.threshold"] is not None:
+        raise UserError(
+            "select.threshold: with select.real_fraction=1 no candidate is trained on, so none can reach it; leave"
+            " one of them out"
+        )
     objective = values["train.objective"]
     if values["select.real"] is not None and objective in PREFERENCES and objective != "nft":
         raise UserError(

@@ -63,18 +63,16 @@ def _forward(layer: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **
     if layer.disable_adapters or layer.merged or args or kwargs or x.dtype != torch.float32:
         return plain(x, *args, **kwargs)
     base = layer.get_base_layer()
-    weight = weight_of(layer)
+    weight = _weight(layer)
     if isinstance(base, nn.Conv2d):
         return base._conv_forward(x, weight, base.bias)
     return functional.linear(x, weight, base.bias)
 
 
-def weight_of(layer: Any) -> Tensor:
-    """W' of one of peft's layers, shaped as its weight; the gradient goes to A, B and m."""
+def _weight(layer: Any) -> Tensor:
+    """W' [outputs, inputs, …] of one of peft's layers; its gradient goes to A, B and m [outputs] (2402.09353, 5)."""
     name, weight = _name(layer), layer.get_base_layer().weight
-    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    update = (up.flatten(1) @ down.flatten(1)).view_as(weight)
-    whole = torch.add(weight, update, alpha=layer.scaling[name])
+    whole = weight + layer.get_delta_weight(name)
     if not layer.use_dora[name]:
         return whole
     magnitude = layer.lora_magnitude_vector[name].weight

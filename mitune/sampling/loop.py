@@ -173,12 +173,7 @@ def sample_population(
     schedule, kind = denoiser.schedule, denoiser.prediction_type
     z = streams.next()
     for index, at in enumerate(steps):
-        parts = [
-            denoiser.guided_outputs(z[part], at.t, given, sampler.guidance)
-            if both
-            else (denoiser.predict(z[part], at.t, given).to(z.dtype),)
-            for part, given in batches
-        ]
+        parts = [denoiser.outputs(z[part], at.t, given, sampler.guidance) for part, given in batches]
         outputs = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
         z_prev = at.mean(z, outputs[-1], schedule, kind)
         noise = streams.next() if at.std > 0 else None

@@ -256,13 +256,10 @@ def _look(
     means, values, gradients, eps = [], [], [], []
     for rows in torch.arange(n).split(batch_size):
         x = z[rows[0] : rows[-1] + 1].detach()
-        outputs: tuple[Tensor, ...]
+        given = condition[torch.cat([rows, rows + n]) if both else rows]
         with torch.set_grad_enabled(uphill):
             x.requires_grad_(uphill)
-            if both:
-                outputs = denoiser.guided_outputs(x, at.t, condition[torch.cat([rows, rows + n])], guidance)
-            else:
-                outputs = (denoiser.predict(x, at.t, condition[rows]).to(x.dtype),)
+            outputs = denoiser.outputs(x, at.t, given, guidance)
             if isinstance(potential, RewardPotential):
                 value = potential.value(p * x + q * outputs[-1], [texts[row] for row in rows.tolist()])
                 values.append(value.detach())

@@ -198,7 +198,7 @@ class HalfPrecision:
     def null(self, n: int) -> Condition:
         return Condition({"shift": torch.zeros(n, dtype=torch.bfloat16)})
 
-    def guided_outputs(self, z, t, pair, scale):
+    def outputs(self, z, t, pair, scale):
         assert z.dtype == torch.float32
         out = torch.cat([z, z]).to(torch.bfloat16) * 0.5 + pair.tensors["shift"][:, None, None, None]
         null, cond = out.to(z.dtype).chunk(2)
