@@ -23,6 +23,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from mitune import reading
 from mitune.errors import UserError
 
 PARTIAL = ".partial-"
@@ -95,13 +96,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises UserError when it is missing or not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run the stage again") from error
+    """Read a JSON file of ours. Raises UserError when it is missing or not JSON."""
+    return reading.read_json(path, "delete it and run the stage again")
 
 
 def write_tensors(

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent / "mitune"
 # DESIGN §2. A module may import its own floor and those below.
 FLOORS = {
     "errors": 0,
+    "reading": 0,
     "files": 0,
     "noise": 0,
     "denoiser": 0,
