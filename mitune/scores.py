@@ -17,7 +17,7 @@ from mitune.errors import UserError, nearest
 if TYPE_CHECKING:
     import numpy as np
 
-PATH_SCORERS = ("mi", "mi_continuous", "llr")  # free in the sampling loop
+PATH_SCORERS = ("mi", "mi_continuous", "rfmi", "llr")  # free in the sampling loop
 LATENT_SCORERS = ("mi_image", "elbo", "llr_image", "contrast", "cas")  # on a latent, extra forwards
 REFEREES = ("clip", "pickscore", "aesthetic", "hpsv2", "imagereward", "jpeg")  # judges from outside
 PICTURE_SCORERS = ("oracle", *REFEREES)  # on decoded pictures
@@ -31,7 +31,7 @@ INFORMATION = ("llr", "mi", "contrast")
 # The score whose parts ``scorer.combined`` names.
 COMBINED = "combined"
 # What stands in for a score of the sampler's path where there is a picture and no path.
-ON_PICTURES = {"mi": "mi_image", "mi_continuous": "mi_image", "llr": "llr_image"}
+ON_PICTURES = {"mi": "mi_image", "mi_continuous": "mi_image", "rfmi": "mi_image", "llr": "llr_image"}
 
 _TERM = re.compile(
     r"(?P<sign>[+-]?)(?:(?P<weight>\d+\.?\d*(?:[eE]-?\d+)?)\*)?(?P<z>z\()?(?P<name>[A-Za-z_]\w*)(?P<close>\))?"

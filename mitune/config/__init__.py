@@ -7,7 +7,7 @@ fit, before any model is loaded. Nothing here imports torch, so that ``mitune --
 
 from mitune.config.checks import RACERS, check_racer
 from mitune.config.composition import compose, compose_saved, conf_folder, groups, shipped_folder
-from mitune.config.keys import Config, flatten, leaves
+from mitune.config.keys import Config, ScorerConfig, flatten, leaves
 from mitune.scores import COLUMNS, LATENT_SCORERS, PATH_SCORERS, PICTURE_SCORERS, SCORERS
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "RACERS",
     "SCORERS",
     "Config",
+    "ScorerConfig",
     "check_racer",
     "compose",
     "compose_saved",

@@ -77,8 +77,8 @@ class RacingConfig:
 
     by: str | None = key(
         None,
-        "drop candidates early by this running score: mi, mi_continuous, llr (free), or elbo, mi_image, llr_image,"
-        " contrast of the predicted picture (null: off)",
+        "drop candidates early by this running score: mi, mi_continuous, rfmi, llr (free), or elbo, mi_image,"
+        " llr_image, contrast of the predicted picture (null: off)",
     )
     at: list[float] = key([0.4], "when: shares of the steps below 1, or numbers of steps from 1 on")
     survivors: list[int] = key([], "candidates a prompt that go on, for each of at")
@@ -134,7 +134,7 @@ class SearchConfig:
 
 @dataclass
 class MIConfig:
-    t_min: int = key(50, "mi, mi_continuous: steps at or below are left out (of 1000)")
+    t_min: int = key(50, "mi, mi_continuous, rfmi: steps at or below are left out (of 1000)")
 
 
 @dataclass
@@ -159,7 +159,7 @@ class ElboConfig(TimesConfig):
 class MIImageConfig(ElboConfig):
     """Where all but ``form`` is as for elbo, one pass gives both."""
 
-    form: str = key("square", "square, or orthogonal: rectified flow's (RFMI)")
+    form: str = key("square", "square, or orthogonal: the product of velocities, as RFMI has it for flows")
 
 
 @dataclass

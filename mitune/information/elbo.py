@@ -30,7 +30,10 @@ def elbo(
     noise: str = "independent",
     emphasis: Tensor | None = None,
 ) -> Tensor:
-    """Estimate of i(z_0; c) [n] float32 in nats: error(∅) − error(c); arguments as ``denoising_terms``.
+    """error(∅) − error(c) [n] float32; arguments as ``denoising_terms``.
+
+    An estimate of i(z_0; c) in nats where the times span the whole range with the continuous weights; over a part of
+    it, of what that part adds.
 
     Under "coupled" noise it is the log-likelihood ratio of one forward path, which tends to i(z_0; c) for each picture,
     not only on average, as the times grow dense.

@@ -8,20 +8,27 @@ import torch
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import UserError
-from mitune.information.denoising import denoising_errors, denoising_terms
+from mitune.errors import UserError, check_known
+from mitune.information.denoising import FORMS, denoising_errors, denoising_terms
 from mitune.information.times import Profile, Weighting, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Step
 
 
 class PathMI:
-    """Observer of Σ_t w_t ‖ε̂_c − ε̂_∅‖² in nats over the visited steps with t_min < t ≤ t_max; float64 [n] ≥ 0.
+    """Observer of Σ_t w_t ‖ε̂_c − ε̂_∅‖² over the visited steps with t_min < t ≤ t_max; float64 [n] ≥ 0.
 
     "paper": w_t = κ_t / (number of those steps), κ_t = β_t T/(2 α_t (1 − ᾱ_t)) (Wang et al., ICLR 2025, eq. 2
     and Algorithm 2; the variance is unbounded as t → 0, hence ``t_min``). "continuous": ½ ∫ −λ' ‖·‖² dτ from
     ``t_min`` to ``t_max`` (T where it is None), each visited time standing for the stretch of λ nearer to it than to
-    its neighbours. "uniform" and "profile" likewise, with the weights of :class:`mitune.information.times.Weighting`.
+    its neighbours; in nats where the range is all of the times and the path unguided and stochastic. "uniform" and
+    "profile" likewise, with the weights of :class:`mitune.information.times.Weighting`.
+
+    ``form`` "orthogonal" sums w_t (ε̂_c − z_t/(α+σ))·(ε̂_c − ε̂_∅) instead, of either sign: on a rectified flow, with
+    the continuous weights, that is RFMI's ∫ (1−t)/t · v̂_c·(v̂_c − v̂_∅) dt (arXiv 2503.14358), so its name is ``rfmi``.
+    The square form on a flow is eq. 2 carried over to it, which ranks differently. RFMI's published code has the guided
+    velocity in both places of v̂_c; without guidance that is the same.
+
     UserError as ``Weighting``; ``result`` raises one where no visited time lay in the range.
     """
 
@@ -32,9 +39,12 @@ class PathMI:
         t_min: float = 50,
         t_max: float | None = None,
         profile: Profile | None = None,
+        form: str = "square",
     ) -> None:
+        check_known("form", form, FORMS)
         self.weighting = Weighting(schedule, weighting, t_min, t_max, profile)
-        self.name = "mi" if weighting == "paper" else f"mi_{weighting}"
+        self.form = form
+        self.name = "rfmi" if form == "orthogonal" else "mi" if weighting == "paper" else f"mi_{weighting}"
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
@@ -57,7 +67,15 @@ class PathMI:
             if step.t_prev > of.t_min:
                 edge = float(of.primitive(step.t) + of.primitive(step.t_prev)) / 2
             weight, self._edge = self._edge - edge, edge
-        self._total.add_(step.squared_gap, alpha=weight)
+        self._total.add_(self._product(step), alpha=weight)
+
+    def _product(self, step: Step) -> Tensor:
+        """‖ε̂_c − ε̂_∅‖², or the orthogonal form's product [n]."""
+        if self.form == "square":
+            return step.squared_gap
+        schedule = self.weighting.schedule
+        scale = float(schedule.alpha(step.t)) + float(schedule.sigma(step.t))
+        return ((step.eps_cond - step.z / scale).flatten(1) * step.delta).sum(1)
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""

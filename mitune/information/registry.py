@@ -1,7 +1,7 @@
 """Scorers by name: what each needs (the sampler's path, the final latent, the picture) and how it is computed.
 
-Every column is higher = better aligned. ``mi``, ``mi_continuous`` and ``llr`` are free on the path; ``mi_image``,
-``elbo``, ``llr_image``, ``contrast`` and ``cas`` cost forwards on the latent; ``oracle`` (with its column ``exact``)
+Every column is higher = better aligned. ``mi``, ``mi_continuous``, ``rfmi`` (of flows) and ``llr`` are free on the
+path; ``mi_image``, ``elbo``, ``llr_image``, ``contrast`` and ``cas`` cost forwards on the latent; ``oracle`` (with its column ``exact``)
 judges pictures of the embedded world; ``clip``, ``pickscore`` and the others of :mod:`mitune.referees` judge any
 picture; a weighted sum (:mod:`mitune.scores`) is made of other columns.
 """
@@ -74,6 +74,10 @@ class Scoring:
         self.seed = seed
         self.batch_size = batch_size
         self.forwards: Counter[str] = Counter()
+        if "rfmi" in self.scorers and denoiser.schedule.kind != "flow":
+            raise UserError(
+                f"rfmi is defined on rectified flows, and {denoiser.identity} is a diffusion model: ask for mi"
+            )
         self._pool, self._given, self._profile = pool, given, profile
         mines = "contrast" in self.scorers and settings["contrast"]["negatives"] in MINED
         self._miner = EditMiner(pool, seed) if mines else None
@@ -88,12 +92,13 @@ class Scoring:
         makers: dict[str, Callable[[], Any]] = {
             "mi": lambda: self._path_mi("paper"),
             "mi_continuous": lambda: self._path_mi("continuous"),
+            "rfmi": lambda: self._path_mi("continuous", "orthogonal"),
             "llr": PathLLR,
         }
         return [makers[name]() for name in self.scorers if name in PATH_SCORERS]
 
-    def _path_mi(self, weighting: str) -> PathMI:
-        return PathMI(self.denoiser.schedule, weighting, self.settings["mi"]["t_min"])
+    def _path_mi(self, weighting: str, form: str = "square") -> PathMI:
+        return PathMI(self.denoiser.schedule, weighting, self.settings["mi"]["t_min"], form=form)
 
     def on_latents(self, latents: Tensor, texts: Sequence[str], seeds: Sequence[int]) -> dict[str, Tensor]:
         """Scores of final latents [n, …] for their own prompts, by noise drawn from their own seeds: each [n]."""

@@ -9,7 +9,7 @@ import base64
 import importlib.resources
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,18 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import mitune
+from mitune.config import ScorerConfig
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
 from mitune.evaluate.pictures import curve, histogram
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
+from mitune.meanings import meaning
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")
 _LARGEST = 256  # side of a picture on the page; larger ones are reduced, or the page would weigh 100 MB
 _COUNTS = ("n", "prompts")
-
-_MEANING = {
-    "oracle": "how much of the prompt the world's own parser finds in the picture, 0 to 1",
-    "exact": "share of pictures in which everything the prompt asks for is right",
-    "mi": "mutual information of prompt and picture, nats",
-    "mi_continuous": "mutual information with the continuous weights, nats",
-    "mi_image": "mutual information on the finished picture, nats",
-    "llr": "log-likelihood ratio of the path, conditional against unconditional, nats",
-    "elbo": "gain in evidence bound from knowing the prompt, nats",
-    "contrast": "information about the prompt against minimal edits of it, nats",
-    "clip": "likeness of picture and prompt as CLIP sees it",
-    "pickscore": "what people would pick for the prompt, by PickScore",
-    "aesthetic": "how pleasing the picture is, by LAION's predictor, 1 to 10",
-    "hpsv2": "what people would prefer for the prompt, by HPSv2",
-    "imagereward": "how people would rate the picture for the prompt, by ImageReward",
-    "jpeg": "minus the picture's kilobytes as JPEG",
-}
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -76,7 +61,7 @@ def write_report(run_folder: str | Path) -> Path:
         rounds=rounds,
         headline=_headline(rounds, summary.get("scorer")),
         configuration=_configuration(folder / "config.yaml"),
-        meaning=_MEANING,
+        meaning=_meanings(folder / "config.yaml", rounds),
     )
     path = folder / "report.html"
     write_text(path, page)
@@ -333,6 +318,17 @@ def _configuration(path: Path) -> str | None:
         return None
     container = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     return OmegaConf.to_yaml(OmegaConf.create(without_secrets(container)))
+
+
+def _meanings(path: Path, rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the scores in the tables are, by the run's own settings (the defaults where it left none)."""
+    settings: Any = OmegaConf.to_container(OmegaConf.structured(ScorerConfig))
+    if path.exists():
+        own = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        given = own.get("scorer") if isinstance(own, dict) else None
+        settings = OmegaConf.to_container(OmegaConf.merge(settings, given or {}), resolve=False)
+    names = [table["score"] for entry in rounds for table in entry["tables"]]
+    return {name: said for name in names if (said := meaning(name, settings)) is not None}
 
 
 def _json(path: Path, default: Any) -> Any:

@@ -82,3 +82,55 @@ def test_the_elbo_of_a_picture_is_the_same_in_both_models():
         t, weights = time_grid(model.schedule, 400, *RANGE)
         value = elbo(model, z0, model.encode_prompts(labels), t, weights, range(40))
         assert float(torch.corrcoef(torch.stack([value.double(), exact]))[0, 1]) > 0.9
+
+
+def test_rfmi_on_the_path_is_the_product_of_velocities():
+    # arXiv 2503.14358: Σ (1 − t)/t · v̂_c·(v̂_c − v̂_∅) dt along the path, by hand with the raw outputs of the network.
+    model = three_clouds(FLOW, "flow")
+    labels = ["a", "b", "a"]
+    given, null = model.encode_prompts(labels), model.null(3)
+    observer = PathMI(FLOW, "continuous", t_min=50, form="orthogonal")
+    total, edge = torch.zeros(3, dtype=torch.float64), float(observer.weighting.primitive(1000))
+
+    class ByHand:
+        name = "by hand"
+
+        def start(self, n, device): ...
+
+        def select(self, rows): ...
+
+        def result(self):
+            return total
+
+        def observe(self, step):
+            nonlocal total, edge
+            t = step.t / 1000
+            if step.t <= 50:
+                return
+            v_c, v_null = (model.predict(step.z, step.t, which) for which in (given, null))
+            # An even share of λ, half to the last time and half to the next; dt of it is dλ / |λ'|, λ' = −2/(t(1 − t)).
+            low = 50.0 if step.t_prev <= 50 else None
+            own = FLOW.log_snr(
+                torch.tensor([step.t, step.t_prev if low is None else low], dtype=torch.float64)
+            )
+            share = -0.5 * (float(own.sum()) / 2 if low is None else float(own[1]))
+            stretch, edge = edge - share, share
+            total = total + stretch * (1 - t) ** 2 * (v_c * (v_c - v_null)).sum(1)
+
+    sample(model, given, range(3), Sampler("ddpm", 20, guidance=3.0), [observer, ByHand()])
+    assert observer.name == "rfmi"
+    assert bool((total != 0).all())
+    torch.testing.assert_close(observer.result().double(), total, rtol=1e-6, atol=1e-9)
+
+
+def test_rfmi_averages_to_the_mutual_information_over_labels_and_differs_from_mi_picture_by_picture():
+    model = three_clouds(FLOW, "flow")
+    labels = ["a", "b"] * 300
+    observers = [PathMI(FLOW, "continuous", t_min=0), PathMI(FLOW, "continuous", t_min=0, form="orthogonal")]
+    sampler = Sampler("ddpm", 250, guidance=1.0)
+    sample(model, model.encode_prompts(labels), range(len(labels)), sampler, observers)
+    mi, rfmi = (observer.result().double() for observer in observers)
+    truth = (exact_kl(model, "a") + exact_kl(model, "b")) / 2
+    assert within_three_errors(rfmi, truth)
+    assert within_three_errors(mi, truth)
+    assert float((rfmi - mi).abs().mean()) > 0.1

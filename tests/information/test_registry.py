@@ -34,8 +34,8 @@ def scoring(names: list[str], folder: Path, pool: list[str] = PROMPTS, *override
 def test_every_scorer_gives_one_finite_number_a_candidate(tiny_pipeline_folder: Path) -> None:
     texts = ["a red circle and a blue square", "a blue square and a green circle"]
     pool = [*PROMPTS, "a green circle and a blue square", "a red star and a blue circle", *texts]
-    # Those who judge pictures are tried apart.
-    names = [name for name in SCORERS if name not in PICTURE_SCORERS]
+    # Those who judge pictures are tried apart, and so is what only flows have.
+    names = [name for name in SCORERS if name not in (*PICTURE_SCORERS, "rfmi")]
     judge = scoring(names, tiny_pipeline_folder, pool)
     observers = judge.observers()
     z = sample(
@@ -191,3 +191,14 @@ def test_contrast_takes_its_other_prompts_from_elsewhere(tiny_pipeline_folder: P
     # How words are used, and so which may change places, is learned from the pool.
     for text in others("words", split(CATEGORIES[0], "train")[:1500]):
         assert sorted(text.split()) == sorted(PROMPTS[0].split())
+
+
+def test_rfmi_is_for_flows_and_says_so_before_anything_is_drawn(tiny_pipeline_folder: Path) -> None:
+    judge = Scoring(["rfmi"], {"mi": {"t_min": 50}}, load_denoiser("shapes_flow"))
+    (observer,) = judge.observers()
+    given = judge.denoiser.encode_prompts(["a red circle"] * 2)
+    sample(judge.denoiser, given, [1, 2], Sampler("ddim", 3, eta=1.0), [observer])
+    assert observer.name == "rfmi"
+    assert observer.result().isfinite().all()
+    with pytest.raises(UserError, match="rfmi is defined on rectified flows"):
+        scoring(["rfmi"], tiny_pipeline_folder)
