@@ -1,9 +1,9 @@
 """Scorers by name: what each needs (the sampler's path, the final latent, the picture) and how it is computed.
 
 Every column is higher = better aligned. ``mi``, ``mi_continuous``, ``rfmi`` (of flows) and ``llr`` are free on the
-path; ``mi_image``, ``elbo``, ``llr_image``, ``contrast`` and ``cas`` cost forwards on the latent; ``oracle`` (with its column
-``exact``) judges pictures of the embedded world; ``clip``, ``pickscore`` and the others of :mod:`mitune.referees` judge
-any picture; a weighted sum (:mod:`mitune.scores`) is made of other columns.
+path; ``mi_image``, ``elbo``, ``llr_image``, ``contrast`` and ``cas`` cost forwards on the latent; ``oracle`` (with its
+column ``exact``) judges pictures of the embedded world; ``clip``, ``pickscore`` and the others of
+:mod:`mitune.referees` judge any picture; a weighted sum (:mod:`mitune.scores`) is made of other columns.
 """
 
 from __future__ import annotations
