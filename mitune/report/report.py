@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import mitune
+from mitune.config import read_settings
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
 from mitune.evaluate.pictures import curve, histogram
@@ -331,8 +332,7 @@ def _configuration(path: Path) -> str | None:
     """The resolved configuration as YAML without its secrets."""
     if not path.exists():
         return None
-    container = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(container)))
+    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(read_settings(path))))
 
 
 def _json(path: Path, default: Any) -> Any:

@@ -12,14 +12,11 @@ import pandas as pd
 import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from yaml import YAMLError
 
-from mitune.config import leaves
+from mitune.config import leaves, read_saved
 from mitune.errors import UserError, short
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_bytes, write_table, write_text
@@ -114,11 +111,8 @@ def _config(run: Path) -> dict[str, str]:
     path = run / "config.yaml"
     if not path.is_file():
         return {}
-    try:
-        config = OmegaConf.load(path)
-        return {name: str(OmegaConf.select(config, name)) for name, _, _ in leaves()}
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as YAML; restore it or move this run away") from error
+    found = read_saved(path)
+    return {name: str(found.get(name)) for name, _, _ in leaves()}
 
 
 def _rounds(run: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from mitune.distributed import state
+from mitune.errors import complain
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def say(message: RenderableType) -> None:
 def warn(message: str) -> None:
     """Print a warning line on standard error, main process only."""
     if state().is_main_process:
-        print(f"mitune: warning: {message}", file=sys.stderr)
+        complain(f"warning: {message}")
 
 
 def warn_of_idle(todo: int, what: str, key: str) -> None:
