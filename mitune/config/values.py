@@ -19,7 +19,7 @@ from mitune.reading import home
 
 LONGEST = 10_000  # characters of a text
 _PATH, _NAME = 4000, 255  # bytes of a path, and of one name in it, that file systems take
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WORDS = {int: "a whole number in plain digits", float: "a number", bool: "true or false", str: "text"}
 _LISTS = {int: " of whole numbers", float: " of numbers", str: ""}
 _NULL = ("null", "Null", "NULL", "~")
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*(_[0-9]+)*)")
@@ -182,4 +182,4 @@ def _outside(limits: Limits, number: float) -> str:
 
 
 def _shown(text: str) -> str:
-    return short(text, 80)
+    return printable(short(text, 80))

@@ -21,6 +21,7 @@ from mitune.errors import UserError, short
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_bytes, write_table, write_text
 from mitune.hub.escape import literal, plain
+from mitune.reading import is_folder
 from mitune.runs import STAGES, RunFolder
 
 NOTE, SUMMARY = "sweep.json", "summary.json"
@@ -55,7 +56,7 @@ def collect(folder: Path) -> pd.DataFrame:
     ``oracle_pool``, ``oracle_kept``, ``oracle_best``, for every score of the evaluation ``SCORE_before``, ``_after``
     and ``_gain`` (their difference), each with ``_low`` and ``_high`` of its 95 % interval, ``forwards``, ``seconds``.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder} is no folder; give the folder of a sweep, or one that holds several runs")
     runs = _runs(folder)
     if not runs:
