@@ -35,6 +35,7 @@ def conf_folder() -> Path:
     return shipped_folder("conf", "config.yaml")
 
 
+@functools.cache
 def groups() -> dict[str, list[str]]:
     """Every group and the names of its options."""
     folders = sorted(path for path in conf_folder().iterdir() if path.is_dir())

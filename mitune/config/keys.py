@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import types
 import typing
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ BATCH = 65_536  # rows of a forward
 ROWS = 1_000_000_000  # of a table, of which a part is taken
 TRAINING = 10_000_000  # optimizer steps
 ROUNDS = 10_000
-RESAMPLES = 1_000_000
+RESAMPLES = 100_000
 GUIDANCE = 1000
 SEED = 2**63 - 1  # as columns of 64 bits hold it
 
@@ -84,10 +85,10 @@ class ModelConfig:
     revision: str | None = key(None, "Hub branch, tag or commit")
     variant: str | None = key(None, "weights variant, such as fp16")
     resolution: int | None = key(
-        None, "side of a picture in pixels (default: the model's own)", low=8, high=16_384
+        None, "side of a picture in pixels (default: the model's own)", low=8, high=4096
     )
     max_tokens: int | None = key(
-        None, "tokens of T5 or Gemma (default: the pipeline's own)", low=1, high=65_536
+        None, "tokens of T5 or Gemma (default: the pipeline's own)", low=1, high=4096
     )
     guidance_embedding: float | None = key(
         None, "what a guidance-distilled model (FLUX.1-dev) is told; 1 = no guidance", low=0, high=1000
@@ -791,8 +792,5 @@ def _declared(kind: type, prefix: str) -> Iterator[Key]:
 
 def flatten(config: DictConfig) -> dict[str, Any]:
     """{full key: value} of a resolved configuration."""
-    return {name: _plain(OmegaConf.select(config, name)) for name in keys()}
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    return {name: functools.reduce(operator.getitem, name.split("."), container) for name in keys()}
