@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mitune.config.keys import flatten, keys
+from mitune.config.keys import keys
 from mitune.config.values import check_value
 from mitune.errors import UserError, nearest
 from mitune.scores import (
@@ -31,9 +29,8 @@ INTERVALS = (
 )
 
 
-def check(config: DictConfig) -> None:
-    """Refuse values that cannot work, alone or together. Raises UserError."""
-    values = flatten(config)
+def check(values: dict[str, Any]) -> None:
+    """Refuse ``values`` ({full key: value}) that cannot work, alone or together. Raises UserError."""
     for name, one in keys().items():
         check_value(one, values[name])
     for low, high in INTERVALS:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mitune.config.checks import check
-from mitune.config.keys import Config, keys
+from mitune.config.keys import Config, flatten, keys
 from mitune.config.saved import read_saved
 from mitune.config.values import check_value, parse
 from mitune.errors import UserError, nearest, short
@@ -48,19 +48,19 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises UserError on one line: an unknown key, group option or value, a value of the wrong type, values that do not
     go together (k > M).
     """
-    choices, values = _read_overrides(overrides)
-    config = copy.deepcopy(_composed(tuple(f"{group}={option}" for group, option in choices)))
-    _set(config, values)
-    _drop_split(config, values)
-    if "sampler.guidance" in values and "generate.guidance" not in values:
+    choices, given = _read_overrides(overrides)
+    base, before = _composed(tuple(f"{group}={option}" for group, option in choices))
+    values = before | given
+    _drop_split(values, given)
+    if "sampler.guidance" in given and "generate.guidance" not in given:
         # Who names a guidance means the candidates too, whatever the preset has.
-        config.generate.guidance = None
-    return _finished(config)
+        values["generate.guidance"] = None
+    return _finished(base, before, values)
 
 
 @functools.lru_cache(maxsize=256)
-def _composed(choices: tuple[str, ...]) -> DictConfig:
-    """What the groups say, before single keys; to be copied before it is changed."""
+def _composed(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    """What the groups say, before single keys, and as {full key: value}; to be copied before it is changed."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -71,19 +71,24 @@ def _composed(choices: tuple[str, ...]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return hydra_compose("config", overrides=list(choices))
+            config = hydra_compose("config", overrides=list(choices))
     except (HydraException, OmegaConfBaseException) as error:
         # Our own files are at fault, or a group was given what it cannot take.
         raise UserError(f"configuration: {_one_line(error)}") from error
+    return config, flatten(config, resolve=False)
 
 
-def _finished(config: DictConfig) -> DictConfig:
-    """The configuration checked, resolved (the run folder's default holds its name) and closed."""
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {_one_line(error)}") from error
-    check(config)
+def _finished(base: DictConfig, before: Mapping[str, Any], values: dict[str, Any]) -> DictConfig:
+    """``base``, whose values are ``before``, with ``values``: checked and closed. Where no run folder was named, the
+    configuration's name makes one.
+    """
+    if values["run"] == keys()["run"].default:
+        values["run"] = values["run"].replace("${name}", values["name"])
+    check(values)
+    config = copy.deepcopy(base)
+    for name, value in values.items():
+        if value != before[name]:
+            OmegaConf.update(config, name, value)
     OmegaConf.set_readonly(config, True)
     return config
 
@@ -100,18 +105,17 @@ def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) 
             raise UserError(
                 f"{name}=: this stage goes by the run's own configuration ({path}); give {', '.join(allowed)} only"
             )
-    config = OmegaConf.structured(Config)
-    _set(config, read_saved(path) | values)
-    return _finished(config)
+    base = OmegaConf.structured(Config)
+    before = flatten(base, resolve=False)
+    return _finished(base, before, before | read_saved(path) | values)
 
 
-def _drop_split(config: DictConfig, given: Collection[str]) -> None:
+def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
     """A text file of one's own has no splits: the preset's split does not apply to it."""
-    for section in (config.prompts, config.evaluate.prompts):
-        prefix = "prompts" if section is config.prompts else "evaluate.prompts"
+    for prefix in ("prompts", "evaluate.prompts"):
         named = f"{prefix}.source" in given and f"{prefix}.split" not in given
-        if named and Path(section.source).suffix == ".txt":
-            section.split = None
+        if named and Path(values[f"{prefix}.source"]).suffix == ".txt":
+            values[f"{prefix}.split"] = None
 
 
 # Short names of keys: ``mitune sample sampler=das reward=clip alpha=0.1``.
@@ -182,12 +186,6 @@ def _nearest_key(name: str, names: Sequence[str], options: dict[str, list[str]])
     if last:
         return f", did you mean '{difflib.get_close_matches(name, last, n=1, cutoff=0)[0]}'?"
     return nearest(name, [*names, *options])
-
-
-def _set(config: DictConfig, values: Mapping[str, Any]) -> None:
-    """Set keys to values that are known to fit them."""
-    for name, value in values.items():
-        OmegaConf.update(config, name, value)
 
 
 def _one_line(error: BaseException) -> str:

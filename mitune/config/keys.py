@@ -790,7 +790,7 @@ def _declared(kind: type, prefix: str) -> Iterator[Key]:
         )
 
 
-def flatten(config: DictConfig) -> dict[str, Any]:
-    """{full key: value} of a resolved configuration."""
-    container: Any = OmegaConf.to_container(config, resolve=True)
+def flatten(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """{full key: value} of a configuration; ``resolve``: whether a text that refers to others is looked up."""
+    container: Any = OmegaConf.to_container(config, resolve=resolve)
     return {name: functools.reduce(operator.getitem, name.split("."), container) for name in keys()}

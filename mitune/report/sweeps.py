@@ -65,7 +65,7 @@ def collect(folder: Path) -> pd.DataFrame:
     keys = list(dict.fromkeys(key for values in tried.values() for key in values))
     rows = []
     for run in runs:
-        note = read_json(run / NOTE) if (run / NOTE).is_file() else None
+        note = _note(run)
         for entry in _rounds(run) or [{}]:
             row: dict[str, Any] = {"job": str(run.relative_to(folder))}
             row |= {key: tried[run].get(key) for key in keys}
@@ -92,9 +92,24 @@ def _runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _note(run: Path) -> dict[str, Any] | None:
+    """How the job ended whose run this is; None where it was none of a sweep."""
+    path = run / NOTE
+    if not path.is_file():
+        return None
+    note = read_json(path)
+    if (
+        not isinstance(note, dict)
+        or not isinstance(note.get("values"), dict)
+        or not {"code", "line"} <= note.keys()
+    ):
+        raise UserError(f"{path} is damaged; delete it, or move this run away")
+    return note
+
+
 def _tried(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """What each run tried: what its sweep says, or else the keys in which the runs' configurations differ."""
-    noted = {run: read_json(run / NOTE)["values"] for run in runs if (run / NOTE).is_file()}
+    noted = {run: note["values"] for run in runs if (note := _note(run)) is not None}
     if noted:
         return {run: noted.get(run, {}) for run in runs}
     configs = {run: _config(run) for run in runs}
