@@ -487,7 +487,7 @@ class AdapterConfig:
     kind: str = key("dora", "dora or lora", choices=("dora", "lora"))
     rank: int = key(32, "rank r", low=1, high=4096)
     alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)", low=1, high=1_000_000)
-    dropout: float = key(0.0, "dropout on the adapter's input", low=0, high=1)
+    dropout: float = key(0.0, "dropout on the adapter's input", low=0, high=1, below=1)
     targets: list[str] = key(
         [],
         "layers of the denoiser network (default: its attention's projections); [all]: linear ones and convolutions",

@@ -40,6 +40,8 @@ def quiet() -> None:
     # Said once, before anything is drawn, by ``check_lengths``.
     warnings.filterwarnings("ignore", message="the prompt .* is longer than", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # diffusers' own way of asking the Hub's client.
+    warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument", category=UserWarning)
 
 
 def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
