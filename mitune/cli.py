@@ -6,13 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import mitune
 from mitune import leaving
 from mitune.config import compose, groups, leaves
-from mitune.errors import UserError, complain, nearest
+from mitune.errors import UserError, complain, nearest, short
+from mitune.reading import home
 
 STAGES = {
     "generate": "draw candidates of every training prompt and score them",
@@ -73,7 +73,7 @@ def _main(arguments: list[str]) -> int:
     for flag in flags:
         if flag not in known:
             raise UserError(
-                f"there is no option {flag}{nearest(flag, known)}; settings are given as key=value"
+                f"there is no option {short(flag, 80)}{nearest(flag, known)}; settings are given as key=value"
             )
     if "--version" in flags:
         print(f"mitune {mitune.__version__}")
@@ -87,7 +87,7 @@ def _main(arguments: list[str]) -> int:
     if stage not in STAGES:
         hint = "; the stage comes first: mitune run key=value" if "=" in stage else ""
         raise UserError(
-            f"there is no stage '{stage}'{nearest(stage, STAGES)}; stages are {', '.join(STAGES)}{hint}"
+            f"there is no stage '{short(stage, 80)}'{nearest(stage, STAGES)}; stages are {', '.join(STAGES)}{hint}"
         )
     if "--help" in flags or "-h" in flags:
         print(manual(stage))
@@ -125,7 +125,7 @@ def _sweep_table(words: list[str]) -> int:
         raise UserError(
             "mitune sweep-table FOLDER: give the folder of a sweep, or one that holds several runs"
         )
-    write_sweep(Path(words[0]).expanduser())
+    write_sweep(home(words[0]))
     return 0
 
 

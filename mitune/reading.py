@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mitune.errors import UserError, first_line, short
 
 # Byte order marks, longest first: that of UTF-32 begins with that of UTF-16.
@@ -27,6 +29,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_DEPTH = 20  # of a settings file's sections
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -170,3 +173,22 @@ def read_json(path: str | Path, way_out: str = "mend it, or give another file") 
     except UserError as error:
         raise UserError(f"{path} is not valid JSON (it is not UTF-8 text); {way_out}") from error
     return parse_json(text, path, way_out)
+
+
+def check_yaml(text: str, what: object, way_out: str = "mend it, or give another file") -> None:
+    """Raise UserError for a YAML text that is none, or that a settings file does not need and a reader may choke on:
+    anchors and aliases, tags, several documents, nesting without end.
+    """
+    depth = documents = 0
+    with reading(what, way_out):
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            tag = getattr(event, "tag", None)
+            if isinstance(event, yaml.NodeEvent) and (event.anchor or tag):
+                given = f"&{event.anchor}" if event.anchor else tag
+                raise UserError(f"{what}: YAML's {given} is not read; write out what it stands for")
+            if depth > _DEPTH or documents > 1:
+                raise UserError(
+                    f"{what} is no settings file (nested too deeply, or several in one); {way_out}"
+                )

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from mitune.config import compose_saved, flatten, leaves
+from mitune.config import compose_saved, flatten, leaves, read_saved
 from mitune.distributed import agreed, all_leave, seen, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
+from mitune.reading import home, is_file
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
@@ -131,7 +130,7 @@ class RunFolder:
     """A run's folder; ``round(n)`` is the folder of a round."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = home(root)
 
     def round(self, number: int) -> Path:
         return self.root / f"round-{number}"
@@ -217,7 +216,7 @@ class RunFolder:
         Raises UserError where there is no run, or for any other override.
         """
         path = self.root / "config.yaml"
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"{self.root} holds no run (no config.yaml); give the folder of one with run=")
         here = f"run={self.root}"  # where it was made may be elsewhere
         return compose_saved(path, [*overrides, here], ("run", "model", "export"))
@@ -246,14 +245,7 @@ class RunFolder:
         write_text(path, OmegaConf.to_yaml(config))
 
     def _changed(self, path: Path, config: DictConfig) -> dict[str, tuple[Any, Any]]:
-        try:
-            old = OmegaConf.load(path)
-        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path} is not readable as YAML; restore it or choose another run= folder"
-            ) from error
-        if not isinstance(old, DictConfig):
-            raise UserError(f"{path} holds no configuration; restore it or choose another run= folder")
+        old = read_saved(path)
         now = flatten(config)
         fixed = self._fixed(config)
         changed = {}
@@ -261,8 +253,7 @@ class RunFolder:
             if name in _FREE or _section(name) not in fixed:
                 continue
             # A key that came with a later version had its default's effect.
-            before = OmegaConf.select(old, name, default=default)
-            before = OmegaConf.to_container(before) if OmegaConf.is_config(before) else before
+            before = old.get(name, default)
             if before != now[name]:
                 changed[name] = (before, now[name])
         return changed

@@ -50,6 +50,9 @@ ROOT = "root"
 _SIZE = b"mitune.latents_bytes"
 
 
+MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
+
+
 @dataclass(frozen=True)
 class Unit:
     """The prompts whose candidates are made together and committed together."""
@@ -74,6 +77,11 @@ def plan_units(prompts: Sequence[Prompt], candidates: int, rows_per_unit: int) -
     """
     if candidates < 1:
         raise UserError(f"candidates={candidates}: at least one candidate a prompt is needed")
+    if len(prompts) * candidates > MOST:
+        raise UserError(
+            f"{len(prompts)} prompts with {candidates} candidates each are {len(prompts) * candidates} pictures, more"
+            f" than the {MOST} of one run; lower the candidates, or the prompts by prompts.limit="
+        )
     size = max(1, rows_per_unit // candidates)
     chunks = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
     return [Unit(index, chunk, candidates) for index, chunk in enumerate(chunks)]

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import mitune
-from mitune.config import ScorerConfig
+from mitune.config import ScorerConfig, read_settings
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
 from mitune.evaluate.pictures import curve, histogram
@@ -316,17 +316,15 @@ def _configuration(path: Path) -> str | None:
     """The resolved configuration as YAML without its secrets."""
     if not path.exists():
         return None
-    container = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(container)))
+    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(read_settings(path))))
 
 
 def _meanings(path: Path, rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What the scores in the tables are, by the run's own settings (the defaults where it left none)."""
     settings: Any = OmegaConf.to_container(OmegaConf.structured(ScorerConfig))
     if path.exists():
-        own = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        given = own.get("scorer") if isinstance(own, dict) else None
-        settings = OmegaConf.to_container(OmegaConf.merge(settings, given or {}), resolve=False)
+        own = read_settings(path).get("scorer") or {}
+        settings = OmegaConf.to_container(OmegaConf.merge(settings, own), resolve=False)
     names = [table["score"] for entry in rounds for table in entry["tables"]]
     return {name: said for name in names if (said := meaning(name, settings)) is not None}
 

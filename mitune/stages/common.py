@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from mitune.families import load_denoiser
 from mitune.families.source import find_adapter
 from mitune.information.registry import Scoring, check_judges
 from mitune.information.times import Profile
+from mitune.reading import home, is_file, read_json
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
 from mitune.scores import COMBINED, scorers_of
@@ -40,6 +40,8 @@ def quiet() -> None:
     # Said once, before anything is drawn, by ``check_lengths``.
     warnings.filterwarnings("ignore", message="the prompt .* is longer than", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # diffusers' own way of asking the Hub's client.
+    warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument", category=UserWarning)
 
 
 def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
@@ -156,18 +158,27 @@ def scoring_of(
 
 def read_profile(path: str | Path, key: str) -> Profile:
     """A profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = home(path)
+    if not is_file(path):
         raise UserError(
             f"{key}={path}: there is no such file; mitune score score.profile={path} measures one"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Profile(tuple(map(float, found["t"])), tuple(map(float, found["value"])))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = read_json(path)
+        return Profile(*(tuple(map(_figure, found[name])) for name in ("t", "value")))
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{key}={path} is no profile of mitune score ({first_line(error)}); measure one with score.profile="
         ) from error
+
+
+def _figure(value: Any) -> float:
+    """A number of JSON. Raises TypeError for all else: a text that reads like one is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{short(repr(value), 40)} is no number")
+    if abs(value) > 1e30:
+        raise ValueError(f"{value} is out of bounds")
+    return float(value)
 
 
 def _given_negatives(config: DictConfig) -> list[str]:

@@ -93,12 +93,23 @@ class Job:
 
 def _note(place: Path) -> dict[str, Any] | None:
     path = place / NOTE
-    return read_json(path) if path.exists() else None
+    return read_note(path) if path.exists() else None
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """How a job ended. Raises UserError for a note that says nothing of it."""
+    note = read_json(path)
+    if (
+        not isinstance(note, dict)
+        or not {"stage", "values", "words", "code", "line", "command"} <= note.keys()
+    ):
+        raise UserError(f"{path} is damaged; delete it, and the job is looked at anew")
+    return note
 
 
 def notes(folder: Path, command: str | None = None) -> dict[str, dict[str, Any]]:
     """The notes in a sweep's folder by the names of the jobs' folders; ``command``: only those of this one."""
-    found = {path.parent.name: read_json(path) for path in sorted(folder.glob(f"*/{NOTE}"))}
+    found = {path.parent.name: read_note(path) for path in sorted(folder.glob(f"*/{NOTE}"))}
     return {name: note for name, note in found.items() if command in (None, note["command"])}
 
 
