@@ -23,7 +23,8 @@ from mitune.families import lora, memory, stacking
 from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
-from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint, weight_files
+from mitune.families.prompts import bound_prompts
+from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint
 from mitune.files import atomic_folder
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 
@@ -149,10 +150,9 @@ class LatentDenoiser(Denoiser):
         quantized = memory.quantization_config(quantization, cls.network_name, large, number, device)
         with quiet():
             folder = open_folder(source, variant)
-            files = [file for part in cls._weights(source) for file in weight_files(folder, part, variant)]
-            files = [source.file] if source.file else [*files, folder / "scheduler" / "scheduler_config.json"]
-            pipeline = open_pipeline(source, folder, variant, number, **quantized)
+            pipeline, files = open_pipeline(source, folder, variant, number, quantized)
         identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#{fingerprint(files)}"
+        bound_prompts(pipeline, cls.encoder_names, identity)
         denoiser = cls(pipeline, identity, **options)
         memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
         if fast_decoder is not None:
@@ -176,12 +176,6 @@ class LatentDenoiser(Denoiser):
         if compile:
             denoiser.network.compile()
         return denoiser
-
-    @classmethod
-    def _weights(cls, source: ModelSource) -> list[str]:
-        """Components whose weights make the model what it is."""
-        wanted = () if source.file else (cls.network_name, *cls.encoder_names, "vae")
-        return [name for name in wanted if name in source.components]
 
     def offload(self, mode: str, device: torch.device) -> None:
         """Let parts wait on the CPU and compute on ``device``; see ``memory.offload``."""
