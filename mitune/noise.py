@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, check_known, short
+from mitune.errors import UserError, check_known
+from mitune.scheduler_config import check_scheduler, is_flow
 
 Time = int | float | Tensor
 """A time in the model's units: one number for the whole batch, or a tensor [n]."""
@@ -23,23 +24,6 @@ Time = int | float | Tensor
 BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 SPACINGS = ("leading", "trailing", "linspace")
-
-_LONGEST = 1_000_000
-# What changes a schedule, or the times that a network is told, in ways that are not followed here: key -> values that
-# change nothing. (What only a sampler does with its steps, such as the sigmas of Karras et al., is ours to choose.)
-_NOT_IN_VP: dict[str, tuple[Any, ...]] = {
-    "snr_shift_scale": (1.0, None),
-    "timestep_type": ("discrete", None),
-    "use_flow_sigmas": (False, None),
-    "thresholding": (False, None),
-}
-_NOT_IN_FLOW: dict[str, tuple[Any, ...]] = {
-    "invert_sigmas": (False, None),
-    "shift_terminal": (None,),
-    "use_karras_sigmas": (False, None),
-    "use_exponential_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
-}
 
 # Smallest ᾱ. At SNR 0 itself ε no longer determines z_0 (ẑ_0 = (z − σε̂)/α), so a zero-terminal-SNR table ends at
 # α = 2⁻¹² instead: the bias of that (2.4e-4) equals the float32 round-off of ẑ_0 rebuilt from ε̂, so nothing is lost.
@@ -120,7 +104,7 @@ class NoiseSchedule:
         ``tokens``: picture tokens of the transformer, on which a dynamic shift depends; ``even`` as in
         ``rectified_flow``. UserError for an unknown beta schedule, and for one in the σ of Karras et al. (EDM).
         """
-        _check_scheduler(config)
+        check_scheduler(config)
         steps = config.get("num_train_timesteps", 1000)
         if is_flow(config):
             dynamic = bool(config.get("use_dynamic_shifting", False))
@@ -319,81 +303,6 @@ class NoiseSchedule:
         if name == "log_snr":
             return log_snr
         return torch.gradient(log_snr, spacing=1 / self.num_train_timesteps)[0]
-
-
-def is_flow(config: Mapping[str, Any]) -> bool:
-    """Whether a diffusers scheduler configuration is that of a rectified flow."""
-    return (
-        "Flow" in str(config.get("_class_name", ""))
-        or config.get("prediction_type") == "flow_prediction"
-        or (
-            "shift" in config and "beta_schedule" not in config
-        )  # a scheduler in memory does not say its class
-    )
-
-
-def _check_scheduler(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a scheduler configuration that is damaged, or says what cannot be followed here."""
-    if "sigma_data" in config:
-        raise UserError(
-            "the model's scheduler is of the EDM kind (sigma_data), whose network scales its input itself; models"
-            " of this kind are not known here: use one with a beta schedule or a rectified flow"
-        )
-    steps = config.get("num_train_timesteps", 1000)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 < steps <= _LONGEST:
-        _refuse(config, "num_train_timesteps", f"a whole number up to {_LONGEST}")
-    refused = _NOT_IN_FLOW if is_flow(config) else _NOT_IN_VP
-    for key, harmless in refused.items():
-        if key in config and config[key] not in harmless:
-            _refuse(config, key, f"not known here other than {harmless[0]}")
-    if is_flow(config):
-        for key in (
-            "shift",
-            "flow_shift",
-            "base_shift",
-            "max_shift",
-            "base_image_seq_len",
-            "max_image_seq_len",
-        ):
-            if not _is_number(config.get(key, 1.0), 0):
-                _refuse(config, key, "a number above 0")
-    else:
-        _check_betas(config)
-
-
-def _check_betas(config: Mapping[str, Any]) -> None:
-    if "beta_schedule" not in config and config.get("trained_betas") is None:
-        raise UserError(
-            f"the model's scheduler ({config.get('_class_name', 'of no name')}) has no beta schedule, and is no"
-            " rectified flow; models of other kinds are not known here"
-        )
-    trained = config.get("trained_betas")
-    if trained is not None:
-        try:
-            fine = len(trained) > 1 and all(_is_number(beta, 0, 1 + 1e-9) for beta in trained)
-        except TypeError:
-            fine = False
-        if not fine:
-            _refuse(config, "trained_betas", "a list of numbers between 0 and 1")
-    for key in ("beta_start", "beta_end"):
-        if not _is_number(config.get(key, 0.01), 0, 1):
-            _refuse(config, key, "a number between 0 and 1")
-    if not isinstance(config.get("rescale_betas_zero_snr", False), (bool, type(None))):
-        _refuse(config, "rescale_betas_zero_snr", "true or false")
-    kind = config.get("prediction_type", "epsilon")
-    if kind not in PREDICTION_TYPES[:3]:
-        _refuse(config, "prediction_type", f"one of {', '.join(PREDICTION_TYPES[:3])}")
-
-
-def _is_number(value: Any, above: float, below: float = math.inf) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value < below
-
-
-def _refuse(config: Mapping[str, Any], key: str, wanted: str) -> None:
-    raise UserError(
-        f"the model's scheduler says {key}={short(str(config.get(key)))}, and that must be {wanted}; mend its"
-        " scheduler_config.json, or use another model"
-    )
 
 
 def dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:

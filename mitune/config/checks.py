@@ -153,7 +153,7 @@ def check(config: DictConfig) -> None:
     """Refuse values that cannot work, alone or together. Raises UserError."""
     values = flatten(config)
     for name, choices in CHOICES.items():
-        if values[name] not in choices:
+        if values[name] is not None and values[name] not in choices:
             raise UserError(
                 f"{name}={values[name]}: it is one of {', '.join(choices)}{nearest(values[name], choices)}"
             )

@@ -13,6 +13,7 @@ import torch
 from mitune.errors import UserError, first_line, short
 from mitune.families.source import ModelSource, checked_index
 from mitune.families.weights import (
+    BESIDE_TEXTS,
     check_loaded,
     check_no_adapter,
     check_settings,
@@ -123,7 +124,7 @@ def load_component(
         module, report = made_by.from_pretrained(
             str(part), local_files_only=True, output_loading_info=True, **more
         )
-    check_loaded(name, report, part, text)
+    check_loaded(name, report, part, BESIDE_TEXTS if text else None)
     return module, files
 
 

@@ -27,6 +27,7 @@ from mitune.families.prompts import bound_prompts
 from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint
 from mitune.files import atomic_folder
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
+from mitune.scheduler_config import sampler_defaults
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -285,6 +286,11 @@ class LatentDenoiser(Denoiser):
         if resolution > largest:
             raise UserError(f"model.resolution={resolution}: this model draws up to {largest} pixels a side")
         return resolution // self._downscale, resolution // self._downscale
+
+    @property
+    def sampler_defaults(self) -> Mapping[str, Any]:
+        """As the model's own scheduler says."""
+        return sampler_defaults(self._pipeline.scheduler.config)
 
     # -- prompts ---------------------------------------------------------------------------------------------
 

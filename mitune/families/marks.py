@@ -105,7 +105,7 @@ def apply_marks(pipeline: Any, marks: Mapping[str, Any], file: Path) -> None:
 
     from diffusers import DDIMScheduler
 
-    from mitune.noise import is_flow
+    from mitune.scheduler_config import is_flow
 
     config = dict(pipeline.scheduler.config)
     flow, predicts = is_flow(config), marks.get("prediction_type")

@@ -20,8 +20,9 @@ _FILE = re.compile(r"(?P<stem>[^.]+?)(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5}(\.
 _ADAPTER = re.compile(
     r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer|lora|processor)\.|[._]lora[._]|[._](hada|lokr)_|\.oft_[rR]\."
 )
-# Of text encoders: a buffer that was saved once, and parts that a text encoder's class does not have.
-_HARMLESS = re.compile(
+# A buffer of CLIPs that was saved once; of text encoders also the parts that their class does not have.
+POSITIONS = re.compile(r"(^|\.)position_ids$")
+BESIDE_TEXTS = re.compile(
     r"((^|\.)position_ids$|^(vision_model|visual_projection|text_projection|decoder|lm_head)\.|^logit_scale$)"
 )
 
@@ -166,12 +167,13 @@ def check_no_adapter(files: Iterable[Path], component: str) -> None:
             )
 
 
-def check_loaded(component: str, report: Mapping[str, Any], place: object, text: bool = False) -> None:
+def check_loaded(
+    component: str, report: Mapping[str, Any], place: object, beside: re.Pattern[str] | None = None
+) -> None:
     """Raise UserError unless a library's report says that the weights of ``component`` in ``place`` are those of its
-    class: all there, of the right shape, and no others. ``text``: it is an encoder of texts, whose file may be
-    that of a larger model.
+    class: all there, of the right shape, and no others than those that match ``beside``.
     """
-    unexpected = [key for key in report.get("unexpected_keys") or () if not (text and _HARMLESS.search(key))]
+    unexpected = [key for key in report.get("unexpected_keys") or () if not (beside and beside.search(key))]
     kinds = {
         "are missing": list(report.get("missing_keys") or ()),
         "have another shape": [entry[0] for entry in report.get("mismatched_keys") or ()],
