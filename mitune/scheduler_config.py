@@ -39,8 +39,10 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     )
 
 
-def check_scheduler(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a scheduler configuration that is damaged, or says what cannot be followed here."""
+def check_scheduler(config: Mapping[str, Any], whole: bool = True) -> None:
+    """Raise UserError for a scheduler configuration that is damaged, or says what cannot be followed here.
+    ``whole``: what it does not say is not there, rather than left to its class.
+    """
     if "sigma_data" in config:
         raise UserError(
             "the model's scheduler is of the EDM kind (sigma_data), whose network scales its input itself; models"
@@ -52,7 +54,7 @@ def check_scheduler(config: Mapping[str, Any]) -> None:
     refused = _NOT_IN_FLOW if is_flow(config) else _NOT_IN_VP
     for key, harmless in refused.items():
         if key in config and config[key] not in harmless:
-            _refuse(config, key, f"not known here other than {harmless[0]}")
+            _refuse(config, key, f"{harmless[0]}: nothing else can be followed here")
     if is_flow(config):
         for key in (
             "shift",
@@ -65,11 +67,11 @@ def check_scheduler(config: Mapping[str, Any]) -> None:
             if not _is_number(config.get(key, 1.0), 0):
                 _refuse(config, key, "a number above 0")
     else:
-        _check_betas(config)
+        _check_betas(config, whole)
 
 
-def _check_betas(config: Mapping[str, Any]) -> None:
-    if "beta_schedule" not in config and config.get("trained_betas") is None:
+def _check_betas(config: Mapping[str, Any], whole: bool) -> None:
+    if whole and "beta_schedule" not in config and config.get("trained_betas") is None:
         raise UserError(
             f"the model's scheduler ({config.get('_class_name', 'of no name')}) has no beta schedule, and is no"
             " rectified flow; models of other kinds are not known here"

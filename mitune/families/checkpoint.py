@@ -23,7 +23,7 @@ from mitune.families.components import (
 )
 from mitune.families.marks import apply_marks, header, read_marks
 from mitune.families.source import ModelSource
-from mitune.families.weights import check_loaded, check_no_adapter
+from mitune.families.weights import check_finite, check_loaded, check_stored
 
 # Where a checkpoint file keeps the network and the autoencoder.
 _GROUPS = {"network": "model.diffusion_model.", "vae": "first_stage_model."}
@@ -43,7 +43,7 @@ def open_checkpoint(
     if not hasattr(made_by, "from_single_file"):
         raise UserError(f"{file}: a {source.pipeline} cannot be made of one file; give its diffusers folder")
     marks = read_marks(file)
-    check_no_adapter([file], "model")
+    check_stored([file], "model")
     layers = header(file)
     lent, files = _lent(source, file, layers, variant, dtype)
     from diffusers.loaders.single_file_utils import SingleFileComponentError
@@ -137,6 +137,7 @@ def _check(
         if not missing and not extra and (network or name == "vae"):
             extra = _left_over(module, layers, _GROUPS["network" if network else "vae"])
         check_loaded(name, {"missing_keys": missing, "unexpected_keys": extra}, file)
+        check_finite(name, module, file)
 
 
 def _left_over(module: torch.nn.Module, layers: Mapping[str, Any], prefix: str) -> list[str]:

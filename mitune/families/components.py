@@ -14,14 +14,17 @@ from mitune.errors import UserError, first_line, short
 from mitune.families.source import ModelSource, checked_index
 from mitune.families.weights import (
     BESIDE_TEXTS,
+    check_finite,
+    check_known_fields,
     check_loaded,
-    check_no_adapter,
     check_settings,
+    check_stored,
     config_is_quantized,
     variant_of,
     weight_files,
 )
 from mitune.reading import check_regular, read_json
+from mitune.scheduler_config import check_scheduler
 
 # Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
 LIBRARIES = ("diffusers", "transformers")
@@ -62,9 +65,13 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def scheduler_file(folder: Path) -> Path:
-    """The configuration of a folder's scheduler. Raises UserError where there is none."""
+    """The configuration of a folder's scheduler. Raises UserError: none, one that cannot be followed."""
     file = folder / "scheduler" / "scheduler_config.json"
     check_regular(file)
+    config = read_json(file, "fetch the model again")
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is not a configuration: it is no JSON object; fetch the model again")
+    check_scheduler(config, whole=False)
     return file
 
 
@@ -110,7 +117,7 @@ def load_component(
     part = folder / name
     files = weight_files(folder, name, variant)
     check_settings(part)
-    check_no_adapter(files, name)
+    check_stored(files, name, config_is_quantized(part))
     text = made_by.__module__.startswith("transformers.")
     more: dict[str, Any] = {"use_safetensors": True, "low_cpu_mem_usage": True}
     more["variant"] = variant_of(folder, name, variant)
@@ -125,6 +132,9 @@ def load_component(
             str(part), local_files_only=True, output_loading_info=True, **more
         )
     check_loaded(name, report, part, BESIDE_TEXTS if text else None)
+    check_finite(name, module, part)
+    if not text:
+        check_known_fields(module, part)
     return module, files
 
 

@@ -23,8 +23,8 @@ from mitune.families import lora, memory, stacking
 from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
-from mitune.families.prompts import bound_prompts
 from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint
+from mitune.families.wholeness import check_whole
 from mitune.files import atomic_folder
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 from mitune.scheduler_config import sampler_defaults
@@ -153,7 +153,7 @@ class LatentDenoiser(Denoiser):
             folder = open_folder(source, variant)
             pipeline, files = open_pipeline(source, folder, variant, number, quantized)
         identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#{fingerprint(files)}"
-        bound_prompts(pipeline, cls.encoder_names, identity)
+        check_whole(pipeline, cls.network_name, cls.encoder_names, identity)
         denoiser = cls(pipeline, identity, **options)
         memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
         if fast_decoder is not None:
@@ -277,6 +277,10 @@ class LatentDenoiser(Denoiser):
     def _latent_sides(self, resolution: int | None) -> tuple[int, int]:
         if resolution is None:
             own = self._own_sides()
+            if own is None:
+                raise UserError(
+                    f"{self._base_identity} does not say the size of its pictures (sample_size); say model.resolution="
+                )
             height, width = own if isinstance(own, (list, tuple)) else (own, own)
             return int(height), int(width)
         step = self._downscale * max(self.latent_patch, self._patch())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, check_known, first_line, short
-from mitune.families.weights import check_loaded, check_no_adapter, weight_files
+from mitune.families.weights import check_finite, check_loaded, check_stored, weight_files
 from mitune.reading import home, is_folder
 
 OFFLOADS = ("none", "model", "sequential")
@@ -109,7 +109,7 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     what = f"model.fast_decoder={short(path)}"
     local = home(path)
     if is_folder(local):
-        check_no_adapter(weight_files(local, ".", None), "AutoencoderTiny")
+        check_stored(weight_files(local, ".", None), "AutoencoderTiny")
     try:
         decoder, report = AutoencoderTiny.from_pretrained(
             str(local) if is_folder(local) else path,
@@ -121,6 +121,7 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     except Exception as error:  # of dozens of types, all one to the user
         raise UserError(f"{what} is no AutoencoderTiny that can be read: {first_line(error)}") from error
     check_loaded("AutoencoderTiny", report, what)
+    check_finite("AutoencoderTiny", decoder, what)
     config = decoder.config
     factor = 2 ** (len(config.decoder_block_out_channels) - 1)
     if (config.latent_channels, factor) != (channels, downscale):

@@ -79,6 +79,7 @@ def open_pipeline(
             check_settings(folder / name)
     # A component that the pipeline's class asks for and the model does not have must be named as absent.
     absent = [key for key, value in index.items() if isinstance(value, list) and value[:1] == [None]]
+    schedule = scheduler_file(folder)
     made = pipeline_class(source)
     with loading(f"the model in {folder} cannot be loaded"):
         pipeline = made.from_pretrained(
@@ -90,7 +91,7 @@ def open_pipeline(
             **loaded,
             **more,
         )
-    return pipeline, [*files, scheduler_file(folder)]
+    return pipeline, [*files, schedule]
 
 
 @contextlib.contextmanager

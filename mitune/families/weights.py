@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from mitune.reading import check_regular, is_file, is_folder, read_json, reading
 
 STEMS = ("diffusion_pytorch_model", "model")
 """What diffusers and transformers call a weight file."""
+_NO_SETTINGS = {"quantization_config", "torch_dtype", "dtype", "architectures"}
 _WAY_OUT = "fetch the model again"
 _SHOWN = 3
 # name[.variant].safetensors, or a shard of it (the second place of the variant is diffusers' older one)
@@ -20,6 +22,7 @@ _FILE = re.compile(r"(?P<stem>[^.]+?)(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5}(\.
 _ADAPTER = re.compile(
     r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer|lora|processor)\.|[._]lora[._]|[._](hada|lokr)_|\.oft_[rR]\."
 )
+_WEIGHT = re.compile(r"(^|[._])(weight|bias)$")
 # A buffer of CLIPs that was saved once; of text encoders also the parts that their class does not have.
 POSITIONS = re.compile(r"(^|\.)position_ids$")
 BESIDE_TEXTS = re.compile(
@@ -146,24 +149,35 @@ def check_settings(part: Path) -> None:
             raise UserError(f"{file} is not a configuration: it is no JSON object; {_WAY_OUT}")
 
 
-def keys_of(file: Path) -> list[str]:
-    """The names of the weights in a safetensors file, from its header alone. Raises UserError for a damaged one."""
+def _types(file: Path) -> dict[str, str]:
+    """Name -> type of the weights in a safetensors file, from its header alone. Raises UserError for a damaged one."""
     from safetensors import safe_open
 
     check_regular(file)
     with reading(file, _WAY_OUT), safe_open(str(file), framework="pt") as opened:
-        return list(opened.keys())
+        return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
 
 
-def check_no_adapter(files: Iterable[Path], component: str) -> None:
-    """Raise UserError for weight files that hold a component together with an adapter that was attached to it."""
+def check_stored(files: Iterable[Path], component: str, quantized: bool = False) -> None:
+    """Raise UserError for weight files that hold a component together with an adapter that was attached to it, or
+    whole numbers where there should be weights (unless it was ``quantized``).
+    """
     for file in files:
-        inside = [key for key in keys_of(file) if _ADAPTER.search(key)]
+        types = _types(file)
+        inside = [key for key in types if _ADAPTER.search(key)]
         if inside:
             raise UserError(
                 f"{file}: the {component} was saved with an adapter inside ({_some(inside)}); take it out before"
                 f" save_pretrained: save the plain {component} (unload_lora) and the adapter by itself"
                 " (save_lora_weights), or multiply it in first (fuse_lora, then unload_lora)"
+            )
+        whole = [
+            key for key, kind in types.items() if kind[0] in "IUB" and kind != "BF16" and _WEIGHT.search(key)
+        ]
+        if whole and not quantized:
+            raise UserError(
+                f"{file}: {len(whole)} weights of the {component} are whole numbers ({_some(whole)}), and nothing says"
+                f" how they stand for others; {_WAY_OUT}"
             )
 
 
@@ -185,6 +199,34 @@ def check_loaded(
         raise UserError(
             f"{place}: the {component} does not fit its config.json: {'; '.join(wrong)}; it would be another model"
             f" than was saved: {_WAY_OUT}, or save it again from its own class"
+        )
+
+
+def check_finite(component: str, module: Any, place: object) -> None:
+    """Raise UserError for weights that are no finite numbers: whatever is computed with them is none either."""
+    wrong = [
+        name
+        for name, value in module.named_parameters()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if wrong:
+        raise UserError(
+            f"{place}: the {component} has {len(wrong)} weights that are no finite numbers ({_some(wrong)}) as"
+            f" {str(module.dtype).removeprefix('torch.')}; fetch the model again, or choose another model.dtype"
+        )
+
+
+def check_known_fields(module: Any, part: Path) -> None:
+    """Raise UserError for settings in a component's ``config.json`` that the installed diffusers would leave out: it is
+    then another model. (Those that are off say nothing.)
+    """
+    known = set(inspect.signature(type(module).__init__).parameters) | _NO_SETTINGS
+    told = read_json(part / "config.json", _WAY_OUT)
+    strange = [key for key, value in told.items() if key[:1] != "_" and key not in known and value]
+    if strange:
+        raise UserError(
+            f"{part / 'config.json'} says {_some(strange)}, which a {type(module).__name__} of the installed diffusers"
+            " does not know; pip install -U diffusers, or take it out of the file if it means nothing"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mitune.errors import UserError
-from mitune.families.weights import POSITIONS, check_loaded
+from mitune.families.weights import POSITIONS, check_finite, check_loaded
 from mitune.reading import reading
 from mitune.referees.pairs import check_pairs, in_batches
 from mitune.referees.preprocess import read_preprocess
@@ -64,6 +64,7 @@ class Clip:
                 output_loading_info=True,
             )
         check_loaded("CLIP", report, what, POSITIONS)
+        check_finite("CLIP", model, what)
         return model.to(self.device).eval().requires_grad_(False)
 
     @cached_property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mitune.errors import UserError
 from mitune.families.source import PICKLED, asking_hub, fingerprint, is_hub_id
-from mitune.families.weights import check_no_adapter, check_settings
+from mitune.families.weights import check_settings, check_stored
 from mitune.reading import home, is_folder, read_json
 
 EMBEDDED = {"shapes": "shapes/clip"}
@@ -39,7 +39,7 @@ class JudgeSource:
                 + "; give a folder with model.safetensors (save_pretrained writes one)"
             )
         check_settings(folder)
-        check_no_adapter(files, "judge")
+        check_stored(files, "judge")
         return folder
 
     def configuration(self) -> dict:
