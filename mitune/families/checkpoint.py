@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError
+from mitune.families.checkpoint_report import compare_clip, diagnose, left_over
 from mitune.families.components import (
     load_component,
     loading,
     model_classes,
     pipeline_class,
-    read_index,
     scheduler_file,
     without,
 )
@@ -27,8 +27,8 @@ from mitune.families.weights import check_finite, check_loaded, check_stored
 
 # Where a checkpoint file keeps the network and the autoencoder.
 _GROUPS = {"network": "model.diffusion_model.", "vae": "first_stage_model."}
-# What training left in the autoencoder's place, and no autoencoder has.
-_LEFT_OVER = re.compile(r"^first_stage_model\.(loss|model_ema|logvar)\b")
+_CLIPS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.clip_")
+_T5 = ("text_encoders.t5xxl.",)
 _UNUSED = re.compile(r"were not used when initializing (\w+): \n \[(.*)\]", re.DOTALL)
 
 
@@ -62,6 +62,9 @@ def open_checkpoint(
             raise UserError(
                 f"{file} cannot be loaded as a {source.pipeline}: {error.message.strip().splitlines()[0]}"
             ) from error
+        except Exception:
+            diagnose(source, file, layers)
+            raise
     _check(pipeline, file, layers, unused, set(lent))
     apply_marks(pipeline, marks, file)
     if source.folder is not None:
@@ -73,19 +76,26 @@ def _lent(
     source: ModelSource, file: Path, layers: Mapping[str, Any], variant: str | None, dtype: torch.dtype
 ) -> tuple[dict[str, Any], list[Path]]:
     """The text encoders that the file does not hold, from the folder it is built by: diffusers would take them from
-    there without a look at what they are.
+    there without a look at what they are. Raises UserError: not there, or a part of one in the file.
     """
     from diffusers.loaders import single_file_utils as theirs
 
-    if source.folder is None:
-        return {}, []
     lent, files = {}, []
-    for name, made_by in model_classes(read_index(source.folder)).items():
+    for name, made_by in model_classes(source.index).items():
+        large = "T5" in made_by.__name__
         held = theirs.is_clip_model_in_single_file(made_by, layers) or (
-            "T5" in made_by.__name__ and theirs.is_t5_in_single_file(layers)
+            large and theirs.is_t5_in_single_file(layers)
         )
         if not name.startswith("text_encoder") or held:
             continue
+        rest = [key for key in layers if key.startswith(_T5 if large else _CLIPS)]
+        if rest:
+            raise UserError(
+                f"{file}: its {name} is incomplete: of its weights there are {len(rest)}, and not those that diffusers"
+                f" knows it by; fetch the model again"
+            )
+        if source.folder is None:
+            raise UserError(f"{file} holds no {name}; say model.config=FOLDER of a model that has one")
         with _lacks(file, name):
             lent[name], own = load_component(source.folder, name, made_by, variant, dtype)
         files += own
@@ -134,35 +144,9 @@ def _check(
         network = name in ("unet", "transformer")
         missing = [key for key, value in module.state_dict().items() if value.is_meta]
         extra = unused.get(type(module).__name__, [])
+        if name == "text_encoder":
+            extra = compare_clip(module, layers)["unexpected_keys"]
         if not missing and not extra and (network or name == "vae"):
-            extra = _left_over(module, layers, _GROUPS["network" if network else "vae"])
+            extra = left_over(module, layers, _GROUPS["network" if network else "vae"])
         check_loaded(name, {"missing_keys": missing, "unexpected_keys": extra}, file)
         check_finite(name, module, file)
-
-
-def _left_over(module: torch.nn.Module, layers: Mapping[str, Any], prefix: str) -> list[str]:
-    """Weights below ``prefix`` that are more than a part has. Diffusers drops those it has no name for, so numbers are
-    counted: renaming, cutting and reshaping keep them.
-    """
-    own = {
-        key: value for key, value in layers.items() if key.startswith(prefix) and not _LEFT_OVER.match(key)
-    }
-    there = sum(value.numel() for value in module.state_dict().values())
-    more = sum(value.numel() for value in own.values()) - there
-    if not own or more <= 0:
-        return []
-    single = [key for key, value in own.items() if value.numel() == more]
-    return single[-1:] or _strangers(module, own)
-
-
-def _strangers(module: torch.nn.Module, own: Mapping[str, Any]) -> list[str]:
-    """Of weights in a file those whose sizes the module has not, or not so often."""
-    sizes: dict[int, int] = {}
-    for value in module.state_dict().values():
-        sizes[value.numel()] = sizes.get(value.numel(), 0) + 1
-    found = []
-    for key, value in own.items():
-        sizes[value.numel()] = sizes.get(value.numel(), 0) - 1
-        if sizes[value.numel()] < 0:
-            found.append(key)
-    return found or sorted(own)[-1:]

@@ -9,8 +9,8 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tune
 class ModelSource:
     """A pipeline that exists: its name, its folder (None while it is still on the Hub), its class and
     components. ``file``: the single checkpoint file its weights are in, ``built_as`` the folder or Hub id that says
-    how they are put together.
+    how they are put together. ``index``: what ``model_index.json`` says.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ModelSource:
     revision: str | None = None
     file: Path | None = None
     built_as: str | None = None
+    index: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def find_model(
@@ -90,6 +91,10 @@ def _from_file(file: Path, configuration: str | None) -> ModelSource:
         )
     marks = read_marks(file)
     built_as = configuration or _recognised(file, bool(marks))
+    if is_file(home(built_as)):
+        raise UserError(
+            f"model.config={built_as} is a file; give the diffusers folder of a model that is built alike"
+        )
     try:
         base = find_model(built_as)
     except UserError as error:
@@ -97,8 +102,6 @@ def _from_file(file: Path, configuration: str | None) -> ModelSource:
             f"{file} is a single checkpoint file, built as {built_as}; its configuration is needed beside it, and"
             f" {error}; say model.config=FOLDER of such a model (only weights that the file lacks are read there)"
         ) from error
-    if base.file is not None:
-        raise UserError(f"model.config={built_as} is a checkpoint file itself; give a diffusers folder")
     return dataclasses.replace(base, name=file.stem, file=file, built_as=built_as)
 
 
@@ -211,7 +214,7 @@ def _source(name: str, folder: Path | None, index: Any, revision: str | None) ->
     components = tuple(
         key for key, value in index.items() if isinstance(value, list) and value[0] is not None
     )
-    return ModelSource(name, folder, index["_class_name"], components, revision)
+    return ModelSource(name, folder, index["_class_name"], components, revision, index=index)
 
 
 def checked_index(index: Any, where: object) -> dict[str, Any]:
