@@ -17,6 +17,7 @@ FLOORS = {
     "reading": 0,
     "files": 0,
     "noise": 0,
+    "scheduler_config": 0,
     "denoiser": 0,
     "out_of_memory": 0,
     "track": 0,

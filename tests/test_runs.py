@@ -79,7 +79,7 @@ def test_a_key_of_a_later_version_counts_as_its_default(tmp_path: Path) -> None:
     begin(run, "candidates/plan.json")
     run.remember(compose())
     with pytest.raises(UserError, match=r"sampler\.steps_offset"):
-        run.remember(compose(["sampler.steps_offset=1"]))
+        run.remember(compose(["train.layout_weight=1"]))
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n"])

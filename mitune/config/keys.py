@@ -178,15 +178,20 @@ class SamplerConfig:
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
     guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE)
     variance: str = key("small", "ddpm: small (posterior) or large (beta)", choices=("small", "large"))
-    spacing: str = key(
-        "trailing",
-        "timestep spacing: leading, trailing, linspace",
+    spacing: str | None = key(
+        None,
+        "timestep spacing: leading, trailing, linspace (default: as the model's scheduler says)",
         choices=("leading", "trailing", "linspace"),
     )
-    steps_offset: int = key(
-        0, "added to every timestep of the leading spacing (Stable Diffusion: 1)", low=0, high=STEPS
+    steps_offset: int | None = key(
+        None,
+        "added to every timestep of the leading spacing (default: as the model's scheduler says)",
+        low=0,
+        high=STEPS,
     )
-    set_alpha_to_one: bool = key(False, "ddim: end at clean data instead of the first timestep")
+    set_alpha_to_one: bool | None = key(
+        None, "ddim: end at clean data, not at the first timestep (default: as the model's scheduler says)"
+    )
     racing: RacingConfig = section(RacingConfig)
 
 

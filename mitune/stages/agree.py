@@ -107,7 +107,7 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
         folder / "candidates",
         units,
         denoiser,
-        sampler_of(config),
+        sampler_of(config, denoiser),
         scoring_of(config, denoiser, settings.scorers, lambda: prompt_pool(config.prompts)),
         seed=config.seed,
         batch_size=config.generate.batch_size,

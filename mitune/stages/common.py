@@ -106,24 +106,26 @@ def check_lengths(denoiser: Any, prompts: Sequence[Prompt], section: DictConfig,
         warn(f"{key}: {len(cut) - 5} more prompts are too long and are cut")
 
 
-def sampler_of(config: DictConfig, guidance: float | None = None) -> Sampler:
-    """The sampler of the configuration, with another guidance scale where one is given."""
+def sampler_of(config: DictConfig, denoiser: Denoiser, guidance: float | None = None) -> Sampler:
+    """The sampler of the configuration, with another guidance scale where one is given. Its steps are laid out as
+    the scheduler of ``denoiser`` has them, where the configuration does not say otherwise.
+    """
     settings = config.sampler
+    own = denoiser.sampler_defaults
+    grid = {key: own[key] if settings[key] is None else settings[key] for key in own}
     return Sampler(
         name=settings.name,
         steps=settings.steps,
         eta=1.0 if settings.name == "ddpm" else settings.eta,
         variance=settings.variance,
-        spacing=settings.spacing,
-        steps_offset=settings.steps_offset,
-        set_alpha_to_one=settings.set_alpha_to_one,
         guidance=settings.guidance if guidance is None else guidance,
+        **grid,
     )
 
 
-def candidate_sampler(config: DictConfig) -> Sampler:
+def candidate_sampler(config: DictConfig, denoiser: Denoiser) -> Sampler:
     """The sampler that draws the candidates: with ``generate.guidance`` where that is given."""
-    return sampler_of(config, config.generate.guidance)
+    return sampler_of(config, denoiser, config.generate.guidance)
 
 
 def scoring_of(

@@ -78,7 +78,7 @@ def _draw(
     config: DictConfig, folder: Path, prompts: list[Prompt], denoiser: Any, title: str
 ) -> CandidateStore:
     """The held-out pictures of a model, resumed where a killed command left them."""
-    sampler = sampler_of(config, config.evaluate.guidance)
+    sampler = sampler_of(config, denoiser, config.evaluate.guidance)
     return draw(
         folder,
         _units(config, prompts),

@@ -63,7 +63,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             run.root / "candidates",
             units,
             denoiser,
-            sampler_of(config),
+            sampler_of(config, denoiser),
             scoring_of(config, denoiser, names, pool),
             seed=config.seed,
             batch_size=config.generate.batch_size,

@@ -91,7 +91,7 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
     check_judges([column], [prompt.text for prompt in prompts], "train.keep_best_by", config.scorer)
     unit = plan_units(prompts, 1, count)[0]
     scoring = scoring_of(config, denoiser, [column], lambda: prompt_pool(config.prompts))
-    sampler = sampler_of(config)
+    sampler = sampler_of(config, denoiser)
 
     def validate(step: int) -> float:
         rows = config.generate.batch_size
