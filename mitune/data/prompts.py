@@ -101,8 +101,8 @@ def load_prompts(
     Args:
         source: a ``.txt`` file (a prompt a line), a ``.csv``, ``.tsv``, ``.json``, ``.jsonl``, ``.ndjson`` or
             ``.parquet`` table, a folder of such files (T2I-CompBench's as they are: ``color_train.txt`` is category
-            ``color``, split ``train``), a folder made by ``datasets.save_to_disk``, a Hub dataset id
-            ``owner/name``, or ``shapes``, the embedded world.
+            ``color``, split ``train``; a ``README.md`` with ``configs`` is obeyed), a folder made by
+            ``datasets.save_to_disk``, a Hub dataset id ``owner/name``, or ``shapes``, the embedded world.
         split: of a folder, the world or a Hub dataset; ``test`` and ``val`` stand in for each other where
             only one is there. In a folder the names say it as for ``datasets``; files that carry none count only
             where no file carries one. A lone file counts as ``train``: asked for a held-out split, it must have one
@@ -112,7 +112,7 @@ def load_prompts(
         per_category: at most so many prompts of each category.
         column: the text column; without it ``prompt``, ``text`` or ``caption``, or the only column there is.
         category_column: default ``category`` or ``tag``, where there is one.
-        subset: the configuration of a Hub dataset that has several.
+        subset: the configuration of a Hub dataset (or a folder with such a README.md) that has several.
         held_out: where no split is asked for, take a held-out one instead of ``train``.
 
     Raises:
@@ -161,7 +161,7 @@ def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[tuple[str,
     if is_folder(path):
         if is_file(path / "dataset_info.json") or is_file(path / "dataset_dict.json"):
             return _read_saved(path, asked)
-        return _read_folder(path, asked)
+        return _read_folder(path, asked, subset)
     if is_file(path):
         return _read_file(path, asked)
     if _there(path):
@@ -226,9 +226,9 @@ def _is_hpsv2(path: Path) -> bool:
     return path.suffix.lower() == ".json" and path.stem in _HPSV2
 
 
-def _read_folder(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
+def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
     files: dict[tuple[Path, str], list[tuple[Path, str | None]]] = {}
-    for path, split in labelled(folder, SUFFIXES):
+    for path, split in labelled(folder, SUFFIXES, subset):
         if split is not None or path.stem != _NOUNS:
             files.setdefault((path.parent, _named(path)), []).append((path, split))
     found = [entry for entries in files.values() for entry in entries]  # category by category

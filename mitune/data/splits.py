@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from mitune.data.card import files_of_card
 from mitune.errors import UserError
 from mitune.reading import is_file, is_folder, reading
 
@@ -79,13 +80,20 @@ def canonical_names(names: Collection[str]) -> bool:
     return all(canonical(name) in KEYWORDS for name in names)
 
 
-def labelled(folder: Path, suffixes: Collection[str]) -> list[tuple[Path, str | None]]:
+def labelled(
+    folder: Path, suffixes: Collection[str], subset: str | None = None
+) -> list[tuple[Path, str | None]]:
     """The files of a folder that end in one of ``suffixes`` (lower case), in order, each with its split or None.
 
-    Looked into: the folder, ``data``, and the folders in either that are named after a split, with all below; where
-    nothing is found there, everything below. Shards in ``data`` (``data/NAME-00000-of-00002.parquet``) decide alone.
-    Else the split is that of the folder a file lies in, else that of its name. Raises UserError.
+    The ``configs`` of a README.md decide, where it has any (``subset``: which one). Else looked into: the folder,
+    ``data``, and the folders in either that are named after a split, with all below; where nothing is found there,
+    everything below. Shards in ``data`` (``data/NAME-00000-of-00002.parquet``) decide alone; else the split is that of
+    the folder a file lies in, else that of its name. Raises UserError.
     """
+    card = files_of_card(folder, subset)
+    if card is not None:
+        wanted = [(path, canonical(split)) for split, paths in card for path in paths]
+        return [(path, split) for path, split in wanted if path.suffix.lower() in suffixes]
     paths = [path for path in _near(folder) if _holds_rows(path, suffixes)]
     if not paths:
         paths = [path for path in _below(folder) if _holds_rows(path, suffixes)]
