@@ -14,6 +14,7 @@ from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,
     TRAIN,
+    before_split,
     canonical,
     canonical_names,
     choose,
@@ -37,6 +38,8 @@ _HPSV2 = {"anime", "concept-art", "paintings", "photo"}
 _FILE_NAME = re.compile(
     r"(?P<category>.+?)(?:[_-](?P<split>train|val|validation|valid|dev|test)(?:[_-].*)?)?"
 )
+_SHARD = re.compile(r"-?\d{5}-of-\d{5}.*", re.DOTALL)
+_PART = re.compile(r"(shard|part|chunk|batch|file|data|metadata)?[-_. ]?\d*", re.IGNORECASE)  # no category
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -222,6 +225,18 @@ def _category(path: Path) -> str:
     return named["category"] if named is not None and known else UNCATEGORISED
 
 
+def _category_in_folder(path: Path, folder: Path) -> str:
+    """The category of a folder's file: what its name says beside a split and the number of a shard."""
+    named = _FILE_NAME.fullmatch(path.stem)
+    if named is not None and named["split"]:
+        return named["category"]
+    before = before_split(path.stem)
+    if before is not None:
+        return before or UNCATEGORISED
+    stem = _SHARD.sub("", path.stem)
+    return UNCATEGORISED if not stem or (path.parent != folder and _PART.fullmatch(stem)) else stem
+
+
 def _is_hpsv2(path: Path) -> bool:
     return path.suffix.lower() == ".json" and path.stem in _HPSV2
 
@@ -237,7 +252,7 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tu
     there = {split for _, split in found if split is not None}
     if not there:
         for path, _ in found:
-            yield from _read_file(path, asked)
+            yield from _read_file(path, asked, _category_in_folder(path, folder))
         return
     name = choose(asked.split, sorted(there, key=[*KEYWORDS, *sorted(there)].index), asked.held_out)
     chosen = [path for path, split in found if split == name]
@@ -249,19 +264,20 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tu
         )
     for path in chosen:
         table = open_table(path, _asked_columns(asked))
-        yield from _pairs(table, str(path), asked, _category(path))
+        yield from _pairs(table, str(path), asked, _category_in_folder(path, folder))
 
 
 def _asked_columns(asked: _Asked) -> list[str]:
     return [name for name in (asked.column, asked.category_column) if name is not None]
 
 
-def _read_file(path: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
+def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[tuple[str, str]]:
+    category = _category(path) if category is None else category
     table = open_table(path, _asked_columns(asked))
     split, own = asked.split, split_of(path.name)
     column = _split_column(table)
     if column is not None:
-        return _pairs(table, str(path), asked, _category(path), column)
+        return _pairs(table, str(path), asked, category, column)
     held_out = split is not None and split.lower() in HELD_OUT
     own_held_out = own not in (None, TRAIN) or _is_hpsv2(path)
     if split is not None and canonical(split) != TRAIN and not (held_out and own_held_out):
@@ -269,7 +285,7 @@ def _read_file(path: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
             f"prompts: {path} has no split '{split}'; give a held-out file, add a column 'split', or say"
             " prompts.split=null (evaluate.prompts.split=null) to take all of it"
         )
-    return _pairs(table, str(path), asked, _category(path))
+    return _pairs(table, str(path), asked, category)
 
 
 def _split_column(table: Table) -> str | None:

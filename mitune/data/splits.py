@@ -22,7 +22,9 @@ KEYWORDS = {
 HELD_OUT = ("val", "validation", "valid", "dev", "test", "testing", "eval", "evaluation")
 _BESIDE = "[-._ 0-9]"
 _WORDS = "|".join(word for words in KEYWORDS.values() for word in words)
-_NAMED = re.compile(rf"(?:.*?{_BESIDE})??(?P<split>{_WORDS})(?:{_BESIDE}.*)?", re.IGNORECASE | re.DOTALL)
+_NAMED = re.compile(
+    rf"(?:(?P<before>.*?){_BESIDE})??(?P<split>{_WORDS})(?:{_BESIDE}.*)?", re.IGNORECASE | re.DOTALL
+)
 _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\..+", re.DOTALL)
 # Files of a dataset's folder that hold no rows.
 _NO_ROWS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -53,6 +55,12 @@ def split_of(path: str | Path) -> str | None:
     """
     named = _NAMED.fullmatch(Path(path).name)
     return canonical(named["split"]) if named else None
+
+
+def before_split(stem: str) -> str | None:
+    """What stands before the split in a file's name without its suffix; None where it names none."""
+    named = _NAMED.fullmatch(stem)
+    return (named["before"] or "") if named else None
 
 
 def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> str | None:

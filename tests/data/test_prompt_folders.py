@@ -69,6 +69,19 @@ def test_shards_of_one_split_are_one_category_in_order(tmp_path: Path) -> None:
     assert pairs(more) == [(name, "color") for name in names]
 
 
+def test_a_file_s_name_is_its_category_in_a_folder(tmp_path: Path) -> None:
+    flat = put(
+        tmp_path / "flat", {"animals.txt": "a", "part-1.txt": "b", "t.csv": "prompt,category\nc,x\nd,\n"}
+    )
+    assert pairs(flat) == [("a", "animals"), ("b", "part-1"), ("c", "x"), ("d", "t")]
+    deep = put(tmp_path / "deep", {"data/train/animals.txt": "a", "data/train/shard_0.txt": "b"})
+    assert pairs(deep) == [("a", "animals"), ("b", UNCATEGORISED)]
+    parted = put(tmp_path / "parted", {"train.txt": "a", "train_1.txt": "b", "cars.training.txt": "c"})
+    assert sorted(pairs(parted)) == [("a", UNCATEGORISED), ("b", UNCATEGORISED), ("c", "cars")]
+    shards = put(tmp_path / "shards", {f"cars-0000{number}-of-00002.txt": f"{number}" for number in range(2)})
+    assert pairs(shards) == [("0", "cars"), ("1", "cars")]
+
+
 T2I = {
     "color_train.txt": "a red cup\r\na red cup\r\na green bag\r\n",
     "color_val.txt": "a blue hat\r\n",
