@@ -35,6 +35,8 @@ _T2I_COMPBENCH = {"color", "shape", "texture", "spatial", "non_spatial", "3d_spa
 _NOUNS = "new_objects"  # another file of its folder: a list of nouns
 # Those of HPSv2's benchmark: category by category, held out as a whole.
 _HPSV2 = {"anime", "concept-art", "paintings", "photo"}
+# The columns of PartiPrompts, DrawBench and GenEval.
+_BENCHMARKS = ({"prompt", "category", "challenge"}, {"prompts", "category"}, {"tag", "include", "prompt"})
 _FILE_NAME = re.compile(
     r"(?P<category>.+?)(?:[_-](?P<split>train|val|validation|valid|dev|test)(?:[_-].*)?)?"
 )
@@ -237,6 +239,12 @@ def _category_in_folder(path: Path, folder: Path) -> str:
     return UNCATEGORISED if not stem or (path.parent != folder and _PART.fullmatch(stem)) else stem
 
 
+def _is_benchmark(path: Path, table: Table) -> bool:
+    """Whether a file is a public benchmark's, which is there to be evaluated on."""
+    there = {name.lower() for name in table.columns}
+    return _is_hpsv2(path) or any(columns <= there for columns in _BENCHMARKS)
+
+
 def _is_hpsv2(path: Path) -> bool:
     return path.suffix.lower() == ".json" and path.stem in _HPSV2
 
@@ -279,7 +287,7 @@ def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterat
     if column is not None:
         return _pairs(table, str(path), asked, category, column)
     held_out = split is not None and split.lower() in HELD_OUT
-    own_held_out = own not in (None, TRAIN) or _is_hpsv2(path)
+    own_held_out = own not in (None, TRAIN) or _is_benchmark(path, table)
     if split is not None and canonical(split) != TRAIN and not (held_out and own_held_out):
         raise UserError(
             f"prompts: {path} has no split '{split}'; give a held-out file, add a column 'split', or say"
