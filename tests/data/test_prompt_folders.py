@@ -198,15 +198,27 @@ def test_a_source_without_a_held_out_split_is_not_evaluated_on(tmp_path: Path) -
         load_prompts(path, held_out=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PartiPrompts.tsv", "Prompt\tCategory\tChallenge\tNote\na\tx\tBasic\t\n"),
+        ("DrawBench.csv", "Prompts,Category\na,x\n"),
+        ("geneval.jsonl", '{"tag": "x", "include": [], "prompt": "a"}'),
+    ],
+)
+def test_public_benchmarks_are_held_out_by_their_columns(tmp_path: Path, name: str, text: str) -> None:
+    path = put(tmp_path, {name: text}) / name
+    assert pairs(path, "test") == pairs(path, "train") == pairs(path) == [("a", "x")]
+    config = compose([f"evaluate.prompts.source={path}", "evaluate.scorers=[mi]"])
+    assert [prompt.text for prompt in held_out_prompts(config)] == ["a"]
+
+
 JUDGES = "scorers=[mi,llr,elbo,contrast]"  # the oracle judges the prompts of the embedded world only
 
 
-@pytest.mark.parametrize("name", ["mine.txt", "mine.TXT", "mine.csv", "mine.json", "mine.jsonl", "mine.tsv"])
-def test_a_file_of_one_s_own_needs_no_split_on_the_command_line(tmp_path: Path, name: str) -> None:
-    text = {"json": '["a", "b"]', "jsonl": '"a"\n"b"\n', "txt": "a\nb\n"}.get(
-        name[5:].lower(), "prompt\na\nb\n"
-    )
-    path = put(tmp_path, {name: text}) / name
+@pytest.mark.parametrize("name", ["mine.txt", "mine.TXT", "mine.json"])
+def test_a_list_of_one_s_own_needs_no_split_on_the_command_line(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path, {name: '["a", "b"]' if name.endswith("json") else "a\nb\n"}) / name
     config = compose(
         [f"prompts.source={path}", f"evaluate.prompts.source={path}", "evaluate.scorers=[mi]", JUDGES]
     )
