@@ -21,7 +21,7 @@ from mitune.data.splits import (
     labelled,
     split_of,
 )
-from mitune.data.tables import SUFFIXES, TEXT_COLUMNS, Table, open_table, read_rows
+from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
 from mitune.errors import UserError, first_line, nearest, short
 from mitune.reading import check_regular, home, is_file, is_folder, reading
 
@@ -366,10 +366,9 @@ def _column(table: Table, column: str | None, where: str) -> str:
             raise UserError(f"{where} has no column '{column}' (prompts.column){nearest(column, columns)};"
                             f" it has {short(', '.join(columns))}")  # fmt: skip
         return column
-    lower = {name.lower(): name for name in reversed(columns)}
-    for name in TEXT_COLUMNS:
-        if name in lower:
-            return lower[name]
+    usual = text_columns(columns)
+    if usual:
+        return usual[0]
     if len(columns) == 1 and table.named:
         return columns[0]
     if len(columns) == 1:
@@ -405,9 +404,10 @@ def open_saved(folder: Path) -> Any:
     """What ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read, or without a row."""
     import datasets
 
-    for path in folder.rglob("*"):
-        if not path.is_dir():
-            check_regular(path)  # of a pipe the library would wait for an end
+    with reading(folder):
+        for path in folder.rglob("*"):
+            if not path.is_dir():
+                check_regular(path)  # of a pipe the library would wait for an end
     try:
         return datasets.load_from_disk(str(folder))
     except IndexError as error:  # the library finds no table in it

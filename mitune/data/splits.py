@@ -39,6 +39,7 @@ _ABOUT = {
     "changelog",
     "requirements",
 }
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _MOST = 100_000  # names looked at before a folder is taken for something else than a dataset
 
 
@@ -135,6 +136,8 @@ def _shard_split(path: Path) -> str:
 
 
 def _holds_rows(path: Path, suffixes: Collection[str]) -> bool:
+    if path.suffix.lower() in _PACKED and Path(path.stem).suffix.lower() in suffixes:
+        raise UserError(f"{path} is compressed; unpack it, or move it out of the folder")
     about = path.name in _NO_ROWS or path.stem.lower() in _ABOUT
     return path.suffix.lower() in suffixes and not about and is_file(path)
 

@@ -132,6 +132,12 @@ def test_a_list_is_recognised(tmp_path: Path, name: str, text: str, texts: list[
             "2 equally long lists .*columns, or prompts by category",
         ),
         ("two.json", b'{"one": [{"text": "a"}], "two": [{"text": "b"}]}', "several lists of rows .one, two."),
+        ("mixed.jsonl", b'{"prompt": "a"}\n{"text": "b"}\n', "row 2 has its text in text, others in prompt"),
+        (
+            "cases.json",
+            b'[{"prompt": "a"}, {"Prompt": "b"}]',
+            "row 2 has its text in Prompt, others in prompt",
+        ),
         ("array.jsonl", b'[\n"a"\n]\n', "line 1 is not valid JSON"),
         ("cut.json", b'[{"prompt": "a"}', "cut.json is not valid JSON"),
         (
