@@ -111,10 +111,10 @@ def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) 
 
 
 def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
-    """A text file of one's own has no splits: the preset's split does not apply to it."""
+    """A list of one's own has no splits: the preset's split does not apply to it; a table may have a column of them."""
     for prefix in ("prompts", "evaluate.prompts"):
         named = f"{prefix}.source" in given and f"{prefix}.split" not in given
-        if named and Path(values[f"{prefix}.source"]).suffix == ".txt":
+        if named and Path(values[f"{prefix}.source"]).suffix.lower() in (".txt", ".json"):
             values[f"{prefix}.split"] = None
 
 
