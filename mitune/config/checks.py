@@ -31,6 +31,7 @@ STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "impor
 _TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 CHOICES: dict[str, Sequence[str]] = {
     "model.dtype": ("auto", "float32", "float16", "bfloat16"),
+    "score.caption": ("first", "random"),
     "model.offload": ("none", "model", "sequential"),
     "model.quantization": ("none", "8bit", "4bit", "int8"),
     "sampler.name": ("ddpm", "ddim", "euler", "lcm"),

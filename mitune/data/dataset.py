@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from mitune.data.decoding import as_tensor, open_picture
 from mitune.data.selection import scorers
 from mitune.errors import UserError, first_line, nearest
 from mitune.files import atomic_folder
@@ -40,13 +41,7 @@ def encode_png(picture: Tensor | Image.Image | bytes) -> bytes:
 
 def decode_png(data: bytes, what: str = "a picture") -> Tensor:
     """A picture [3, H, W], floats in [0, 1]. Raises UserError naming ``what`` if the bytes are no picture."""
-    try:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{what} does not decode ({error}); remove it from the dataset or write it again"
-        ) from error
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return as_tensor(open_picture(data, what, "remove it from the dataset or write it again"))
 
 
 def build(

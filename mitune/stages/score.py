@@ -22,6 +22,7 @@ from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
 from mitune.information.registry import Scoring, check_judges, check_no_path
+from mitune.reading import home, is_file, is_folder
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
 from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
@@ -49,17 +50,18 @@ def table_path(config: DictConfig) -> Path:
             " a folder of candidates"
         )
     if settings.out is not None:
-        path = Path(settings.out).expanduser()
+        path = home(settings.out)
         if path.suffix != ".parquet":
             raise UserError(
                 f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
             )
         return path
-    source = Path(settings.source).expanduser()
-    if source.exists():
-        stem = source.stem if source.is_file() else source.resolve().name
-        return (source if source.is_file() else source.resolve()).parent / f"{stem}-scores.parquet"
-    return Path(config.run).expanduser() / f"{settings.source.replace('/', '--')}-scores.parquet"
+    source = home(settings.source)
+    if is_file(source):
+        return source.parent / f"{source.stem}-scores.parquet"
+    if is_folder(source):
+        return source.resolve().parent / f"{source.resolve().name}-scores.parquet"
+    return home(config.run) / f"{settings.source.replace('/', '--')}-scores.parquet"
 
 
 def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -76,6 +78,8 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         limit=settings.limit,
         skip=settings.skip,
         seed=config.seed,
+        outside=settings.outside,
+        caption=settings.caption,
     )
     by = check(config, pictures)
     path = table_path(config)
@@ -188,6 +192,7 @@ def _write_top(
     best = table.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
     best = best.rename(columns={"image": "name"}).reset_index(drop=True)
     rows = best["row"].tolist()
+    order = None
     if pictures.latents is not None:
         denoiser, latents = load_model(config), pictures.latents
 
@@ -201,7 +206,8 @@ def _write_top(
         def contents(place: int) -> bytes:
             return read(rows[place])
 
-    write_pictures(run.root / "top", best, contents)
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+    write_pictures(run.root / "top", best, contents, order)
     _settle(run.root / "top", folder)
     return {
         "by": by,
