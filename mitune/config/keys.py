@@ -384,8 +384,8 @@ class EvaluateConfig:
 class ScoreConfig:
     source: str | None = key(
         None,
-        "pictures: a folder with metadata.csv/.jsonl or a.txt beside a.png, a parquet file, tar shards, a Hub dataset id,"
-        " a folder of candidates",
+        "pictures: a folder with metadata.csv/.jsonl or a.txt beside a.png, a parquet file, tar shards, a Hub"
+        " dataset id, a folder of candidates",
     )
     split: str | None = key(None, "split of a dataset that has several (default: train, or the only one)")
     image_column: str | None = key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 from dataclasses import asdict
@@ -30,12 +31,28 @@ from mitune.stages.pictures import ScoredPictures
 from mitune.stages.progress import say
 
 SCHEMA = 1
+_WORK = "-work"  # the end of the name of a working folder that cannot be named like its table
 PROFILED = 48  # pictures that a profile is measured on
 
 
 def score_folder(config: DictConfig) -> Path:
-    """The folder that a score command works in: its table's name without the ending."""
-    return table_path(config).with_suffix("")
+    """The folder that a score command works in: its table's name without the ending.
+
+    Where that is the source itself, another beside it, one for each choice of its pictures: nothing is ever written
+    among the user's own files, where it would be read as a part of the source.
+    """
+    settings, path = config.score, table_path(config)
+    folder = path.with_suffix("")
+    if os.path.realpath(folder) != os.path.realpath(home(settings.source)):
+        return folder
+    choice = repr((settings.split, settings.image_column, settings.text_column))
+    return path.with_name(f"{path.stem}{_WORK}") / hashlib.sha256(choice.encode()).hexdigest()[:8]
+
+
+def _written_here(path: Path, root: Path) -> bool:
+    """Whether the table was written by the command that works in ``root``, or for another choice of its pictures."""
+    beside = root.parent.glob("*/plan.json") if root.parent.name == f"{path.stem}{_WORK}" else ()
+    return (root / "plan.json").exists() or any(beside)
 
 
 def table_path(config: DictConfig) -> Path:
@@ -83,7 +100,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     )
     by = check(config, pictures)
     path = table_path(config)
-    if state().is_main_process and path.exists() and not (run.root / "plan.json").exists():
+    if state().is_main_process and path.exists() and not _written_here(path, run.root):
         raise UserError(
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
