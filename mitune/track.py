@@ -22,6 +22,7 @@ from urllib.parse import urlparse
 
 from mitune.errors import UserError, nearest
 from mitune.files import read_json, user_errors, write_bytes, write_json
+from mitune.reading import lines
 
 METRICS = "metrics.jsonl"
 _SECRET = re.compile(r"(^|[_.-])(token|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
@@ -107,7 +108,7 @@ class TensorBoard:
         self.folder = folder
         self._writers: dict[str, Any] = {}
         text = json.dumps(without_secrets(config), indent=2, default=str)
-        self._writer("config").add_text("config", "\n".join("    " + line for line in text.splitlines()))
+        self._writer("config").add_text("config", "\n".join("    " + line for line in lines(text)))
 
     def _writer(self, stage: str, purge_step: int | None = None) -> Any:
         from torch.utils.tensorboard import SummaryWriter

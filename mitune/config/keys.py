@@ -62,12 +62,16 @@ class ModelConfig:
 
 @dataclass
 class PromptsConfig:
-    source: str = key("shapes", "txt, csv, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'")
-    split: str | None = key(None, "split of a folder or Hub dataset")
+    source: str = key(
+        "shapes", "txt, csv, tsv, json, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'"
+    )
+    split: str | None = key(
+        None, "split of a folder or Hub dataset (default: train, or a held-out one to evaluate)"
+    )
     limit: int | None = key(None, "at most this many prompts, evenly over the categories")
     per_category: int | None = key(None, "at most this many prompts of each category")
     column: str | None = key(None, "text column (default: prompt, text or caption)")
-    category_column: str | None = key(None, "category column (default: category, where there is one)")
+    category_column: str | None = key(None, "category column (default: category or tag, where there is one)")
     strict: bool = key(False, "refuse prompts too long for the text encoder; else warn, naming what is cut")
 
 

@@ -42,8 +42,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
-    """The prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits."""
+def read_prompts(section: DictConfig, everything: bool = False, held_out: bool = False) -> list[Prompt]:
+    """The prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits; ``held_out``:
+    where it names no split, a held-out one.
+    """
     return load_prompts(
         section.source,
         split=section.split,
@@ -51,12 +53,13 @@ def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
         per_category=None if everything else section.per_category,
         column=section.column,
         category_column=section.category_column,
+        held_out=held_out,
     )
 
 
-def prompt_pool(section: DictConfig) -> list[str]:
+def prompt_pool(section: DictConfig, held_out: bool = False) -> list[str]:
     """The texts of a section's source, beyond its limits: where ``contrast`` finds its edits."""
-    return [prompt.text for prompt in read_prompts(section, everything=True)]
+    return [prompt.text for prompt in read_prompts(section, True, held_out)]
 
 
 def training_prompts(config: DictConfig) -> list[Prompt]:
@@ -68,7 +71,7 @@ def training_prompts(config: DictConfig) -> list[Prompt]:
 
 def held_out_prompts(config: DictConfig) -> list[Prompt]:
     """The prompts of the evaluation."""
-    prompts = read_prompts(config.evaluate.prompts)
+    prompts = read_prompts(config.evaluate.prompts, held_out=True)
     texts = [prompt.text for prompt in prompts]
     check_judges(config.evaluate.scorers, texts, "evaluate.scorers", config.scorer)
     return prompts
@@ -138,8 +141,8 @@ def scoring_of(
     """
 
     def everything() -> list[str]:
-        held_out = [] if names == config.scorers else [config.evaluate.prompts]
-        return [text for source in (config.prompts, *held_out) for text in prompt_pool(source)]
+        held_out = [] if names == config.scorers else prompt_pool(config.evaluate.prompts, held_out=True)
+        return [*prompt_pool(config.prompts), *held_out]
 
     wanted = "contrast" in scorers_of(names, config.scorer.combined)
     return Scoring(
