@@ -9,32 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from mitune.data.pictures.cells import Place
-from mitune.data.pictures.columns import caption_of, find_columns, has_pictures
+from mitune.data.pictures.columns import IMAGE_COLUMNS, caption_of, find_columns, has_pictures
 from mitune.data.pictures.parquet import column_names, read_parquet
 from mitune.data.pictures.saved import choose_split
 from mitune.data.pictures.shards import caption_field, read_shards
 from mitune.data.pictures.source import Pictures, Wanted
-from mitune.data.prompts import read_rows
+from mitune.data.splits import TEST, TRAIN, VALIDATION, by_split, canonical, split_of
+from mitune.data.tables import open_table
 from mitune.errors import UserError
 from mitune.reading import is_file, lines, parse_json, read_text
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "metadata.json")
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # Pictures that people have as files; others are read where a table names them.
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".jxl", ".heic", ".ppm",
     ".pgm", ".tga",
 )  # fmt: skip
 SIDECARS = (".txt", ".caption")
-HELD_OUT = ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
-SPLITS = ("train", "training", *HELD_OUT)
+_HELD_OUT = (VALIDATION, TEST)
 _REPEATS = re.compile(r"\d{1,3}_.+")  # kohya's folders: 10_name is seen ten times an epoch
 
 
 def read_folder(folder: Path, wanted: Wanted) -> Pictures:
     """The pictures of a folder. What is looked for, first to last: a table of metadata; parquet files with a picture
-    column (here, or in ``data/``); tar shards; folders named for splits; pictures with a text file beside each (in
-    folders below, too).
+    column; tar shards (both also in ``data/`` and folders below); folders named for splits with tables; pictures with
+    a text file beside each (in folders below, too).
 
     Raises UserError for a folder with none of them, or without the split.
     """
@@ -49,9 +49,7 @@ def read_folder(folder: Path, wanted: Wanted) -> Pictures:
     shards = _files(folder, ".tar", wanted)
     if shards:
         return read_shards(shards, wanted, folder)
-    below = [
-        path.parent.name for name in (*METADATA, "*.parquet", "*.tar") for path in folder.glob(f"*/{name}")
-    ]
+    below = [path.parent.name for name in METADATA for path in folder.glob(f"*/{name}")]
     if below:
         return _parts(folder, sorted(set(below)), wanted)
     pictures = list(_pictures(folder))
@@ -71,26 +69,21 @@ def _checked(path: Path, folder: Path, wanted: Wanted) -> Path:
 
 
 def _files(folder: Path, suffix: str, wanted: Wanted) -> list[Path]:
-    """The files with an ending, here or in ``data/``, of the split: the one asked for, else ``train``."""
-    found = sorted(folder.glob(f"*{suffix}")) or sorted(folder.glob(f"data/*{suffix}"))
-    by_split: dict[str | None, list[Path]] = {}
-    for path in found:
-        by_split.setdefault(split_of(path.stem), []).append(path)
-    named = [name for name in by_split if name is not None]
-    if not named or (None in by_split and wanted.split is None):
-        return found
-    return by_split[choose_split(named, str(folder), wanted.split)]
-
-
-def split_of(stem: str) -> str | None:
-    """The split that a file is named for."""
-    first = re.split(r"[-_. ]", stem, maxsplit=1)[0].lower()
-    return first if first in SPLITS else None
+    """The files with an ending of the split: the one asked for, else ``train``; all where their names tell none."""
+    found = by_split(folder, (suffix,))
+    there = [name for name in found if name is not None]
+    if there:
+        return found[choose_split(there, str(folder), wanted.split)]
+    if found and wanted.split not in (None, TRAIN):
+        raise UserError(
+            f"{folder} has no split '{wanted.split}': no {suffix} file is named for one; leave out score.split"
+        )
+    return found.get(None, [])
 
 
 def _parts(folder: Path, below: list[str], wanted: Wanted) -> Pictures:
     """A folder whose folders have the tables."""
-    if all(name in SPLITS for name in below):
+    if all(split_of(name) for name in below):
         name = choose_split(below, str(folder), wanted.split)
         return read_folder(_checked(folder / name, folder, wanted), wanted.without_split())
     raise UserError(
@@ -113,22 +106,19 @@ def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictur
     place = Place(table.parent, wanted.outside, own)
     if root is not None:
         place.check(table, str(table))
-    rows: Sequence[Mapping[str, Any]] = read_rows(table)
-    if not rows:
+    opened = open_table(table, [name for name in (wanted.image, wanted.text, *IMAGE_COLUMNS) if name])
+    columns = find_columns(opened.columns, wanted, str(table)) if opened.columns else None
+    rows: Sequence[Mapping[str, Any]] = []
+    if columns is not None:
+        own_split = ("split",) if "split" in opened.columns else ()
+        rows = list(opened.rows([*columns.pictures, columns.caption, *own_split]))
+    if columns is None or not rows:
         raise UserError(f"{table} has no rows; give a source with at least one picture")
-    # A row of a csv or jsonl may lack a column that others have.
-    names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
-    columns = find_columns(names, wanted, str(table))
     if len(columns.pictures) > 1:
         raise UserError(
             f"{table} has two pictures a row ({', '.join(columns.pictures)}); choose one with score.image_column="
         )
     files = columns.pictures[0]
-    for row, found in enumerate(rows):
-        if any(found.get(None) or ()):  # type: ignore[call-overload]
-            raise UserError(
-                f"{table}, row {row + 1} has more cells than columns; put quotes around text with commas in it"
-            )
     rows = _of_split(rows, files, table, wanted)
     cells = [row.get(files) for row in rows]
     for row, cell in enumerate(cells):
@@ -159,14 +149,16 @@ def _of_split(
         if "split" in row:
             return str(row["split"])
         name = row.get(files)
-        first = Path(name).parts[0] if isinstance(name, str) and len(Path(name).parts) > 1 else None
-        return first if first in SPLITS else None
+        parts = Path(name).parts if isinstance(name, str) else ()
+        return split_of(parts[0]) if len(parts) > 1 else None
 
     splits = [split_in(row) for row in rows]
     there = list(dict.fromkeys(name for name in splits if name))
     if wanted.split is None:
-        return [row for row, name in zip(rows, splits, strict=True) if name not in HELD_OUT]
-    if not there and wanted.split == "train":
+        return [
+            row for row, name in zip(rows, splits, strict=True) if canonical(name or TRAIN) not in _HELD_OUT
+        ]
+    if not there and wanted.split == TRAIN:
         return rows
     name = choose_split(there, str(table), wanted.split)
     return [row for row, own in zip(rows, splits, strict=True) if own == name]
@@ -193,8 +185,9 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 def _beside(folder: Path, pictures: list[Path], wanted: Wanted) -> Pictures:
     """``a.txt``, ``a.caption`` or ``a.json`` beside ``a.png``."""
-    if wanted.split is not None or all(path.relative_to(folder).parts[0] in SPLITS for path in pictures):
-        there = sorted({path.relative_to(folder).parts[0] for path in pictures} & set(SPLITS))
+    first = {path.relative_to(folder).parts[0] for path in pictures if path.parent != folder}
+    there = sorted(name for name in first if split_of(name))
+    if wanted.split is not None or there:
         if there:
             name = choose_split(there, str(folder), wanted.split)
             return _beside(folder / name, list(_pictures(folder / name)), wanted.without_split())

@@ -10,6 +10,7 @@ from mitune.data.pictures.columns import caption_of, find_columns
 from mitune.data.pictures.parquet import paired
 from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.prompts import open_saved
+from mitune.data.splits import canonical
 from mitune.errors import UserError, first_line, nearest
 from mitune.reading import reading
 
@@ -67,10 +68,17 @@ def _dataset(loaded: Any, where: str, wanted: Wanted, place: Place) -> Pictures:
 
 
 def choose_split(there: list[str], where: str, split: str | None) -> str:
-    """The split asked for, else ``train``, else the only one. Raises UserError where that is none of ``there``."""
-    chosen = split or ("train" if "train" in there else there[0] if len(there) == 1 else None)
+    """The split asked for (``val`` is ``validation``), else ``train``, else the only one. Raises UserError where that
+    is none of ``there``.
+    """
+    if split is None and "train" not in there and len(there) > 1:
+        raise UserError(f"{where} has several splits ({', '.join(there)}); choose one with score.split=")
+    asked = split or ("train" if "train" in there else there[0] if there else "train")
+    chosen = next(
+        (name for name in (asked, *there) if name in there and canonical(name) == canonical(asked)), None
+    )
     if chosen is None:
-        raise UserError(f"{where} has the splits {', '.join(there)}; choose one with score.split=")
-    if chosen not in there:
-        raise UserError(f"{where} has no split '{chosen}'{nearest(chosen, there)}; it has {', '.join(there)}")
+        raise UserError(
+            f"{where} has no split '{asked}'{nearest(asked, there)}; it has {', '.join(there) or 'none'}"
+        )
     return chosen
