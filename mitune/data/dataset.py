@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from mitune.data.decoding import as_tensor, open_picture
 from mitune.data.selection import scorers
-from mitune.errors import UserError, first_line, nearest
+from mitune.errors import UserError, first_line, nearest, short
 from mitune.files import atomic_folder
+from mitune.reading import read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,20 +200,30 @@ def pictures(dataset: Dataset) -> Tensor:
     texts = dataset["text"]
     decoded = []
     for row, cell in enumerate(raw):
-        value = cell["image"]
         what = f"the picture of row {row} ({texts[row]!r})"
-        data = value["bytes"]
-        if data is None:
-            try:
-                data = Path(value["path"]).read_bytes()
-            except (OSError, TypeError) as error:
-                raise UserError(f"{what} cannot be read ({error})") from error
+        data = _contents(cell["image"], raw, what)
         decoded.append(decode_png(data, what))
         if decoded[-1].shape != decoded[0].shape:
             raise UserError(
                 f"{what} is {_size(decoded[-1])}, the first one {_size(decoded[0])}; make them all one size"
             )
     return torch.stack(decoded)
+
+
+def _contents(cell: Any, dataset: Dataset, what: str) -> bytes:
+    """File contents of a picture cell. A set that names files is often somebody else's: only its own are read."""
+    cell = cell or {}
+    if cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    if not cell.get("path"):
+        raise UserError(f"{what} is empty; remove the row, or write the set again")
+    own = [os.path.dirname(os.path.realpath(file["filename"])) for file in dataset.cache_files]
+    path = os.path.realpath(os.path.join(own[0] if own else "", cell["path"]))
+    if not any(path.startswith(folder + os.sep) for folder in own):
+        raise UserError(
+            f"{what} lies outside the training set ({short(path)}); write the set with its pictures in it, as bytes"
+        )
+    return read_bytes(path, what)
 
 
 def _size(picture: Tensor) -> str:

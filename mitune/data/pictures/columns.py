@@ -12,7 +12,7 @@ from typing import Any
 
 from mitune.data.pictures.source import Wanted
 from mitune.data.prompts import make_prompt
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, nearest, short
 
 IMAGE_COLUMNS = (
     "file_name", "image", "img", "picture", "file", "path", "image_path", "jpg", "png",
@@ -110,7 +110,7 @@ def _texts(value: Any, identity: str, where: str, depth: int = 0) -> list[str]:
             if name in value:
                 return _texts(value[name], identity, where, depth + 1)
     raise UserError(
-        f"{where}: the caption {identity} is {type(value).__name__}, not text; write it as text, or choose another"
+        f"{where}: the caption {short(identity)} is {type(value).__name__}, not text; write it as text, or choose another"
         " column with score.text_column"
     )
 

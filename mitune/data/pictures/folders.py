@@ -16,7 +16,7 @@ from mitune.data.pictures.shards import caption_field, read_shards
 from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.splits import TEST, TRAIN, VALIDATION, by_split, canonical, split_of
 from mitune.data.tables import open_table
-from mitune.errors import UserError
+from mitune.errors import UserError, short
 from mitune.reading import is_file, lines, parse_json, read_text
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "metadata.json")
@@ -132,7 +132,7 @@ def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictur
             for row, name in zip(rows, shown, strict=True)
         ],
         shown,
-        lambda row: place.contents(cells[row], f"the picture {shown[row]} of {table}"),
+        lambda row: place.contents(cells[row], f"the picture {short(shown[row])} of {table}"),
     )
 
 

@@ -54,7 +54,7 @@ def load_pictures(
     empty = [row for row in rows if not found.texts[row]]
     if empty and not skip:
         raise UserError(
-            f"{found.where}: the picture {found.names[empty[0]]} has no caption"
+            f"{found.where}: the picture {short(found.names[empty[0]])} has no caption"
             f"{f', nor have {len(empty) - 1} others' if len(empty) > 1 else ''};"
             " write one, or leave such out with score.skip=true"
         )

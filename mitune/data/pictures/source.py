@@ -57,7 +57,7 @@ class Pictures:
 
     def what(self, row: int) -> str:
         """The row in words, for messages."""
-        return f"the picture {self.names[row]} of {self.where} ({short(self.texts[row], 80)!r})"
+        return f"the picture {short(self.names[row])} of {self.where} ({short(self.texts[row], 80)!r})"
 
     @property
     def digest(self) -> str:
