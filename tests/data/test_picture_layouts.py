@@ -162,7 +162,8 @@ def test_damaged_tars_and_members_that_are_no_files(tmp_path: Path) -> None:
     flipped = bytearray(whole)
     flipped[header + 10] ^= 1  # the library takes this for the end
     for name, data in {
-        "cut at a member": whole[:header], "cut in a member": whole[: header + 600], "no end mark": whole[: header + 512 * 4],
+        "cut at a member": whole[:header], "cut in a member": whole[: header + 600],
+        "no end mark": whole[: header + 512 * 4],
         "cut in a header": whole[: header + 100], "flipped": bytes(flipped), "two in one": whole + whole, "empty": b"",
     }.items():  # fmt: skip
         (tmp_path / "b.tar").write_bytes(data)
@@ -177,7 +178,7 @@ def test_damaged_tars_and_members_that_are_no_files(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"a\.png is a link, a device"):
             load_pictures(tmp_path / "c.tar")
     tar(tmp_path / "d.tar", {"a.png": png(), "a.jpg": png(), "a.txt": b"x"})
-    with pytest.raises(UserError, match="has the pictures jpg, png; choose one with score.image_column"):
+    with pytest.raises(UserError, match=r"has the pictures jpg, png; choose one with score\.image_column"):
         load_pictures(tmp_path / "d.tar")
     tar(tmp_path / "e.tar", {"a.txt": b"x"})
     with pytest.raises(UserError, match="has no picture"):
@@ -303,12 +304,12 @@ def test_devices_and_pipes_are_not_read(tmp_path: Path, outside: bool) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     for name in ("pipe.png", "zero.png", "/dev/zero", "."):
-        with pytest.raises(UserError, match="named pipe|outside|a device|a folder"):
+        with pytest.raises(UserError, match=r"named pipe|outside|a device|a folder"):
             opened(tmp_path, name, outside=outside)
     with pytest.raises(UserError, match="named pipe"):
         load_pictures(tmp_path / "pipe.png")
     for name in ("a\0b", "x" * 5000, "x/" * 3000):
-        with pytest.raises(UserError, match="no path|too long"):
+        with pytest.raises(UserError, match=r"no path|too long"):
             opened(tmp_path, name)
         with pytest.raises(UserError):
             load_pictures(name)
@@ -317,8 +318,11 @@ def test_devices_and_pipes_are_not_read(tmp_path: Path, outside: bool) -> None:
         opened(tmp_path, "huge.png")
 
 
-def test_other_peoples_parquet_files_read_nothing_else(tmp_path: Path) -> None:
+def test_other_peoples_parquet_files_read_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(tmp_path, {"b.png": png(2), "set/a.png": png(1)})
+    monkeypatch.chdir(tmp_path / "set")  # `datasets` looks there
     cell = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     for name, inside in (("a.png", True), ("../b.png", False), (str(tmp_path / "b.png"), False)):
         cells = pa.array([{"bytes": None, "path": name}], cell)
@@ -413,9 +417,7 @@ def test_damaged_pages_and_text_that_is_no_text(tmp_path: Path) -> None:
         table, tmp_path / "a.parquet", write_page_checksum=True, compression="none", use_dictionary=False
     )
     whole = (tmp_path / "a.parquet").read_bytes()
-    for word, match in ((b"IHDR", "IHDR"), (b"caption 3", "caption")):
-        assert whole.count(word), match
-        place = whole.index(word)
+    for place in (whole.index(b"caption 3"), whole.index(b"IHDR", len(png()) * 4)):  # not in the statistics
         (tmp_path / "b.parquet").write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
         with pytest.raises(UserError, match=r"b\.parquet is not a readable parquet file"):
             shades(load_pictures(tmp_path / "b.parquet"))

@@ -110,8 +110,8 @@ def _texts(value: Any, identity: str, where: str, depth: int = 0) -> list[str]:
             if name in value:
                 return _texts(value[name], identity, where, depth + 1)
     raise UserError(
-        f"{where}: the caption {short(identity)} is {type(value).__name__}, not text; write it as text, or choose another"
-        " column with score.text_column"
+        f"{where}: the caption {short(identity)} is {type(value).__name__}, not text; write it as text, or choose"
+        " another column with score.text_column"
     )
 
 
