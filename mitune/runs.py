@@ -77,6 +77,8 @@ _FREE = {
     "score.split",
     "score.image_column",
     "score.text_column",
+    "score.caption",
+    "score.outside",
     "score.limit",
     "score.out",
     "score.by",

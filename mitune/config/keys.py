@@ -610,12 +610,21 @@ class EvaluateConfig:
 class ScoreConfig:
     source: str | None = key(
         None,
-        "pictures: a folder with metadata.csv/.jsonl, a parquet file, a Hub dataset id, a folder of candidates",
+        "pictures: a folder with metadata.csv/.jsonl or a.txt beside a.png, a parquet file, tar shards, a Hub"
+        " dataset id, a folder of candidates",
         path=True,
     )
-    split: str | None = key(None, "split of a dataset that has several")
-    image_column: str | None = key(None, "picture column (default: file_name, image, …)")
+    split: str | None = key(None, "split of a dataset that has several (default: train, or the only one)")
+    image_column: str | None = key(
+        None, "picture column (default: file_name, image, …; both of a pair jpg_0, jpg_1)"
+    )
     text_column: str | None = key(None, "caption column (default: text, caption or prompt)")
+    caption: str = key(
+        "first", "of several captions: first, or random (by seed and row)", choices=("first", "random")
+    )
+    outside: bool = key(
+        False, "read files outside the source's folder too, where its table or its links name them"
+    )
     limit: int | None = key(None, "at most this many pictures", low=1, high=ROWS)
     scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets")
     pool: str | None = key(

@@ -12,7 +12,6 @@ The same round gives the same bytes, so that what was uploaded once is not uploa
 from __future__ import annotations
 
 import hashlib
-import io
 import platform
 import re
 import subprocess
@@ -22,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 import mitune
-from mitune.errors import UserError, first_line
+from mitune.data.dataset import encode_png
+from mitune.data.decoding import open_picture
+from mitune.errors import UserError
 from mitune.families.source import ADAPTER_FILE
 from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_text
 from mitune.hub.card import Example, Facts, write_card
+from mitune.reading import read_bytes
 
 PROVENANCE = "provenance.json"
 SCHEMA = 1
@@ -138,15 +139,7 @@ def write_folder(
 
 def _picture(path: Path) -> bytes:
     """A picture's pixels as PNG, without whatever else its file holds. Raises UserError for what is no picture."""
-    buffer = io.BytesIO()
-    try:
-        with Image.open(path) as image:
-            image.convert("RGB").save(buffer, "PNG")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} is no picture ({first_line(error)}); export without it: export.pictures=0"
-        ) from error
-    return buffer.getvalue()
+    return encode_png(open_picture(read_bytes(path), str(path), "export without it: export.pictures=0"))
 
 
 def write_training_set(folder: Path, dataset: Any, name: str, model: str, origin: Mapping[str, Any]) -> None:

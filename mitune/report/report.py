@@ -21,12 +21,14 @@ from PIL import Image
 
 import mitune
 from mitune.config import ScorerConfig, read_settings
+from mitune.data.decoding import open_picture
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
 from mitune.evaluate.pictures import curve, histogram
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
 from mitune.meanings import meaning
+from mitune.reading import read_bytes
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")
@@ -257,9 +259,8 @@ def _picture(folder: Path | None, relative: str | None, run: Path) -> str | None
     if not path.is_relative_to(run.resolve()) or not path.is_file():
         return None
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        picture = open_picture(read_bytes(path), str(path))
+    except UserError:
         return None
     buffer = io.BytesIO()
     if max(picture.size) <= _LARGEST:

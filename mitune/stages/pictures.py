@@ -232,6 +232,8 @@ class ScoredPictures:
             warn(
                 f"{self.pictures.where}: {resized} pictures of another size were scaled and cut to the model's"
             )
+        for note in self.pictures.notes:
+            warn(note)
         if self.pictures.left_out and self.pictures.latents is not None:
             warn(
                 f"{self.pictures.where}: {self.pictures.left_out} candidates kept no latent and have no score"

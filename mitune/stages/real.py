@@ -44,10 +44,12 @@ class RealPictures:
         """Their pictures [3, H, W] and latents [n, …] on the CPU. UserError for one that does not decode."""
         source = self.source
         assert source.read is not None
-        pictures = [
-            decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
-            for row in self.rows["candidate"]
-        ]
+        rows = self.rows["candidate"].tolist()
+        opened = {
+            row: decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
+            for row in sorted(rows)  # the order in which they are read quickly
+        }
+        pictures = [opened[row] for row in rows]
         with torch.no_grad():
             latents = denoiser.encode_image(torch.stack(pictures).to(denoiser.device))
         return pictures, latents.float().cpu()
@@ -76,7 +78,15 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     settings = config.select
     limit = settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
     skip = config.score.skip
-    source = load_pictures(settings.real, limit=limit, skip=skip, seed=config.seed)
+    source = load_pictures(
+        settings.real,
+        limit=limit,
+        skip=skip,
+        seed=config.seed,
+        outside=config.score.outside,
+        caption=config.score.caption,
+        training=True,
+    )
     by = settings.by
     _enough(len(source), count, source.where)
     if source.read is None:
