@@ -45,6 +45,7 @@ _SUFFIXES = sorted(
 _HEADS = (
     ("lora_unet_", NETWORK, True),
     ("lora_transformer_", "transformer", True),
+    ("lycoris_", NETWORK, True),
     ("lora_te_", "text_encoder", True),
     ("lora_te1_", "text_encoder", True),
     ("lora_te2_", "text_encoder_2", True),
@@ -102,7 +103,7 @@ def open_file(file: Path) -> Contents:
     data = read_bytes(file)
     digest = hashlib.sha256(data)
     with reading(file, "it is damaged or no safetensors file, train or fetch it again"):
-        flat = load(data)
+        flat = dict(sorted(load(data).items()))  # the library's order differs from call to call
         # Of the bytes at hand: by the next look, the file may be another one.
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
     settings = _header(metadata, file)

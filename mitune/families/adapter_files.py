@@ -96,9 +96,22 @@ def _as_named(contents: Contents) -> SavedAdapter:
     return SavedAdapter(contents.path, contents.digest, dict(tensors), contents.settings, dict(alphas))
 
 
+@dataclass(frozen=True)
+class _Target:
+    """A component of the model that an adapter is for."""
+
+    component: str
+    names: Table
+    sizes: dict[str, tuple[int, int]]
+    modules: dict[str, nn.Module]
+
+
 def _resolved(contents: Contents, components: Mapping[str, nn.Module]) -> SavedAdapter:
     """The adapter under the names of this model's layers."""
-    tables = {component: table(module, component) for component, module in components.items()}
+    targets = {
+        component: _Target(component, table(module, component), sizes(module), plain(module))
+        for component, module in components.items()
+    }
     entries: dict[str, list[Key]] = collections.defaultdict(list)
     for key in contents.layers:
         entries[key[0]].append(key)
@@ -106,60 +119,56 @@ def _resolved(contents: Contents, components: Mapping[str, nn.Module]) -> SavedA
     settings: dict[str, dict[str, Any]] = {}
     alphas: dict[str, dict[str, float]] = {}
     for claimed, keys in entries.items():
-        component = _component(contents, claimed, keys, components, tables)
+        target = _target(contents, claimed, keys, targets)
+        component = target.component
         told = contents.settings.get(component) or contents.settings.get(ANY) or {}
         known = dataclasses.replace(contents, settings={component: told})
-        _check_layers(known, component, keys, tables[component])
+        _check_layers(known, keys, target)
         made = _Made(tensors.setdefault(component, {}), alphas.setdefault(component, {}))
         for key in keys:
-            _add(known, component, components[component], key, tables[component], made)
+            _add(known, key, target, made)
         settings[component] = told
     saved = SavedAdapter(contents.path, contents.digest, tensors, settings, alphas)
     for component in tensors:
-        _make_magnitudes(saved, component, components[component])
+        _make_magnitudes(saved, component, targets[component].modules)
     return saved
 
 
-def _component(
-    contents: Contents,
-    claimed: str,
-    keys: Sequence[Key],
-    components: Mapping[str, nn.Module],
-    tables: Mapping[str, Table],
-) -> str:
+def _target(contents: Contents, claimed: str, keys: Sequence[Key], targets: Mapping[str, _Target]) -> _Target:
     """The component that the layers of ``keys`` are of, which the file calls ``claimed``."""
-    network = next((name for name in ("unet", "transformer") if name in components), next(iter(components)))
+    network = next((name for name in ("unet", "transformer") if name in targets), next(iter(targets)))
     if claimed == NETWORK:
-        return network
-    if claimed in components:
-        return claimed
+        return targets[network]
+    if claimed in targets:
+        return targets[claimed]
     if claimed != ANY:
         raise UserError(
-            f"the adapter {contents.path} is for another kind of model: it has a '{claimed}' ({len(keys)} layers),"
-            f" here are {', '.join(components)}"
+            f"the adapter {contents.path} is for another kind of model: it has a '{claimed}' ({len(keys)} layers, such"
+            f" as {few([name for _, name, _ in keys])}), here are {', '.join(targets)}"
         )
     fitting = [
         component
-        for component, names in tables.items()
-        if all(_fits(contents.layers[key], names.find(*key[1:]), components[component]) for key in keys)
+        for component, target in targets.items()
+        if all(_fits(contents.layers[key], target.names.find(*key[1:]), target) for key in keys)
     ]
     if len(fitting) > 1:
         raise UserError(
             f"{contents.path} does not say whether it is for {' or '.join(fitting)}, and fits both; give it with the"
             f" component's name before its layers' ('{fitting[0]}.{keys[0][1]}')"
         )
-    return fitting[0] if fitting else network
+    return targets[fitting[0] if fitting else network]
 
 
-def _fits(parts: Mapping[str, Tensor], found: tuple[str, ...] | None, module: nn.Module) -> bool:
+def _fits(parts: Mapping[str, Tensor], found: tuple[str, ...] | None, target: _Target) -> bool:
     if not found:
         return False
     down = parts.get("A")
-    return down is None or (down.ndim > 1 and down.shape[1] == sizes(module)[found[0]][1])
+    return down is None or (down.ndim > 1 and down.shape[1] == target.sizes[found[0]][1])
 
 
-def _check_layers(contents: Contents, component: str, keys: Sequence[Key], names: Table) -> None:
+def _check_layers(contents: Contents, keys: Sequence[Key], target: _Target) -> None:
     """Raise UserError for layers that the model does not have, or that the settings leave out."""
+    component, names = target.component, target.names
     missing = [name for _, name, is_flat in keys if not names.find(name, is_flat)]
     if missing:
         many = f" ({len(missing)} of the adapter's {len(keys)} layers are not here)"
@@ -191,17 +200,16 @@ class _Made:
     alphas: dict[str, float]
 
 
-def _add(contents: Contents, component: str, module: nn.Module, key: Key, names: Table, made: _Made) -> None:
+def _add(contents: Contents, key: Key, target: _Target, made: _Made) -> None:
     """Add a layer of the file to what is made of the module's."""
-    layers = names.find(*key[1:]) or ()
+    component, layers = target.component, target.names.find(*key[1:]) or ()
     parts, alpha = _checked(contents, component, key[1], layers, contents.layers[key])
-    outputs = [sizes(module)[layer][0] for layer in layers]
+    outputs = [target.sizes[layer][0] for layer in layers]
     if len(layers) > 1 and sum(outputs) != len(parts["B"]):
         raise UserError(
             f"the adapter {contents.path} is for another model: '{component}.{key[1]}' has {sum(outputs)} outputs here,"
             f" {len(parts['B'])} there"
         )
-    modules = plain(module)
     first = 0
     for layer, size in zip(layers, outputs, strict=True):
         if layer in made.alphas:
@@ -211,11 +219,11 @@ def _add(contents: Contents, component: str, module: nn.Module, key: Key, names:
         rows = slice(first, first + size) if len(layers) > 1 else slice(None)
         first += size
         what = f"the adapter {contents.path}: '{component}.{key[1]}'"
-        shaped = _shaped(parts, rows, modules[layer], what)
+        shaped = _shaped(parts, rows, target.modules[layer], what)
         if "dora" in shaped:
             rank = len(shaped["A"])
             scale = adapter_settings.scale(alpha, rank, bool(contents.settings[component].get("use_rslora")))
-            shaped["magnitude"] = _magnitude(shaped, scale, modules[layer], layer)
+            shaped["magnitude"] = _magnitude(shaped, scale, target.modules[layer], layer)
         made.alphas[layer] = alpha
         made.tensors.update({layer + _NAMES[kind]: shaped[kind] for kind in _NAMES if kind in shaped})
 
@@ -302,12 +310,11 @@ def _magnitude(parts: Mapping[str, Tensor], scale: float, layer: nn.Module, name
     return found.reshape(1, -1, 1, 1) if isinstance(layer, nn.Conv2d) else found
 
 
-def _make_magnitudes(saved: SavedAdapter, component: str, module: nn.Module) -> None:
+def _make_magnitudes(saved: SavedAdapter, component: str, modules: Mapping[str, nn.Module]) -> None:
     """Give the LoRA layers of a DoRA the magnitudes that change nothing: peft has them everywhere or nowhere."""
     tensors = saved.tensors[component]
     if not saved.is_dora(component):
         return
-    modules = plain(module)
     for layer, rank in saved.ranks(component).items():
         if layer + MAGNITUDE not in tensors:
             parts = {"A": tensors[layer + A], "B": tensors[layer + B]}
