@@ -25,7 +25,7 @@ from mitune.families import adapter_settings
 from mitune.families.adapter_contents import ANY, MAGNITUDE, NETWORK, A, B, Contents, Key, few, open_file
 from mitune.families.adapter_names import Table, table
 from mitune.families.adapter_place import find_file
-from mitune.families.layers import matrix, plain, sizes
+from mitune.families.layers import check_size, matrix, plain, sizes
 
 _NAMES = {"A": A, "B": B, "magnitude": MAGNITUDE}
 
@@ -205,11 +205,9 @@ def _add(contents: Contents, key: Key, target: _Target, made: _Made) -> None:
     component, layers = target.component, target.names.find(*key[1:]) or ()
     parts, alpha = _checked(contents, component, key[1], layers, contents.layers[key])
     outputs = [target.sizes[layer][0] for layer in layers]
-    if len(layers) > 1 and sum(outputs) != len(parts["B"]):
-        raise UserError(
-            f"the adapter {contents.path} is for another model: '{component}.{key[1]}' has {sum(outputs)} outputs here,"
-            f" {len(parts['B'])} there"
-        )
+    what = f"the adapter {contents.path} is for another model: '{component}.{key[1]}'"
+    for layer in layers:
+        check_size(what, (sum(outputs), target.sizes[layer][1]), parts["A"], parts["B"])
     first = 0
     for layer, size in zip(layers, outputs, strict=True):
         if layer in made.alphas:
@@ -218,7 +216,6 @@ def _add(contents: Contents, key: Key, target: _Target, made: _Made) -> None:
             )
         rows = slice(first, first + size) if len(layers) > 1 else slice(None)
         first += size
-        what = f"the adapter {contents.path}: '{component}.{key[1]}'"
         shaped = _shaped(parts, rows, target.modules[layer], what)
         if "dora" in shaped:
             rank = len(shaped["A"])

@@ -54,6 +54,8 @@ _FLUX_SINGLE = {
     "linear1": (*(f"attn.{name}" for name in _QKV), "proj_mlp"),
     "linear2": ("proj_out",),
     "modulation.lin": ("norm.linear",),
+    "processor.qkv": tuple(f"attn.{name}" for name in _QKV),  # XLabs
+    "processor.proj": ("proj_out",),
 }
 _FLUX = {
     "img_in": ("x_embedder",),

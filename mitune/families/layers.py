@@ -36,6 +36,15 @@ def matrix(layer: nn.Module, name: str) -> Tensor:
     weight = layer.weight
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or type(weight.data) is not Tensor:
         raise UserError(
-            f"'{name}' has packed weights, whose norms a DoRA is stacked and exported by: say model.quantization=none"
+            f"'{name}' has packed weights, whose norms are needed for a DoRA here: say model.quantization=none"
         )
     return weight.detach().float().cpu().flatten(1)
+
+
+def check_size(what: str, size: tuple[int, int], down: Tensor, up: Tensor) -> None:
+    """Raise UserError unless A (``down``) and B (``up``) are for a layer of this ``size``; ``what``: adapter and
+    layer.
+    """
+    for here, there, side in ((size[1], down.shape[1], "inputs"), (size[0], up.shape[0], "outputs")):
+        if here != there:
+            raise UserError(f"{what} has {here} {side} here, {there} there")

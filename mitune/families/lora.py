@@ -24,7 +24,7 @@ from mitune.errors import UserError
 from mitune.families import adapter_files
 from mitune.families.adapter_files import SavedAdapter
 from mitune.families.adapter_files import read_adapter as read_adapter
-from mitune.families.layers import sizes
+from mitune.families.layers import check_size, sizes
 from mitune.families.source import ADAPTER_FILE as FILE
 from mitune.files import atomic_folder, write_bytes
 
@@ -198,18 +198,13 @@ def fitted(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, 
     if not hasattr(module, "text_model"):
         tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
     known = sizes(module)
-    for suffix, axis, side in ((_A, 1, "inputs"), (_B, 0, "outputs")):
-        for layer, value in _by_layer(tensors, suffix):
-            size = known.get(layer)
-            if size is None:
-                raise UserError(
-                    f"the adapter {saved.path} is for another model: this {component} has no layer '{layer}'"
-                )
-            if value.shape[axis] != size[axis]:
-                raise UserError(
-                    f"the adapter {saved.path} is for another model: '{component}.{layer}' has "
-                    f"{size[axis]} {side} here, {value.shape[axis]} there"
-                )
+    for layer, down in _by_layer(tensors, _A):
+        if layer not in known:
+            raise UserError(
+                f"the adapter {saved.path} is for another model: this {component} has no layer '{layer}'"
+            )
+        what = f"the adapter {saved.path} is for another model: '{component}.{layer}'"
+        check_size(what, known[layer], down, tensors[layer + _B])
     return tensors
 
 

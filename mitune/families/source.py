@@ -20,7 +20,7 @@ EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
 """The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-_HUB_ADAPTER = re.compile(r"([\w.-]+/[\w.-]+)(?:/([^@]+\.safetensors))?(?:@(.+))?")
+_HUB_ADAPTER = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:/((?!.*\.\.)[^@]+\.safetensors))?(?:@(.+))?")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tunes of one architecture apart
 

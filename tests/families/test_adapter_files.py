@@ -225,14 +225,16 @@ def test_the_names_between(model: Model, tmp_path: Path) -> None:
     model.is_right(tmp_path / "old.safetensors", layers)
 
 
-@pytest.mark.parametrize("component", ["unet", "text_encoder"])
-def test_pefts_own_folders(component: str, model: Model, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("component", "dora"), [("unet", False), ("unet", True), ("text_encoder", False)])
+def test_pefts_own_folders(component: str, dora: bool, model: Model, tmp_path: Path) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
 
     config = LoraConfig(
         r=4,
         lora_alpha=8,
         use_rslora=True,
+        use_dora=dora,
         target_modules=["to_q", "to_k", "conv1", "q_proj", "fc1"],
         rank_pattern={"to_q": 2, "q_proj": 2},
         alpha_pattern={"mid_block.*to_k": 3, r"layers\.1\..*": 5},
@@ -422,6 +424,18 @@ def test_forms_that_are_no_lora_are_refused_by_name(suffix: str, model: Model, t
         ({"conv_in.lora_A.weight": (2, 4, 1, 1), "conv_in.lora_B.weight": (16, 2, 1, 1)}, "kernel"),
         ({"conv_in.lora_A.weight": (2, 4, 3, 3)}, "incomplete"),
         ({"conv_in.alpha": ()}, "incomplete"),
+        (
+            {"conv_in.lora_A.weight": (2, 5, 3, 3), "conv_in.lora_B.weight": (16, 2, 1, 1)},
+            "4 inputs here, 5 there",
+        ),
+        (
+            {
+                "conv_in.lora_A.weight": (2, 4, 3, 3),
+                "conv_in.lora_B.weight": (8, 2, 1, 1),
+                "conv_in.dora_scale": (8,),
+            },
+            "16 outputs here, 8 there",
+        ),
         ({"conv_in.lora_A.weight": (2, 4, 3, 3), "conv_in.lora_B.weight": (16, 3, 1, 1)}, "go together"),
     ],
 )
@@ -532,6 +546,7 @@ def test_sdxl_with_two_encoders(tmp_path: Path) -> None:
     model.is_right(adapters.write_peft(tmp_path / "peft", one, settings), one, diffusers=False)
 
 
+QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 FLUX = {
     "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn.proj",
     "transformer_blocks.0.ff.net.0.proj": "double_blocks.0.img_mlp.0",
@@ -566,13 +581,28 @@ def fused(
     }
 
 
-@pytest.mark.parametrize("family", ["flux", "sd3"])
-def test_transformers_under_all_their_names(family: str, tmp_path: Path) -> None:
-    from tests.families import test_flux, test_sd3
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    from tests.families.test_flux import build
 
-    folder = test_flux.build(tmp_path) if family == "flux" else test_sd3.build(tmp_path)
+    return Model(
+        build(tmp_path_factory.mktemp("flux")), (".to_q", ".proj_mlp", ".add_k_proj", *FLUX, ".q_proj")
+    )
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    from tests.families.test_sd3 import build
+
+    return Model(build(tmp_path_factory.mktemp("sd3")), (".to_q", ".add_k_proj", *SD3, ".q_proj"))
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_transformers_under_all_their_names(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model: Model = request.getfixturevalue(family)
     names = FLUX if family == "flux" else SD3
-    model = Model(folder, (".to_q", ".proj_mlp", ".add_k_proj", *names, ".q_proj"))
     # Names of diffusers: trainers of the transformer's own, ours for ComfyUI, with alphas beside peft's names.
     heads = prefixes(list(model.denoiser.components))
 
@@ -589,11 +619,21 @@ def test_transformers_under_all_their_names(family: str, tmp_path: Path) -> None
         tensors[f"transformer.{layer.name}.alpha"] = torch.tensor(float(layer.alpha))
     save_file(tensors, tmp_path / "trainer.safetensors")
     model.is_right(tmp_path / "trainer.safetensors", model.network, diffusers=family == "flux")
+    same = [dataclasses.replace(layer, alpha=3 * len(layer.down) / 2) for layer in model.network]
+    ranks = {layer.name: len(layer.down) for layer in same}
+    alphas = {layer.name: layer.alpha for layer in same}
+    settings = {"rank_pattern": ranks, "alpha_pattern": alphas, "target_modules": sorted(ranks)}
+    model.is_right(adapters.write_peft(tmp_path / "peft", same, settings), same, diffusers=False)
+    network = {"transformer": model.denoiser.pipeline.transformer}
+    end = [layer for layer in adapters.make(network, ("proj_out",)) if layer.name == "proj_out"]
+    end = [dataclasses.replace(layer, alpha=len(layer.down)) for layer in end]
+    model.denoiser.unload_adapter()  # a block's proj_out is another layer
+    model.is_right(adapters.write_diffusers(tmp_path / lora.FILE, end), end, diffusers=False)
     # The makers' names, in which projections are one layer: as kohya's scripts and other trainers write them.
     layers = [layer for layer in model.network if layer.name in names]
     whole = list(layers)
     qkv = ("double_blocks.0.img_attn.qkv" if family == "flux" else "joint_blocks.0.x_block.attn.qkv",)
-    more = fused(model, *qkv, "transformer_blocks.0", ("attn.to_q", "attn.to_k", "attn.to_v"), whole)
+    more = fused(model, *qkv, "transformer_blocks.0", QKV, whole)
     if family == "flux":
         single = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
         more |= fused(model, "single_blocks.0.linear1", "single_transformer_blocks.0", single, whole)
@@ -608,3 +648,34 @@ def test_transformers_under_all_their_names(family: str, tmp_path: Path) -> None
             {key: value.contiguous() for key, value in tensors.items()}, file.with_suffix(".safetensors")
         )
         model.is_right(file.with_suffix(".safetensors"), whole, diffusers=False)
+
+
+@pytest.mark.parametrize("head", ["", "diffusion_model."])
+def test_the_processors_of_xlabs_for_flux(head: str, flux: Model, tmp_path: Path) -> None:
+    layers: list[Layer] = []
+    double, single = "transformer_blocks.0", "single_transformer_blocks.0"
+    tensors = fused(flux, "double_blocks.0.processor.qkv_lora1", double, QKV, layers)
+    added = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
+    tensors |= fused(flux, "double_blocks.0.processor.qkv_lora2", double, added, layers)
+    tensors |= fused(flux, "double_blocks.0.processor.proj_lora2", double, ("attn.to_add_out",), layers)
+    tensors |= fused(flux, "single_blocks.0.processor.qkv_lora", single, QKV, layers)
+    tensors |= fused(flux, "single_blocks.0.processor.proj_lora", single, ("proj_out",), layers)
+    file = tmp_path / "style.safetensors"
+    named = {
+        key.replace(".lora_", "."): value for key, value in tensors.items() if not key.endswith(".alpha")
+    }
+    save_file({head + key: value for key, value in named.items()}, file)
+    flux.is_right(file, [dataclasses.replace(layer, alpha=len(layer.down)) for layer in layers])
+
+
+def test_kohyas_flux_as_diffusers_reads_it(flux: Model, tmp_path: Path) -> None:
+    layers: list[Layer] = []
+    tensors = {}
+    for theirs, names in (
+        ("img_attn_qkv", QKV),
+        ("txt_mlp_0", ("ff_context.net.0.proj",)),
+    ):
+        name = f"lora_unet_double_blocks_0_{theirs}"
+        tensors |= fused(flux, name, "transformer_blocks.0", names, layers)
+    save_file(tensors, tmp_path / "style.safetensors")
+    flux.is_right(tmp_path / "style.safetensors", layers)
