@@ -260,6 +260,22 @@ def test_pefts_own_folders(component: str, dora: bool, model: Model, tmp_path: P
         model.ours(tmp_path / "peft")
 
 
+def test_training_goes_on_from_the_files_of_others(model: Model, tmp_path: Path) -> None:
+    from mitune.finetune.adapters import AdapterConfig, attach
+
+    config = AdapterConfig(kind="lora", rank=2, alpha=3, targets=("to_q", "to_k", "to_out.0"))
+    file = adapters.write_kohya(tmp_path / "style.safetensors", model.alike, flat)
+    assert all(parameter.requires_grad for parameter in attach(model.denoiser, config, init_from=file))
+    assert apart(weights_of(model.denoiser), adapters.expected(model.base, model.alike)) <= CLOSE
+    other = dataclasses.replace(model.alike[0], alpha=4)
+    adapters.write_kohya(file, [other, *model.alike[1:]], flat)
+    with pytest.raises(UserError, match="scales its layers differently"):
+        attach(model.denoiser, config, init_from=file)
+    adapters.write_kohya(file, [dataclasses.replace(layer, alpha=4) for layer in model.alike], flat)
+    with pytest.raises(UserError, match=r"adapter.alpha=4,"):
+        attach(model.denoiser, config, init_from=file)
+
+
 # -- settings ------------------------------------------------------------------------------------------------
 
 
