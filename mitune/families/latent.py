@@ -410,14 +410,8 @@ class LatentDenoiser(Denoiser):
         Raises UserError if one is not there or does not fit.
         """
         names = [adapter] if isinstance(adapter, (str, Path)) else list(adapter)
-        found = [lora.read_adapter(find_adapter(one)) for one in names]
+        found = [lora.read_adapter(find_adapter(one), self.components) for one in names]
         for saved in found:  # before anything is changed
-            unknown = [component for component in saved.tensors if component not in self.components]
-            if unknown:
-                raise UserError(
-                    f"the adapter {saved.path} is for another kind of model: it has a '{unknown[0]}', here are "
-                    f"{', '.join(self.components)}"
-                )
             for component in saved.tensors:
                 lora.fitted(self.components[component], saved, component)
         plain = len(found) == 1 and all(weight == 1 for weight in weights)

@@ -22,6 +22,7 @@ EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
 """The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+_HUB_ADAPTER = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:/((?!.*\.\.)[^@]+\.safetensors))?(?:@(.+))?")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EITHER = "stabilityai/stable-diffusion-2-1"
 _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tunes of one architecture apart
@@ -146,16 +147,41 @@ def is_hub_id(text: str) -> bool:
 
 
 def find_adapter(name: str | Path) -> Path:
-    """Where an adapter is: a folder or file here, or fetched from the Hub (``owner/name`` or ``owner/name@revision``).
+    """Where an adapter is: a folder or file here, or fetched from the Hub (``owner/name``, ``owner/name/FILE`` where it
+    has several, either with ``@revision``).
 
     Raises UserError: neither, or the Hub does not have it.
     """
-    path = Path(name).expanduser()
-    identity, _, revision = str(name).partition("@")
-    if path.exists() or not _HUB_ID.fullmatch(identity):
+    path = home(name)
+    found = _HUB_ADAPTER.fullmatch(str(name))
+    if is_file(path) or is_folder(path) or not found:
         return path  # what is not there, its reader says
-    missing = f"is no adapter in diffusers' LoRA format: it has no {ADAPTER_FILE}"
-    return Path(_fetch(identity, ADAPTER_FILE, revision or None, missing))
+    return Path(_fetch_adapter(*found.groups()))
+
+
+def _fetch_adapter(name: str, file: str | None, revision: str | None) -> str:
+    """The adapter file of a Hub repository, in the Hub's cache, with peft's settings beside it."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    from mitune.families.adapter_place import PEFT_FILE, PEFT_SETTINGS, choose
+
+    with asking_hub(name, revision, f"has no {file or ADAPTER_FILE}"):
+        if file is None:
+            try:
+                return str(hf_hub_download(name, ADAPTER_FILE, revision=revision))
+            except (
+                LocalEntryNotFoundError
+            ):  # no network: what is in the cache may be an adapter by another name
+                folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+                names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+            except EntryNotFoundError:
+                names = HfApi().list_repo_files(name, revision=revision)
+            top = sorted({one.partition("/")[0] + "/" * ("/" in one) for one in names})
+            file = choose(top, name, f"say which: {name}/FILE.safetensors")
+        if Path(file).name == PEFT_FILE:
+            hf_hub_download(name, str(Path(file).with_name(PEFT_SETTINGS)), revision=revision)
+        return str(hf_hub_download(name, file, revision=revision))
 
 
 def _fetch(name: str, file: str, revision: str | None, missing: str) -> str:
