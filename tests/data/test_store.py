@@ -120,7 +120,7 @@ def test_a_kill_between_the_two_files_leaves_the_unit_undone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mitune.data.store.write_table", killed)
+        patch.setattr("mitune.data.store.write_unit", killed)
         with pytest.raises(KeyboardInterrupt):
             store.write_unit(units[0], *content(units[0]))
     assert store.latents_path(0).exists()
