@@ -92,7 +92,7 @@ def _write(
     datasets.save(training, folder / "dataset")
     if own:
         _write_examples(config, run, number, store, table, denoiser)
-    left = files_in(folder / "dataset") + [folder / "candidates_examples.json"]
+    left = [*files_in(folder / "dataset"), folder / "candidates_examples.json"]
     left += sorted((folder / "pictures").glob("candidate-*.png"))
     left += [path for path in files_in(folder / "real") if path.suffix == ".parquet"]
     return run.write_mark(number, "select", figures, left)
