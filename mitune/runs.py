@@ -307,6 +307,17 @@ class RunFolder:
         """The files of a stage that are gone, or not as its mark says."""
         return digests.changed(self.noted(number, stage) or {}, self.root)
 
+    def intact(self) -> bool:
+        """Whether all that the stages done so far left is as their marks say, and the marks as they were written."""
+        marks = [
+            (_ROUND.fullmatch(path.parent.parent.name), path)
+            for path in self.root.glob("round-*/done/*.json")
+        ]
+        try:
+            return not any(match and self.changed(int(match[1]), path.stem) for match, path in marks)
+        except UserError:
+            return False
+
     def write_mark(
         self, number: int, stage: str, figures: dict[str, Any], files: Iterable[Path] = ()
     ) -> dict[str, Any]:
