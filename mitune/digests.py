@@ -62,14 +62,14 @@ def seal(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def intact(value: Any) -> bool:
-    """Whether what was read back is what was sealed; one without a seal cannot be told from it."""
+    """Whether what was read back is what was sealed. Of what has neither key, nothing can be told: True."""
     if not isinstance(value, dict):
         return False
     rest = {name: item for name, item in value.items() if name != OWN}
     files = rest.get(FILES, {})
     if not isinstance(files, dict) or not all(isinstance(item, str) for item in files.values()):
         return False
-    return OWN not in value or value[OWN] == _own(rest)
+    return value[OWN] == _own(rest) if OWN in value else FILES not in value
 
 
 def _own(value: Mapping[str, Any]) -> str:

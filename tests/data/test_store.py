@@ -256,7 +256,9 @@ def test_readers_get_all_units_of_the_plan_or_none(tmp_path: Path) -> None:
         store.table()
 
 
-@pytest.mark.parametrize("plan", ["[]", "{}", '{"units": 3, "rows": 2}', '{"units": 1e999, "rows": 2}', '{"units": -1, "rows": 9}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "plan", ["[]", "{}", '{"units": 3, "rows": 2}', '{"units": 1e999, "rows": 2}', '{"units": -1, "rows": 9}']
+)
 def test_a_damaged_plan_is_named(tmp_path: Path, plan: str) -> None:
     store, _ = filled(tmp_path)
     (tmp_path / "plan.json").write_text(plan)

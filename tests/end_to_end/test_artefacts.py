@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mitune import digests
 from mitune.cli import main
 from mitune.files import read_json, write_json
 from tests.end_to_end.conftest import Arguments, commands
@@ -169,8 +170,7 @@ def test_what_comes_out_different_is_refused_where_it_was_used(
     mark = run / "round-1" / "done" / "generate.json"
     noted = read_json(mark)
     noted["sha256"][UNIT] = "0" * 64
-    del noted["own_sha256"]
-    write_json(mark, noted)
+    write_json(mark, digests.seal(noted))
     for _ in range(2):
         line = refused(made.command("run", f"run={run}"))
         assert f"{run / UNIT} came out different" in line
@@ -198,8 +198,7 @@ def test_a_mark_names_no_file_outside(made: Made, run: Path, refused: Refused, t
     mark = run / "round-1" / "done" / "train.json"
     for name in ("../mine.txt", str(mine)):
         noted = read_json(mark)
-        noted.pop("own_sha256", None)
-        write_json(mark, noted | {"sha256": {name: "0" * 64}})
+        write_json(mark, digests.seal(noted | {"sha256": {name: "0" * 64}}))
         assert "is damaged" in refused(made.command("run", f"run={run}"))
     assert mine.read_text() == "mine"
 
