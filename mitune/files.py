@@ -106,17 +106,24 @@ def read_json(path: str | Path) -> Any:
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write named tensors as safetensors, atomically."""
+) -> bytes:
+    """Write named tensors as safetensors, atomically; gives what was written."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(contiguous, dict(metadata) if metadata else None))
+    data = safetensors.torch.save(contiguous, dict(metadata) if metadata else None)
+    write_bytes(path, data)
+    return data
 
 
 def write_table(path: str | Path, table: pa.Table) -> None:
     """Write an Arrow table as parquet, atomically."""
+    write_bytes(path, table_bytes(table))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """An Arrow table as a parquet file holds it."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "reading": 0,
     "files": 0,
+    "digests": 0,
     "noise": 0,
     "scheduler_config": 0,
     "denoiser": 0,

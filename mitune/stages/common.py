@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, load_prompts
 from mitune.denoiser import Denoiser
-from mitune.distributed import seen
+from mitune.distributed import agreed, seen
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.source import find_adapter
@@ -21,6 +21,7 @@ from mitune.reading import home, is_file, read_json
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
 from mitune.scores import COMBINED, scorers_of
+from mitune.stages.artefacts import require
 from mitune.stages.progress import warn
 
 POOL = 20_000  # prompts in which edits are looked for; a larger source adds time, not better edits
@@ -203,11 +204,11 @@ def selecting(config: DictConfig) -> str:
 
 
 def round_adapter(run: RunFolder, number: int) -> Path:
-    """The adapter that round ``number`` made. Raises UserError while it is not done."""
+    """The adapter that round ``number`` made, for all processes. Raises UserError while it is not done, or where it is
+    not as it was."""
+    agreed(lambda: require(run, number, "train"))
     folder = run.round(number) / "adapter"
-    seen(run.mark_path(number, "train"))
-    if run.mark(number, "train") is None or not folder.is_dir():
-        raise UserError(f"{folder} is not there yet; run mitune train run={run.root} round={number} first")
+    seen(folder)
     return folder
 
 

@@ -20,6 +20,7 @@ from mitune.hub.comfy import comfy_tensors
 from mitune.hub.escape import scrub
 from mitune.hub.push import check_repository, push
 from mitune.runs import RunFolder
+from mitune.stages.artefacts import require
 from mitune.stages.progress import say, warn
 
 
@@ -34,6 +35,7 @@ def export(config: DictConfig, run: RunFolder) -> Path:
         if settings.dataset:
             check_repository(_dataset_name(settings.push), "export.push (for the training set)")
     number = _round(config, run)
+    _check(config, run, number)
     round_folder = run.round(number)
     adapter = round_folder / "adapter"
     saved = lora.read_adapter(adapter)
@@ -100,6 +102,17 @@ def _round(config: DictConfig, run: RunFolder) -> int:
             f"export.round={number}: {run.root} has trained {', '.join(map(str, trained))}; give one of these"
         )
     return number
+
+
+def _check(config: DictConfig, run: RunFolder, number: int) -> None:
+    """Whether what is to be exported is as the stages left it. Raises UserError."""
+    folder = run.round(number)
+    require(run, number, "train")
+    if config.export.dataset:
+        require(run, number, "select", lambda path: folder / "dataset" in path.parents)
+    if run.mark(number, "evaluate") is not None:
+        shown = (folder, folder / "pictures")  # the pictures that it was drawn from may be gone
+        require(run, number, "evaluate", lambda path: path.parent in shown)
 
 
 def _optional(path: Path) -> dict[str, Any]:

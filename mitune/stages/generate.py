@@ -73,8 +73,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
             figures["search"] = steering_figures(config, store.table())
-        run.write_mark(number, "generate", figures)
-        return figures
+        return run.write_mark(number, "generate", figures, store.artefacts())
 
     return agreed(finish)
 

@@ -63,7 +63,8 @@ class Job:
         place = Path(self.folder) / folder_name(values)
         words = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
         before = _note(place)
-        if before and before["code"] == 0 and (before["stage"], before["words"]) == (self.stage, words):
+        same = before and before["code"] == 0 and (before["stage"], before["words"]) == (self.stage, words)
+        if before and same and _intact(place):
             print(f"job {place.name}: done before", flush=True)
             note = before | {"command": self.command}
         else:
@@ -105,6 +106,13 @@ def read_note(path: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{path} is damaged; delete it, and the job is looked at anew")
     return note
+
+
+def _intact(place: Path) -> bool:
+    """Whether what a job left is still as it was."""
+    from mitune.runs import RunFolder
+
+    return RunFolder(place).intact()
 
 
 def notes(folder: Path, command: str | None = None) -> dict[str, dict[str, Any]]:
