@@ -132,7 +132,9 @@ def _sweep_table(words: list[str]) -> int:
 def _work(stage: str, config: Any) -> int:
     """Load what computes, and compute. The imports wait until the configuration is known to be good."""
     from mitune.track import check_trackers
+    from mitune.versions import check_versions
 
+    check_versions()
     # Where a connection breaks, torch prints its C++ stack; what it means is said in one line (mitune.distributed).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if stage != "export":

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent / "mitune"
 FLOORS = {
     "errors": 0,
     "reading": 0,
+    "versions": 0,
     "files": 0,
     "digests": 0,
     "noise": 0,
