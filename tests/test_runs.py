@@ -74,12 +74,12 @@ def test_more_rounds_another_device_and_batch_are_taken_over(tmp_path: Path) -> 
 def test_a_key_of_a_later_version_counts_as_its_default(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     old = OmegaConf.create(OmegaConf.to_yaml(compose()))
-    del old.sampler["steps_offset"]
+    del old.sampler["variance"]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(old))
     begin(run, "candidates/plan.json")
     run.remember(compose())
-    with pytest.raises(UserError, match=r"sampler\.steps_offset"):
-        run.remember(compose(["sampler.steps_offset=1"]))
+    with pytest.raises(UserError, match=r"sampler\.variance"):
+        run.remember(compose(["sampler.variance=large"]))
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n"])

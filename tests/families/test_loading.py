@@ -116,9 +116,9 @@ def test_shards_are_checked_as_one(copy: Path) -> None:
     z, sharded = torch.randn(1, 4, 8, 8), load(copy)
     with torch.no_grad():
         text = whole.encode_prompts(["red"])
-        assert torch.equal(
-            sharded.predict(z, 500, sharded.encode_prompts(["red"])), whole.predict(z, 500, text)
-        )
+        found = sharded.predict(z, 500, sharded.encode_prompts(["red"]))
+        # Weights lie elsewhere in the files, and how they are aligned decides how a product is rounded.
+        torch.testing.assert_close(found, whole.predict(z, 500, text), rtol=1e-4, atol=1e-5)
     index = next((copy / "unet").glob("*.index.json"))
     good = json.loads(index.read_text())
     first = sorted(good["weight_map"])[0]
@@ -273,7 +273,7 @@ def test_a_fast_decoder_with_holes_is_refused(tmp_path: Path) -> None:
     AutoencoderTiny(**layers, latent_channels=4).save_pretrained(tmp_path)
     change(tmp_path / "diffusion_pytorch_model.safetensors", lambda all_of: dict(sorted(all_of.items())[2:]))
     with pytest.raises(
-        UserError, match="the AutoencoderTiny does not fit its config.json: 2 weights are missing"
+        UserError, match=r"the AutoencoderTiny does not fit its config\.json: 2 weights are missing"
     ):
         memory.open_fast_decoder(str(tmp_path), 4, 2, torch.float32)
 
