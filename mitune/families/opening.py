@@ -69,7 +69,7 @@ def open_pipeline(
     models = model_classes(index)
     check_variant(folder, models, variant)
     loaded, files = {}, []
-    for name, made_by in models.items():
+    for name, made_by in sorted(models.items(), key=_place):
         quantized = (quantization or {}).get(name)
         loaded[name], own = load_component(folder, name, made_by, variant, dtype, quantized)
         files += own
@@ -92,6 +92,12 @@ def open_pipeline(
             **more,
         )
     return pipeline, [*files, schedule]
+
+
+def _place(part: tuple[str, type]) -> tuple[int, str]:
+    """Where a part's files come in what identifies a model: the network, the text encoders, the rest."""
+    name = part[0]
+    return (0 if name in ("unet", "transformer") else 1 if name.startswith("text_encoder") else 2), name
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from safetensors.torch import load_file, save_file
 
 from mitune.cli import main
 
@@ -120,6 +121,10 @@ def test_another_model_in_the_middle_of_a_unit(
 def test_a_model_without_a_null_prompt(arguments: Arguments, model_copy: Path, refused: Refused) -> None:
     path = model_copy / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"time_cond_proj_dim": 8}))
+    weights = path.with_name("diffusion_pytorch_model.safetensors")
+    tensors = load_file(weights)
+    width = tensors["time_embedding.linear_1.weight"].shape[1]
+    save_file(tensors | {"time_embedding.cond_proj.weight": torch.zeros(width, 8)}, weights)
     line = refused(arguments("generate", f"model.path={model_copy}"))
     assert "guidance-distilled" in line
     assert "null prompt" in line
