@@ -102,16 +102,13 @@ def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) 
 
 
 def _drop_split(config: DictConfig, given: Sequence[str]) -> None:
-    """A file of one's own: the preset's split does not apply to it, a column of its own may give one."""
+    """A list of one's own has no splits: the preset's split does not apply to it; a table may have a column of them."""
     for section in (config.prompts, config.evaluate.prompts):
         prefix = "prompts" if section is config.prompts else "evaluate.prompts"
         named = f"{prefix}.source" in given and f"{prefix}.split" not in given
-        if named and Path(section.source).suffix.lower() in _FILES:
+        if named and Path(section.source).suffix.lower() in (".txt", ".json"):
             section.split = None
 
-
-# Suffixes of a lone file of prompts.
-_FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
 # Short names of keys: ``mitune sample sampler=das reward=clip alpha=0.1``.
 SHORT = {"reward": "search.reward", "alpha": "search.alpha"}

@@ -14,13 +14,14 @@ from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,
     TRAIN,
+    before_split,
     canonical,
     canonical_names,
     choose,
     labelled,
     split_of,
 )
-from mitune.data.tables import SUFFIXES, TEXT_COLUMNS, Table, open_table, read_rows
+from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
 from mitune.errors import UserError, first_line, nearest, short
 from mitune.reading import check_regular, home, is_file, is_folder, reading
 
@@ -34,9 +35,13 @@ _T2I_COMPBENCH = {"color", "shape", "texture", "spatial", "non_spatial", "3d_spa
 _NOUNS = "new_objects"  # another file of its folder: a list of nouns
 # Those of HPSv2's benchmark: category by category, held out as a whole.
 _HPSV2 = {"anime", "concept-art", "paintings", "photo"}
+# The columns of PartiPrompts, DrawBench and GenEval.
+_BENCHMARKS = ({"prompt", "category", "challenge"}, {"prompts", "category"}, {"tag", "include", "prompt"})
 _FILE_NAME = re.compile(
     r"(?P<category>.+?)(?:[_-](?P<split>train|val|validation|valid|dev|test)(?:[_-].*)?)?"
 )
+_SHARD = re.compile(r"-?\d{5}-of-\d{5}.*", re.DOTALL)
+_PART = re.compile(r"(shard|part|chunk|batch|file|data|metadata)?[-_. ]?\d*", re.IGNORECASE)  # no category
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -101,8 +106,8 @@ def load_prompts(
     Args:
         source: a ``.txt`` file (a prompt a line), a ``.csv``, ``.tsv``, ``.json``, ``.jsonl``, ``.ndjson`` or
             ``.parquet`` table, a folder of such files (T2I-CompBench's as they are: ``color_train.txt`` is category
-            ``color``, split ``train``), a folder made by ``datasets.save_to_disk``, a Hub dataset id
-            ``owner/name``, or ``shapes``, the embedded world.
+            ``color``, split ``train``; a ``README.md`` with ``configs`` is obeyed), a folder made by
+            ``datasets.save_to_disk``, a Hub dataset id ``owner/name``, or ``shapes``, the embedded world.
         split: of a folder, the world or a Hub dataset; ``test`` and ``val`` stand in for each other where
             only one is there. In a folder the names say it as for ``datasets``; files that carry none count only
             where no file carries one. A lone file counts as ``train``: asked for a held-out split, it must have one
@@ -112,7 +117,7 @@ def load_prompts(
         per_category: at most so many prompts of each category.
         column: the text column; without it ``prompt``, ``text`` or ``caption``, or the only column there is.
         category_column: default ``category`` or ``tag``, where there is one.
-        subset: the configuration of a Hub dataset that has several.
+        subset: the configuration of a Hub dataset (or a folder with such a README.md) that has several.
         held_out: where no split is asked for, take a held-out one instead of ``train``.
 
     Raises:
@@ -161,7 +166,7 @@ def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[tuple[str,
     if is_folder(path):
         if is_file(path / "dataset_info.json") or is_file(path / "dataset_dict.json"):
             return _read_saved(path, asked)
-        return _read_folder(path, asked)
+        return _read_folder(path, asked, subset)
     if is_file(path):
         return _read_file(path, asked)
     if _there(path):
@@ -222,13 +227,31 @@ def _category(path: Path) -> str:
     return named["category"] if named is not None and known else UNCATEGORISED
 
 
+def _category_in_folder(path: Path, folder: Path) -> str:
+    """The category of a folder's file: what its name says beside a split and the number of a shard."""
+    named = _FILE_NAME.fullmatch(path.stem)
+    if named is not None and named["split"]:
+        return named["category"]
+    before = before_split(path.stem)
+    if before is not None:
+        return before or UNCATEGORISED
+    stem = _SHARD.sub("", path.stem)
+    return UNCATEGORISED if not stem or (path.parent != folder and _PART.fullmatch(stem)) else stem
+
+
+def _is_benchmark(path: Path, table: Table) -> bool:
+    """Whether a file is a public benchmark's, which is there to be evaluated on."""
+    there = {name.lower() for name in table.columns}
+    return _is_hpsv2(path) or any(columns <= there for columns in _BENCHMARKS)
+
+
 def _is_hpsv2(path: Path) -> bool:
     return path.suffix.lower() == ".json" and path.stem in _HPSV2
 
 
-def _read_folder(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
+def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
     files: dict[tuple[Path, str], list[tuple[Path, str | None]]] = {}
-    for path, split in labelled(folder, SUFFIXES):
+    for path, split in labelled(folder, SUFFIXES, subset):
         if split is not None or path.stem != _NOUNS:
             files.setdefault((path.parent, _named(path)), []).append((path, split))
     found = [entry for entries in files.values() for entry in entries]  # category by category
@@ -237,7 +260,7 @@ def _read_folder(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
     there = {split for _, split in found if split is not None}
     if not there:
         for path, _ in found:
-            yield from _read_file(path, asked)
+            yield from _read_file(path, asked, _category_in_folder(path, folder))
         return
     name = choose(asked.split, sorted(there, key=[*KEYWORDS, *sorted(there)].index), asked.held_out)
     chosen = [path for path, split in found if split == name]
@@ -249,27 +272,28 @@ def _read_folder(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
         )
     for path in chosen:
         table = open_table(path, _asked_columns(asked))
-        yield from _pairs(table, str(path), asked, _category(path))
+        yield from _pairs(table, str(path), asked, _category_in_folder(path, folder))
 
 
 def _asked_columns(asked: _Asked) -> list[str]:
     return [name for name in (asked.column, asked.category_column) if name is not None]
 
 
-def _read_file(path: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
+def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[tuple[str, str]]:
+    category = _category(path) if category is None else category
     table = open_table(path, _asked_columns(asked))
     split, own = asked.split, split_of(path.name)
     column = _split_column(table)
     if column is not None:
-        return _pairs(table, str(path), asked, _category(path), column)
+        return _pairs(table, str(path), asked, category, column)
     held_out = split is not None and split.lower() in HELD_OUT
-    own_held_out = own not in (None, TRAIN) or _is_hpsv2(path)
+    own_held_out = own not in (None, TRAIN) or _is_benchmark(path, table)
     if split is not None and canonical(split) != TRAIN and not (held_out and own_held_out):
         raise UserError(
             f"prompts: {path} has no split '{split}'; give a held-out file, add a column 'split', or say"
             " prompts.split=null (evaluate.prompts.split=null) to take all of it"
         )
-    return _pairs(table, str(path), asked, _category(path))
+    return _pairs(table, str(path), asked, category)
 
 
 def _split_column(table: Table) -> str | None:
@@ -342,10 +366,9 @@ def _column(table: Table, column: str | None, where: str) -> str:
             raise UserError(f"{where} has no column '{column}' (prompts.column){nearest(column, columns)};"
                             f" it has {short(', '.join(columns))}")  # fmt: skip
         return column
-    lower = {name.lower(): name for name in reversed(columns)}
-    for name in TEXT_COLUMNS:
-        if name in lower:
-            return lower[name]
+    usual = text_columns(columns)
+    if usual:
+        return usual[0]
     if len(columns) == 1 and table.named:
         return columns[0]
     if len(columns) == 1:
@@ -381,9 +404,10 @@ def open_saved(folder: Path) -> Any:
     """What ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read, or without a row."""
     import datasets
 
-    for path in folder.rglob("*"):
-        if not path.is_dir():
-            check_regular(path)  # of a pipe the library would wait for an end
+    with reading(folder):
+        for path in folder.rglob("*"):
+            if not path.is_dir():
+                check_regular(path)  # of a pipe the library would wait for an end
     try:
         return datasets.load_from_disk(str(folder))
     except IndexError as error:  # the library finds no table in it

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from mitune.data.card import files_of_card
 from mitune.errors import UserError
 from mitune.reading import is_file, is_folder, reading
 
@@ -21,7 +22,9 @@ KEYWORDS = {
 HELD_OUT = ("val", "validation", "valid", "dev", "test", "testing", "eval", "evaluation")
 _BESIDE = "[-._ 0-9]"
 _WORDS = "|".join(word for words in KEYWORDS.values() for word in words)
-_NAMED = re.compile(rf"(?:.*?{_BESIDE})??(?P<split>{_WORDS})(?:{_BESIDE}.*)?", re.IGNORECASE | re.DOTALL)
+_NAMED = re.compile(
+    rf"(?:(?P<before>.*?){_BESIDE})??(?P<split>{_WORDS})(?:{_BESIDE}.*)?", re.IGNORECASE | re.DOTALL
+)
 _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\..+", re.DOTALL)
 # Files of a dataset's folder that hold no rows.
 _NO_ROWS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -36,6 +39,7 @@ _ABOUT = {
     "changelog",
     "requirements",
 }
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _MOST = 100_000  # names looked at before a folder is taken for something else than a dataset
 
 
@@ -52,6 +56,12 @@ def split_of(path: str | Path) -> str | None:
     """
     named = _NAMED.fullmatch(Path(path).name)
     return canonical(named["split"]) if named else None
+
+
+def before_split(stem: str) -> str | None:
+    """What stands before the split in a file's name without its suffix; None where it names none."""
+    named = _NAMED.fullmatch(stem)
+    return (named["before"] or "") if named else None
 
 
 def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> str | None:
@@ -79,13 +89,20 @@ def canonical_names(names: Collection[str]) -> bool:
     return all(canonical(name) in KEYWORDS for name in names)
 
 
-def labelled(folder: Path, suffixes: Collection[str]) -> list[tuple[Path, str | None]]:
+def labelled(
+    folder: Path, suffixes: Collection[str], subset: str | None = None
+) -> list[tuple[Path, str | None]]:
     """The files of a folder that end in one of ``suffixes`` (lower case), in order, each with its split or None.
 
-    Looked into: the folder, ``data``, and the folders in either that are named after a split, with all below; where
-    nothing is found there, everything below. Shards in ``data`` (``data/NAME-00000-of-00002.parquet``) decide alone.
-    Else the split is that of the folder a file lies in, else that of its name. Raises UserError.
+    The ``configs`` of a README.md decide, where it has any (``subset``: which one). Else looked into: the folder,
+    ``data``, and the folders in either that are named after a split, with all below; where nothing is found there,
+    everything below. Shards in ``data`` (``data/NAME-00000-of-00002.parquet``) decide alone; else the split is that of
+    the folder a file lies in, else that of its name. Raises UserError.
     """
+    card = files_of_card(folder, subset)
+    if card is not None:
+        wanted = [(path, canonical(split)) for split, paths in card for path in paths]
+        return [(path, split) for path, split in wanted if path.suffix.lower() in suffixes]
     paths = [path for path in _near(folder) if _holds_rows(path, suffixes)]
     if not paths:
         paths = [path for path in _below(folder) if _holds_rows(path, suffixes)]
@@ -119,6 +136,8 @@ def _shard_split(path: Path) -> str:
 
 
 def _holds_rows(path: Path, suffixes: Collection[str]) -> bool:
+    if path.suffix.lower() in _PACKED and Path(path.stem).suffix.lower() in suffixes:
+        raise UserError(f"{path} is compressed; unpack it, or move it out of the folder")
     about = path.name in _NO_ROWS or path.stem.lower() in _ABOUT
     return path.suffix.lower() in suffixes and not about and is_file(path)
 

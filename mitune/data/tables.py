@@ -87,12 +87,20 @@ def open_table(path: Path, asked: Collection[str] = ()) -> Table:
         return _of_rows([{"prompt": line} for line in _text_lines(text, path, usual)], ["prompt"])
     if form in (".csv", ".tsv"):
         return _open_separated(text, path, "\t" if form == ".tsv" else ",", usual)
-    return _of_rows(_json_rows(text, path, form, usual))
+    table = _of_rows(rows := _json_rows(text, path, form, usual))
+    if not asked:
+        _check_alike(rows, table.columns, path)
+    return table
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     """The rows of a file as mappings, with ``columns`` only where they are given; see ``open_table``."""
     return list(open_table(path, columns or ()).rows(columns))
+
+
+def text_columns(columns: Sequence[str]) -> list[str]:
+    """Those of the columns that have the name of a text column, the likeliest first."""
+    return [column for name in TEXT_COLUMNS for column in columns if column.lower() == name]
 
 
 def _of_rows(rows: list[Row], columns: list[str] | None = None) -> Table:
@@ -273,6 +281,19 @@ def _is_lines(text: str, path: Path) -> bool:
         return isinstance(parse_json(first, path), dict)
     except UserError:
         return False
+
+
+def _check_alike(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
+    """Raise UserError for a row whose text is in another column than that of the rest: it would be passed over."""
+    texts = text_columns(columns)
+    other = set(texts[1:])
+    for number, row in enumerate(rows, 1) if other else ():
+        if texts[0] not in row and not other.isdisjoint(row):
+            here = ", ".join(name for name in row if name in other)
+            raise UserError(
+                f"{path}, row {number} has its text in {here}, others in {texts[0]}; give all the same column, or say"
+                " which with prompts.column"
+            )
 
 
 # -- parquet -----------------------------------------------------------------------------------------------------------

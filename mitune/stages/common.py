@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from mitune.families import load_denoiser
 from mitune.families.source import find_adapter
 from mitune.information.registry import Scoring, check_judges
 from mitune.information.times import Profile
+from mitune.reading import home, is_file, read_json
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
 from mitune.scores import COMBINED, scorers_of
@@ -159,15 +159,15 @@ def scoring_of(
 
 def read_profile(path: str | Path, key: str) -> Profile:
     """A profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = home(path)
+    if not is_file(path):
         raise UserError(
             f"{key}={path}: there is no such file; mitune score score.profile={path} measures one"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         return Profile(tuple(map(float, found["t"])), tuple(map(float, found["value"])))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{key}={path} is no profile of mitune score ({first_line(error)}); measure one with score.profile="
         ) from error

@@ -109,6 +109,14 @@ def test_files_without_a_split_count_only_where_no_file_has_one(tmp_path: Path) 
     assert names(put(tmp_path / "named", "x.TXT", "dir_train.txt/y.csv")) == {TRAIN: ["dir_train.txt/y.csv"]}
 
 
+def test_a_packed_table_is_not_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "notes.txt", "train.csv.gz", "pictures.tar.gz")
+    with pytest.raises(UserError, match=r"train.csv.gz is compressed; unpack it"):
+        by_split(tmp_path, SUFFIXES)
+    (tmp_path / "train.csv.gz").unlink()
+    assert names(tmp_path) == {None: ["notes.txt"]}
+
+
 def test_special_files_are_no_files_of_a_folder(tmp_path: Path) -> None:
     put(tmp_path, "train.txt")
     os.mkfifo(tmp_path / "test.txt")
