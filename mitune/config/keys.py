@@ -153,7 +153,7 @@ class RacingConfig:
         " llr_image, contrast of the predicted picture (null: off)",
     )
     at: list[float] = key(
-        [0.4], "when: shares of the steps below 1, or numbers of steps from 1 on", above=0, high=STEPS
+        [0.4], "when: shares of the steps below 1, or numbers of steps from 1 on", low=-STEPS, high=STEPS
     )
     survivors: list[int] = key([], "candidates a prompt that go on, for each of at", low=1, high=CANDIDATES)
     speedup: float | None = key(

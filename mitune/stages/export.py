@@ -47,7 +47,7 @@ def export(config: DictConfig, run: RunFolder) -> Path:
     if folders.is_there(out, origin):
         say(f"the export is there already: {out.resolve()}")
     else:
-        text = OmegaConf.to_yaml(OmegaConf.create(scrub(OmegaConf.to_container(config, resolve=True))))
+        text = OmegaConf.to_yaml(OmegaConf.create(scrub(OmegaConf.to_container(config, resolve=False))))
         folders.write_folder(out, adapter, facts, text, origin, shown, _extras(config, adapter, facts))
         say(f"exported round {number} of {run.root}: {out.resolve()}")
     parts = [(out, settings.push, "model")]
@@ -162,7 +162,7 @@ def _facts(
 def _origin(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """``provenance.json``. What the folder depends on is in it, so that it tells whether the folder is up to date."""
     folder = run.round(number)
-    container = OmegaConf.to_container(config.export, resolve=True)
+    container = OmegaConf.to_container(config.export, resolve=False)
     assert isinstance(container, dict)
     sent = ("out", "private", "revision", "dry_run")  # where it goes, not what it is
     generated = run.mark(number, "generate") or {}
