@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -254,3 +255,18 @@ def test_settings_that_cannot_work(run_copy: Path, tmp_path: Path, refused: Refu
     assert not (run_copy / "export").exists()
     (run_copy / "config.yaml").write_text("train: [")
     assert "config.yaml" in refused(["export", run])
+
+
+@pytest.mark.parametrize("key", ["name", "run", "export.name", "prompts.source", "export.license"])
+def test_nothing_of_the_environment_is_written_into_what_is_published(
+    run_copy: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("SECRET_OF_MINE", "s3cret-v4lue")
+    settings = OmegaConf.load(run_copy / "config.yaml")
+    OmegaConf.update(settings, key, "${oc.env:SECRET_OF_MINE}")
+    (run_copy / "config.yaml").write_text(OmegaConf.to_yaml(settings, resolve=False))
+    out = tmp_path / "out"
+    line = refused(["export", f"run={run_copy}", f"export.out={out}"])
+    assert "s3cret-v4lue" not in line
+    assert f"{key}=" in line or "config.yaml" in line
+    assert not out.exists()
