@@ -79,6 +79,14 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether anything is there; False too for a path that nothing can have."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def home(path: str | Path) -> Path:
     """The path with ``~`` replaced. Raises UserError for the home of a user that there is not, and for a NUL."""
     if "\0" in str(path):

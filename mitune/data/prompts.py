@@ -23,7 +23,8 @@ from mitune.data.splits import (
 )
 from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
 from mitune.errors import UserError, first_line, nearest, short
-from mitune.reading import check_regular, home, is_file, is_folder, reading
+from mitune.families.source import is_hub_id
+from mitune.reading import check_regular, home, is_file, is_folder, is_there, reading
 
 __all__ = ["UNCATEGORISED", "Prompt", "load_prompts", "make_prompt", "open_saved", "read_rows"]
 
@@ -42,7 +43,6 @@ _FILE_NAME = re.compile(
 )
 _SHARD = re.compile(r"-?\d{5}-of-\d{5}.*", re.DOTALL)
 _PART = re.compile(r"(shard|part|chunk|batch|file|data|metadata)?[-_. ]?\d*", re.IGNORECASE)  # no category
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -169,20 +169,13 @@ def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[tuple[str,
         return _read_folder(path, asked, subset)
     if is_file(path):
         return _read_file(path, asked)
-    if _there(path):
+    if is_there(path):
         check_regular(path, f"prompts: {short(str(path))}")
-    if path.suffix.lower() in SUFFIXES or not _HUB_ID.fullmatch(source):
+    if path.suffix.lower() in SUFFIXES or not is_hub_id(source):
         raise UserError(
             f"prompts: there is no file or folder {short(source)}{nearest(path.name[:255], _beside(path))}"
         )
     return _read_hub(source, asked, subset)
-
-
-def _there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _beside(path: Path) -> list[str]:
@@ -194,7 +187,7 @@ def _beside(path: Path) -> list[str]:
 
 
 def _read_world(asked: _Asked) -> Iterator[tuple[str, str]]:
-    from mitune.worlds import shapes  # the world is a floor-1 neighbour: imported only when asked for
+    from mitune.worlds import shapes  # which takes numpy and more: only where it is asked for
 
     splits = ("train", "test")
     split = asked.split or ("test" if asked.held_out else "train")

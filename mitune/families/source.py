@@ -16,7 +16,7 @@ from typing import Any
 
 from mitune.errors import UserError, first_line, short
 from mitune.families.marks import header, read_marks
-from mitune.reading import check_regular, home, is_file, is_folder, read_json
+from mitune.reading import check_regular, home, is_file, is_folder, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
 """The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
@@ -70,19 +70,11 @@ def find_model(
         return _from_file(local, configuration)
     if is_folder(local):
         return _from_folder(local, local.resolve().name)
-    if not _HUB_ID.fullmatch(text):
-        if _is_special(local):
+    if not is_hub_id(text):
+        if is_there(local):  # a device, a pipe or a socket
             check_regular(local)
         raise UserError(f"{short(text)} is neither a folder nor a Hub id (owner/name)")
     return _from_hub(text, revision)
-
-
-def _is_special(path: Path) -> bool:
-    """Whether a device, a pipe or a socket is there."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _from_file(file: Path, configuration: str | None) -> ModelSource:

@@ -11,7 +11,6 @@ The same round gives the same bytes, so that what was uploaded once is not uploa
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 import subprocess
@@ -70,11 +69,6 @@ def provenance(**facts: Any) -> dict[str, Any]:
     }
 
 
-def digest(path: Path) -> str | None:
-    """SHA-256 of a file, if it is there."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -126,7 +120,7 @@ def write_folder(
     """
     check_place(folder)
     with atomic_folder(folder) as partial:
-        write_bytes(partial / ADAPTER_FILE, (adapter / ADAPTER_FILE).read_bytes())
+        write_bytes(partial / ADAPTER_FILE, read_bytes(adapter / ADAPTER_FILE))
         for example, (_, before, after) in zip(facts.examples, shown, strict=True):
             write_bytes(partial / example.before, _picture(before))
             write_bytes(partial / example.after, _picture(after))

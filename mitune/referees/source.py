@@ -8,7 +8,7 @@ from pathlib import Path
 from mitune.errors import UserError
 from mitune.families.source import PICKLED, asking_hub, fingerprint, is_hub_id
 from mitune.families.weights import check_settings, check_stored
-from mitune.reading import home, is_folder, read_json
+from mitune.reading import home, is_folder, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/clip"}
 """The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""
@@ -82,7 +82,7 @@ def find_judge(path: str, key: str, revision: str | None = None) -> JudgeSource:
     local = home(path)
     if is_folder(local):
         return JudgeSource(local.resolve().name, key, local)
-    if not is_hub_id(path) or local.exists():
+    if not is_hub_id(path) or is_there(local):
         raise UserError(
             f"{key}={path} is neither a folder nor a Hub id (owner/name), nor one of {', '.join(EMBEDDED)}"
         )

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data import dataset as datasets
+from mitune.digests import sha256
 from mitune.errors import UserError, first_line
 from mitune.families import load_denoiser, lora
 from mitune.families.options import DTYPES
@@ -19,6 +20,7 @@ from mitune.hub.card import Facts
 from mitune.hub.comfy import comfy_tensors
 from mitune.hub.escape import scrub
 from mitune.hub.push import check_repository, push
+from mitune.reading import home
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import require
 from mitune.stages.progress import say, warn
@@ -40,7 +42,7 @@ def export(config: DictConfig, run: RunFolder) -> Path:
     adapter = round_folder / "adapter"
     saved = lora.read_adapter(adapter)
     evaluation = _optional(round_folder / "evaluation.json")
-    out = Path(settings.out).expanduser() if settings.out else run.root / "export"
+    out = home(settings.out) if settings.out else run.root / "export"
     shown = folders.pairs(round_folder, evaluation, settings.pictures)
     facts = _facts(config, run, number, saved, evaluation, shown)
     origin = _origin(config, run, number)
@@ -171,8 +173,8 @@ def _origin(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         round=number,
         seed=config.seed,
         model=scrub(generated.get("model")),
-        adapter_sha256=folders.digest(folder / "adapter" / lora.FILE),
-        evaluation_sha256=folders.digest(folder / "evaluation.json"),
+        adapter_sha256=sha256(folder / "adapter" / lora.FILE),
+        evaluation_sha256=sha256(folder / "evaluation.json"),
         training_set=(run.mark(number, "select") or {}).get("kept"),
         export=scrub({key: value for key, value in container.items() if key not in sent}),
         model_dtype=config.model.dtype,

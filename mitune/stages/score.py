@@ -23,7 +23,7 @@ from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
 from mitune.information.registry import Scoring, check_judges, check_no_path
-from mitune.reading import home, is_file, is_folder
+from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
 from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
@@ -105,7 +105,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
     work = ScoredPictures(run.root, pictures, settings.rows_per_unit)
-    if settings.profile is not None and Path(settings.profile).expanduser().exists():
+    if settings.profile is not None and is_there(home(settings.profile)):
         read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
     judge = functools.cache(lambda: _judge(config, pictures))
     work.score(judge, config.seed, settings.batch_size, settings.skip)
@@ -166,7 +166,7 @@ def check(config: DictConfig, pictures: Pictures) -> str:
 def _judge(config: DictConfig, pictures: Pictures) -> tuple[Any, Scoring]:
     """The model and the scores that it gives; those of the sampler's path are known already."""
     settings = config.score
-    denoiser = load_model(config, Path(settings.adapter).expanduser() if settings.adapter else None)
+    denoiser = load_model(config, home(settings.adapter) if settings.adapter else None)
     check_lengths(denoiser, prompts_of(pictures), config.prompts, "prompts")
 
     def pool() -> list[str]:
@@ -237,7 +237,7 @@ def _write_top(
 
 def _write_profile(config: DictConfig, work: ScoredPictures, denoiser: Any) -> str:
     """Where over time the information of the first pictures is, as ``scorer.profile`` takes it; gives the file."""
-    path = Path(config.score.profile).expanduser()
+    path = home(config.score.profile)
     pictures = work.pictures
     with denoiser.fused():
         rows, latents, _, _ = work.open(list(range(len(pictures)))[:PROFILED], denoiser, config.score.skip)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mitune.config import Config, compose, conf_folder
 from mitune.errors import UserError, complain, first_line
 from mitune.launcher import is_launched, launch_file
+from mitune.reading import home
 from mitune.report.sweeps import write_sweep
 from mitune.stages.common import selecting
 from mitune.sweep.arguments import Words, example, folder_name, grid, read
@@ -146,7 +147,7 @@ def _config(words: Words, values: dict[str, str]) -> DictConfig:
 def _folder(words: Words, config: DictConfig) -> Path:
     """The sweep's folder: ``run=``, or by the preset's name."""
     given = [word for word in words.fixed if word.startswith("run=")]
-    return Path(config.run).expanduser().resolve() if given else Path("sweeps").resolve() / config.name
+    return home(config.run).resolve() if given else Path("sweeps").resolve() / config.name
 
 
 def kept_by_all(configs: Sequence[DictConfig]) -> list[str]:

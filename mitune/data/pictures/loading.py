@@ -13,7 +13,7 @@ from mitune.data.pictures.shards import expand, read_shards
 from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.store import find_store
 from mitune.errors import UserError, nearest, short
-from mitune.reading import check_regular, home, is_file, is_folder
+from mitune.reading import check_regular, home, is_file, is_folder, is_there
 
 
 def load_pictures(
@@ -124,11 +124,10 @@ def _is_packed(path: Path) -> bool:
 
 def _missing(path: Path, source: str) -> None:
     """Raise UserError for a source that is not there, or is a device or a pipe."""
+    if is_there(path):
+        check_regular(path)
     try:
-        there = path.exists()
         others = [other.name for other in path.parent.iterdir()] if is_folder(path.parent) else []
     except OSError:
-        there, others = False, []
-    if there:
-        check_regular(path)
+        others = []
     raise UserError(f"there is no picture source {short(source)}{nearest(path.name, others)}")
