@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 _NAME = 200  # letters of a name that a slip is looked for in
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -50,9 +50,15 @@ def check_known(what: str, value: str, known: Collection[str]) -> None:
         )
 
 
-def first_line(error: BaseException) -> str:
-    """What another library's error says, on one line."""
+def first_line(error: object) -> str:
+    """What another library's error (or the text of one) says, on one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def listed(names: Sequence[str], most: int = 3, length: int = 100, quote: str = "'") -> str:
+    """The first ``most`` of the names, each of ``length`` characters at most, and how many more there are."""
+    shown = ", ".join(f"{quote}{short(name, length)}{quote}" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def short(text: str, length: int = 160) -> str:

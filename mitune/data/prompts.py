@@ -18,6 +18,7 @@ from mitune.data.splits import (
     canonical,
     canonical_names,
     choose,
+    is_held_out,
     labelled,
     split_of,
 )
@@ -279,9 +280,8 @@ def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterat
     column = _split_column(table)
     if column is not None:
         return _pairs(table, str(path), asked, category, column)
-    held_out = split is not None and split.lower() in HELD_OUT
     own_held_out = own not in (None, TRAIN) or _is_benchmark(path, table)
-    if split is not None and canonical(split) != TRAIN and not (held_out and own_held_out):
+    if split is not None and canonical(split) != TRAIN and not (is_held_out(split) and own_held_out):
         raise UserError(
             f"prompts: {path} has no split '{split}'; give a held-out file, add a column 'split', or say"
             " prompts.split=null (evaluate.prompts.split=null) to take all of it"

@@ -48,6 +48,11 @@ def canonical(name: str) -> str:
     return next((split for split, words in KEYWORDS.items() if name.lower() in words), name)
 
 
+def is_held_out(name: str | None) -> bool:
+    """Whether a split of this name (None: of none) is held out."""
+    return name is not None and name.lower() in HELD_OUT
+
+
 def split_of(path: str | Path) -> str | None:
     """The split that a file's (or folder's) own name gives: ``train``, ``validation``, ``test``, or None.
 
@@ -76,7 +81,7 @@ def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> s
     same = next((name for name in there if canonical(name) == canonical(asked)), None)
     if same is not None:
         return same
-    if asked.lower() in HELD_OUT:
+    if is_held_out(asked):
         lower = {name.lower(): name for name in reversed(there)}
         found = next((lower[name] for name in HELD_OUT if name in lower), None)
         if found is not None or split or canonical_names(there):

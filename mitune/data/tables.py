@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mitune.data.json_rows import Row, rows_of_lines, rows_of_value
+from mitune.data.parquet import column_names, open_parquet, reading_parquet
 from mitune.errors import UserError, short
 from mitune.reading import check_regular, lines, parse_json, read_text, reading
 
@@ -300,24 +301,16 @@ def _check_alike(rows: Sequence[Row], columns: Sequence[str], path: Path) -> Non
 
 
 def _open_parquet(path: Path) -> Table:
-    import pyarrow.parquet as pq
-
-    what = f"{path} is not a readable parquet file: it"
-
-    def opened() -> Any:
-        # Pages are checked where they have a sum; a column chunk is read in parts, not as a whole.
-        return pq.ParquetFile(path, page_checksum_verification=True, buffer_size=_BUFFER, pre_buffer=False)
-
-    with reading(what):
-        columns = list(opened().schema_arrow.names)
+    columns = column_names(path, open_parquet(path, _BUFFER))
 
     def give(wanted: Sequence[str] | None) -> Iterator[Row]:
         names = columns if wanted is None else [name for name in wanted if name in columns]
         _check_once(names, columns, path)
-        with reading(what):
-            batches = opened().iter_batches(batch_size=_BATCH, columns=names, use_threads=False)
+        file = open_parquet(path, _BUFFER)
+        with reading_parquet(path):
+            batches = file.iter_batches(batch_size=_BATCH, columns=names, use_threads=False)
         while True:
-            with reading(what):
+            with reading_parquet(path):
                 batch = next(batches, None)
                 cells = {} if batch is None else {name: batch.column(name).to_pylist() for name in names}
             if batch is None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, short
+from mitune.errors import UserError, listed
 from mitune.families import adapter_settings
 from mitune.families.adapter_place import FORMS, PEFT_FILE, PEFT_SETTINGS
+from mitune.families.headers import header_of
 from mitune.reading import is_file, parse_json, read_bytes, reading
 
 A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
@@ -105,7 +105,7 @@ def open_file(file: Path) -> Contents:
     with reading(file, "it is damaged or no safetensors file, train or fetch it again"):
         flat = dict(sorted(load(data).items()))  # the library's order differs from call to call
         # Of the bytes at hand: by the next look, the file may be another one.
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        metadata = header_of(data)[0].get("__metadata__") or {}
     settings = _header(metadata, file)
     adapter_settings.check_kohya(metadata, file)
     beside = file.parent / PEFT_SETTINGS
@@ -182,7 +182,7 @@ def _split(name: str) -> tuple[Key, str] | None:
 
 
 def _no_lora(file: Path, foreign: Sequence[str], any_layers: bool) -> str:
-    shown = few(foreign)
+    shown = listed(foreign)
     if not any_layers and not foreign:
         return f"{file} holds no adapter: it is empty; {FORMS}"
     what = next((text for part, text in _OTHER_FORMS for name in foreign if part in name), None)
@@ -191,9 +191,3 @@ def _no_lora(file: Path, foreign: Sequence[str], any_layers: bool) -> str:
     if any_layers:
         return f"{file} holds {len(foreign)} tensors that are no part of a LoRA or DoRA ({shown}); they are not read"
     return f"{file} holds no adapter: its tensors are {shown}; a whole checkpoint is given as model.path"
-
-
-def few(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    shown = ", ".join(f"'{short(name, 100)}'" for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mitune.errors import UserError
+from mitune.errors import UserError, listed
 from mitune.families import adapter_settings
-from mitune.families.adapter_contents import ANY, MAGNITUDE, NETWORK, A, B, Contents, Key, few, open_file
+from mitune.families.adapter_contents import ANY, MAGNITUDE, NETWORK, A, B, Contents, Key, open_file
 from mitune.families.adapter_names import Table, table
 from mitune.families.adapter_place import find_file
 from mitune.families.layers import check_size, matrix, plain, sizes
@@ -144,7 +144,7 @@ def _target(contents: Contents, claimed: str, keys: Sequence[Key], targets: Mapp
     if claimed != ANY:
         raise UserError(
             f"the adapter {contents.path} is for another kind of model: it has a '{claimed}' ({len(keys)} layers, such"
-            f" as {few([name for _, name, _ in keys])}), here are {', '.join(targets)}"
+            f" as {listed([name for _, name, _ in keys])}), here are {', '.join(targets)}"
         )
     fitting = [
         component
@@ -173,7 +173,7 @@ def _check_layers(contents: Contents, keys: Sequence[Key], target: _Target) -> N
     if missing:
         many = f" ({len(missing)} of the adapter's {len(keys)} layers are not here)"
         raise UserError(
-            f"the adapter {contents.path} is for another model: this {component} has no layer {few(missing)}{many}"
+            f"the adapter {contents.path} is for another model: this {component} has no layer {listed(missing)}{many}"
         )
     told = contents.settings[component]
     if told:
@@ -182,7 +182,7 @@ def _check_layers(contents: Contents, keys: Sequence[Key], target: _Target) -> N
         if out:
             raise UserError(
                 f"{contents.path} contradicts itself: its settings (target_modules, exclude_modules,"
-                f" layers_to_transform) leave out {few(out)} of the {component}, whose tensors it holds"
+                f" layers_to_transform) leave out {listed(out)} of the {component}, whose tensors it holds"
             )
 
 

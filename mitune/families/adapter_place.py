@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from mitune.errors import UserError, short
+from mitune.errors import UserError, listed
 from mitune.families.source import ADAPTER_FILE, PICKLED
 from mitune.reading import check_regular, is_folder, reading
 
@@ -62,15 +62,14 @@ def choose(names: Sequence[str], place: object, how: str = "give one of them its
     raise UserError(f"there is no adapter at {place}: {_content(names)}; {FORMS}")
 
 
-def _content(names: Collection[str]) -> str:
+def _content(names: Sequence[str]) -> str:
     if not names:
         return "the folder is empty"
     rounds = [name for name in names if name.startswith("round-") and name.endswith("/")]
     if rounds and "config.yaml" in names:
         return f"it is a run folder, whose adapters are in {rounds[0]}adapter and so on; give one of these"
-    return f"it holds {_few(list(names))}"
+    return f"it holds {_few(names)}"
 
 
 def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(short(name, 60) for name in names[:4])
-    return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return listed(names, 4, 60, quote="")

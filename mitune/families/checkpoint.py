@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError
+from mitune.errors import UserError, first_line
 from mitune.families.checkpoint_report import compare_clip, diagnose, left_over
 from mitune.families.components import (
     load_component,
@@ -59,9 +59,7 @@ def open_checkpoint(
                 **lent,
             )
         except SingleFileComponentError as error:  # it says in many lines how to call diffusers
-            raise UserError(
-                f"{file} cannot be loaded as a {source.pipeline}: {error.message.strip().splitlines()[0]}"
-            ) from error
+            raise UserError(f"{file} cannot be loaded as a {source.pipeline}: {first_line(error)}") from error
         except Exception:
             diagnose(source, file, layers)
             raise

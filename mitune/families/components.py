@@ -20,14 +20,15 @@ from mitune.families.weights import (
     check_settings,
     check_stored,
     config_is_quantized,
+    read_config,
     variant_of,
     weight_files,
 )
 from mitune.reading import check_regular, read_json
 from mitune.scheduler_config import check_scheduler
 
-# Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
 LIBRARIES = ("diffusers", "transformers")
+# Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -68,10 +69,7 @@ def scheduler_file(folder: Path) -> Path:
     """The configuration of a folder's scheduler. Raises UserError: none, one that cannot be followed."""
     file = folder / "scheduler" / "scheduler_config.json"
     check_regular(file)
-    config = read_json(file, "fetch the model again")
-    if not isinstance(config, dict):
-        raise UserError(f"{file} is not a configuration: it is no JSON object; fetch the model again")
-    check_scheduler(config, whole=False)
+    check_scheduler(read_config(file), whole=False)
     return file
 
 

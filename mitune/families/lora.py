@@ -24,6 +24,7 @@ from mitune.errors import UserError
 from mitune.families import adapter_files
 from mitune.families.adapter_files import SavedAdapter
 from mitune.families.adapter_files import read_adapter as read_adapter
+from mitune.families.headers import header_of, header_text
 from mitune.families.layers import check_size, sizes
 from mitune.families.source import ADAPTER_FILE as FILE
 from mitune.files import atomic_folder, write_bytes
@@ -90,12 +91,11 @@ def _settings(config: Any, module: nn.Module, name: str) -> dict[str, Any]:
 
 
 def _canonical(data: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order: the library leaves that to chance, and equal
-    adapters are to be equal files."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    """The same safetensors file with its header's keys in order: equal adapters are to be equal files."""
+    found, tensors = header_of(data)
+    header = header_text(found)
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+    return len(header).to_bytes(8, "little") + header + tensors
 
 
 def make_canonical(folder: Path) -> None:
@@ -103,8 +103,7 @@ def make_canonical(folder: Path) -> None:
     for file in sorted(folder.rglob("*.safetensors")):
         with file.open("r+b") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            before = json.loads(stream.read(size))
-            header = json.dumps(before, sort_keys=True, separators=(",", ":")).encode()
+            header = header_text(json.loads(stream.read(size)))
             if len(header) <= size:  # written in place: the rest of the file may be many gigabytes
                 stream.seek(8)
                 stream.write(header.ljust(size))

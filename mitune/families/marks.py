@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError, short
-from mitune.reading import check_regular, reading
+from mitune.families.headers import read_header
 
 _EDM = ("edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
 _SPEC = {
@@ -88,13 +88,9 @@ def _flag(file: Path, texts: Mapping[str, str], name: str) -> bool:
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """(tensors on the meta device, text fields) of a safetensors file."""
     import torch
-    from safetensors import safe_open
 
-    check_regular(file)
-    with reading(file, "it is damaged, fetch it again"), safe_open(str(file), framework="pt") as opened:
-        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
-        texts = dict(opened.metadata() or {})
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, texts
+    found = read_header(file, "it is damaged, fetch it again")
+    return {name: torch.empty(shape, device="meta") for name, shape in found.shapes.items()}, found.texts
 
 
 def apply_marks(pipeline: Any, marks: Mapping[str, Any], file: Path) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError, short
+from mitune.errors import UserError, first_line, short
+from mitune.families.headers import read_header
 from mitune.reading import check_regular, is_file, is_folder, read_json, reading
 
 STEMS = ("diffusion_pytorch_model", "model")
@@ -145,17 +146,16 @@ def check_settings(part: Path) -> None:
     for file in files:
         if file.suffix == ".json" and not is_folder(file):
             check_regular(file)
-        if file.name.endswith("config.json") and not isinstance(read_json(file, _WAY_OUT), dict):
-            raise UserError(f"{file} is not a configuration: it is no JSON object; {_WAY_OUT}")
+        if file.name.endswith("config.json"):
+            read_config(file)
 
 
-def _types(file: Path) -> dict[str, str]:
-    """Name -> type of the weights in a safetensors file, from its header alone. Raises UserError for a damaged one."""
-    from safetensors import safe_open
-
-    check_regular(file)
-    with reading(file, _WAY_OUT), safe_open(str(file), framework="pt") as opened:
-        return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+def read_config(file: Path) -> dict[str, Any]:
+    """What a component's configuration says. Raises UserError unless it is a JSON object."""
+    found = read_json(file, _WAY_OUT)
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is not a configuration: it is no JSON object; {_WAY_OUT}")
+    return found
 
 
 def check_stored(files: Iterable[Path], component: str, quantized: bool = False) -> None:
@@ -163,7 +163,7 @@ def check_stored(files: Iterable[Path], component: str, quantized: bool = False)
     whole numbers where there should be weights (unless it was ``quantized``).
     """
     for file in files:
-        types = _types(file)
+        types = read_header(file, _WAY_OUT).types
         inside = [key for key in types if _ADAPTER.search(key)]
         if inside:
             raise UserError(
@@ -194,7 +194,7 @@ def check_loaded(
         "are not of this kind of model": unexpected,
     }
     wrong = [f"{len(keys)} weights {what} ({_some(keys)})" for what, keys in kinds.items() if keys]
-    wrong += [short(str(line).strip().splitlines()[0]) for line in (report.get("error_msgs") or ())[:1]]
+    wrong += [short(first_line(line)) for line in (report.get("error_msgs") or ())[:1]]
     if wrong:
         raise UserError(
             f"{place}: the {component} does not fit its config.json: {'; '.join(wrong)}; it would be another model"
@@ -221,8 +221,8 @@ def check_known_fields(module: Any, part: Path) -> None:
     then another model. (Those that are off say nothing.)
     """
     known = set(inspect.signature(type(module).__init__).parameters) | _NO_SETTINGS
-    told = read_json(part / "config.json", _WAY_OUT)
-    strange = [key for key, value in told.items() if key[:1] != "_" and key not in known and value]
+    told = read_config(part / "config.json").items()
+    strange = [key for key, value in told if key[:1] != "_" and key not in known and value]
     if strange:
         raise UserError(
             f"{part / 'config.json'} says {_some(strange)}, which a {type(module).__name__} of the installed diffusers"
@@ -240,4 +240,4 @@ def _some(keys: Iterable[str]) -> str:
 def config_is_quantized(part: Path) -> bool:
     """Whether a component was saved in fewer bits."""
     file = part / "config.json"
-    return is_file(file) and bool(read_json(file, _WAY_OUT).get("quantization_config"))
+    return is_file(file) and bool(read_config(file).get("quantization_config"))

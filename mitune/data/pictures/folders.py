@@ -10,24 +10,23 @@ from typing import Any
 
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import IMAGE_COLUMNS, caption_of, find_columns, has_pictures
-from mitune.data.pictures.parquet import column_names, read_parquet
+from mitune.data.pictures.parquet import columns_of, read_parquet
 from mitune.data.pictures.saved import choose_split
 from mitune.data.pictures.shards import caption_field, read_shards
 from mitune.data.pictures.source import Pictures, Wanted
-from mitune.data.splits import TEST, TRAIN, VALIDATION, by_split, canonical, split_of
-from mitune.data.tables import open_table
+from mitune.data.splits import TRAIN, by_split, is_held_out, split_of
+from mitune.data.tables import SUFFIXES, open_table
 from mitune.errors import UserError, short
 from mitune.reading import is_file, lines, parse_json, read_text
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "metadata.json")
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 # Pictures that people have as files; others are read where a table names them.
-SUFFIXES = (
+PICTURES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".jxl", ".heic", ".ppm",
     ".pgm", ".tga",
 )  # fmt: skip
 SIDECARS = (".txt", ".caption")
-_HELD_OUT = (VALIDATION, TEST)
 _REPEATS = re.compile(r"\d{1,3}_.+")  # kohya's folders: 10_name is seen ten times an epoch
 
 
@@ -44,7 +43,7 @@ def read_folder(folder: Path, wanted: Wanted) -> Pictures:
         if is_file(folder / name):
             return read_listed(folder / name, wanted, folder)
     parquet = _files(folder, ".parquet", wanted)
-    if parquet and has_pictures(column_names(_checked(parquet[0], folder, wanted)), wanted):
+    if parquet and has_pictures(columns_of(_checked(parquet[0], folder, wanted)), wanted):
         return read_parquet(parquet, wanted, folder)
     shards = _files(folder, ".tar", wanted)
     if shards:
@@ -155,9 +154,7 @@ def _of_split(
     splits = [split_in(row) for row in rows]
     there = list(dict.fromkeys(name for name in splits if name))
     if wanted.split is None:
-        return [
-            row for row, name in zip(rows, splits, strict=True) if canonical(name or TRAIN) not in _HELD_OUT
-        ]
+        return [row for row, name in zip(rows, splits, strict=True) if not is_held_out(name)]
     if not there and wanted.split == TRAIN:
         return rows
     name = choose_split(there, str(table), wanted.split)
@@ -179,7 +176,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
     for above, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURES:
                 yield Path(above, name)
 
 
@@ -191,7 +188,7 @@ def _beside(folder: Path, pictures: list[Path], wanted: Wanted) -> Pictures:
         if there:
             name = choose_split(there, str(folder), wanted.split)
             return _beside(folder / name, list(_pictures(folder / name)), wanted.without_split())
-        if wanted.split != "train":
+        if wanted.split != TRAIN:
             raise UserError(
                 f"{folder} has no split '{wanted.split}': no folder of this name has pictures; give it"
             )

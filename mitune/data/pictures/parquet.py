@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mitune.data.parquet import column_names, open_parquet, reading_parquet
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import Columns, caption_of, find_columns
 from mitune.data.pictures.source import Pictures, Wanted
-from mitune.errors import UserError, first_line, short
-from mitune.reading import check_regular
+from mitune.errors import UserError
 
 _HELD = 2**22  # bytes of pictures that are decoded at once
 _BUFFER = 2**16  # bytes read from the file at once
@@ -37,8 +37,8 @@ def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) ->
         left = None if wanted.limit is None else wanted.limit - len(values)
         if left is not None and left <= 0:
             break
-        file = open_parquet(path)
-        columns = find_columns(_names(path, file), wanted, str(path))
+        file = open_parquet(path, _BUFFER)
+        columns = find_columns(column_names(path, file), wanted, str(path))
         found = _cells(path, file, [columns.caption, *columns.labels], left)
         values += [cells[0] for cells in found]
         labels += [cells[1:] for cells in found]
@@ -90,42 +90,19 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """The file, its pages' checksums looked at. Raises UserError for what is no parquet file."""
-    check_regular(path)
-    try:
-        return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
-    except Exception as error:  # of many types, all one to the user
-        raise _unreadable(path, error) from error
-
-
-def column_names(path: Path) -> list[str]:
-    """Of a parquet file. Raises UserError for what is none."""
-    return _names(path, open_parquet(path))
-
-
-def _names(path: Path, file: pq.ParquetFile) -> list[str]:
-    try:
-        return list(file.schema_arrow.names)
-    except Exception as error:  # as above: types of columns that are none
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: BaseException) -> UserError:
-    said = short(first_line(error))
-    return UserError(f"{path} is not a readable parquet file: {said}; fetch or write it again")
+def columns_of(path: Path) -> list[str]:
+    """The names of a parquet file's columns. Raises UserError for what is none."""
+    return column_names(path, open_parquet(path, _BUFFER))
 
 
 def _cells(path: Path, file: pq.ParquetFile, names: list[str], limit: int | None) -> list[tuple[Any, ...]]:
     """The values of some small columns, of the first ``limit`` rows, row by row."""
     found: list[tuple[Any, ...]] = []
-    try:
+    with reading_parquet(path):  # damaged pages, text that is not UTF-8
         for batch in file.iter_batches(_CAPTIONS, columns=list(names), use_threads=False):
             found += zip(*(batch.column(name).to_pylist() for name in names), strict=True)
             if limit is not None and len(found) >= limit:
                 return found[:limit]
-    except Exception as error:  # damaged pages, text that is not UTF-8
-        raise _unreadable(path, error) from error
     if len(found) != file.metadata.num_rows:
         raise UserError(
             f"{path} is not a readable parquet file: it says {file.metadata.num_rows} rows and has {len(found)};"
@@ -149,13 +126,14 @@ class _Rows:
     def read(self, row: int, side: int, what: str) -> bytes:
         """File contents of a picture; ``side``: which of the picture columns."""
         try:
-            if self.batch is None or not self.first <= row < self.after:
-                self._seek(row)
-            assert self.batch is not None
-            cell = self.batch.column(self.columns.pictures[side])[row - self.first].as_py()
-        except Exception as error:  # damaged pages
+            with reading_parquet(self.path):  # damaged pages
+                if self.batch is None or not self.first <= row < self.after:
+                    self._seek(row)
+                assert self.batch is not None
+                cell = self.batch.column(self.columns.pictures[side])[row - self.first].as_py()
+        except UserError:
             self.batch, self.group = None, -1
-            raise _unreadable(self.path, error) from error
+            raise
         return self.place.contents(cell, f"the picture {what}")
 
     def _seek(self, row: int) -> None:
