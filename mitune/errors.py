@@ -22,7 +22,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     known = list(choices)
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     begun = [choice for choice in known if len(name) >= 3 and choice.startswith(name)]
-    like = [choice for choice in close if _slips(name, choice) <= max(1, len(name) // 3)]
+    like = [choice for choice in close if _slips(name, choice) <= max(1, (len(name) + 1) // 3)]
     best = min(like, key=lambda choice: _slips(name, choice)) if like else next(iter(begun), None)
     return f", did you mean '{best}'?" if best is not None else ""
 

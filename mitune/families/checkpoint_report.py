@@ -42,14 +42,16 @@ def _compare(
     from accelerate import init_empty_weights
     from diffusers.loaders import single_file_model as theirs
 
+    # Of a Hub id, what was fetched for the loading lies in the cache.
+    place = str(source.folder or source.built_as)
     if name.startswith("text_encoder"):
         if name != "text_encoder":
             return {}
         with init_empty_weights():
-            part = f"{source.folder or source.built_as}"
-            module = made_by(made_by.config_class.from_pretrained(part, subfolder=name))
+            own = made_by.config_class.from_pretrained(place, subfolder=name, local_files_only=True)
+            module = made_by(own)
         return compare_clip(module, layers)
-    config = made_by.load_config(str(source.folder or source.built_as), subfolder=name)
+    config = made_by.load_config(place, subfolder=name, local_files_only=True)
     with init_empty_weights():
         module = made_by.from_config(config)
     kind = theirs._get_single_file_loadable_mapping_class(made_by)
