@@ -11,11 +11,12 @@ import codecs
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -181,6 +182,16 @@ def read_json(path: str | Path, way_out: str = "mend it, or give another file") 
     except UserError as error:
         raise UserError(f"{path} is not valid JSON (it is not UTF-8 text); {way_out}") from error
     return parse_json(text, path, way_out)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value that was read is a finite number: to Python, true and false are numbers too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value that was read is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_yaml(text: str, what: object, way_out: str = "mend it, or give another file") -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mitune.errors import UserError, short
+from mitune.reading import is_number, is_whole
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a network may predict where there is a beta schedule."""
@@ -49,7 +50,7 @@ def check_scheduler(config: Mapping[str, Any], whole: bool = True) -> None:
             " of this kind are not known here: use one with a beta schedule or a rectified flow"
         )
     steps = config.get("num_train_timesteps", 1000)
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 < steps <= _LONGEST:
+    if not is_whole(steps) or not 1 < steps <= _LONGEST:
         _refuse(config, "num_train_timesteps", f"a whole number up to {_LONGEST}")
     refused = _NOT_IN_FLOW if is_flow(config) else _NOT_IN_VP
     for key, harmless in refused.items():
@@ -64,7 +65,7 @@ def check_scheduler(config: Mapping[str, Any], whole: bool = True) -> None:
             "base_image_seq_len",
             "max_image_seq_len",
         ):
-            if not _is_number(config.get(key, 1.0), 0):
+            if not _is_between(config.get(key, 1.0), 0):
                 _refuse(config, key, "a number above 0")
     else:
         _check_betas(config, whole)
@@ -79,13 +80,13 @@ def _check_betas(config: Mapping[str, Any], whole: bool) -> None:
     trained = config.get("trained_betas")
     if trained is not None:
         try:
-            fine = len(trained) > 1 and all(_is_number(beta, 0, 1 + 1e-9) for beta in trained)
+            fine = len(trained) > 1 and all(_is_between(beta, 0, 1 + 1e-9) for beta in trained)
         except TypeError:
             fine = False
         if not fine:
             _refuse(config, "trained_betas", "a list of numbers between 0 and 1")
     for key in ("beta_start", "beta_end"):
-        if not _is_number(config.get(key, 0.01), 0, 1):
+        if not _is_between(config.get(key, 0.01), 0, 1):
             _refuse(config, key, "a number between 0 and 1")
     if not isinstance(config.get("rescale_betas_zero_snr", False), (bool, type(None))):
         _refuse(config, "rescale_betas_zero_snr", "true or false")
@@ -94,8 +95,8 @@ def _check_betas(config: Mapping[str, Any], whole: bool) -> None:
         _refuse(config, "prediction_type", f"one of {', '.join(PREDICTIONS)}")
 
 
-def _is_number(value: Any, above: float, below: float = math.inf) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value < below
+def _is_between(value: Any, above: float, below: float = math.inf) -> bool:
+    return is_number(value) and above < value < below
 
 
 def _refuse(config: Mapping[str, Any], key: str, wanted: str) -> None:
@@ -112,7 +113,7 @@ def sampler_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     if is_flow(config):
         return {"spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": False}
     offset = config.get("steps_offset", 0)
-    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+    if not is_whole(offset) or offset < 0:
         _refuse(config, "steps_offset", "a whole number from 0 on")
     return {
         "spacing": str(config.get("timestep_spacing", "leading")),

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,10 @@ NASTY = (
     *("-mi", "0*mi", "random", "combined", "das", "reward", "clip", "[mi,llr]", "[mi,mi]", "mi,contrast"),
     *("[oracle]", "[mi,1e400*elbo]"),
 )  # fmt: skip
+# What of a model the checks before it is loaded would ask: the layout of its sampler's steps.
+MODEL: Any = SimpleNamespace(
+    sampler_defaults={"spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
+)
 SIGNS = ("", "", "", "", "", "+", "++", "~", "-", " ", "@", "=", "\udcff")
 
 
@@ -129,8 +134,8 @@ def check_before_anything_is_loaded(words: list[str]) -> bool:
         RunFolder(config.run)
         sample_folder(config)
         selecting(config)
-        sampler_of(config)
-        candidate_sampler(config)
+        sampler_of(config, MODEL)
+        candidate_sampler(config, MODEL)
         cuts_of(config)
     except UserError as error:
         said_in_one_line(error)

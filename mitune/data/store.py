@@ -50,8 +50,6 @@ _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
 # Of candidates that were steered as one population: which of its first particles each descends from.
 ROOT = "root"
 _SIZE = b"mitune.latents_bytes"
-
-
 MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
 
 

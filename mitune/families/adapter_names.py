@@ -113,7 +113,7 @@ def table(module: nn.Module, component: str) -> Table:
     """All names of all layers of ``module``."""
     layers = sizes(module)
     dotted: Names = {name: (name,) for name in layers}
-    for name, other in _others(module, component, set(layers)):
+    for name, other in _others(component, set(layers)):
         dotted.setdefault(name, other)
     flat: Names = {}
     for name, found in dotted.items():
@@ -122,7 +122,7 @@ def table(module: nn.Module, component: str) -> Table:
     return Table(dotted, flat)
 
 
-def _others(module: nn.Module, component: str, layers: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _others(component: str, layers: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     for layer in sorted(layers):
         own = _text(layer) if component.startswith("text_encoder") else _attention(layer)
         yield from ((name, (layer,)) for name in own)

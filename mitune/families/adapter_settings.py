@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mitune.errors import UserError, short
-from mitune.reading import parse_json, reading
+from mitune.reading import is_number, is_whole, parse_json, reading
 
 OBEYED = frozenset(
     [
@@ -85,8 +85,8 @@ def check(settings: Mapping[str, Any], what: object) -> None:
 
 def _check_types(settings: Mapping[str, Any], what: object) -> None:
     wrong = [name for name in ("r",) if name in settings and not _is_rank(settings[name])]
-    wrong += [name for name in ("lora_alpha",) if name in settings and not _is_number(settings[name])]
-    for name, test in (("rank_pattern", _is_rank), ("alpha_pattern", _is_number)):
+    wrong += [name for name in ("lora_alpha",) if name in settings and not _is_alpha(settings[name])]
+    for name, test in (("rank_pattern", _is_rank), ("alpha_pattern", _is_alpha)):
         pattern = settings.get(name) or {}
         if not isinstance(pattern, dict) or not all(test(value) for value in pattern.values()):
             wrong.append(name)
@@ -98,12 +98,12 @@ def _check_types(settings: Mapping[str, Any], what: object) -> None:
         raise UserError(f"{what}: the setting {wrong[0]}={shown} is not possible; mend it or fetch it again")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
+def _is_alpha(value: object) -> bool:
+    return is_number(value) and abs(value) < 1e30
 
 
 def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+    return is_whole(value) and 0 < value < 2**31
 
 
 def alpha_of(settings: Mapping[str, Any], names: Iterable[str], rank: int, what: object) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mitune.errors import UserError, short
+from mitune.reading import is_number, is_whole
 from mitune.scheduler_config import is_flow
 
 _SPECIAL = 2  # tokens that stand around a prompt
@@ -51,22 +52,17 @@ def _check_scheduler_kind(scheduler: Any) -> None:
 def _check_sides(config: Any, network: str, name: str) -> None:
     own = getattr(config, "sample_size", None)
     sides = list(own) if isinstance(own, (list, tuple)) else [own, own]
-    if own is not None and not (len(sides) == 2 and all(_is_count(side) for side in sides)):
+    if own is not None and not (len(sides) == 2 and all(is_whole(side) and side > 0 for side in sides)):
         raise UserError(
             f"{name}: the {network}'s config.json says sample_size={short(str(own))}, which is no size of a latent;"
             " mend it"
         )
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def _check_scaling(config: Any, name: str) -> None:
     for key in ("scaling_factor", "shift_factor"):
         value = getattr(config, key, None)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and (key == "shift_factor" or value > 0)):
+        if value is not None and not (is_number(value) and (key == "shift_factor" or value > 0)):
             raise UserError(
                 f"{name}: the vae's config.json says {key}={short(str(value))}, which is no such number; mend it"
             )

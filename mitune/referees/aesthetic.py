@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mitune.errors import UserError, first_line
+from mitune.errors import UserError
 from mitune.families.source import PICKLED, fingerprint
-from mitune.reading import home, is_file
+from mitune.reading import home, is_file, reading
 from mitune.referees.clip import Clip
 from mitune.referees.pairs import check_pairs
 
@@ -41,13 +41,10 @@ def check_head(head: str | None) -> Path:
 
 def read_head(path: Path) -> nn.Sequential:
     """The head's linear layers in their order. Raises UserError for a file that holds something else."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(f"{_KEY}={path} is no safetensors file: it", "fetch it again"):
         weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{_KEY}={path} is no safetensors file ({first_line(error)})") from error
     if not all(value.is_floating_point() and value.isfinite().all() for value in weights.values()):
         raise UserError(f"{_KEY}={path} holds weights that are no finite numbers; fetch it again")
     return _stack(weights, path)

@@ -17,7 +17,7 @@ from mitune.families import load_denoiser
 from mitune.families.source import find_adapter
 from mitune.information.registry import Scoring, check_judges
 from mitune.information.times import Profile
-from mitune.reading import home, is_file, read_json
+from mitune.reading import home, is_file, is_number, read_json
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
 from mitune.scores import COMBINED, scorers_of
@@ -180,7 +180,7 @@ def read_profile(path: str | Path, key: str) -> Profile:
 
 def _figure(value: Any) -> float:
     """A number of JSON. Raises TypeError for all else: a text that reads like one is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise TypeError(f"{short(repr(value), 40)} is no number")
     if abs(value) > 1e30:
         raise ValueError(f"{value} is out of bounds")
