@@ -118,7 +118,7 @@ class ModelConfig:
     vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
     adapter: list[str] = key(
         [],
-        "start with this adapter (a folder or Hub id), or several [a,b]; training goes on from one",
+        "start with this adapter (a folder, file or Hub id), or several [a,b]; training goes on from one",
         path=True,
     )
     adapter_weights: list[float] = key(
