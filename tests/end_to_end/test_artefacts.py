@@ -42,6 +42,7 @@ FILES = {
     ],
 }
 ALL = [name for names in FILES.values() for name in names]
+HARMS = ("deleted", "cut", "flipped", "another run's")
 
 
 class Made:
@@ -93,20 +94,24 @@ def harm(path: Path, how: str, other: Path | None = None) -> None:
             shutil.copy(other, path)
 
 
-@pytest.mark.parametrize("how", ["deleted", "cut", "flipped", "another run's"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(how, marks=pytest.mark.exhaustive) for how in HARMS[:3]), HARMS[3], "all of these"]
+)
 def test_whatever_was_harmed_is_made_again_as_it_was(
     how: str, made: Made, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ALL:
-        harm(file(run, name), how, next(made.other.glob(name)))
+    for number, name in enumerate(ALL):
+        one = HARMS[number % len(HARMS)] if how == "all of these" else how
+        harm(file(run, name), one, next(made.other.glob(name)))
     marks = {path: path.read_bytes() for path in run.rglob("done/*.json")}
     capsys.readouterr()
     assert main(made.command("run", f"run={run}")) == 0
     shown = capsys.readouterr()
     lines = shown.err.splitlines()
     assert [line.split("round 1: ")[1] for line in lines] == [f"{stage} makes it again" for stage in FILES]
-    words = "is gone" if how == "deleted" else "is not what was written there"
-    assert all(words in line and str(run) in line for line in lines)
+    words = {"deleted": ("is gone",), "all of these": ("is gone", "is not what was written there")}
+    told = words.get(how, ("is not what was written there",))
+    assert all(any(word in line for word in told) and str(run) in line for line in lines)
     assert "done before" not in shown.out
     assert contents(run) == made.contents
     assert {path: path.read_bytes() for path in marks} == marks
@@ -115,34 +120,45 @@ def test_whatever_was_harmed_is_made_again_as_it_was(
     assert capsys.readouterr().err == ""
 
 
+# Each file is harmed in one way, and in the other three on request.
 @pytest.mark.parametrize(
-    ("stage", "used", "names"),
+    "way", [0, *(pytest.param(way, marks=pytest.mark.exhaustive) for way in range(1, len(HARMS)))]
+)
+@pytest.mark.parametrize(
+    ("stage", "used", "names", "first"),
     [
-        ("select", "generate", FILES["generate"]),
-        ("train", "select", FILES["select"]),
-        ("evaluate", "train", FILES["train"]),
-        ("sample", "train", FILES["train"]),
-        ("export", "train", FILES["train"]),
-        ("export", "evaluate", FILES["evaluate"][:4]),
+        ("select", "generate", FILES["generate"], 0),
+        ("train", "select", FILES["select"], 0),
+        ("evaluate", "train", FILES["train"], 1),
+        ("sample", "train", FILES["train"], 2),
+        ("export", "train", FILES["train"], 3),
+        ("export", "evaluate", FILES["evaluate"][:4], 1),
     ],
 )
 def test_a_stage_refuses_what_an_earlier_one_did_not_leave_so(
-    stage: str, used: str, names: list[str], made: Made, run: Path, refused: Refused, tmp_path: Path
+    stage: str,
+    used: str,
+    names: list[str],
+    first: int,
+    way: int,
+    made: Made,
+    run: Path,
+    refused: Refused,
+    tmp_path: Path,
 ) -> None:
     if stage in FILES:
         (run / "round-1" / "done" / f"{stage}.json").unlink()
     more = {"sample": ["sample.round=1", "sample.prompt='a cat'", f"sample.out={tmp_path / 'out'}"]}
     command = [stage, f"run={run}"] if stage == "export" else made.command(stage, f"run={run}")
-    for name in names:
-        for how in ("deleted", "cut", "flipped", "another run's"):
-            path = file(run, name)
-            kept = {own: own.read_bytes() for own in path.parent.iterdir() if own.is_file()}
-            harm(path, how, next(made.other.glob(name)))
-            line = refused([*command, *more.get(stage, [])])
-            assert str(path.parent) in line
-            assert f"run mitune {used} run={run} round=1 to make it again" in line
-            for own, data in kept.items():
-                own.write_bytes(data)
+    for number, name in enumerate(names):
+        path = file(run, name)
+        kept = {own: own.read_bytes() for own in path.parent.iterdir() if own.is_file()}
+        harm(path, HARMS[(first + number + way) % len(HARMS)], next(made.other.glob(name)))
+        line = refused([*command, *more.get(stage, [])])
+        assert str(path.parent) in line
+        assert f"run mitune {used} run={run} round=1 to make it again" in line
+        for own, data in kept.items():
+            own.write_bytes(data)
 
 
 def test_a_deleted_folder_is_made_again(made: Made, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,14 +266,18 @@ CHECKPOINT = [
 ]
 
 
-@pytest.mark.parametrize("name", CHECKPOINT)
-@pytest.mark.parametrize("how", ["flipped", "deleted"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *((name, "flipped") for name in CHECKPOINT),
+        *(pytest.param(name, "deleted", marks=pytest.mark.exhaustive) for name in CHECKPOINT[1:3]),
+        (CHECKPOINT[0], "deleted"),  # a folder without its state is no checkpoint
+    ],
+)
 def test_a_harmed_checkpoint_is_seen_and_the_one_before_gone_on_from(
     name: str, how: str, made: Made, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run / "round-1" / "checkpoints"
-    if (name, how) == ("state.json", "deleted"):
-        return  # a folder without its state is no checkpoint
     (run / "round-1" / "done" / "train.json").unlink()
     (run / ADAPTER).unlink()
     harm(folder / "step-000004" / name, how)
