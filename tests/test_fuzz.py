@@ -32,6 +32,7 @@ from mitune.stages.common import candidate_sampler, sampler_of, selecting
 from mitune.stages.racing import cuts_of
 from mitune.stages.sample import sample_folder
 from mitune.sweep.arguments import grid, read
+from tests.times import TIMES
 
 # What no key is meant for, or what another reader takes for something else than it says.
 NASTY = (
@@ -153,11 +154,10 @@ def fuzz(count: int) -> settings:
     )
 
 
-def test_every_key_takes_or_refuses_every_value(request: pytest.FixtureRequest) -> None:
-    count = 15_000 if request.config.getoption("--everything") else 1500
+def test_every_key_takes_or_refuses_every_value() -> None:
     taken = []
 
-    @fuzz(count)
+    @fuzz(1500 * TIMES)
     @given(ONE)
     def run(word: str) -> None:
         taken.append(check_before_anything_is_loaded([word]))
@@ -166,10 +166,9 @@ def test_every_key_takes_or_refuses_every_value(request: pytest.FixtureRequest) 
     assert 0.1 < sum(taken) / len(taken) < 0.95  # both happen: the test sees something
 
 
-def test_words_together_are_a_configuration_or_a_line(request: pytest.FixtureRequest) -> None:
-    count = 8000 if request.config.getoption("--everything") else 800
+def test_words_together_are_a_configuration_or_a_line() -> None:
 
-    @fuzz(count)
+    @fuzz(800 * TIMES)
     @given(WORDS)
     def run(words: list[str]) -> None:
         check_before_anything_is_loaded(words)
@@ -177,13 +176,12 @@ def test_words_together_are_a_configuration_or_a_line(request: pytest.FixtureReq
     run()
 
 
-def test_a_sweep_of_anything_is_a_list_of_jobs_or_a_line(request: pytest.FixtureRequest) -> None:
-    count = 2000 if request.config.getoption("--everything") else 200
+def test_a_sweep_of_anything_is_a_list_of_jobs_or_a_line() -> None:
     value = st.sampled_from(
         [*NASTY, "range(1,4)", "range(0,1e12)", "choice(1,2)", "interval(0,1)", "shuffle(a,b)"]
     )
 
-    @fuzz(count)
+    @fuzz(200 * TIMES)
     @given(st.sampled_from(NAMES), st.lists(value, min_size=1, max_size=3))
     def run(name: str, texts: list[str]) -> None:
         try:
@@ -286,9 +284,9 @@ def _listing(folder: Path) -> set[str]:
 
 
 def test_what_is_accepted_runs_or_is_refused_in_a_line(
-    request: pytest.FixtureRequest, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = 500 if request.config.getoption("--everything") else 50
+    count = 50 * TIMES
     seed = random.SystemRandom().randrange(2**32)
     print(f"random.Random({seed})")
     place, temporary = tmp_path / "here", tmp_path / "tmp"

@@ -22,9 +22,10 @@ from PIL import Image
 from mitune.data.decoding import decode_picture
 from mitune.data.pictures import load_pictures
 from mitune.errors import UserError
+from tests.times import TIMES
 
 FILES = settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=200 * TIMES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
 SIZE = (8, 8)
 

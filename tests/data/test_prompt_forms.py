@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from hypothesis import strategies as st
 
 from mitune.data.prompts import Prompt, load_prompts
 from mitune.errors import UserError
+from tests.times import TIMES
 
 ROWS = [("a cat, red", "color"), ("a dög", "shape"), ('a "bird"', "color"), ("two\tthings", "shape")] * 5
-TIMES = 10 if "--everything" in sys.argv else 1
 FUZZ = settings(
     max_examples=150 * TIMES, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
