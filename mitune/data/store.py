@@ -31,6 +31,7 @@ from mitune.data.prompts import Prompt
 from mitune.digests import whole_unit, write_unit
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json, write_tensors
+from mitune.reading import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,7 @@ _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
 # Of candidates that were steered as one population: which of its first particles each descends from.
 ROOT = "root"
 _SIZE = b"mitune.latents_bytes"
+_AGAIN = "delete it, and the command that drew these candidates makes it again"
 MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
 
 
@@ -186,7 +188,7 @@ class CandidateStore:
             metadata = pq.read_schema(self.table_path(index)).metadata or {}
             size = int(metadata[_SIZE])
             return size == 0 or self.latents_path(index).stat().st_size == size
-        except (OSError, pa.ArrowInvalid, KeyError):
+        except (OSError, ValueError, KeyError):
             return False
 
     def write_unit(
@@ -276,7 +278,8 @@ class CandidateStore:
         """
         parts = []
         for index in sorted(self._readable(partial)):
-            part = pq.read_table(self.table_path(index)).replace_schema_metadata(None)
+            with reading(self.table_path(index), _AGAIN):
+                part = pq.read_table(self.table_path(index)).replace_schema_metadata(None)
             kept = part.column("kept").to_pylist()
             rows, count = [], 0
             for flag in kept:
@@ -322,7 +325,8 @@ class CandidateStore:
         units = rows["unit"].tolist()
         positions = rows["latent_row"].tolist()
         for index in sorted(set(units)):
-            with safetensors.safe_open(self.latents_path(index), framework="pt") as file:
+            path = self.latents_path(index)
+            with reading(path, _AGAIN), safetensors.safe_open(path, framework="pt") as file:
                 slices = file.get_slice("latents")
                 for place, (unit, position) in enumerate(zip(units, positions, strict=True)):
                     if unit == index:

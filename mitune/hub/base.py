@@ -10,7 +10,7 @@ from typing import Any
 from mitune.errors import UserError
 from mitune.families.opening import pipeline_class
 from mitune.families.source import EMBEDDED, find_model, is_hub_id
-from mitune.reading import home, is_there
+from mitune.reading import home, is_there, reading
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def _fetched(hub_id: str, revision: str | None) -> Path | None:
 
 def _card(file: Path | None) -> Any:
     """The metadata of a card, or None for what is none."""
-    import yaml
     from huggingface_hub import ModelCard
 
     if file is None or not file.is_file():
         return None
     try:
-        return ModelCard.load(file, ignore_metadata_errors=True).data
-    except (ValueError, OSError, TypeError, yaml.YAMLError):
+        with reading(file):
+            return ModelCard.load(file, ignore_metadata_errors=True).data
+    except UserError:
         return None
 
 

@@ -121,7 +121,9 @@ def grid(words: Sequence[str], config_loader: Any = None) -> list[dict[str, str]
             key = override.get_key_element()
             if override.is_interval_sweep():
                 return None
-            texts = _few(override) if override.is_sweep_override() else [override.get_value_element_as_str()]
+            texts = (
+                _texts(override) if override.is_sweep_override() else [override.get_value_element_as_str()]
+            )
             choices[key] = [f"{key}={text}" for text in texts]
     except (HydraException, ValueError, OverflowError, ZeroDivisionError) as error:
         raise UserError(f"what is swept: {first_line(error)}") from error
@@ -133,7 +135,7 @@ def grid(words: Sequence[str], config_loader: Any = None) -> list[dict[str, str]
     return [values_of(job) for job in itertools.product(*choices.values())]
 
 
-def _few(override: Any) -> list[str]:
+def _texts(override: Any) -> list[str]:
     """The values of a swept word as texts. Raises UserError where they are more than a sweep has jobs."""
     from hydra.core.override_parser.types import RangeSweep
 

@@ -275,3 +275,16 @@ def test_units_of_a_version_without_digests_are_known_by_their_size(tmp_path: Pa
     path = store.latents_path(1)
     path.write_bytes(path.read_bytes()[:-1])
     assert store.done() == {0, 2}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".safetensors"])
+def test_what_cannot_be_read_of_a_unit_without_digests_is_named(tmp_path: Path, suffix: str) -> None:
+    store, _ = filled(tmp_path, n=1)
+    rows = store.table().head(1)
+    path = store.table_path(0)
+    path.with_suffix(".json").write_text('{"forwards": 1, "seconds": 1.0}')
+    harmed = path.with_suffix(suffix)
+    data = harmed.read_bytes()
+    harmed.write_bytes(data[:4] + b"\xff" * 40 + data[44:])
+    with pytest.raises(UserError, match=rf"{harmed} cannot be read .* makes it again"):
+        store.latents(rows) if suffix == ".safetensors" else store.table()
