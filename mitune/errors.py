@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
+_ALIKE = 0.75
 _NAME = 200  # letters of a name that a slip is looked for in
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -22,9 +23,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     known = list(choices)
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     begun = [choice for choice in known if len(name) >= 3 and choice.startswith(name)]
-    like = [choice for choice in close if _slips(name, choice) <= max(1, (len(name) + 1) // 3)]
+    like = [choice for choice in close if _is_slip(name, choice)]
     best = min(like, key=lambda choice: _slips(name, choice)) if like else next(iter(begun), None)
     return f", did you mean '{best}'?" if best is not None else ""
+
+
+def _is_slip(given: str, meant: str) -> bool:
+    """Whether a third of the letters at most are wrong; one more where the rest is the same, in its order."""
+    wrong, most = _slips(given, meant), len(given) // 3
+    return wrong <= max(1, most) or (
+        wrong == most + 1 and difflib.SequenceMatcher(None, given, meant).ratio() >= _ALIKE
+    )
 
 
 def _slips(given: str, meant: str) -> int:

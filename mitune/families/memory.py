@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, check_known, first_line, short
+from mitune.families.source import is_hub_id
 from mitune.families.weights import check_finite, check_loaded, check_stored, weight_files
 from mitune.reading import home, is_folder
 
@@ -110,6 +111,10 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     local = home(path)
     if is_folder(local):
         check_stored(weight_files(local, ".", None), "AutoencoderTiny")
+    elif not is_hub_id(path):
+        raise UserError(
+            f"{what} is no AutoencoderTiny that can be read: it is neither a folder nor a Hub id (owner/name)"
+        )
     try:
         decoder, report = AutoencoderTiny.from_pretrained(
             str(local) if is_folder(local) else path,

@@ -354,7 +354,7 @@ def test_candidates_with_a_unit_missing_are_read_by_nobody(
 def test_real_pictures_and_a_second_round_are_checked(made: Made, tmp_path: Path) -> None:
     words = (
         "rounds=2", f"run={tmp_path / 'run'}", "evaluate.candidates=1", "train.steps=1", "select.real=shapes",
-        "select.real_fraction=0.5",
+        "select.real_fraction=0.5", "select.real_limit=8",
     )  # fmt: skip
     assert main(made.command("run", *words)) == 0
     before = contents(tmp_path / "run")
