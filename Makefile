@@ -1,6 +1,7 @@
 # Two commands, each doing all its own set-up on a machine with Python 3.10 to 3.13 only:
 #   make demo   the whole loop on the embedded world (about ten minutes on two cores), then a report to look at
 #   make test   lint, types and tests
+#   make test-lowest, make test-newest   the fast tests with the lowest and the newest libraries that pyproject.toml allows
 # Another interpreter: make demo PYTHON=python3.12        Another build of torch: make demo TORCH_INDEX=<index URL>
 
 PYTHON ?= python3
@@ -16,8 +17,11 @@ TORCH_INDEX ?= $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/d
 
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+CONSTRAINTS = constraints.txt
+FAST = tests/test_versions.py tests/test_config.py tests/test_track.py tests/data tests/evaluate tests/families \
+  tests/finetune tests/hub tests/referees tests/report
 
-.PHONY: demo test lint types format install clean
+.PHONY: demo test test-lowest test-newest fast lint types format install clean
 
 demo: $(STAMP)
 	$(BIN)/mitune run run=$(RUN) $(ARGS)
@@ -26,6 +30,13 @@ demo: $(STAMP)
 
 test: lint types
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Each in an environment of its own, made by the same recipe.
+test-lowest test-newest: test-%:
+	$(MAKE) fast VENV=.venv-$* CONSTRAINTS=constraints-$*.txt
+
+fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" $(FAST) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
@@ -40,13 +51,13 @@ format: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 14) else "Python 3.10 to 3.13 is needed, this is %d.%d; say make PYTHON=python3.12" % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 20)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,wandb,tensorboard]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) torch==2.13.0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 20)
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,wandb,tensorboard]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-lowest .venv-newest .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

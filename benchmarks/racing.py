@@ -231,7 +231,7 @@ def _draw(
     config: DictConfig, denoiser: Any, unit: Unit, scoring: Scoring, batch: int, watch: Any
 ) -> tuple[dict[str, list[Any]], torch.Tensor]:
     return draw_unit(
-        unit, denoiser, sampler_of(config), scoring, config.seed, batch_size=batch, watch=watch
+        unit, denoiser, sampler_of(config, denoiser), scoring, config.seed, batch_size=batch, watch=watch
     )  # fmt: skip
 
 

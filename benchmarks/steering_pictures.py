@@ -285,9 +285,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     overrides = [f"evaluate.prompts.limit={args.limit}", f"sampler.steps={args.steps}", "sampler.name=ddim"]
     config: DictConfig = compose(overrides)
     settings: Any = {"clip": {**config.scorer.clip}}
+    denoiser = load_denoiser(config.model)
     world = World(
-        denoiser=load_denoiser(config.model),
-        sampler=sampler_of(config, args.guidance),
+        denoiser=denoiser,
+        sampler=sampler_of(config, denoiser, args.guidance),
         reward=load_reward("clip", settings),
         prompts=read_prompts(config.evaluate.prompts),
         pictures=args.pictures,

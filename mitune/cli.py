@@ -6,13 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import mitune
 from mitune import leaving
 from mitune.config import compose, groups, leaves
-from mitune.errors import UserError, complain, nearest
+from mitune.errors import UserError, complain, nearest, short
+from mitune.reading import home
 
 STAGES = {
     "generate": "draw candidates of every training prompt and score them",
@@ -73,7 +73,7 @@ def _main(arguments: list[str]) -> int:
     for flag in flags:
         if flag not in known:
             raise UserError(
-                f"there is no option {flag}{nearest(flag, known)}; settings are given as key=value"
+                f"there is no option {short(flag, 80)}{nearest(flag, known)}; settings are given as key=value"
             )
     if "--version" in flags:
         print(f"mitune {mitune.__version__}")
@@ -87,7 +87,7 @@ def _main(arguments: list[str]) -> int:
     if stage not in STAGES:
         hint = "; the stage comes first: mitune run key=value" if "=" in stage else ""
         raise UserError(
-            f"there is no stage '{stage}'{nearest(stage, STAGES)}; stages are {', '.join(STAGES)}{hint}"
+            f"there is no stage '{short(stage, 80)}'{nearest(stage, STAGES)}; stages are {', '.join(STAGES)}{hint}"
         )
     if "--help" in flags or "-h" in flags:
         print(manual(stage))
@@ -125,14 +125,16 @@ def _sweep_table(words: list[str]) -> int:
         raise UserError(
             "mitune sweep-table FOLDER: give the folder of a sweep, or one that holds several runs"
         )
-    write_sweep(Path(words[0]).expanduser())
+    write_sweep(home(words[0]))
     return 0
 
 
 def _work(stage: str, config: Any) -> int:
     """Load what computes, and compute. The imports wait until the configuration is known to be good."""
     from mitune.track import check_trackers
+    from mitune.versions import check_versions
 
+    check_versions()
     # Where a connection breaks, torch prints its C++ stack; what it means is said in one line (mitune.distributed).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if stage != "export":

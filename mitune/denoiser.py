@@ -82,6 +82,11 @@ class Denoiser(ABC):
     """Model id with its revision or hash."""
     forwards: int = 0
 
+    @property
+    def sampler_defaults(self) -> Mapping[str, Any]:
+        """The fields of a ``Sampler`` that lay out its steps, as this model was made to be sampled."""
+        return {"spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": False}
+
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Condition:
         """One row per prompt."""

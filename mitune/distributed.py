@@ -12,6 +12,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import platform
 import threading
@@ -181,6 +182,17 @@ def collective() -> Iterator[None]:
         raise (Leave(1, _LOST) if fellows is None else fellows.lost()) from error
 
 
+def _patience(text: str) -> float:
+    """Seconds of silence after which a process is given up. Raises UserError for a text that says none."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UserError(f"MITUNE_PATIENCE={text}: give seconds, a number above 0, or unset it")
+    return seconds
+
+
 class Fellows:
     """The other processes, by a store that all of them reach.
 
@@ -190,7 +202,7 @@ class Fellows:
 
     def __init__(self, store: Any, rank: int, ranks: int) -> None:
         self.rank, self.ranks = rank, ranks
-        self.patience = float(os.environ.get("MITUNE_PATIENCE", "300"))
+        self.patience = _patience(os.environ.get("MITUNE_PATIENCE", "300"))
         # Connections of its own: a blocking call of torch on the first one would keep all others waiting.
         self._store = torch.distributed.PrefixStore("mitune", store.clone())
         self._beats = torch.distributed.PrefixStore("mitune", store.clone())

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Collection, Iterable
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+
+_ALIKE = 0.75
+_NAME = 200  # letters of a name that a slip is looked for in
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 class UserError(Exception):
@@ -12,9 +17,38 @@ class UserError(Exception):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return ``", did you mean 'x'?"`` for the choice most like ``name``, or an empty string if none is close."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f", did you mean '{close[0]}'?" if close else ""
+    """Return ``", did you mean 'x'?"`` for the choice that ``name`` is a slip of, or an empty string if none is."""
+    if len(name) > _NAME:  # no slip of the finger, and comparing takes long
+        return ""
+    known = list(choices)
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    begun = [choice for choice in known if len(name) >= 3 and choice.startswith(name)]
+    like = [choice for choice in close if _is_slip(name, choice)]
+    best = min(like, key=lambda choice: _slips(name, choice)) if like else next(iter(begun), None)
+    return f", did you mean '{best}'?" if best is not None else ""
+
+
+def _is_slip(given: str, meant: str) -> bool:
+    """Whether a third of the letters at most are wrong; one more where the rest is the same, in its order."""
+    wrong, most = _slips(given, meant), len(given) // 3
+    return wrong <= max(1, most) or (
+        wrong == most + 1 and difflib.SequenceMatcher(None, given, meant).ratio() >= _ALIKE
+    )
+
+
+def _slips(given: str, meant: str) -> int:
+    """Letters left out, put in, exchanged for another or with their neighbour, between two words of any case."""
+    given, meant = given.casefold(), meant.casefold()
+    before, last = [0] * (len(meant) + 1), list(range(len(meant) + 1))
+    for row, letter in enumerate(given, 1):
+        now = [row]
+        for column, other in enumerate(meant, 1):
+            best = min(last[column] + 1, now[-1] + 1, last[column - 1] + (letter != other))
+            if row > 1 and column > 1 and letter == meant[column - 2] and given[row - 2] == other:
+                best = min(best, before[column - 2] + 1)
+            now.append(best)
+        before, last = last, now
+    return last[-1]
 
 
 def check_known(what: str, value: str, known: Collection[str]) -> None:
@@ -25,14 +59,37 @@ def check_known(what: str, value: str, known: Collection[str]) -> None:
         )
 
 
-def first_line(error: BaseException) -> str:
-    """What another library's error says, on one line."""
+def first_line(error: object) -> str:
+    """What another library's error (or the text of one) says, on one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def listed(names: Sequence[str], most: int = 3, length: int = 100, quote: str = "'") -> str:
+    """The first ``most`` of the names, each of ``length`` characters at most, and how many more there are."""
+    shown = ", ".join(f"{quote}{short(name, length)}{quote}" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def short(text: str, length: int = 160) -> str:
     """The text, cut after ``length`` characters."""
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, or UTF-8 cannot hold, written out (``\\x1b``): control characters,
+    ends of lines, marks that turn the direction of writing, lone surrogates.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_spelled(letter) if _commands(letter) else letter for letter in text)
+
+
+def _commands(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNS
+
+
+def _spelled(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
 
 
 def complain(line: str) -> None:
@@ -41,5 +98,5 @@ def complain(line: str) -> None:
     The processes of a launch share it and are unbuffered there (``python -u``): ``print`` would send the end of the
     line by itself, and two lines could come out as one.
     """
-    sys.stderr.write(f"mitune: {' '.join(line.split())}\n")
+    sys.stderr.write(f"mitune: {printable(' '.join(line.split()))}\n")
     sys.stderr.flush()

@@ -39,6 +39,10 @@ _REASONS = {
     errno.EACCES: "permission denied; choose a folder you may write to with run=",
     errno.EPERM: "permission denied; choose a folder you may write to with run=",
     errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder with run=",
+    errno.EEXIST: "a file is where a folder is needed; choose another folder with run=",
+    errno.EISDIR: "a folder is where a file is needed; move it away, or choose another place",
+    errno.ELOOP: "the links on this path go in a circle; choose another folder with run=",
+    errno.ENAMETOOLONG: "the path is too long; choose a shorter one",
     errno.EIO: "the disk does not take it (input/output error); look after it, and run the same command again",
     errno.ESTALE: "the shared folder is gone; mount it again, and run the same command again",
     errno.ENOTCONN: "the shared folder is gone; mount it again, and run the same command again",
@@ -102,17 +106,24 @@ def read_json(path: str | Path) -> Any:
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write named tensors as safetensors, atomically."""
+) -> bytes:
+    """Write named tensors as safetensors, atomically; gives what was written."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(contiguous, dict(metadata) if metadata else None))
+    data = safetensors.torch.save(contiguous, dict(metadata) if metadata else None)
+    write_bytes(path, data)
+    return data
 
 
 def write_table(path: str | Path, table: pa.Table) -> None:
     """Write an Arrow table as parquet, atomically."""
+    write_bytes(path, table_bytes(table))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """An Arrow table as a parquet file holds it."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

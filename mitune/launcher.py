@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mitune.config import shipped_folder
 from mitune.errors import UserError, nearest
+from mitune.reading import check_yaml, home, is_file, read_text
 
 # accelerate's own exit code is 1 whatever its processes said: they leave theirs in the file that this names.
 CODES = "MITUNE_EXIT_CODES"
@@ -29,9 +32,9 @@ def launch_file(name: str) -> Path:
 
     Raises UserError where there is none.
     """
-    path = Path(name).expanduser()
+    path = home(name)
     if path.suffix in (".yaml", ".yml", ".json"):
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"launch={name}: there is no such file")
         return path
     known = {file.stem: file for file in sorted(launch_folder().glob("*.yaml"))}
@@ -100,15 +103,17 @@ def _worst(code: int, said: Sequence[int]) -> int:
 
 def _settings(path: Path) -> dict[str, Any]:
     """Of a configuration, what decides how it is started."""
-    import yaml
-
+    way_out = "it is no configuration of accelerate; accelerate config writes one"
     try:
-        found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_text(path)
+    except UserError as error:
+        raise UserError(f"launch: {error}; {way_out}") from error
+    check_yaml(text, f"launch: {path}", way_out)
+    try:
+        found: Any = yaml.safe_load(text)
         return {"num_machines": int(found.get("num_machines", 1)), "gpu_ids": found.get("gpu_ids")}
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"launch: {path} is no configuration of accelerate; accelerate config writes one"
-        ) from error
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"launch: {path}: {way_out}") from error
 
 
 def _gpus() -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError, check_known
+from mitune.scheduler_config import check_scheduler, is_flow
 
 Time = int | float | Tensor
 """A time in the model's units: one number for the whole batch, or a tensor [n]."""
@@ -103,20 +104,9 @@ class NoiseSchedule:
         ``tokens``: picture tokens of the transformer, on which a dynamic shift depends; ``even`` as in
         ``rectified_flow``. UserError for an unknown beta schedule, and for one in the σ of Karras et al. (EDM).
         """
-        if "sigma_data" in config:
-            raise UserError(
-                "the model's scheduler is of the EDM kind (sigma_data), whose network scales its input itself; models"
-                " of this kind are not known here: use one with a beta schedule or a rectified flow"
-            )
-        steps = int(config.get("num_train_timesteps", 1000))
-        is_flow = (
-            "Flow" in str(config.get("_class_name", ""))
-            or config.get("prediction_type") == "flow_prediction"
-            or (
-                "shift" in config and "beta_schedule" not in config
-            )  # a scheduler in memory does not say its class
-        )
-        if is_flow:
+        check_scheduler(config)
+        steps = config.get("num_train_timesteps", 1000)
+        if is_flow(config):
             dynamic = bool(config.get("use_dynamic_shifting", False))
             fixed = config.get("shift", config.get("flow_shift", 1.0))  # Euler's name, DPM-Solver's name
             shift = dynamic_shift(config, tokens or 0) if dynamic else float(fixed)

@@ -11,11 +11,14 @@ import codecs
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+import yaml
 
 from mitune.errors import UserError, first_line, short
 
@@ -27,6 +30,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_DEPTH = 20  # of a settings file's sections
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -72,6 +76,14 @@ def is_folder(path: str | Path) -> bool:
     """Whether a folder is there; False too for a path that no folder can have."""
     try:
         return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether anything is there; False too for a path that nothing can have."""
+    try:
+        return Path(path).exists()
     except (OSError, ValueError):
         return False
 
@@ -170,3 +182,32 @@ def read_json(path: str | Path, way_out: str = "mend it, or give another file") 
     except UserError as error:
         raise UserError(f"{path} is not valid JSON (it is not UTF-8 text); {way_out}") from error
     return parse_json(text, path, way_out)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value that was read is a finite number: to Python, true and false are numbers too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value that was read is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_yaml(text: str, what: object, way_out: str = "mend it, or give another file") -> None:
+    """Raise UserError for a YAML text that is none, or that a settings file does not need and a reader may choke on:
+    anchors and aliases, tags, several documents, nesting without end.
+    """
+    depth = documents = 0
+    with reading(what, way_out):
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            tag = getattr(event, "tag", None)
+            if isinstance(event, yaml.NodeEvent) and (event.anchor or tag):
+                given = f"&{event.anchor}" if event.anchor else tag
+                raise UserError(f"{what}: YAML's {given} is not read; write out what it stands for")
+            if depth > _DEPTH or documents > 1:
+                raise UserError(
+                    f"{what} is no settings file (nested too deeply, or several in one); {way_out}"
+                )

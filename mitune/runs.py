@@ -10,22 +10,23 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from mitune.config import compose_saved, flatten, leaves
+from mitune import digests
+from mitune.config import compose_saved, flatten, leaves, read_saved
 from mitune.distributed import agreed, all_leave, seen, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
+from mitune.reading import home, is_file
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
+_SEALS = (digests.FILES, digests.OWN)
 STAGES = ("generate", "select", "train", "evaluate")
 
 # The stages that depend on a section of the configuration: once one of them has begun, the section is fixed.
@@ -78,6 +79,8 @@ _FREE = {
     "score.split",
     "score.image_column",
     "score.text_column",
+    "score.caption",
+    "score.outside",
     "score.limit",
     "score.out",
     "score.by",
@@ -131,7 +134,7 @@ class RunFolder:
     """A run's folder; ``round(n)`` is the folder of a round."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser()
+        self.root = home(root)
 
     def round(self, number: int) -> Path:
         return self.root / f"round-{number}"
@@ -217,7 +220,7 @@ class RunFolder:
         Raises UserError where there is no run, or for any other override.
         """
         path = self.root / "config.yaml"
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"{self.root} holds no run (no config.yaml); give the folder of one with run=")
         here = f"run={self.root}"  # where it was made may be elsewhere
         return compose_saved(path, [*overrides, here], ("run", "model", "export"))
@@ -246,14 +249,7 @@ class RunFolder:
         write_text(path, OmegaConf.to_yaml(config))
 
     def _changed(self, path: Path, config: DictConfig) -> dict[str, tuple[Any, Any]]:
-        try:
-            old = OmegaConf.load(path)
-        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path} is not readable as YAML; restore it or choose another run= folder"
-            ) from error
-        if not isinstance(old, DictConfig):
-            raise UserError(f"{path} holds no configuration; restore it or choose another run= folder")
+        old = read_saved(path)
         now = flatten(config)
         fixed = self._fixed(config)
         changed = {}
@@ -261,8 +257,7 @@ class RunFolder:
             if name in _FREE or _section(name) not in fixed:
                 continue
             # A key that came with a later version had its default's effect.
-            before = OmegaConf.select(old, name, default=default)
-            before = OmegaConf.to_container(before) if OmegaConf.is_config(before) else before
+            before = old.get(name, default)
             if before != now[name]:
                 changed[name] = (before, now[name])
         return changed
@@ -280,10 +275,69 @@ class RunFolder:
         return self.round(number) / "done" / f"{stage}.json"
 
     def mark(self, number: int, stage: str) -> dict[str, Any] | None:
-        """The figures of a stage that is done, or None."""
-        path = self.mark_path(number, stage)
-        return read_json(path) if path.exists() else None
+        """The figures of a stage that is done, or None. Raises UserError for a mark that is damaged."""
+        whole = self._mark(number, stage)
+        return whole and {name: value for name, value in whole.items() if name not in _SEALS}
 
-    def write_mark(self, number: int, stage: str, figures: dict[str, Any]) -> None:
-        """Say that a stage is done. Written last: everything it speaks of is on disk."""
-        write_json(self.mark_path(number, stage), figures)
+    def _mark(self, number: int, stage: str) -> dict[str, Any] | None:
+        path = self.mark_path(number, stage)
+        if not path.exists():
+            return None
+        whole = read_json(path)
+        outside = digests.intact(whole) and any(
+            name.startswith("/") or ".." in name.split("/") for name in whole.get(digests.FILES, {})
+        )
+        if not digests.intact(whole) or outside:
+            raise UserError(f"{path} is damaged; delete it and run the {stage} stage again")
+        return whole  # type: ignore[no-any-return]
+
+    def noted(self, number: int, stage: str) -> dict[str, str] | None:
+        """{file below ``root``: digest} of what a stage left; None where it is not done, or its mark is of a version
+        that noted none."""
+        return (self._mark(number, stage) or {}).get(digests.FILES)
+
+    def changed(self, number: int, stage: str) -> list[Path]:
+        """The files of a stage that are gone, or not as its mark says."""
+        return digests.changed(self.noted(number, stage) or {}, self.root)
+
+    def intact(self) -> bool:
+        """Whether all that the stages done so far left is as their marks say, and the marks as they were written."""
+        marks = [
+            (_ROUND.fullmatch(path.parent.parent.name), path)
+            for path in self.root.glob("round-*/done/*.json")
+        ]
+        try:
+            return not any(match and self.changed(int(match[1]), path.stem) for match, path in marks)
+        except UserError:
+            return False
+
+    def write_mark(
+        self, number: int, stage: str, figures: dict[str, Any], files: Iterable[Path] = ()
+    ) -> dict[str, Any]:
+        """Say that a stage is done, and what the ``files`` are that it left below ``root``. Written last: everything it
+        speaks of is on disk. Gives the figures that count: the first ones, where the same was made again.
+
+        Raises UserError where other files came out than those that a later stage has used.
+        """
+        before, now = self.noted(number, stage), digests.note(files, self.root)
+        if before is not None:
+            different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+            if not different:
+                return self.mark(number, stage) or figures
+            if users := self._users(number, stage):
+                raise UserError(
+                    f"{self.root / different[0]} came out different from what it was (by another machine, library or"
+                    f" number of processes?), and {users[0]} rests on that; put the old file back, choose another"
+                    f" run= folder, or delete {users[0].parent} to make again what follows"
+                )
+        mark = {name: value for name, value in figures.items() if name not in _SEALS}
+        write_json(self.mark_path(number, stage), digests.seal({**mark, digests.FILES: now}))
+        return figures
+
+    def _users(self, number: int, stage: str) -> list[Path]:
+        """The marks of stages that went on from what a stage left, the next one first."""
+        after = STAGES[STAGES.index(stage) + 1 :] if stage in STAGES else ()
+        paths = [self.mark_path(number, other) for other in after]
+        if after:
+            paths.append(self.mark_path(number + 1, "generate"))
+        return [path for path in paths if path.exists()]

@@ -22,6 +22,7 @@ from urllib.parse import urlparse
 
 from mitune.errors import UserError, nearest
 from mitune.files import read_json, user_errors, write_bytes, write_json
+from mitune.reading import lines
 
 METRICS = "metrics.jsonl"
 _SECRET = re.compile(r"(^|[_.-])(token|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
@@ -107,7 +108,7 @@ class TensorBoard:
         self.folder = folder
         self._writers: dict[str, Any] = {}
         text = json.dumps(without_secrets(config), indent=2, default=str)
-        self._writer("config").add_text("config", "\n".join("    " + line for line in text.splitlines()))
+        self._writer("config").add_text("config", "\n".join("    " + line for line in lines(text)))
 
     def _writer(self, stage: str, purge_step: int | None = None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
@@ -147,10 +148,13 @@ class WeightsAndBiases:
         identity = folder / "run.json"
         if not identity.exists():
             write_json(identity, {"id": uuid.uuid4().hex[:8]})
+        name = read_json(identity)
+        if not isinstance(name, dict) or not isinstance(name.get("id"), str):
+            raise UserError(f"{identity} is damaged; delete it, and a new chart begins")
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "mitune"),
-                id=read_json(identity)["id"],
+                id=name["id"],
                 resume="allow",
                 mode=wandb_mode(),
                 dir=str(folder),
@@ -271,7 +275,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} line {number} is not a JSON object; delete that line") from error
         rows.append(row)
     return rows
@@ -284,10 +288,14 @@ def wandb_mode() -> str:
         return mode
     if os.environ.get("WANDB_API_KEY"):
         return "online"
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        host = urlparse(address).hostname or "api.wandb.ai"
+    except ValueError as error:
+        raise UserError(f"WANDB_BASE_URL={address} is no address; mend it, or unset it") from error
     try:
         known = netrc.netrc(os.environ.get("NETRC") or str(Path.home() / ".netrc")).hosts
-    except (OSError, netrc.NetrcParseError, RuntimeError):
+    except (OSError, ValueError, netrc.NetrcParseError, RuntimeError):
         return "offline"
     return "online" if host in known else "offline"
 

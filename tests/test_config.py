@@ -9,8 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
-from mitune.config import Config, compose, conf_folder, groups, leaves
-from mitune.config.checks import AT_LEAST, CHOICES, INTERVALS, LIST_CHOICES
+from mitune.cli import main
+from mitune.config import Config, compose, conf_folder, flatten, groups, leaves
+from mitune.config.checks import INTERVALS
+from mitune.config.keys import keys
+from mitune.config.values import check_value
 from mitune.errors import UserError
 
 
@@ -161,7 +164,7 @@ REFUSED = [
     ("sampler.name=ddpn", "ddpm"),
     ("model.dtype=float8", "float"),
     ("sampler.steps=0", "at least 1"),
-    ("train.lr=nan", "at least 0"),
+    ("train.lr=nan", "at least 0 and finite"),
     ("adapter.dropout=1.5", "at most 1"),
     ("train.t_min=1000", "train.t_max"),
     ("select.k=13", "generate.candidates=12"),
@@ -234,7 +237,7 @@ def test_the_resolved_configuration_cannot_be_changed() -> None:
 
 def test_every_checked_name_is_a_key() -> None:
     names = {name for name, _, _ in leaves()}
-    assert {*CHOICES, *LIST_CHOICES, *AT_LEAST, *(name for pair in INTERVALS for name in pair)} <= names
+    assert {name for pair in INTERVALS for name in pair} <= names
     assert all(meaning for _, _, meaning in leaves())
 
 
@@ -251,3 +254,103 @@ def test_compose_leaves_nothing_behind_for_the_next_one(
     assert compose(["seed=1"]).seed == 1
     assert compose().seed == 0
     assert list(tmp_path.iterdir()) == []
+
+
+ODD_VALUES = [
+    # what YAML, Python or int() would have read as something else, or choked on
+    *(("train.steps=010", "whole number"), ("train.steps=0x10", "whole number")),
+    ("train.steps=1:30", "whole number"),
+    *(("train.steps=1e3", "whole number"), ("train.steps=１", "whole number"), ("seed=1e30", "whole number")),
+    *((f"seed={'9' * 5000}", "whole number"), ("train.steps=true", "whole number"), ("train.lr=12:30", "a number")),
+    *(("train.compile=2", "true or false"), ("train.micro_batch=", "or null"), ("prompts.split=", "or null")),
+    # numbers checked against what they count
+    *(("seed=-1", "at least 0"), (f"seed={2**63}", "at most 9223372036854775807")),
+    ("evaluate.seed=-1", "at least 0"),
+    *(("generate.candidates=2147483648", "at most 100000"), ("train.t_max=2147483648", "at most 1000")),
+    *(("adapter.rank=99999999", "at most 4096"), ("sampler.steps=1001", "at most 1000")),
+    ("adapter.dropout=1", "below 1"),
+    *(("train.eps=0", "at least 1e-30"), ("train.betas=[0.9,1]", "below 1"), ("agree.resamples=1e9", "whole number")),
+    *(("sampler.eta=1.5", "at most 1"), ("scorer.cas.probes=2147483648", "at most")),
+    ("rounds=2147483648", "at most"),
+    # finite, in lists too
+    *(("train.lr=.inf", "finite"), ("train.lr=-inf", "finite"), ("train.lr=1e400", "finite")),
+    ("select.threshold=.nan", "finite"),
+    *(("train.betas=[0.9,.nan]", "finite"), ("model.adapter_weights=[inf]", "finite")),
+    ("sampler.racing.at=[.inf]", "finite"),
+    *(("agree.fractions=[nan]", "finite"), ("search.alpha=inf", "finite"), ("sampler.guidance=nan", "finite")),
+    # lists hold plain items
+    *(("scorers=[[mi]]", "lists are written"), ("scorers=[&a mi,*a]", "lists are written")),
+    ("scorers=[mi,]x", "lists"),
+    *(("scorers=[!!python/name:os.system x]", "lists"), (f"scorers={'[' * 100_000}", "lists")),
+    ("scorers={a: b}", "a list"),
+    *(("scorers=null", "a list"), ("scorers=[a: b]", "lists"), ("scorers=mi,,llr", "a list")),
+    ("agree.positions=[1.5]", "whole numbers"),
+    # texts are data
+    *(("run=${oc.env:HOME}", "nothing in it is looked up"), ("run=${name}", "nothing in it")),
+    ("name=???", "nothing in it"),
+    *(("scorers=['${oc.env:HOME}']", "${oc.env:HOME}"), ("sample.prompt=a ${x} b", "nothing in it")),
+    *(("name=a\nb", "a\\nb"), ("name=\x1b[31m", "\\x1b[31m"), ("run=\udcff", "\\udcff")),
+    ("name=a\u2028b", "control"),
+    *((f"sample.prompt={'x' * 20_000}", "20000 characters"), (f"run={'x' * 300}", "too long")),
+    (f"run={'a/' * 3000}", "too long"),
+    *(("run=~nobody-at-all/x", "no such user"), ("score.out=~nobody-at-all", "score.out")),
+    ("sweep.share=a\0b", "control"),
+    # words
+    *(("=x", "no key ''"), ("", "key=value"), ("tracker=[]", "no such option")),
+    ("tracker=[wandb,", "no such option"),
+    *((f"{'x' * 100_000}=1", "there is no key"), ("x" * 100_000, "not understood"), ("model=shapes}", "shapes")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "hint"), ODD_VALUES, ids=[ascii(word[:40]) for word, _ in ODD_VALUES])
+def test_values_that_no_key_can_mean_are_named_on_one_line(
+    override: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--cfg", override]) == 2
+    line = capsys.readouterr().err
+    assert hint in line
+    assert line.count("\n") == 1
+    assert len(line) < 600
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.lr=1e-3", 1e-3), ("train.lr=.5", 0.5), ("train.lr=1", 1.0), ("train.steps=1_000", 1000),
+        ("train.steps=+5", 5), ("train.micro_batch=null", None), ("train.micro_batch=~", None),
+        ("train.compile=yes", True), ("train.compile=OFF", False), ("scorers=mi,contrast", ["mi", "contrast"]),
+        ("scorers=[mi, 'contrast']", ["mi", "contrast"]), ("model.adapter=['a,b',c]", ["a,b", "c"]),
+        ("model.adapter=a #b", ["a #b"]), ("model.adapter=[]", []), ("agree.positions=3", [3]),
+        ("scorer.clip.prefix=", ""), ("scorer.pickscore.processor=null", None), ("adapter.targets=[010]", ["010"]),
+        ("sample.prompt=null and void", "null and void"), ("seed=0", 0), (f"seed={2**63 - 1}", 2**63 - 1),
+    ],
+)  # fmt: skip
+def test_a_value_is_read_as_it_is_written(override: str, value: object) -> None:
+    name = override.partition("=")[0]
+    extra = ["select=contrast"] if name == "scorers" else []
+    found = flatten(compose([override, *extra]))[name]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_every_number_has_bounds_that_its_default_keeps() -> None:
+    for key in keys().values():
+        if key.kind in (int, float):
+            limits = key.limits
+            unbounded = key.name == "select.threshold"  # a score: any finite number
+            assert unbounded or limits.high is not None or limits.below is not None, key.name
+        if key.name != "run":  # made of the name
+            check_value(key, key.default)
+
+
+@pytest.mark.parametrize("name", [key.name for key in keys().values() if key.kind is float and not key.many])
+def test_no_number_is_infinite_or_none(name: str) -> None:
+    for text in ("nan", ".nan", "inf", "-inf", ".inf", "1e999"):
+        with pytest.raises(UserError, match="finite"):
+            compose([f"{name}={text}"])
+
+
+def test_of_two_words_of_a_group_the_later_counts() -> None:
+    assert compose(["adapter=dora", "adapter=lora"]).adapter.kind == "lora"
+    assert compose(["experiment=[shapes]"]).name == "shapes"

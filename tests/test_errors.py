@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from mitune.errors import UserError, check_known, complain, first_line, nearest
+from mitune.cli import STAGES
+from mitune.errors import UserError, check_known, complain, first_line, nearest, printable
 
 
 def test_nearest_names_the_closest_choice() -> None:
@@ -14,6 +15,44 @@ def test_nearest_names_the_closest_choice() -> None:
 def test_nearest_is_silent_when_nothing_is_close() -> None:
     assert nearest("xyzzy", ["mi", "contrast"]) == ""
     assert nearest("mi", []) == ""
+    assert nearest("x" * 100_000, ["contrast"]) == ""
+
+
+@pytest.mark.parametrize(
+    "word", ["doctor", "status", "serve", "search", "help", "init", "resume", "start", "test"]
+)
+def test_nothing_unlike_is_offered(word: str) -> None:
+    assert nearest(word, STAGES) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        *(
+            ("generaet", "generate"),
+            ("evalute", "evaluate"),
+            ("smaple", "sample"),
+            ("trian", "train"),
+            ("rnu", "run"),
+        ),
+        *(
+            ("scroe", "score"),
+            ("expotr", "export"),
+            ("gen", "generate"),
+            ("eval", "evaluate"),
+            ("Train", "train"),
+        ),
+        *(("calibration", "calibrate"), ("selct", "select"), ("aggree", "agree"), ("samples", "sample")),
+    ],
+)
+def test_slips_of_the_finger_are_seen(word: str, meant: str) -> None:
+    assert nearest(word, STAGES) == f", did you mean '{meant}'?"
+
+
+def test_a_complaint_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("\x1b[31mred\x07 \udcff \u202eabc \u2028 é 😀")
+    assert capsys.readouterr().err == "mitune: \\x1b[31mred\\x07 \\udcff \\u202eabc é 😀\n"
+    assert printable("a\nb") == "a\\nb"
 
 
 def test_nearest_takes_any_iterable_once() -> None:

@@ -15,8 +15,11 @@ ROOT = Path(__file__).parent.parent / "mitune"
 FLOORS = {
     "errors": 0,
     "reading": 0,
+    "versions": 0,
     "files": 0,
+    "digests": 0,
     "noise": 0,
+    "scheduler_config": 0,
     "denoiser": 0,
     "out_of_memory": 0,
     "track": 0,

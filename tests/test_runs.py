@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mitune.config import compose
+from mitune.config import compose, flatten, read_saved
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 
@@ -74,12 +75,12 @@ def test_more_rounds_another_device_and_batch_are_taken_over(tmp_path: Path) -> 
 def test_a_key_of_a_later_version_counts_as_its_default(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     old = OmegaConf.create(OmegaConf.to_yaml(compose()))
-    del old.sampler["steps_offset"]
+    del old.sampler["variance"]
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(old))
     begin(run, "candidates/plan.json")
     run.remember(compose())
-    with pytest.raises(UserError, match=r"sampler\.steps_offset"):
-        run.remember(compose(["sampler.steps_offset=1"]))
+    with pytest.raises(UserError, match=r"sampler\.variance"):
+        run.remember(compose(["sampler.variance=large"]))
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n"])
@@ -119,3 +120,67 @@ def test_two_commands_do_not_share_a_folder(tmp_path: Path) -> None:
         assert "UserError" in other.stderr
     with run.lock():
         assert (tmp_path / ".lock").exists()
+
+
+HOSTILE = [
+    *("run: ${oc.env:SECRET}", "run: ${oc.decode:1}", "name: ${run}", "seed: ${name}", "scorers: ['${oc.env:SECRET}']"),
+    *("run: &a x\nname: *a", "seed: !!python/object/apply:os.getpid []", "name: !!binary aGk=", "seed: 010 x"),
+    *("seed: .nan", "train:\n  lr: .inf", "seed: [1]", "train: 3", "seed:\n  a: 1", "nonsense: 1", "seed: 1\nseed: 2"),
+    *("generate:\n  candidates: 2147483648", "a: [", "- 1", "", "text", "--- 1\n--- 2", "seed: ???", "1: 2", "null: 1"),
+    *("a: " + "[" * 5000, "seed: " + "9" * 5000, 'name: "a\\0b"', 'name: "\\e[31m"', "seed: 2001-01-01", "rounds: 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=[ascii(text[:30]) for text in HOSTILE])
+def test_a_saved_configuration_is_data(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hf_secret")
+    run = RunFolder(tmp_path)
+    begin(run, "candidates/plan.json")
+    (tmp_path / "config.yaml").write_text(text)
+    for read in (lambda: run.recall([f"run={tmp_path}"]), lambda: run.remember(compose([f"run={tmp_path}"]))):
+        with pytest.raises(UserError, match=r"config\.yaml") as caught:
+            read()
+        assert "hf_secret" not in str(caught.value)
+    assert (tmp_path / "config.yaml").read_text() == text
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"seed: 1\0", b"name: \xff"])
+def test_a_saved_configuration_that_is_no_text(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(data)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        RunFolder(tmp_path).recall([f"run={tmp_path}"])
+
+
+def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
+    words = [
+        *("name=yes", "run=1e5", "prompts.split=0x10", "sample.prompt=a: b #c", "select.difficulty=1e-5"),
+        *("model.variant=null and", "scorer.clip.prefix=", "model.revision=2001-01-01", "train.lr=1e-10"),
+    ]
+    config = compose(words)
+    RunFolder(tmp_path).remember(config)
+    assert read_saved(tmp_path / "config.yaml") == flatten(config)
+    assert flatten(RunFolder(tmp_path).recall([f"run={tmp_path}"])) == flatten(config) | {
+        "run": str(tmp_path)
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "hint"),
+    [
+        ("file", "not a folder|a file is where"),
+        ("file/below", "not a folder"),
+        ("loop/x", "circle"),
+        ("pipe", "file"),
+    ],
+)
+def test_a_run_folder_that_cannot_be(place: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=hint), RunFolder(tmp_path / place).lock():
+        raise AssertionError("there is no such folder")
+
+
+def test_the_home_of_nobody(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such user"):
+        RunFolder("~nobody-at-all/run")

@@ -104,7 +104,7 @@ def _count(folder: Path, whole: Path) -> tuple[int, int]:
         store = CandidateStore(place)
         lost += len(CandidateStore(plan.parent).done() - store.done())
         if store.done():
-            rows = store.table()
+            rows = store.table(partial=True)
             duplicates += int(rows.duplicated(["prompt_id", "candidate"]).sum())
             duplicates += int(rows.duplicated(["seed"]).sum())
     return lost, duplicates

@@ -8,6 +8,7 @@ fit, before any model is loaded. Nothing here imports torch, so that ``mitune --
 from mitune.config.checks import RACERS, check_racer
 from mitune.config.composition import compose, compose_saved, conf_folder, groups, shipped_folder
 from mitune.config.keys import Config, ScorerConfig, flatten, leaves
+from mitune.config.saved import read_saved, read_settings
 from mitune.scores import COLUMNS, LATENT_SCORERS, PATH_SCORERS, PICTURE_SCORERS, SCORERS
 
 __all__ = [
@@ -26,5 +27,7 @@ __all__ = [
     "flatten",
     "groups",
     "leaves",
+    "read_saved",
+    "read_settings",
     "shipped_folder",
 ]

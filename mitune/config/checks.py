@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from mitune.config.keys import flatten
+from mitune.config.keys import keys
+from mitune.config.values import check_value
 from mitune.errors import UserError, nearest
 from mitune.scores import (
     COLUMNS,
@@ -16,7 +14,6 @@ from mitune.scores import (
     INFORMATION,
     LATENT_SCORERS,
     PATH_SCORERS,
-    REFEREES,
     SCORERS,
     STEERED,
     columns,
@@ -25,184 +22,20 @@ from mitune.scores import (
     terms,
 )
 
-NOISES = ("independent", "antithetic", "coupled")
-WEIGHTINGS = ("continuous", "paper", "uniform", "profile")
-STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
 _TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
-CHOICES: dict[str, Sequence[str]] = {
-    "model.dtype": ("auto", "float32", "float16", "bfloat16"),
-    "model.offload": ("none", "model", "sequential"),
-    "model.quantization": ("none", "8bit", "4bit", "int8"),
-    "sampler.name": ("ddpm", "ddim", "euler", "lcm"),
-    "sampler.variance": ("small", "large"),
-    "sampler.spacing": ("leading", "trailing", "linspace"),
-    "search.proposal": ("auto", "gradient", "bootstrap"),
-    "search.tempering": ("adaptive", "gamma", "exponential", "linear", "constant"),
-    "search.resampling": ("multinomial", "residual", "stratified", "systematic", "ssp"),
-    **{f"scorer.{name}.noise": NOISES for name in ("mi_image", "elbo", "contrast")},
-    **{f"scorer.{name}.weighting": WEIGHTINGS for name in _TIMED},
-    **{f"scorer.{name}.strategy": STRATEGIES for name in _TIMED},
-    "scorer.mi_image.form": ("square", "orthogonal"),
-    "scorer.contrast.negatives": ("edits", "words", "pool", "list"),
-    "scorer.cas.divergence": ("hutchinson", "jvp"),
-    "scorer.cas.rule": ("simpson38", "simpson13", "trapezoid"),
-    "scorer.cas.inversion": ("trapezoid", "ddim"),
-    "scorer.cas.end": ("denoised", "normal"),
-    "scorer.cas.spacing": ("angle", "time"),
-    "scorer.clip.form": ("clipscore", "cosine", "logit"),
-    "scorer.hpsv2.version": ("v2.0", "v2.1"),
-    "adapter.kind": ("dora", "lora"),
-    "train.density": ("uniform", "logit_normal"),
-    "train.objective": ("mse", "weighted", "dpo", "spin", "kto", "nft"),
-    "train.lr_schedule": ("constant", "constant_with_warmup", "linear", "cosine"),
-    "train.mixed_precision": ("no", "bf16", "fp16"),
-}
-LIST_CHOICES: dict[str, Sequence[str]] = {
-    "scorer.contrast.kinds": ("swap", "substitute", "drop"),
-}
-# The lowest value a number may have; None stays None.
-AT_LEAST: dict[str, float] = {
-    "rounds": 1,
-    "round": 1,
-    "prompts.limit": 1,
-    "prompts.per_category": 1,
-    "evaluate.prompts.limit": 1,
-    "evaluate.prompts.per_category": 1,
-    "model.resolution": 8,
-    "model.max_tokens": 1,
-    "sampler.steps": 1,
-    "sampler.eta": 0,
-    "sampler.guidance": 0,
-    "sampler.steps_offset": 0,
-    "sampler.racing.speedup": 1,
-    "sampler.racing.times": 1,
-    "sampler.racing.edits": 1,
-    "search.particles": 1,
-    "search.ess": 0,
-    "search.edits": 1,
-    "scorer.mi.t_min": 0,
-    **{f"scorer.{name}.times": 1 for name in _TIMED},
-    **{f"scorer.{name}.t_min": 0 for name in _TIMED},
-    "scorer.llr_image.paths": 1,
-    "scorer.llr_image.guidance": 0,
-    "scorer.cas.steps": 2,
-    "scorer.cas.probes": 1,
-    "scorer.cas.recursion": 0,
-    "scorer.contrast.edits": 1,
-    **{f"scorer.{name}.batch_size": 1 for name in REFEREES if name != "jpeg"},
-    "scorer.jpeg.quality": 1,
-    "generate.candidates": 1,
-    "generate.batch_size": 1,
-    "generate.rows_per_unit": 1,
-    "generate.keep": 1,
-    "select.k": 1,
-    "select.losers": 0,
-    "select.difficulty": 0,
-    "select.real_fraction": 0,
-    "select.real_limit": 1,
-    "adapter.rank": 1,
-    "adapter.alpha": 1,
-    "adapter.dropout": 0,
-    "train.steps": 1,
-    "train.batch_size": 1,
-    "train.micro_batch": 1,
-    "train.lr": 0,
-    "train.warmup": 0,
-    "train.weight_decay": 0,
-    "train.eps": 0,
-    "train.max_grad_norm": 0,
-    "train.t_min": 0,
-    "train.layout_weight": 0,
-    "train.caption_dropout": 0,
-    "train.beta_dpo": 0,
-    "train.checkpoint_every": 1,
-    "train.keep_checkpoints": 1,
-    "train.validation_prompts": 1,
-    "train.log_every": 1,
-    "evaluate.candidates": 1,
-    "evaluate.batch_size": 1,
-    "evaluate.guidance": 0,
-    "generate.guidance": 0,
-    "evaluate.examples": 0,
-    "sample.pictures": 1,
-    "sample.of": 1,
-    "sample.round": 1,
-    "score.limit": 1,
-    "score.batch_size": 1,
-    "score.rows_per_unit": 1,
-    "agree.prompts": 2,
-    "agree.candidates": 2,
-    "agree.resamples": 1,
-    "calibrate.prompts": 2,
-    "calibrate.candidates": 2,
-    "calibrate.k": 1,
-    "calibrate.every": 1,
-    "calibrate.times": 1,
-    "calibrate.edits": 1,
-    "calibrate.resamples": 1,
-    "export.pictures": 0,
-    "export.round": 1,
-}
 INTERVALS = (
     *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
     ("train.t_min", "train.t_max"),
 )
 
 
-def check(config: DictConfig) -> None:
-    """Refuse values that cannot work, alone or together. Raises UserError."""
-    values = flatten(config)
-    for name, choices in CHOICES.items():
-        if values[name] not in choices:
-            raise UserError(
-                f"{name}={values[name]}: it is one of {', '.join(choices)}{nearest(values[name], choices)}"
-            )
-    for name, choices in LIST_CHOICES.items():
-        for value in values[name]:
-            if value not in choices:
-                raise UserError(
-                    f"{name}: there is no '{value}'{nearest(value, choices)}; choose among {', '.join(choices)}"
-                )
-    for name, lowest in AT_LEAST.items():
-        if values[name] is not None and not values[name] >= lowest:
-            raise UserError(f"{name}={values[name]}: must be at least {lowest}")
+def check(values: dict[str, Any]) -> None:
+    """Refuse ``values`` ({full key: value}) that cannot work, alone or together. Raises UserError."""
+    for name, one in keys().items():
+        check_value(one, values[name])
     for low, high in INTERVALS:
         if values[low] >= values[high]:
             raise UserError(f"{low}={values[low]} is not below {high}={values[high]}")
-    for name in (
-        "adapter.dropout",
-        "train.caption_dropout",
-        "train.layout_weight",
-        "select.fraction",
-        "select.real_fraction",
-        "score.top_fraction",
-        "calibrate.recall",
-        "search.ess",
-        "search.cap",
-    ):
-        if values[name] is not None and values[name] > 1:
-            raise UserError(f"{name}={values[name]}: must be at most 1")
-    if values["scorer.jpeg.quality"] > 95:
-        raise UserError(
-            f"scorer.jpeg.quality={values['scorer.jpeg.quality']}: must be at most 95, above that JPEG only grows"
-        )
-    for name in (
-        "select.fraction",
-        "score.top_fraction",
-        "train.density_std",
-        "train.temperature",
-        "train.beta_nft",
-        "train.soft_labels",
-        "calibrate.recall",
-        "search.alpha",
-        "search.gamma",
-        "search.cap",
-        "search.max_drift",
-    ):
-        if values[name] is not None and not values[name] > 0:
-            raise UserError(f"{name}={values[name]}: must be above 0")
-    if not all(0 < fraction <= 1 for fraction in values["agree.fractions"]):
-        raise UserError(f"agree.fractions={values['agree.fractions']}: shares lie above 0 and at most at 1")
     for name in (
         *_SCORE_LISTS,
         "scorer.contrast.kinds",

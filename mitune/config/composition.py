@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mitune.config.checks import check
-from mitune.config.keys import Config, leaves
-from mitune.errors import UserError, nearest
+from mitune.config.keys import Config, flatten, keys
+from mitune.config.saved import read_saved
+from mitune.config.values import check_value, parse
+from mitune.errors import UserError, nearest, short
 
 
 def shipped_folder(name: str, sign: str) -> Path:
@@ -32,6 +35,7 @@ def conf_folder() -> Path:
     return shipped_folder("conf", "config.yaml")
 
 
+@functools.cache
 def groups() -> dict[str, list[str]]:
     """Every group and the names of its options."""
     folders = sorted(path for path in conf_folder().iterdir() if path.is_dir())
@@ -44,32 +48,47 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises UserError on one line: an unknown key, group option or value, a value of the wrong type, values that do not
     go together (k > M).
     """
+    choices, given = _read_overrides(overrides)
+    base, before = _composed(tuple(f"{group}={option}" for group, option in choices))
+    values = before | given
+    _drop_split(values, given)
+    if "sampler.guidance" in given and "generate.guidance" not in given:
+        # Who names a guidance means the candidates too, whatever the preset has.
+        values["generate.guidance"] = None
+    return _finished(base, before, values)
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    """What the groups say, before single keys, and as {full key: value}; to be copied before it is changed."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    choices, values = _read_overrides(overrides)
     ConfigStore.instance().store(name="mitune_schema", node=Config)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = hydra_compose("config", overrides=[f"{group}={option}" for group, option in choices])
-    except HydraException as error:  # our own files are at fault, or a group was given what it cannot take
+            config = hydra_compose("config", overrides=list(choices))
+    except (HydraException, OmegaConfBaseException) as error:
+        # Our own files are at fault, or a group was given what it cannot take.
         raise UserError(f"configuration: {_one_line(error)}") from error
-    for name, text in values:
-        _set(config, name, text)
-    given = [name for name, _ in values]
-    _drop_split(config, given)
-    if "sampler.guidance" in given and "generate.guidance" not in given:
-        # Who names a guidance means the candidates too, whatever the preset has.
-        config.generate.guidance = None
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {_one_line(error)}") from error
-    check(config)
+    return config, flatten(config, resolve=False)
+
+
+def _finished(base: DictConfig, before: Mapping[str, Any], values: dict[str, Any]) -> DictConfig:
+    """``base``, whose values are ``before``, with ``values``: checked and closed. Where no run folder was named, the
+    configuration's name makes one.
+    """
+    if values["run"] == keys()["run"].default:
+        values["run"] = values["run"].replace("${name}", values["name"])
+    check(values)
+    config = copy.deepcopy(base)
+    for name, value in values.items():
+        if value != before[name]:
+            OmegaConf.update(config, name, value)
     OmegaConf.set_readonly(config, True)
     return config
 
@@ -81,79 +100,81 @@ def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) 
     neither one of ``allowed`` nor in such a section.
     """
     choices, values = _read_overrides(overrides)
-    for name in [*(group for group, _ in choices), *(name for name, _ in values)]:
+    for name in [*(group for group, _ in choices), *values]:
         if name.partition(".")[0] not in allowed or name in dict(choices):
             raise UserError(
                 f"{name}=: this stage goes by the run's own configuration ({path}); give {', '.join(allowed)} only"
             )
-    try:
-        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        OmegaConf.resolve(config)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a configuration of this version of mitune ({_one_line(error)})"
-        ) from error
-    assert isinstance(config, DictConfig)
-    for name, text in values:
-        _set(config, name, text)
-    check(config)
-    OmegaConf.set_readonly(config, True)
-    return config
+    base = OmegaConf.structured(Config)
+    before = flatten(base, resolve=False)
+    return _finished(base, before, before | read_saved(path) | values)
 
 
-def _drop_split(config: DictConfig, given: Sequence[str]) -> None:
-    """A text file of one's own has no splits: the preset's split does not apply to it."""
-    for section in (config.prompts, config.evaluate.prompts):
-        prefix = "prompts" if section is config.prompts else "evaluate.prompts"
+def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
+    """A list of one's own has no splits: the preset's split does not apply to it; a table may have a column of them."""
+    for prefix in ("prompts", "evaluate.prompts"):
         named = f"{prefix}.source" in given and f"{prefix}.split" not in given
-        if named and Path(section.source).suffix == ".txt":
-            section.split = None
+        if named and Path(values[f"{prefix}.source"]).suffix.lower() in (".txt", ".json"):
+            values[f"{prefix}.split"] = None
 
 
 # Short names of keys: ``mitune sample sampler=das reward=clip alpha=0.1``.
 SHORT = {"reward": "search.reward", "alpha": "search.alpha"}
 
 
-def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Part the arguments into (group, option) and (key, value text); refuse what is neither."""
-    options = groups()
-    names = [name for name, _, _ in leaves()]
-    choices, values = [], []
+def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Part the arguments into (group, option) and {key: value}; refuse what is neither, and what is out of bounds."""
+    options, known = groups(), keys()
+    choices: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for argument in overrides:
         name, equals, text = argument.partition("=")
         if not equals:
             raise UserError(
-                f"'{argument}' is not understood: give key=value{nearest(name, [*names, *options])}"
+                f"'{short(argument, 80)}' is not understood: give key=value{nearest(name, [*known, *options])}"
             )
         name = name.strip().lstrip("+").replace("/", ".")
         name = SHORT.get(name, name)
         if name in options:
-            wanted = [option.strip() for option in text.strip().strip("[]").split(",")]
-            for option in wanted:
-                if option not in options[name]:
-                    path = (
-                        f"; a folder or Hub id is given by {name}.{'path' if name == 'model' else 'source'}="
-                        if name in ("model", "prompts")
-                        else ""
-                    )
-                    raise UserError(
-                        f"{name}={text}: there is no such option{nearest(option, options[name])};"
-                        f" {name} is one of {', '.join(options[name])}{path}"
-                    )
-            if len(wanted) > 1 and name != "tracker":
-                raise UserError(f"{name}={text}: give one option, of {', '.join(options[name])}")
-            choices.append((name, text.strip()))
-        elif name in names:
-            values.append((name, text))
+            choices.pop(name, None)  # of two words the later counts
+            choices[name] = _option(name, text, options[name])
+        elif name in known:
+            values[name] = parse(known[name], text)
+            check_value(known[name], values[name])
         else:
             raise UserError(
-                f"there is no key '{name}'{_nearest_key(name, names, options)}; mitune run --help lists all keys"
+                f"there is no key '{short(name, 80)}'{_nearest_key(name, list(known), options)};"
+                " mitune run --help lists all keys"
             )
-    return choices, values
+    return list(choices.items()), values
+
+
+def _option(group: str, text: str, options: Sequence[str]) -> str:
+    """The option that ``group=text`` names, or the list of several trackers, as Hydra takes it."""
+    listed = text.strip()
+    if listed.startswith("[") and listed.endswith("]"):
+        listed = listed[1:-1]
+    wanted = list(dict.fromkeys(option.strip() for option in listed.split(",")))
+    for option in wanted:
+        if option not in options:
+            path = (
+                f"; a folder or Hub id is given by {group}.{'path' if group == 'model' else 'source'}="
+                if group in ("model", "prompts")
+                else ""
+            )
+            raise UserError(
+                f"{group}={short(text, 80)}: there is no such option{nearest(option, options)};"
+                f" {group} is one of {', '.join(options)}{path}"
+            )
+    if len(wanted) > 1 and group != "tracker":
+        raise UserError(f"{group}={short(text, 80)}: give one option, of {', '.join(options)}")
+    return wanted[0] if len(wanted) == 1 else f"[{','.join(wanted)}]"
 
 
 def _nearest_key(name: str, names: Sequence[str], options: dict[str, list[str]]) -> str:
     """The nearest full key: by the whole name, or by its last part where the rest is missing or wrong."""
+    if len(name) > 200:
+        return ""
     inside = [full for full in names if full.startswith(f"{name}.")]
     if inside:
         return f", it is a group of keys: {', '.join(inside[:4])}{', …' if len(inside) > 4 else ''}"
@@ -162,50 +183,9 @@ def _nearest_key(name: str, names: Sequence[str], options: dict[str, list[str]])
         ends = {full.rpartition(".")[2] for full in names}
         like = difflib.get_close_matches(name, sorted(ends), n=1, cutoff=0.75)
         last = [full for full in names if like and full.rpartition(".")[2] == like[0]]
-    return nearest(name, last) or (
-        f", did you mean '{last[0]}'?" if last else nearest(name, [*names, *options])
-    )
-
-
-def _set(config: DictConfig, name: str, text: str) -> None:
-    """Set one key from the command line; its type decides how the text is read."""
-    types = {full: type(default) for full, default, _ in leaves()}
-    value: Any = text
-    if types[name] is not str and not _is_text(config, name):
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(
-                f"{name}={text}: not a value that can be read; lists are written [a,b]"
-            ) from error
-    elif text == "null" and types[name] is not str:
-        value = None
-    elif types[name] is str and not text.strip():
-        raise UserError(f"{name}= is empty: give a value")
-    if types[name] is list and isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
-    try:
-        OmegaConf.update(config, name, value)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{name}={text}: {_wrong_type(config, name)}") from error
-
-
-def _node(config: DictConfig, name: str) -> Any:
-    """The OmegaConf node of a key, which knows its type."""
-    parent, _, last = name.rpartition(".")
-    return (OmegaConf.select(config, parent) if parent else config)._get_node(last)
-
-
-def _is_text(config: DictConfig, name: str) -> bool:
-    """Whether the key holds text (or null): such a value is taken as it stands, paths with brackets and all."""
-    return _node(config, name)._metadata.ref_type is str
-
-
-def _wrong_type(config: DictConfig, name: str) -> str:
-    metadata = _node(config, name)._metadata
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    optional = " or null" if metadata.optional else ""
-    return f"this key takes {words.get(metadata.ref_type, 'a list, written [a,b]')}{optional}"
+    if last:
+        return f", did you mean '{difflib.get_close_matches(name, last, n=1, cutoff=0)[0]}'?"
+    return nearest(name, [*names, *options])
 
 
 def _one_line(error: BaseException) -> str:

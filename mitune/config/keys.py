@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
+import types
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+# The most of what a key counts, far beyond any use: a slip of the finger is refused in a line, not run for ever.
+STEPS = 1000  # of the schedule: times lie between 0 and this
+CANDIDATES = 100_000  # of a prompt
+BATCH = 65_536  # rows of a forward
+ROWS = 1_000_000_000  # of a table, of which a part is taken
+TRAINING = 10_000_000  # optimizer steps
+ROUNDS = 10_000
+RESAMPLES = 100_000
+GUIDANCE = 1000
+SEED = 2**63 - 1  # as columns of 64 bits hold it
 
-def key(default: Any, meaning: str) -> Any:
-    """A configuration key: its default and the line that ``--help`` prints."""
-    metadata = {"help": meaning}
+NOISES = ("independent", "antithetic", "coupled")
+WEIGHTINGS = ("continuous", "paper", "uniform", "profile")
+STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a value, or each item of a list, may be: from ``low`` or above ``above``, to ``high`` or below ``below``
+    (``why`` no more), one of ``choices``; ``path``: a place or a name that may be one; ``empty``: a text without a
+    character means something.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    path: bool = False
+    empty: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as it is declared. ``kind``: the type of its value, or of an item where it is a list (``many``)."""
+
+    name: str
+    kind: type
+    many: bool
+    optional: bool
+    default: Any
+    meaning: str
+    limits: Limits
+
+
+def key(default: Any, meaning: str, **limits: Any) -> Any:
+    """A configuration key: its default, the line that ``--help`` prints, and its ``Limits``."""
+    metadata = {"help": meaning, "limits": Limits(**limits)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -28,46 +77,69 @@ class ModelConfig:
     path: str = key(
         "shapes",
         "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
+        path=True,
     )
     config: str | None = key(
-        None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)"
+        None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)", path=True
     )
     revision: str | None = key(None, "Hub branch, tag or commit")
     variant: str | None = key(None, "weights variant, such as fp16")
-    resolution: int | None = key(None, "side of a picture in pixels (default: the model's own)")
-    max_tokens: int | None = key(None, "tokens of T5 or Gemma (default: the pipeline's own)")
-    guidance_embedding: float | None = key(
-        None, "what a guidance-distilled model (FLUX.1-dev) is told; 1 = no guidance"
+    resolution: int | None = key(
+        None, "side of a picture in pixels (default: the model's own)", low=8, high=4096
     )
-    dtype: str = key("auto", "float32, float16, bfloat16, or auto: bfloat16 on CUDA, else float32")
+    max_tokens: int | None = key(
+        None, "tokens of T5 or Gemma (default: the pipeline's own)", low=1, high=4096
+    )
+    guidance_embedding: float | None = key(
+        None, "what a guidance-distilled model (FLUX.1-dev) is told; 1 = no guidance", low=0, high=1000
+    )
+    dtype: str = key(
+        "auto",
+        "float32, float16, bfloat16, or auto: bfloat16 on CUDA, else float32",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
     compile: bool = key(False, "torch.compile the denoiser network")
     channels_last: bool = key(False, "channels-last memory layout (CUDA)")
     fast_decoder: str | None = key(
-        None, "an AutoencoderTiny (folder or Hub id) that pictures are decoded with"
+        None, "an AutoencoderTiny (folder or Hub id) that pictures are decoded with", path=True
     )
     offload: str = key(
-        "none", "what waits on the CPU: none, model (each part), sequential (encoders by layer)"
+        "none",
+        "what waits on the CPU: none, model (each part), sequential (encoders by layer)",
+        choices=("none", "model", "sequential"),
     )
     quantization: str = key(
-        "none", "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes), int8 (torchao)"
+        "none",
+        "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes), int8 (torchao)",
+        choices=("none", "8bit", "4bit", "int8"),
     )
     vae_slicing: bool = key(False, "decode one picture at a time")
     vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
     adapter: list[str] = key(
-        [], "start with this adapter (a folder or Hub id), or several [a,b]; training goes on from one"
+        [],
+        "start with this adapter (a folder, file or Hub id), or several [a,b]; training goes on from one",
+        path=True,
     )
-    adapter_weights: list[float] = key([], "weight of each model.adapter (default: 1 each)")
+    adapter_weights: list[float] = key(
+        [], "weight of each model.adapter (default: 1 each)", low=-1000, high=1000
+    )
 
 
 @dataclass
 class PromptsConfig:
-    source: str = key("shapes", "txt, csv, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'")
-    split: str | None = key(None, "split of a folder or Hub dataset")
-    limit: int | None = key(None, "at most this many prompts, evenly over the categories")
-    per_category: int | None = key(None, "at most this many prompts of each category")
+    source: str = key(
+        "shapes",
+        "txt, csv, tsv, json, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'",
+        path=True,
+    )
+    split: str | None = key(
+        None, "split of a folder or Hub dataset (default: train, or a held-out one to evaluate)"
+    )
+    limit: int | None = key(None, "at most this many prompts, evenly over the categories", low=1, high=ROWS)
+    per_category: int | None = key(None, "at most this many prompts of each category", low=1, high=ROWS)
     column: str | None = key(None, "text column (default: prompt, text or caption)")
-    category_column: str | None = key(None, "category column (default: category, where there is one)")
+    category_column: str | None = key(None, "category column (default: category or tag, where there is one)")
     strict: bool = key(False, "refuse prompts too long for the text encoder; else warn, naming what is cut")
 
 
@@ -80,27 +152,50 @@ class RacingConfig:
         "drop candidates early by this running score: mi, mi_continuous, rfmi, llr (free), or elbo, mi_image,"
         " llr_image, contrast of the predicted picture (null: off)",
     )
-    at: list[float] = key([0.4], "when: shares of the steps below 1, or numbers of steps from 1 on")
-    survivors: list[int] = key([], "candidates a prompt that go on, for each of at")
+    at: list[float] = key(
+        [0.4], "when: shares of the steps below 1, or numbers of steps from 1 on", low=-STEPS, high=STEPS
+    )
+    survivors: list[int] = key([], "candidates a prompt that go on, for each of at", low=1, high=CANDIDATES)
     speedup: float | None = key(
-        None, "instead of survivors: forwards of drawing, looks included, shall fall so many times"
+        None,
+        "instead of survivors: forwards of drawing, looks included, shall fall so many times",
+        low=1,
+        high=1000,
     )
     times: int | None = key(
-        None, "times a look noises the predicted picture at (2 forwards each, contrast: edits + 1)"
+        None,
+        "times a look noises the predicted picture at (2 forwards each, contrast: edits + 1)",
+        low=1,
+        high=STEPS,
     )
-    edits: int = key(3, "edits that a look by contrast tells the prompt from")
+    edits: int = key(3, "edits that a look by contrast tells the prompt from", low=1, high=1000)
 
 
 @dataclass
 class SamplerConfig:
-    name: str = key("ddim", "ddpm (ancestral), ddim, euler (rectified flow), or lcm (consistency models)")
-    steps: int = key(20, "network evaluations a picture")
-    eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm")
-    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none")
-    variance: str = key("small", "ddpm: small (posterior) or large (beta)")
-    spacing: str = key("trailing", "timestep spacing: leading, trailing, linspace")
-    steps_offset: int = key(0, "added to every timestep of the leading spacing (Stable Diffusion: 1)")
-    set_alpha_to_one: bool = key(False, "ddim: end at clean data instead of the first timestep")
+    name: str = key(
+        "ddim",
+        "ddpm (ancestral), ddim, euler (rectified flow), or lcm (consistency models)",
+        choices=("ddpm", "ddim", "euler", "lcm"),
+    )
+    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS)
+    eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
+    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE)
+    variance: str = key("small", "ddpm: small (posterior) or large (beta)", choices=("small", "large"))
+    spacing: str | None = key(
+        None,
+        "timestep spacing: leading, trailing, linspace (default: as the model's scheduler says)",
+        choices=("leading", "trailing", "linspace"),
+    )
+    steps_offset: int | None = key(
+        None,
+        "added to every timestep of the leading spacing (default: as the model's scheduler says)",
+        low=0,
+        high=STEPS,
+    )
+    set_alpha_to_one: bool | None = key(
+        None, "ddim: end at clean data, not at the first timestep (default: as the model's scheduler says)"
+    )
     racing: RacingConfig = section(RacingConfig)
 
 
@@ -115,129 +210,209 @@ class SearchConfig:
         " says on the way: llr, mi, contrast. Short: reward=",
     )
     alpha: float = key(
-        1.0, "temperature of the target p exp(reward/alpha), in the reward's unit. Short: alpha="
+        1.0,
+        "temperature of the target p exp(reward/alpha), in the reward's unit. Short: alpha=",
+        above=0,
+        high=1e9,
     )
-    particles: int | None = key(None, "of one population (default: all candidates of a prompt are one)")
-    proposal: str = key("auto", "auto, gradient (up the reward), bootstrap (as the sampler would)")
+    particles: int | None = key(
+        None, "of one population (default: all candidates of a prompt are one)", low=1, high=CANDIDATES
+    )
+    proposal: str = key(
+        "auto",
+        "auto, gradient (up the reward), bootstrap (as the sampler would)",
+        choices=("auto", "gradient", "bootstrap"),
+    )
     tempering: str = key(
-        "adaptive", "when the reward begins to count: adaptive, gamma, exponential, linear, constant"
+        "adaptive",
+        "when the reward begins to count: adaptive, gamma, exponential, linear, constant",
+        choices=("adaptive", "gamma", "exponential", "linear", "constant"),
     )
-    gamma: float = key(0.008, "of tempering=gamma and exponential")
-    resampling: str = key("ssp", "multinomial, residual, stratified, systematic, ssp")
-    ess: float = key(0.5, "resample where the effective sample size falls below this share of the particles")
-    cap: float = key(1.0, "largest share of a population that may descend from one of its first particles")
+    gamma: float = key(0.008, "of tempering=gamma and exponential", above=0, high=1000)
+    resampling: str = key(
+        "ssp",
+        "multinomial, residual, stratified, systematic, ssp",
+        choices=("multinomial", "residual", "stratified", "systematic", "ssp"),
+    )
+    ess: float = key(
+        0.5, "resample where the effective sample size falls below this share of the particles", low=0, high=1
+    )
+    cap: float = key(
+        1.0, "largest share of a population that may descend from one of its first particles", above=0, high=1
+    )
     max_drift: float | None = key(
-        None, "bound on the reward's pull, in standard deviations of a step's noise (null: none)"
+        None,
+        "bound on the reward's pull, in standard deviations of a step's noise (null: none)",
+        above=0,
+        high=1e6,
     )
-    edits: int = key(3, "reward=contrast: edits that the path is told from, a forward a step each")
+    edits: int = key(
+        3, "reward=contrast: edits that the path is told from, a forward a step each", low=1, high=1000
+    )
 
 
 @dataclass
 class MIConfig:
-    t_min: int = key(50, "mi, mi_continuous, rfmi: steps at or below are left out (of 1000)")
+    t_min: int = key(
+        50, "mi, mi_continuous, rfmi: steps at or below are left out (of 1000)", low=0, high=STEPS
+    )
 
 
 @dataclass
 class TimesConfig:
     """When a scorer noises a picture, and what each time counts."""
 
-    times: int = key(8, "times a picture is noised at")
-    t_min: int = key(400, "lowest time (of 1000)")
-    t_max: int = key(1000, "highest time")
+    times: int = key(8, "times a picture is noised at", low=1, high=STEPS)
+    t_min: int = key(400, "lowest time (of 1000)", low=0, high=STEPS)
+    t_max: int = key(1000, "highest time", low=0, high=STEPS)
     weighting: str = key(
-        "continuous", "of the times: continuous (exact), paper, uniform, profile (as measured)"
+        "continuous",
+        "of the times: continuous (exact), paper, uniform, profile (as measured)",
+        choices=WEIGHTINGS,
     )
-    strategy: str = key("even", "times: even, stratified, random, small, middle, large, importance")
+    strategy: str = key(
+        "even", "times: even, stratified, random, small, middle, large, importance", choices=STRATEGIES
+    )
 
 
 @dataclass
 class ElboConfig(TimesConfig):
-    noise: str = key("independent", "independent, antithetic, or coupled: one forward path")
+    noise: str = key("independent", "independent, antithetic, or coupled: one forward path", choices=NOISES)
 
 
 @dataclass
 class MIImageConfig(ElboConfig):
     """Where all but ``form`` is as for elbo, one pass gives both."""
 
-    form: str = key("square", "square, or orthogonal: the product of velocities, as RFMI has it for flows")
+    form: str = key(
+        "square",
+        "square, or orthogonal: the product of velocities, as RFMI has it for flows",
+        choices=("square", "orthogonal"),
+    )
 
 
 @dataclass
 class LLRImageConfig(TimesConfig):
-    paths: int = key(1, "forward paths averaged")
-    guidance: float = key(1.0, "guidance of the reverse steps; 1 = none")
+    paths: int = key(1, "forward paths averaged", low=1, high=1000)
+    guidance: float = key(1.0, "guidance of the reverse steps; 1 = none", low=0, high=GUIDANCE)
 
 
 @dataclass
 class ContrastConfig(ElboConfig):
-    times: int = key(6, "times a picture is noised at")
-    t_min: int = key(560, "lowest time (of 1000)")
-    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from")
-    negatives: str = key("edits", "the other prompts: edits, words (exchanged within), pool, list (given)")
-    kinds: list[str] = key(["swap", "substitute", "drop"], "kinds of edits, mined from the prompt pool")
-    given: str | None = key(None, "negatives=list: the other prompts, a source like prompts.source")
+    times: int = key(6, "times a picture is noised at", low=1, high=STEPS)
+    t_min: int = key(560, "lowest time (of 1000)", low=0, high=STEPS)
+    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from", low=1, high=1000)
+    negatives: str = key(
+        "edits",
+        "the other prompts: edits, words (exchanged within), pool, list (given)",
+        choices=("edits", "words", "pool", "list"),
+    )
+    kinds: list[str] = key(
+        ["swap", "substitute", "drop"],
+        "kinds of edits, mined from the prompt pool",
+        choices=("swap", "substitute", "drop"),
+    )
+    given: str | None = key(
+        None, "negatives=list: the other prompts, a source like prompts.source", path=True
+    )
 
 
 @dataclass
 class CASConfig:
-    steps: int = key(10, "steps of the inversion")
-    probes: int = key(20, "random probes of the divergence a step")
-    recursion: int = key(2, "fixed-point passes of an inversion step")
-    divergence: str = key("hutchinson", "hutchinson (finite difference) or jvp (exact derivative)")
-    rule: str = key("simpson38", "quadrature over the steps: simpson38, simpson13, trapezoid")
-    inversion: str = key("trapezoid", "a step: trapezoid (second order) or ddim (as published)")
-    end: str = key("denoised", "density at the path's end: denoised, or normal (as published)")
-    spacing: str = key("angle", "of the steps: even in angle (arctan of noise over signal) or in time")
+    steps: int = key(10, "steps of the inversion", low=2, high=STEPS)
+    probes: int = key(20, "random probes of the divergence a step", low=1, high=10_000)
+    recursion: int = key(2, "fixed-point passes of an inversion step", low=0, high=100)
+    divergence: str = key(
+        "hutchinson",
+        "hutchinson (finite difference) or jvp (exact derivative)",
+        choices=("hutchinson", "jvp"),
+    )
+    rule: str = key(
+        "simpson38",
+        "quadrature over the steps: simpson38, simpson13, trapezoid",
+        choices=("simpson38", "simpson13", "trapezoid"),
+    )
+    inversion: str = key(
+        "trapezoid", "a step: trapezoid (second order) or ddim (as published)", choices=("trapezoid", "ddim")
+    )
+    end: str = key(
+        "denoised",
+        "density at the path's end: denoised, or normal (as published)",
+        choices=("denoised", "normal"),
+    )
+    spacing: str = key(
+        "angle",
+        "of the steps: even in angle (arctan of noise over signal) or in time",
+        choices=("angle", "time"),
+    )
 
 
 @dataclass
 class RefereeConfig:
     """A judge from outside: which one, and how much of it at once."""
 
-    batch_size: int = key(32, "pictures a forward")
+    batch_size: int = key(32, "pictures a forward", low=1, high=BATCH)
 
 
 @dataclass
 class ClipConfig(RefereeConfig):
     path: str = key(
-        "openai/clip-vit-large-patch14", "a CLIP: transformers folder, Hub id, or 'shapes' (in the package)"
+        "openai/clip-vit-large-patch14",
+        "a CLIP: transformers folder, Hub id, or 'shapes' (in the package)",
+        path=True,
     )
     revision: str | None = key(None, "Hub branch, tag or commit")
-    form: str = key("clipscore", "clipscore: 2.5 max(cos, 0); cosine; logit: times the temperature")
-    prefix: str | None = key(None, "put before each prompt (CLIPScore's authors: 'A photo depicts ')")
+    form: str = key(
+        "clipscore",
+        "clipscore: 2.5 max(cos, 0); cosine; logit: times the temperature",
+        choices=("clipscore", "cosine", "logit"),
+    )
+    prefix: str | None = key(
+        None, "put before each prompt (CLIPScore's authors: 'A photo depicts ')", empty=True
+    )
 
 
 @dataclass
 class PickScoreConfig(RefereeConfig):
-    path: str = key("yuvalkirstain/PickScore_v1", "transformers folder or Hub id")
+    path: str = key("yuvalkirstain/PickScore_v1", "transformers folder or Hub id", path=True)
     revision: str | None = key(None, "Hub branch, tag or commit")
     processor: str | None = key(
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "its tokenizer and preprocessing (null: with the model)"
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        "its tokenizer and preprocessing (null: with the model)",
+        path=True,
     )
 
 
 @dataclass
 class AestheticConfig(RefereeConfig):
-    path: str = key("openai/clip-vit-large-patch14", "the CLIP that the head reads: folder or Hub id")
+    path: str = key(
+        "openai/clip-vit-large-patch14", "the CLIP that the head reads: folder or Hub id", path=True
+    )
     revision: str | None = key(None, "Hub branch, tag or commit")
-    head: str | None = key(None, "the head: a .safetensors file of LAION's linear or MLP predictor")
+    head: str | None = key(
+        None, "the head: a .safetensors file of LAION's linear or MLP predictor", path=True
+    )
 
 
 @dataclass
 class HpsConfig(RefereeConfig):
-    version: str = key("v2.1", "of the package hpsv2's weights: v2.0 or v2.1")
-    path: str | None = key(None, "the weights as a transformers CLIP instead: folder or Hub id, no package")
+    version: str = key("v2.1", "of the package hpsv2's weights: v2.0 or v2.1", choices=("v2.0", "v2.1"))
+    path: str | None = key(
+        None, "the weights as a transformers CLIP instead: folder or Hub id, no package", path=True
+    )
     revision: str | None = key(None, "Hub branch, tag or commit")
 
 
 @dataclass
 class ImageRewardConfig(RefereeConfig):
-    model: str = key("ImageReward-v1.0", "as the package ImageReward names it")
+    model: str = key("ImageReward-v1.0", "as the package ImageReward names it", path=True)
 
 
 @dataclass
 class JpegConfig:
-    quality: int = key(95, "of the JPEG whose kilobytes count, 1 to 95")
+    quality: int = key(
+        95, "of the JPEG whose kilobytes count, 1 to 95", low=1, high=95, why="above that JPEG only grows"
+    )
 
 
 @dataclass
@@ -257,6 +432,7 @@ class ScorerConfig:
     profile: str | None = key(
         None,
         "where the information is, for weighting=profile and strategy=importance; score.profile measures it",
+        path=True,
     )
     combined: str = key(
         "z(contrast)+z(elbo)", "the score 'combined': a weighted sum; z() = standardised within a prompt"
@@ -265,12 +441,21 @@ class ScorerConfig:
 
 @dataclass
 class GenerateConfig:
-    candidates: int = key(12, "M: candidates a prompt")
-    guidance: float | None = key(None, "guidance of the candidates (default: the sampler's)")
-    batch_size: int = key(96, "candidates a batch (each is two rows of a forward); lower it to save memory")
-    rows_per_unit: int = key(192, "candidates a unit; what a killed run loses at most")
+    candidates: int = key(12, "M: candidates a prompt", low=1, high=CANDIDATES)
+    guidance: float | None = key(
+        None, "guidance of the candidates (default: the sampler's)", low=0, high=GUIDANCE
+    )
+    batch_size: int = key(
+        96, "candidates a batch (each is two rows of a forward); lower it to save memory", low=1, high=BATCH
+    )
+    rows_per_unit: int = key(
+        192, "candidates a unit; what a killed run loses at most", low=1, high=CANDIDATES
+    )
     keep: int | None = key(
-        None, "best candidates a prompt whose latents are kept, at most all (default: select.k)"
+        None,
+        "best candidates a prompt whose latents are kept, at most all (default: select.k)",
+        low=1,
+        high=CANDIDATES,
     )
 
 
@@ -279,33 +464,43 @@ class SelectConfig:
     by: str = key(
         "contrast", "the score, or weighted sum of scores, that chooses; random and oracle are controls"
     )
-    k: int = key(1, "winners a prompt")
-    losers: int = key(0, "losers a prompt, for preference training (train.objective=dpo)")
+    k: int = key(1, "winners a prompt", low=1, high=CANDIDATES)
+    losers: int = key(
+        0, "losers a prompt, for preference training (train.objective=dpo)", low=0, high=CANDIDATES
+    )
     threshold: float | None = key(
         None, "lowest score of a winner; k is then the most a prompt may have, and a prompt may have none"
     )
-    fraction: float = key(1.0, "share of the prompts kept: those whose winners stand out most")
+    fraction: float = key(
+        1.0, "share of the prompts kept: those whose winners stand out most", above=0, high=1
+    )
     balance: bool = key(False, "as many prompts of every category: the clearest of each")
     difficulty: float = key(
         0.0,
         "hard prompts count exp(difficulty) times as much for every standard deviation their pool scores lower",
+        low=0,
+        high=100,
     )
     real: str | None = key(
-        None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'"
+        None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'", path=True
     )
     real_fraction: float = key(
         0.25,
         "share of the training set that is real; they take candidates' places (1: all, and candidates need no score)",
+        low=0,
+        high=1,
     )
-    real_limit: int | None = key(None, "real pictures looked at, at most (of 'shapes': 4 times those needed)")
+    real_limit: int | None = key(
+        None, "real pictures looked at, at most (of 'shapes': 4 times those needed)", low=1, high=ROWS
+    )
 
 
 @dataclass
 class AdapterConfig:
-    kind: str = key("dora", "dora or lora")
-    rank: int = key(32, "rank r")
-    alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)")
-    dropout: float = key(0.0, "dropout on the adapter's input")
+    kind: str = key("dora", "dora or lora", choices=("dora", "lora"))
+    rank: int = key(32, "rank r", low=1, high=4096)
+    alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)", low=1, high=1_000_000)
+    dropout: float = key(0.0, "dropout on the adapter's input", low=0, high=1, below=1)
     targets: list[str] = key(
         [],
         "layers of the denoiser network (default: its attention's projections); [all]: linear ones and convolutions",
@@ -319,50 +514,77 @@ class AdapterConfig:
 @dataclass
 class TrainConfig:
     objective: str = key(
-        "mse", "mse (the paper's), weighted (by score), dpo, spin, kto, nft (these four need select.losers)"
+        "mse",
+        "mse (the paper's), weighted (by score), dpo, spin, kto, nft (these four need select.losers)",
+        choices=("mse", "weighted", "dpo", "spin", "kto", "nft"),
     )
-    steps: int = key(300, "optimizer steps")
-    batch_size: int = key(400, "pictures an optimizer step, over all processes")
+    steps: int = key(300, "optimizer steps", low=1, high=TRAINING)
+    batch_size: int = key(400, "pictures an optimizer step, over all processes", low=1, high=BATCH)
     micro_batch: int | None = key(
-        None, "pictures a forward; the rest is accumulated (default: the share of a process)"
+        None,
+        "pictures a forward; the rest is accumulated (default: the share of a process)",
+        low=1,
+        high=BATCH,
     )
-    lr: float = key(1e-4, "learning rate")
-    lr_schedule: str = key("constant", "constant, linear, cosine, constant_with_warmup")
-    warmup: int = key(0, "warm-up steps")
-    betas: list[float] = key([0.9, 0.999], "AdamW")
-    weight_decay: float = key(1e-2, "AdamW")
-    eps: float = key(1e-8, "AdamW")
-    max_grad_norm: float = key(1.0, "gradient clipping")
-    t_min: int = key(500, "lowest training time")
-    t_max: int = key(1000, "highest training time (excluded)")
-    density: str = key("uniform", "of the training times between them: uniform or logit_normal")
-    density_mean: float = key(0.0, "logit_normal: mean of logit(t); a flow's shift s adds ln s")
-    density_std: float = key(1.0, "logit_normal: standard deviation of logit(t)")
+    lr: float = key(1e-4, "learning rate", low=0, high=100)
+    lr_schedule: str = key(
+        "constant",
+        "constant, linear, cosine, constant_with_warmup",
+        choices=("constant", "constant_with_warmup", "linear", "cosine"),
+    )
+    warmup: int = key(0, "warm-up steps", low=0, high=TRAINING)
+    betas: list[float] = key([0.9, 0.999], "AdamW", low=0, below=1)
+    weight_decay: float = key(1e-2, "AdamW", low=0, high=1000)
+    eps: float = key(1e-8, "AdamW", low=1e-30, high=1)
+    max_grad_norm: float = key(1.0, "gradient clipping", low=0, high=1e9)
+    t_min: int = key(500, "lowest training time", low=0, high=STEPS)
+    t_max: int = key(1000, "highest training time (excluded)", low=0, high=STEPS)
+    density: str = key(
+        "uniform",
+        "of the training times between them: uniform or logit_normal",
+        choices=("uniform", "logit_normal"),
+    )
+    density_mean: float = key(
+        0.0, "logit_normal: mean of logit(t); a flow's shift s adds ln s", low=-20, high=20
+    )
+    density_std: float = key(1.0, "logit_normal: standard deviation of logit(t)", above=0, high=100)
     layout_weight: float = key(
-        0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1"
+        0.0,
+        "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1",
+        low=0,
+        high=1,
     )
-    caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt")
+    caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt", low=0, high=1)
     fresh: bool = key(
         False, "every round trains a new adapter on the base model instead of going on from the last round's"
     )
-    beta_dpo: float = key(2000.0, "strength of the tie of dpo, spin and kto to their reference")
-    beta_nft: float = key(0.1, "nft: its steps go 1/beta times as far as winners and losers are apart")
+    beta_dpo: float = key(
+        2000.0, "strength of the tie of dpo, spin and kto to their reference", low=0, high=1e9
+    )
+    beta_nft: float = key(
+        0.1, "nft: its steps go 1/beta times as far as winners and losers are apart", above=0, high=1000
+    )
     soft_labels: float | None = key(
         None,
         "nft: a picture counts by its score, wholly where that is so many standard deviations from its prompt's mean;"
         " null: the chosen wholly for, the others wholly against",
+        above=0,
+        high=1e6,
     )
     temperature: float = key(
-        1.0, "weighted: of the weights exp(score/temperature), scores standardised within a prompt"
+        1.0,
+        "weighted: of the weights exp(score/temperature), scores standardised within a prompt",
+        above=0,
+        high=1e6,
     )
-    checkpoint_every: int = key(50, "steps between checkpoints")
-    keep_checkpoints: int = key(2, "newest checkpoints kept")
+    checkpoint_every: int = key(50, "steps between checkpoints", low=1, high=TRAINING)
+    keep_checkpoints: int = key(2, "newest checkpoints kept", low=1, high=TRAINING)
     keep_best_by: str | None = key(None, "scorer that picks the best checkpoint on validation prompts")
     validation_prompts: int = key(
-        24, "prompts that keep_best_by looks at; of the training source, not trained on"
+        24, "prompts that keep_best_by looks at; of the training source, not trained on", low=1, high=ROWS
     )
-    log_every: int = key(10, "steps between two rows of metrics.jsonl")
-    mixed_precision: str = key("no", "no, bf16, fp16")
+    log_every: int = key(10, "steps between two rows of metrics.jsonl", low=1, high=TRAINING)
+    mixed_precision: str = key("no", "no, bf16, fp16", choices=("no", "bf16", "fp16"))
     gradient_checkpointing: bool = key(False, "trade time for memory")
     compile: bool = key(False, "torch.compile the network for training")
 
@@ -370,45 +592,66 @@ class TrainConfig:
 @dataclass
 class EvaluateConfig:
     prompts: PromptsConfig = section(PromptsConfig)
-    candidates: int = key(4, "pictures a held-out prompt")
-    batch_size: int = key(96, "pictures a batch")
-    guidance: float | None = key(None, "guidance of the comparison (default: the sampler's)")
+    candidates: int = key(4, "pictures a held-out prompt", low=1, high=CANDIDATES)
+    batch_size: int = key(96, "pictures a batch", low=1, high=BATCH)
+    guidance: float | None = key(
+        None, "guidance of the comparison (default: the sampler's)", low=0, high=GUIDANCE
+    )
     scorers: list[str] = key(
         ["mi", "oracle"], "scores in the tables; the oracle judges the embedded world only"
     )
-    seed: int = key(1, "seed of the held-out pictures, the same before and after and in every round")
-    examples: int = key(12, "before/after pairs in the report")
+    seed: int = key(
+        1, "seed of the held-out pictures, the same before and after and in every round", low=0, high=SEED
+    )
+    examples: int = key(12, "before/after pairs in the report", low=0, high=1000)
 
 
 @dataclass
 class ScoreConfig:
     source: str | None = key(
         None,
-        "pictures: a folder with metadata.csv/.jsonl, a parquet file, a Hub dataset id, a folder of candidates",
+        "pictures: a folder with metadata.csv/.jsonl or a.txt beside a.png, a parquet file, tar shards, a Hub"
+        " dataset id, a folder of candidates",
+        path=True,
     )
-    split: str | None = key(None, "split of a dataset that has several")
-    image_column: str | None = key(None, "picture column (default: file_name, image, …)")
+    split: str | None = key(None, "split of a dataset that has several (default: train, or the only one)")
+    image_column: str | None = key(
+        None, "picture column (default: file_name, image, …; both of a pair jpg_0, jpg_1)"
+    )
     text_column: str | None = key(None, "caption column (default: text, caption or prompt)")
-    limit: int | None = key(None, "at most this many pictures")
+    caption: str = key(
+        "first", "of several captions: first, or random (by seed and row)", choices=("first", "random")
+    )
+    outside: bool = key(
+        False, "read files outside the source's folder too, where its table or its links name them"
+    )
+    limit: int | None = key(None, "at most this many pictures", low=1, high=ROWS)
     scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets")
-    pool: str | None = key(None, "more prompts for contrast to find edits in (a source like prompts.source)")
-    adapter: str | None = key(None, "judge with this adapter's model instead of the base model")
-    out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)")
+    pool: str | None = key(
+        None, "more prompts for contrast to find edits in (a source like prompts.source)", path=True
+    )
+    adapter: str | None = key(None, "judge with this adapter's model instead of the base model", path=True)
+    out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)", path=True)
     by: str | None = key(None, "the score that top_fraction goes by (default: the first of score.scorers)")
-    top_fraction: float | None = key(None, "write the best share (0 to 1) of the pictures as a dataset, too")
+    top_fraction: float | None = key(
+        None, "write the best share (0 to 1) of the pictures as a dataset, too", above=0, high=1
+    )
     profile: str | None = key(
         None,
         "measure at which times the pictures' information lies, into this .json file, for scorer.profile",
+        path=True,
     )
     skip: bool = key(False, "leave out pictures that do not decode or have no caption, instead of stopping")
-    batch_size: int = key(192, "rows a forward")
-    rows_per_unit: int = key(192, "pictures a unit; what a killed command loses at most")
+    batch_size: int = key(192, "rows a forward", low=1, high=BATCH)
+    rows_per_unit: int = key(
+        192, "pictures a unit; what a killed command loses at most", low=1, high=CANDIDATES
+    )
 
 
 @dataclass
 class AgreeConfig:
-    prompts: int = key(100, "P: prompts, evenly over the categories")
-    candidates: int = key(32, "M: candidates a prompt")
+    prompts: int = key(100, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
+    candidates: int = key(32, "M: candidates a prompt", low=2, high=CANDIDATES)
     scorers: list[str] = key(
         ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"], "scores that are compared"
     )
@@ -416,53 +659,63 @@ class AgreeConfig:
         None, "the score the others are held to (default: oracle where it is one of them, else the last)"
     )
     positions: list[int] = key(
-        [1, 25, 50], "ranks that the paper compares (fewer candidates: first, middle, last)"
+        [1, 25, 50],
+        "ranks that the paper compares (fewer candidates: first, middle, last)",
+        low=1,
+        high=CANDIDATES,
     )
     fractions: list[float] = key(
-        [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], "top shares of the referee's curve"
+        [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], "top shares of the referee's curve", above=0, high=1
     )
-    resamples: int = key(2000, "of the bootstrap over prompts")
+    resamples: int = key(2000, "of the bootstrap over prompts", low=1, high=RESAMPLES)
     source: str | None = key(
-        None, "a table of scores (mitune score) or folder of candidates, instead of drawing"
+        None, "a table of scores (mitune score) or folder of candidates, instead of drawing", path=True
     )
 
 
 @dataclass
 class SampleConfig:
     prompt: str | None = key(None, "one prompt, instead of those of prompts.source")
-    pictures: int = key(4, "pictures a prompt")
-    of: int | None = key(None, "drawn for them: candidates, or particles of a search (default: as many)")
+    pictures: int = key(4, "pictures a prompt", low=1, high=CANDIDATES)
+    of: int | None = key(
+        None,
+        "drawn for them: candidates, or particles of a search (default: as many)",
+        low=1,
+        high=CANDIDATES,
+    )
     by: str | None = key(
         None, "the score that picks the pictures (default, with sampler=das: drawn by the particles' weights)"
     )
     scorers: list[str] = key(["mi"], "scores every picture gets")
-    round: int | None = key(None, "draw with the adapter that this round of run= trained")
-    out: str | None = key(None, "the folder to write (default: samples, in the run folder)")
+    round: int | None = key(None, "draw with the adapter that this round of run= trained", low=1, high=ROUNDS)
+    out: str | None = key(None, "the folder to write (default: samples, in the run folder)", path=True)
 
 
 @dataclass
 class CalibrateConfig:
-    prompts: int = key(24, "P: prompts, evenly over the categories")
-    candidates: int = key(16, "M: candidates a prompt")
+    prompts: int = key(24, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
+    candidates: int = key(16, "M: candidates a prompt", low=2, high=1000)
     by: list[str] = key(["mi", "llr"], "running scores to race by: those of sampler.racing.by")
     target: str | None = key(None, "the final score whose best candidates must survive (default: select.by)")
-    k: int = key(1, "how many of the best")
-    recall: float = key(0.9, "share of them that a proposed schedule shall keep")
-    every: int = key(2, "steps between two looks, of scores that cost forwards")
-    times: int | None = key(None, "of a look: as sampler.racing.times")
-    edits: int = key(3, "of a look: as sampler.racing.edits")
-    resamples: int = key(2000, "of the bootstrap over prompts")
+    k: int = key(1, "how many of the best", low=1, high=1000)
+    recall: float = key(0.9, "share of them that a proposed schedule shall keep", above=0, high=1)
+    every: int = key(2, "steps between two looks, of scores that cost forwards", low=1, high=STEPS)
+    times: int | None = key(None, "of a look: as sampler.racing.times", low=1, high=STEPS)
+    edits: int = key(3, "of a look: as sampler.racing.edits", low=1, high=1000)
+    resamples: int = key(2000, "of the bootstrap over prompts", low=1, high=RESAMPLES)
 
 
 @dataclass
 class ExportConfig:
-    round: int | None = key(None, "the round to export (default: the last that is trained)")
-    out: str | None = key(None, "the folder to write (default: export, in the run folder)")
+    round: int | None = key(
+        None, "the round to export (default: the last that is trained)", low=1, high=ROUNDS
+    )
+    out: str | None = key(None, "the folder to write (default: export, in the run folder)", path=True)
     name: str | None = key(None, "the model's name on its card (default: the repository's or the run's)")
     merged: bool = key(False, "the whole pipeline too, the adapter fused into its weights")
     comfy: bool = key(False, "the adapter under the names that ComfyUI reads, too")
     dataset: bool = key(False, "the training set too, as parquet; its repository is NAME-dataset")
-    pictures: int = key(12, "before/after pairs shown, at most")
+    pictures: int = key(12, "before/after pairs shown, at most", low=0, high=1000)
     base_model: str | None = key(None, "Hub id of the base model for the card (default: model.path)")
     license: str | None = key(None, "licence on the card (default: the base model's, where known)")
     push: str | None = key(None, "upload to this repository of the Hub: user/name")
@@ -480,6 +733,7 @@ class SweepConfig:
     share: str | None = key(
         None,
         "a folder in which runs share what they have in common (default in a sweep: shared/ in its folder)",
+        path=True,
     )
 
 
@@ -492,13 +746,16 @@ class TrackerConfig:
 @dataclass
 class Config:
     name: str = key("shapes", "name of the preset, of the run folder")
-    run: str = key("runs/${name}", "the run folder")
-    seed: int = key(0, "every random draw follows from it")
-    rounds: int = key(1, "R: generate, select, train, evaluate, and again with the new adapter")
-    round: int = key(1, "the round that a stage run alone belongs to")
+    run: str = key("runs/${name}", "the run folder", path=True)
+    seed: int = key(0, "every random draw follows from it", low=0, high=SEED)
+    rounds: int = key(
+        1, "R: generate, select, train, evaluate, and again with the new adapter", low=1, high=ROUNDS
+    )
+    round: int = key(1, "the round that a stage run alone belongs to", low=1, high=ROUNDS)
     launch: str | None = key(
         None,
         "start the processes by accelerate: a file of launch/ (multi_gpu) or of your own (null: this process)",
+        path=True,
     )
     scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets")
     model: ModelConfig = section(ModelConfig)
@@ -520,21 +777,42 @@ class Config:
     tracker: TrackerConfig = section(TrackerConfig)
 
 
-def leaves(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def leaves() -> Iterator[tuple[str, Any, str]]:
     """(full key, default, meaning) of every key, in the order of the dataclasses."""
+    for name, one in keys().items():
+        yield name, list(one.default) if one.many else one.default, one.meaning
+
+
+@functools.cache
+def keys() -> dict[str, Key]:
+    """Every key by its full name, in the order of the dataclasses."""
+    return {one.name: one for one in _declared(Config, "")}
+
+
+def _declared(kind: type, prefix: str) -> Iterator[Key]:
+    hints = typing.get_type_hints(kind)
     for item in dataclasses.fields(kind):
         name = f"{prefix}{item.name}"
         default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
         if dataclasses.is_dataclass(default):
-            yield from leaves(type(default), f"{name}.")
-        else:
-            yield name, default, item.metadata["help"]
+            yield from _declared(type(default), f"{name}.")
+            continue
+        hint, optional = hints[item.name], False
+        if isinstance(hint, types.UnionType):
+            hint, optional = next(part for part in hint.__args__ if part is not types.NoneType), True
+        many = typing.get_origin(hint) is list
+        yield Key(
+            name,
+            hint.__args__[0] if many else hint,
+            many,
+            optional,
+            default,
+            item.metadata["help"],
+            item.metadata["limits"],
+        )
 
 
-def flatten(config: DictConfig) -> dict[str, Any]:
-    """{full key: value} of a resolved configuration."""
-    return {name: _plain(OmegaConf.select(config, name)) for name, _, _ in leaves()}
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+def flatten(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """{full key: value} of a configuration; ``resolve``: whether a text that refers to others is looked up."""
+    container: Any = OmegaConf.to_container(config, resolve=resolve)
+    return {name: functools.reduce(operator.getitem, name.split("."), container) for name in keys()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from mitune.data.decoding import as_tensor, open_picture
 from mitune.data.selection import scorers
-from mitune.errors import UserError, first_line, nearest
+from mitune.errors import UserError, first_line, nearest, short
 from mitune.files import atomic_folder
+from mitune.reading import read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +43,7 @@ def encode_png(picture: Tensor | Image.Image | bytes) -> bytes:
 
 def decode_png(data: bytes, what: str = "a picture") -> Tensor:
     """A picture [3, H, W], floats in [0, 1]. Raises UserError naming ``what`` if the bytes are no picture."""
-    try:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{what} does not decode ({error}); remove it from the dataset or write it again"
-        ) from error
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return as_tensor(open_picture(data, what, "remove it from the dataset or write it again"))
 
 
 def build(
@@ -203,20 +200,30 @@ def pictures(dataset: Dataset) -> Tensor:
     texts = dataset["text"]
     decoded = []
     for row, cell in enumerate(raw):
-        value = cell["image"]
         what = f"the picture of row {row} ({texts[row]!r})"
-        data = value["bytes"]
-        if data is None:
-            try:
-                data = Path(value["path"]).read_bytes()
-            except (OSError, TypeError) as error:
-                raise UserError(f"{what} cannot be read ({error})") from error
+        data = _contents(cell["image"], raw, what)
         decoded.append(decode_png(data, what))
         if decoded[-1].shape != decoded[0].shape:
             raise UserError(
                 f"{what} is {_size(decoded[-1])}, the first one {_size(decoded[0])}; make them all one size"
             )
     return torch.stack(decoded)
+
+
+def _contents(cell: Any, dataset: Dataset, what: str) -> bytes:
+    """File contents of a picture cell. A set that names files is often somebody else's: only its own are read."""
+    cell = cell or {}
+    if cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    if not cell.get("path"):
+        raise UserError(f"{what} is empty; remove the row, or write the set again")
+    own = [os.path.dirname(os.path.realpath(file["filename"])) for file in dataset.cache_files]
+    path = os.path.realpath(os.path.join(own[0] if own else "", cell["path"]))
+    if not any(path.startswith(folder + os.sep) for folder in own):
+        raise UserError(
+            f"{what} lies outside the training set ({short(path)}); write the set with its pictures in it, as bytes"
+        )
+    return read_bytes(path, what)
 
 
 def _size(picture: Tensor) -> str:

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError, first_line, nearest
+from mitune.data.splits import (
+    HELD_OUT,
+    KEYWORDS,
+    TRAIN,
+    before_split,
+    canonical,
+    canonical_names,
+    choose,
+    is_held_out,
+    labelled,
+    split_of,
+)
+from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
+from mitune.errors import UserError, first_line, nearest, short
+from mitune.families.source import is_hub_id
+from mitune.reading import check_regular, home, is_file, is_folder, is_there, reading
+
+__all__ = ["UNCATEGORISED", "Prompt", "load_prompts", "make_prompt", "open_saved", "read_rows"]
 
 UNCATEGORISED = "uncategorised"
-TEXT_COLUMNS = ("prompt", "text", "caption")
-SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+CATEGORY_COLUMNS = ("category", "tag")  # the second is GenEval's
 
 # The names of T2I-CompBench's own files: they say the category even without a `_train` or `_val` behind it.
 _T2I_COMPBENCH = {"color", "shape", "texture", "spatial", "non_spatial", "3d_spatial", "numeracy", "complex"}
-_HELD_OUT = ("val", "validation", "valid", "dev", "test")
+_NOUNS = "new_objects"  # another file of its folder: a list of nouns
+# Those of HPSv2's benchmark: category by category, held out as a whole.
+_HPSV2 = {"anime", "concept-art", "paintings", "photo"}
+# The columns of PartiPrompts, DrawBench and GenEval.
+_BENCHMARKS = ({"prompt", "category", "challenge"}, {"prompts", "category"}, {"tag", "include", "prompt"})
 _FILE_NAME = re.compile(
     r"(?P<category>.+?)(?:[_-](?P<split>train|val|validation|valid|dev|test)(?:[_-].*)?)?"
 )
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SHARD = re.compile(r"-?\d{5}-of-\d{5}.*", re.DOTALL)
+_PART = re.compile(r"(shard|part|chunk|batch|file|data|metadata)?[-_. ]?\d*", re.IGNORECASE)  # no category
 
 
 @dataclass(frozen=True)
@@ -36,10 +55,41 @@ class Prompt:
     category: str = UNCATEGORISED
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What of a source is asked for; see ``load_prompts``."""
+
+    split: str | None
+    column: str | None
+    category_column: str | None
+    held_out: bool
+
+    def choose(self, there: Sequence[str], where: str) -> str:
+        """The one of the splits that is meant. Raises UserError."""
+        name = choose(self.split, there, self.held_out)
+        if name is None:
+            wanted = f"split '{self.split or TRAIN}'" if self.split or not self.held_out else "held-out split"
+            raise UserError(
+                f"prompts: {where} has no {wanted}; it has {', '.join(map(str, there)) or 'none'} (prompts.split)"
+            )
+        return name
+
+
 def make_prompt(text: str, category: str = UNCATEGORISED) -> Prompt:
-    """Make a :class:`Prompt`; runs of white space (line breaks too) become one space."""
+    """Make a :class:`Prompt`; runs of white space (line breaks too) become one space.
+
+    Raises UserError for characters that no text can hold (lone surrogates).
+    """
     text = " ".join(text.split())
-    return Prompt(hashlib.sha256(text.encode()).hexdigest()[:12], text, category)
+    try:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        category.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the prompt {short(text)!a} (category {category!a}) holds half a character (a lone"
+            " surrogate); mend it"
+        ) from error
+    return Prompt(digest, text, category)
 
 
 def load_prompts(
@@ -50,81 +100,99 @@ def load_prompts(
     column: str | None = None,
     category_column: str | None = None,
     subset: str | None = None,
+    held_out: bool = False,
 ) -> list[Prompt]:
     """Read prompts from ``source``; duplicates are dropped, the order of the source is kept.
 
     Args:
-        source: a ``.txt`` file (a prompt a line), a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` table, a
-            folder of such files (T2I-CompBench's as they are: ``color_train.txt`` is category ``color``,
-            split ``train``), a folder made by ``datasets.save_to_disk``, a Hub dataset id ``owner/name``, or
-            ``shapes``, the embedded world.
+        source: a ``.txt`` file (a prompt a line), a ``.csv``, ``.tsv``, ``.json``, ``.jsonl``, ``.ndjson`` or
+            ``.parquet`` table, a folder of such files (T2I-CompBench's as they are: ``color_train.txt`` is category
+            ``color``, split ``train``; a ``README.md`` with ``configs`` is obeyed), a folder made by
+            ``datasets.save_to_disk``, a Hub dataset id ``owner/name``, or ``shapes``, the embedded world.
         split: of a folder, the world or a Hub dataset; ``test`` and ``val`` stand in for each other where
-            only one is there. A lone file counts as ``train``: asked for a held-out split, it must have one
-            in its name or in a column ``split``.
+            only one is there. In a folder the names say it as for ``datasets``; files that carry none count only
+            where no file carries one. A lone file counts as ``train``: asked for a held-out split, it must have one
+            in its name or in a column ``split``. Where a source has several and none is asked for: ``train``,
+            never all of them.
         limit: at most so many prompts, spread evenly over the categories.
         per_category: at most so many prompts of each category.
         column: the text column; without it ``prompt``, ``text`` or ``caption``, or the only column there is.
-        category_column: default ``category`` where there is one.
-        subset: the configuration of a Hub dataset that has several.
+        category_column: default ``category`` or ``tag``, where there is one.
+        subset: the configuration of a Hub dataset (or a folder with such a README.md) that has several.
+        held_out: where no split is asked for, take a held-out one instead of ``train``.
 
     Raises:
-        UserError: missing file, nothing in it, unknown column, undecodable text, unknown split.
+        UserError: missing file, a form not known, nothing in it, unknown column, undecodable text, unknown split.
     """
     for name, value in (("limit", limit), ("per_category", per_category)):
         if value is not None and value < 1:
             raise UserError(f"prompts.{name}={value}: must be at least 1 (leave it out to take all prompts)")
-    pairs = _read(str(source), split, column, category_column, subset)
-    prompts: dict[str, Prompt] = {}
-    for text, category in pairs:
-        prompt = make_prompt(text, category)
-        if prompt.text:
-            prompts.setdefault(prompt.id, prompt)
+    pairs = _read(str(source), _Asked(split, column, category_column, held_out), subset)
+    prompts = _spread((make_prompt(text, category) for text, category in pairs), limit, per_category)
     if not prompts:
         raise UserError(
             f"no prompt in {source}{f' (split {split})' if split else ''}: give a file with a prompt a line"
         )
-    return _spread(list(prompts.values()), limit, per_category)
+    return prompts
 
 
-def _spread(prompts: list[Prompt], limit: int | None, per_category: int | None) -> list[Prompt]:
-    """The first prompts of each category in turn, until ``limit``, in the order they came in."""
+def _spread(prompts: Iterable[Prompt], limit: int | None, per_category: int | None) -> list[Prompt]:
+    """The distinct first prompts of each category in turn, until ``limit``, in the order they came in.
+
+    No more are held than that may be among them; of all others only the id.
+    """
+    most = min((value for value in (limit, per_category) if value is not None), default=None)
+    seen: set[int] = set()
     rank: dict[str, int] = {}
-    order = []  # (round of the category's turn, position)
-    for position, prompt in enumerate(prompts):
+    kept: list[tuple[int, int, Prompt]] = []  # (round of the category's turn, position, prompt)
+    for prompt in prompts:
+        number = int(prompt.id, 16)
+        if not prompt.text or number in seen:
+            continue
+        seen.add(number)
         turn = rank.get(prompt.category, 0)
         rank[prompt.category] = turn + 1
-        if per_category is None or turn < per_category:
-            order.append((turn, position))
-    chosen = sorted(order)[:limit]
-    return [prompts[position] for position in sorted(position for _, position in chosen)]
+        if most is None or turn < most:
+            kept.append((turn, len(seen), prompt))
+    chosen = sorted(kept, key=lambda entry: entry[:2])[:limit]
+    return [prompt for _, _, prompt in sorted(chosen, key=lambda entry: entry[1])]
 
 
-def _read(
-    source: str, split: str | None, column: str | None, category_column: str | None, subset: str | None
-) -> Iterable[tuple[str, str]]:
+def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[tuple[str, str]]:
     if source == "shapes":
-        return _read_world(split)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-            return _read_saved(path, split, column, category_column)
-        return _read_folder(path, split, column, category_column)
-    if path.is_file():
-        named = _FILE_NAME.fullmatch(path.stem)
-        own_split = named["split"] if named else None
-        return _read_file(path, split, own_split, column, category_column)
-    if path.suffix in SUFFIXES or not _HUB_ID.fullmatch(source):
-        others = path.parent.iterdir() if path.parent.is_dir() else ()
-        choices = ["shapes", *(other.name for other in others)]
-        raise UserError(f"prompts: there is no file or folder {source}{nearest(path.name, choices)}")
-    return _read_hub(source, split, column, category_column, subset)
+        return _read_world(asked)
+    if not source.strip():
+        raise UserError("prompts.source is empty; give a file, a folder, a Hub dataset id, or shapes")
+    path = home(source)
+    if is_folder(path):
+        if is_file(path / "dataset_info.json") or is_file(path / "dataset_dict.json"):
+            return _read_saved(path, asked)
+        return _read_folder(path, asked, subset)
+    if is_file(path):
+        return _read_file(path, asked)
+    if is_there(path):
+        check_regular(path, f"prompts: {short(str(path))}")
+    if path.suffix.lower() in SUFFIXES or not is_hub_id(source):
+        raise UserError(
+            f"prompts: there is no file or folder {short(source)}{nearest(path.name[:255], _beside(path))}"
+        )
+    return _read_hub(source, asked, subset)
 
 
-def _read_world(split: str | None) -> Iterator[tuple[str, str]]:
-    from mitune.worlds import shapes  # the world is a floor-1 neighbour: imported only when asked for
+def _beside(path: Path) -> list[str]:
+    """The names that may have been meant."""
+    try:
+        return ["shapes", *(other.name for other in path.parent.iterdir())]
+    except (OSError, ValueError):
+        return ["shapes"]
+
+
+def _read_world(asked: _Asked) -> Iterator[tuple[str, str]]:
+    from mitune.worlds import shapes  # which takes numpy and more: only where it is asked for
 
     splits = ("train", "test")
-    chosen = "test" if split in _HELD_OUT else split or "train"
+    split = asked.split or ("test" if asked.held_out else "train")
+    chosen = "test" if split in HELD_OUT else split
     if chosen not in splits:
         raise UserError(
             f"prompts.split={split}: the world has the splits train and test{nearest(chosen, splits)}"
@@ -137,167 +205,202 @@ def _read_world(split: str | None) -> Iterator[tuple[str, str]]:
             yield prompt.text, category
 
 
-def _read_folder(
-    folder: Path, split: str | None, column: str | None, category_column: str | None
-) -> Iterator[tuple[str, str]]:
-    files: dict[str, dict[str | None, list[Path]]] = {}
-    for path in sorted(folder.iterdir()):
-        named = _FILE_NAME.fullmatch(path.stem)
-        if path.suffix in SUFFIXES and path.is_file() and named:
-            files.setdefault(named["category"], {}).setdefault(named["split"], []).append(path)
-    if not files:
-        raise UserError(f"prompts: no {', '.join(SUFFIXES)} file in the folder {folder}")
-    found = False
-    for category, by_split in files.items():
-        if split is None:
-            chosen = [path for paths in by_split.values() for path in paths]
-        else:
-            name = _stand_in(split, [key for key in by_split if key])
-            # Beside files with a split in their name, one without is their union: it stands in for none.
-            lone = by_split.get(None, []) if len(by_split) == 1 and split == "train" else []
-            chosen = by_split[name] if name else lone
-        for path in chosen:
-            found = True
-            own = _FILE_NAME.fullmatch(path.stem)
-            for text, given in _read_file(path, None, own["split"] if own else None, column, category_column):
-                yield text, category if given == UNCATEGORISED else given
-    if not found:
-        raise UserError(
-            f"prompts: no file in {folder} is named for the split '{split}' (such as color_{split}.txt)"
-        )
+# -- files and folders -------------------------------------------------------------------------------------------------
 
 
-def _stand_in(split: str, there: Sequence[str]) -> str | None:
-    """The name of ``split`` among those that are there; one held-out split stands in for another."""
-    if split in there:
-        return split
-    return next((name for name in _HELD_OUT if name in there), None) if split in _HELD_OUT else None
-
-
-def _read_file(
-    path: Path, split: str | None, own_split: str | None, column: str | None, category_column: str | None
-) -> Iterator[tuple[str, str]]:
+def _named(path: Path) -> str:
+    """What a file's name says before its split."""
     named = _FILE_NAME.fullmatch(path.stem)
-    known = named is not None and (own_split is not None or named["category"] in _T2I_COMPBENCH)
-    category = named["category"] if named is not None and known else UNCATEGORISED
-    rows = read_rows(path)
-    whole = split in (None, "train") or (split in _HELD_OUT and own_split in _HELD_OUT)
-    if split is not None and rows and "split" in rows[0]:
-        name = _stand_in(split, sorted({str(row["split"]) for row in rows}))
-        rows = [row for row in rows if row["split"] == name]
-    elif not whole:
+    return named["category"] if named else path.stem
+
+
+def _category(path: Path) -> str:
+    """The category that a file's name gives: T2I-CompBench's and HPSv2's, or what stands before a split."""
+    named = _FILE_NAME.fullmatch(path.stem)
+    known = named is not None and (named["split"] or named["category"] in _T2I_COMPBENCH or _is_hpsv2(path))
+    return named["category"] if named is not None and known else UNCATEGORISED
+
+
+def _category_in_folder(path: Path, folder: Path) -> str:
+    """The category of a folder's file: what its name says beside a split and the number of a shard."""
+    named = _FILE_NAME.fullmatch(path.stem)
+    if named is not None and named["split"]:
+        return named["category"]
+    before = before_split(path.stem)
+    if before is not None:
+        return before or UNCATEGORISED
+    stem = _SHARD.sub("", path.stem)
+    return UNCATEGORISED if not stem or (path.parent != folder and _PART.fullmatch(stem)) else stem
+
+
+def _is_benchmark(path: Path, table: Table) -> bool:
+    """Whether a file is a public benchmark's, which is there to be evaluated on."""
+    there = {name.lower() for name in table.columns}
+    return _is_hpsv2(path) or any(columns <= there for columns in _BENCHMARKS)
+
+
+def _is_hpsv2(path: Path) -> bool:
+    return path.suffix.lower() == ".json" and path.stem in _HPSV2
+
+
+def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
+    files: dict[tuple[Path, str], list[tuple[Path, str | None]]] = {}
+    for path, split in labelled(folder, SUFFIXES, subset):
+        if split is not None or path.stem != _NOUNS:
+            files.setdefault((path.parent, _named(path)), []).append((path, split))
+    found = [entry for entries in files.values() for entry in entries]  # category by category
+    if not found:
+        raise UserError(f"prompts: no {', '.join(SUFFIXES)} file in the folder {folder}")
+    there = {split for _, split in found if split is not None}
+    if not there:
+        for path, _ in found:
+            yield from _read_file(path, asked, _category_in_folder(path, folder))
+        return
+    name = choose(asked.split, sorted(there, key=[*KEYWORDS, *sorted(there)].index), asked.held_out)
+    chosen = [path for path, split in found if split == name]
+    if name is None or not chosen:
+        wanted = asked.split or ("test" if asked.held_out else TRAIN)
         raise UserError(
-            f"prompts: {path} has no split '{split}'; give a held-out file, or add a column 'split'"
+            f"prompts: no file in {folder} is named for the split '{wanted}' (such as color_{wanted}.txt); its files"
+            f" are of {', '.join(sorted(there))}"
         )
-    return _pairs(rows, str(path), column, category_column, category)
+    for path in chosen:
+        table = open_table(path, _asked_columns(asked))
+        yield from _pairs(table, str(path), asked, _category_in_folder(path, folder))
 
 
-def _decode(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+def _asked_columns(asked: _Asked) -> list[str]:
+    return [name for name in (asked.column, asked.category_column) if name is not None]
 
 
-def read_rows(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of a file as mappings; a line of a text file is ``{"prompt": line}``."""
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return pq.read_table(path).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a readable parquet file: {first_line(error)}") from error
-    text = _decode(path)
-    if path.suffix in (".csv", ".tsv"):
-        reader = csv.DictReader(
-            io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","
+def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[tuple[str, str]]:
+    category = _category(path) if category is None else category
+    table = open_table(path, _asked_columns(asked))
+    split, own = asked.split, split_of(path.name)
+    column = _split_column(table)
+    if column is not None:
+        return _pairs(table, str(path), asked, category, column)
+    own_held_out = own not in (None, TRAIN) or _is_benchmark(path, table)
+    if split is not None and canonical(split) != TRAIN and not (is_held_out(split) and own_held_out):
+        raise UserError(
+            f"prompts: {path} has no split '{split}'; give a held-out file, add a column 'split', or say"
+            " prompts.split=null (evaluate.prompts.split=null) to take all of it"
         )
-        try:
-            return list(reader)
-        except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num}: not a readable table ({error})") from error
-    if path.suffix == ".jsonl":
-        rows: list[Mapping[str, Any]] = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-            if not isinstance(value, (str, dict)):
-                raise UserError(
-                    f"{path}, line {number}: expected an object or a string, found {type(value).__name__}"
-                )
-            rows.append(value if isinstance(value, dict) else {"prompt": value})
-        return rows
-    return [{"prompt": line} for line in text.splitlines()]
+    return _pairs(table, str(path), asked, category)
+
+
+def _split_column(table: Table) -> str | None:
+    return next((name for name in table.columns if name.lower() == "split"), None)
+
+
+def _rows_of_split(
+    table: Table, columns: Sequence[str], column: str, asked: _Asked, where: str
+) -> Iterator[Any]:
+    """The rows whose cell of ``column`` is the split that is meant; all where none is asked for and they are none."""
+    there = sorted({str(row.get(column)).strip() for row in table.rows([column])} - {"None", ""})
+    if not there or (asked.split is None and not canonical_names(there)):
+        return table.rows(columns)
+    name = asked.choose(there, f"the column '{column}' of {where}")
+    rows = table.rows(list(dict.fromkeys([*columns, column])))
+    return (row for row in rows if str(row.get(column)).strip() == name)
 
 
 def _pairs(
-    rows: Iterable[Mapping[str, Any]],
-    where: str,
-    column: str | None,
-    category_column: str | None,
-    category: str,
+    table: Table, where: str, asked: _Asked, category: str, split_column: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    rows = list(rows)
-    if not rows:
+    """The texts and categories of a table's rows; ``category`` where a row has none. Only their columns are read."""
+    if not table.columns:
         return
-    columns = [name for name in rows[0] if isinstance(name, str)]
-    column = _column(columns, column, where)
-    if category_column is not None and category_column not in columns:
-        raise UserError(f"{where} has no column '{category_column}' (prompts.category_column)"
-                        f"{nearest(category_column, columns)}; it has {', '.join(columns)}")  # fmt: skip
-    category_column = category_column or next((name for name in columns if name.lower() == "category"), None)
+    text, given = _column(table, asked.column, where), _category_column(table.columns, asked, where)
+    columns = [text] if given is None or given == text else [text, given]
+    if split_column is None or split_column == text:
+        rows = table.rows(columns)
+    else:
+        rows = _rows_of_split(table, columns, split_column, asked, where)
     for number, row in enumerate(rows, 1):
-        value = row.get(column)
+        value = row.get(text)
         if value is None:
             continue
         if not isinstance(value, str):
-            raise UserError(
-                f"{where}, row {number}: column '{column}' holds {type(value).__name__}, not text"
-            )
-        given = row.get(category_column) if category_column else None
-        yield value, str(given).strip() if given not in (None, "") else category
+            raise UserError(f"{where}, row {number}: column '{text}' holds {type(value).__name__}, not text")
+        if "\0" in value:
+            raise UserError(f"{where}, row {number}: column '{text}' holds a NUL character; remove it")
+        yield value, _cell_category(row, given, asked, f"{where}, row {number}") or category
 
 
-def _column(columns: Sequence[str], column: str | None, where: str) -> str:
+def _category_column(columns: Sequence[str], asked: _Asked, where: str) -> str | None:
+    given = asked.category_column
+    if given is not None and given not in columns:
+        raise UserError(f"{where} has no column '{given}' (prompts.category_column)"
+                        f"{nearest(given, columns)}; it has {short(', '.join(columns))}")  # fmt: skip
+    lower = {name.lower(): name for name in reversed(columns)}
+    return given or next((lower[name] for name in CATEGORY_COLUMNS if name in lower), None)
+
+
+def _cell_category(row: Mapping[str, Any], column: str | None, asked: _Asked, where: str) -> str | None:
+    """The category that a row has, None where it has none. Raises UserError for a cell that names none."""
+    value = row.get(column) if column is not None else None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, (list, tuple, dict, set, bytes)) or (isinstance(value, str) and "\0" in value):
+        if column is not None and column.lower() == "tag" and asked.category_column is None:
+            return None  # tags of another kind than GenEval's
+        held = "a NUL character" if isinstance(value, str) else type(value).__name__
+        raise UserError(
+            f"{where}: column '{column}' holds {held}, no category; choose prompts.category_column"
+        )
+    return str(value).strip() or None
+
+
+def _column(table: Table, column: str | None, where: str) -> str:
+    columns = table.columns
     if column is not None:
         if column not in columns:
             raise UserError(f"{where} has no column '{column}' (prompts.column){nearest(column, columns)};"
-                            f" it has {', '.join(columns)}")  # fmt: skip
+                            f" it has {short(', '.join(columns))}")  # fmt: skip
         return column
-    lower = {name.lower(): name for name in reversed(columns)}
-    for name in TEXT_COLUMNS:
-        if name in lower:
-            return lower[name]
-    if len(columns) == 1:
+    usual = text_columns(columns)
+    if usual:
+        return usual[0]
+    if len(columns) == 1 and table.named:
         return columns[0]
+    if len(columns) == 1:
+        raise UserError(
+            f"{where}: is its first line, {short(columns[0])!r}, a prompt or the name of the column? Put the line"
+            " 'prompt' above it, or set prompts.column to the name"
+        )
     raise UserError(
-        f"{where}: which column holds the prompts? Set prompts.column to one of {', '.join(columns)}"
+        f"{where}: which column holds the prompts? Set prompts.column to one of {short(', '.join(columns))}"
+        f"{'' if table.named else '; if that is a row, put a header above it'}"
     )
 
 
-def _dataset_pairs(
-    dataset: Any, where: str, column: str | None, category_column: str | None
-) -> Iterator[tuple[str, str]]:
-    text = _column(dataset.column_names, column, where)
-    wanted = [
-        name for name in dataset.column_names if name in (text, category_column) or name.lower() == "category"
-    ]
-    # Only these columns are read: a picture column is never decoded.
-    return _pairs(dataset.select_columns(wanted), where, text, category_column, UNCATEGORISED)
+# -- datasets ----------------------------------------------------------------------------------------------------------
+
+
+def _dataset_table(dataset: Any, where: str) -> Table:
+    def rows(wanted: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
+        with reading(where):
+            # Only these columns are read: a picture column is never decoded.
+            found = iter(dataset if wanted is None else dataset.select_columns(list(wanted)))
+        while True:
+            with reading(where):
+                row = next(found, None)
+            if row is None:
+                return
+            yield row
+
+    return Table(list(dataset.column_names), rows)
 
 
 def open_saved(folder: Path) -> Any:
     """What ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read, or without a row."""
     import datasets
 
+    with reading(folder):
+        for path in folder.rglob("*"):
+            if not path.is_dir():
+                check_regular(path)  # of a pipe the library would wait for an end
     try:
         return datasets.load_from_disk(str(folder))
     except IndexError as error:  # the library finds no table in it
@@ -306,23 +409,18 @@ def open_saved(folder: Path) -> Any:
         raise UserError(f"{folder} is not a readable dataset folder: {first_line(error)}") from error
 
 
-def _read_saved(
-    folder: Path, split: str | None, column: str | None, category_column: str | None
-) -> Iterator[tuple[str, str]]:
+def _read_saved(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
     import datasets
 
     saved = open_saved(folder)
     if isinstance(saved, datasets.DatasetDict):
-        name = _stand_in(split or "train", list(saved))
-        if name is None:
-            raise UserError(f"prompts: {folder} has no split '{split or 'train'}'; it has {', '.join(saved)}")
-        saved = saved[name]
-    return _dataset_pairs(saved, str(folder), column, category_column)
+        saved = saved[asked.choose(list(saved), str(folder))]
+        return _pairs(_dataset_table(saved, str(folder)), str(folder), asked, UNCATEGORISED)
+    table = _dataset_table(saved, str(folder))
+    return _pairs(table, str(folder), asked, UNCATEGORISED, _split_column(table))
 
 
-def _read_hub(
-    name: str, split: str | None, column: str | None, category_column: str | None, subset: str | None
-) -> Iterator[tuple[str, str]]:
+def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
     """Read a Hub dataset. The download lies in the Hugging Face cache, as for any tool."""
     import datasets
 
@@ -332,7 +430,5 @@ def _read_hub(
         raise UserError(
             f"prompts: {name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
         ) from error
-    chosen = _stand_in(split or "train", list(loaded)) or (next(iter(loaded)) if split is None else None)
-    if chosen is None:
-        raise UserError(f"prompts: {name} has no split '{split}'; it has {', '.join(map(str, loaded))}")
-    return _dataset_pairs(loaded[chosen], name, column, category_column)
+    parts = {str(split): part for split, part in loaded.items()}
+    return _pairs(_dataset_table(parts[asked.choose(list(parts), name)], name), name, asked, UNCATEGORISED)

@@ -1,8 +1,9 @@
 """The candidate store: what ``generate`` made, unit by unit, so that a killed run loses one unit at most.
 
-A unit is a parquet table of all its candidates (seeds and scores) and a safetensors file with the latents of
-those kept. Tensors are written first, the table last: the table is the commit mark. Files are named by the
-unit's number, never by a prompt.
+A unit is a parquet table of all its candidates (seeds and scores), a safetensors file with the latents of those kept,
+and a note of what it took and of the digests of both (:mod:`mitune.digests`). Tensors are written first, the table
+last: the table is the commit mark. Files are named by the unit's number, never by a prompt. A unit whose files are not
+as they were written counts as not made, and readers get all units of the plan or none.
 
 Where candidates raced (:mod:`mitune.sampling.racing`), the files hold those that were dropped too: ``dropped_at`` is
 the number of steps such a one had taken, ``race`` what it was last ranked by, and its scores are null, as what it had
@@ -27,8 +28,10 @@ import torch
 from torch import Tensor
 
 from mitune.data.prompts import Prompt
+from mitune.digests import whole_unit, write_unit
 from mitune.errors import UserError
-from mitune.files import clean_partial, read_json, write_json, write_table, write_tensors
+from mitune.files import clean_partial, read_json, write_json, write_tensors
+from mitune.reading import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +51,8 @@ _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
 # Of candidates that were steered as one population: which of its first particles each descends from.
 ROOT = "root"
 _SIZE = b"mitune.latents_bytes"
+_AGAIN = "delete it, and the command that drew these candidates makes it again"
+MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ def plan_units(prompts: Sequence[Prompt], candidates: int, rows_per_unit: int) -
     """
     if candidates < 1:
         raise UserError(f"candidates={candidates}: at least one candidate a prompt is needed")
+    if len(prompts) * candidates > MOST:
+        raise UserError(
+            f"{len(prompts)} prompts with {candidates} candidates each are {len(prompts) * candidates} pictures, more"
+            f" than the {MOST} of one run; lower the candidates, or the prompts by prompts.limit="
+        )
     size = max(1, rows_per_unit // candidates)
     chunks = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
     return [Unit(index, chunk, candidates) for index, chunk in enumerate(chunks)]
@@ -121,13 +131,44 @@ class CandidateStore:
                 " choose another run= folder, or delete this one"
             )
 
+    def _tables(self) -> set[int]:
+        found = (self._index(path) for path in self.folder.glob("unit-*.parquet"))
+        return {index for index in found if index is not None}
+
     def done(self) -> set[int]:
-        """The units that are wholly on disk. One whose table, or whose latents, are missing or cut is not."""
-        return {
-            index
-            for path in self.folder.glob("unit-*.parquet")
-            if (index := self._index(path)) is not None and self._whole(index)
-        }
+        """The units that are wholly on disk. One of which a file is missing, cut or changed is not."""
+        return {index for index in self._tables() if self._whole(index)}
+
+    def planned(self) -> set[int]:
+        """The units of the plan; those there are where there is no plan. Raises UserError if that is damaged."""
+        path = self.folder / "plan.json"
+        if not path.exists():
+            return self._tables()
+        plan = read_json(path)
+        plan = plan if isinstance(plan, dict) else {}
+        units, rows = plan.get("units"), plan.get("rows")
+        # No unit is without a row: a number of units that cannot be is seen before as many are looked for.
+        if type(units) is not int or type(rows) is not int or not 0 <= units <= rows:
+            raise UserError(f"{path} is damaged; delete it and run the stage again")
+        return set(range(units))
+
+    def missing(self) -> list[Path]:
+        """The tables of planned units that are not wholly on disk."""
+        return [self.table_path(index) for index in sorted(self.planned() - self.done())]
+
+    def harmed(self) -> list[Path]:
+        """The tables of units that were made, and are not as they were."""
+        return [self.table_path(index) for index in sorted(self._tables()) if not self._whole(index)]
+
+    def old(self) -> bool:
+        """Whether there are units from before digests were kept."""
+        return any(whole_unit(self.table_path(index)) is None for index in self._tables())
+
+    def artefacts(self) -> list[Path]:
+        """The files that make up the store: the plan, the model's identity, the tables and latents."""
+        units = [make(index) for index in self.planned() for make in (self.table_path, self.latents_path)]
+        paths = [self.folder / "plan.json", self.folder / "model.json", *sorted(units)]
+        return [path for path in paths if path.exists()]
 
     def todo(self, units: Iterable[Unit]) -> list[Unit]:
         """The units that are yet to be made."""
@@ -140,14 +181,23 @@ class CandidateStore:
         return int(number) if number.isdigit() else None
 
     def _whole(self, index: int) -> bool:
-        try:
+        whole = whole_unit(self.table_path(index))
+        if whole is not None:
+            return whole
+        try:  # of a version that noted the size alone
             metadata = pq.read_schema(self.table_path(index)).metadata or {}
             size = int(metadata[_SIZE])
             return size == 0 or self.latents_path(index).stat().st_size == size
-        except (OSError, pa.ArrowInvalid, KeyError):
+        except (OSError, ValueError, KeyError):
             return False
 
-    def write_unit(self, unit: Unit, table: Mapping[str, Sequence[Any]], latents: Tensor | None) -> None:
+    def write_unit(
+        self,
+        unit: Unit,
+        table: Mapping[str, Sequence[Any]],
+        latents: Tensor | None,
+        cost: Mapping[str, Any] | None = None,
+    ) -> None:
         """Commit a unit.
 
         Args:
@@ -155,6 +205,7 @@ class CandidateStore:
             table: columns of equal length: those of ``KEYS`` and one of floats per scorer, higher = better; where they
                 raced those of ``RACE`` too, and None for every score of a candidate that was dropped.
             latents: [number of rows with ``kept``, ...] in row order, or None when none is kept.
+            cost: what the unit took, for its note.
 
         Raises:
             UserError: a score is not finite (names scorer, prompt and candidate), or the disk refuses.
@@ -167,12 +218,18 @@ class CandidateStore:
             name: pa.array(_plain(table[name]), type=types.get(name, pa.float64()))
             for name in (*KEYS, *scorers)
         }
-        size = 0
+        size, beside = 0, {}
         if latents is not None and len(latents):
-            write_tensors(self.latents_path(unit.index), {"latents": latents})
-            size = self.latents_path(unit.index).stat().st_size
+            path = self.latents_path(unit.index)
+            data = write_tensors(path, {"latents": latents})
+            size, beside = len(data), {path.name: hashlib.sha256(data).hexdigest()}
         metadata = {_SIZE: str(size).encode()}
-        write_table(self.table_path(unit.index), pa.table(arrays).replace_schema_metadata(metadata))
+        write_unit(
+            self.table_path(unit.index),
+            pa.table(arrays).replace_schema_metadata(metadata),
+            cost or {},
+            beside,
+        )
 
     @staticmethod
     def _check(unit: Unit, table: Mapping[str, Sequence[Any]], latents: Tensor | None) -> None:
@@ -213,15 +270,16 @@ class CandidateStore:
                         " try model.dtype=float32, or fewer extreme settings of the scorer"
                     )
 
-    def table(self, dropped: bool = False) -> pd.DataFrame:
-        """All committed rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
+    def table(self, dropped: bool = False, partial: bool = False) -> pd.DataFrame:
+        """All rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
 
         ``dropped``: those that a race dropped too, with NaN for their scores and the columns ``RACE``, which are left
-        out otherwise. Raises UserError when there are no rows.
+        out otherwise. ``partial``: those that are there so far. Raises UserError when there are no rows, or not all.
         """
         parts = []
-        for index in sorted(self.done()):
-            part = pq.read_table(self.table_path(index)).replace_schema_metadata(None)
+        for index in sorted(self._readable(partial)):
+            with reading(self.table_path(index), _AGAIN):
+                part = pq.read_table(self.table_path(index)).replace_schema_metadata(None)
             kept = part.column("kept").to_pylist()
             rows, count = [], 0
             for flag in kept:
@@ -235,6 +293,19 @@ class CandidateStore:
         if not parts:
             raise UserError(f"no candidates in {self.folder}; run the generate stage first")
         return pa.concat_tables(parts, promote_options="default").to_pandas()
+
+    def _readable(self, partial: bool) -> set[int]:
+        done = self.done()
+        begun = bool(done) or bool(self._tables())
+        absent = sorted(self.planned() - done) if begun and not partial else []
+        if absent:
+            path = self.table_path(absent[0])
+            harm = "is damaged, or what lies beside it" if path.exists() else "is missing"
+            more = f", and {len(absent) - 1} more of {len(self.planned())}" if absent[1:] else ""
+            raise UserError(
+                f"{path} {harm}{more}: the command that drew these candidates makes it again; run it first"
+            )
+        return done
 
     def latents(self, rows: pd.DataFrame) -> Tensor:
         """The latents [len(rows), ...] of rows of :meth:`table`, in their order.
@@ -254,7 +325,8 @@ class CandidateStore:
         units = rows["unit"].tolist()
         positions = rows["latent_row"].tolist()
         for index in sorted(set(units)):
-            with safetensors.safe_open(self.latents_path(index), framework="pt") as file:
+            path = self.latents_path(index)
+            with reading(path, _AGAIN), safetensors.safe_open(path, framework="pt") as file:
                 slices = file.get_slice("latents")
                 for place, (unit, position) in enumerate(zip(units, positions, strict=True)):
                     if unit == index:

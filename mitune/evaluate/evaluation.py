@@ -90,6 +90,16 @@ def write_evaluation(
     return result
 
 
+def evaluation_files(folder: Path) -> list[Path]:
+    """The files that ``write_evaluation`` left in ``folder``."""
+    pictures = {
+        path
+        for name in ("before-*", "after-*", "*-histogram")
+        for path in folder.glob(f"pictures/{name}.png")
+    }
+    return [folder / "evaluation.json", folder / "evaluation.parquet", *sorted(pictures)]
+
+
 def choose_examples(table: pd.DataFrame, count: int) -> list[int]:
     """Row positions of up to ``count`` pictures to show: one a prompt, categories in turn, never chosen by
     score."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError, nearest
 from mitune.families.source import find_model
+from mitune.versions import check_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,8 +42,10 @@ def load_denoiser(
     ``adapter``, ``device`` and ``dtype`` override the model's own keys.
 
     The family is chosen by the pipeline class that ``model_index.json`` names, never by the model's name.
-    Raises UserError: no such folder or repository, no pipeline, an unknown pipeline class, pickled weights.
+    Raises UserError: no such folder or repository, no pipeline, an unknown pipeline class, pickled weights,
+    libraries of versions that are known to open it as another one.
     """
+    check_versions()
     options = _options(model)
     source = find_model(options.pop("path"), options.get("revision"), options.get("config"))
     known = families()

@@ -23,9 +23,11 @@ from mitune.families import lora, memory, stacking
 from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
-from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint, weight_files
+from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint
+from mitune.families.wholeness import check_whole
 from mitune.files import atomic_folder
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
+from mitune.scheduler_config import sampler_defaults
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -149,10 +151,9 @@ class LatentDenoiser(Denoiser):
         quantized = memory.quantization_config(quantization, cls.network_name, large, number, device)
         with quiet():
             folder = open_folder(source, variant)
-            files = [file for part in cls._weights(source) for file in weight_files(folder, part, variant)]
-            files = [source.file] if source.file else [*files, folder / "scheduler" / "scheduler_config.json"]
-            pipeline = open_pipeline(source, folder, variant, number, **quantized)
+            pipeline, files = open_pipeline(source, folder, variant, number, quantized)
         identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#{fingerprint(files)}"
+        check_whole(pipeline, cls.network_name, cls.encoder_names, identity)
         denoiser = cls(pipeline, identity, **options)
         memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
         if fast_decoder is not None:
@@ -176,12 +177,6 @@ class LatentDenoiser(Denoiser):
         if compile:
             denoiser.network.compile()
         return denoiser
-
-    @classmethod
-    def _weights(cls, source: ModelSource) -> list[str]:
-        """Components whose weights make the model what it is."""
-        wanted = () if source.file else (cls.network_name, *cls.encoder_names, "vae")
-        return [name for name in wanted if name in source.components]
 
     def offload(self, mode: str, device: torch.device) -> None:
         """Let parts wait on the CPU and compute on ``device``; see ``memory.offload``."""
@@ -282,6 +277,10 @@ class LatentDenoiser(Denoiser):
     def _latent_sides(self, resolution: int | None) -> tuple[int, int]:
         if resolution is None:
             own = self._own_sides()
+            if own is None:
+                raise UserError(
+                    f"{self._base_identity} does not say the size of its pictures (sample_size); say model.resolution="
+                )
             height, width = own if isinstance(own, (list, tuple)) else (own, own)
             return int(height), int(width)
         step = self._downscale * max(self.latent_patch, self._patch())
@@ -291,6 +290,11 @@ class LatentDenoiser(Denoiser):
         if resolution > largest:
             raise UserError(f"model.resolution={resolution}: this model draws up to {largest} pixels a side")
         return resolution // self._downscale, resolution // self._downscale
+
+    @property
+    def sampler_defaults(self) -> Mapping[str, Any]:
+        """As the model's own scheduler says."""
+        return sampler_defaults(self._pipeline.scheduler.config)
 
     # -- prompts ---------------------------------------------------------------------------------------------
 
@@ -406,14 +410,8 @@ class LatentDenoiser(Denoiser):
         Raises UserError if one is not there or does not fit.
         """
         names = [adapter] if isinstance(adapter, (str, Path)) else list(adapter)
-        found = [lora.read_adapter(find_adapter(one)) for one in names]
+        found = [lora.read_adapter(find_adapter(one), self.components) for one in names]
         for saved in found:  # before anything is changed
-            unknown = [component for component in saved.tensors if component not in self.components]
-            if unknown:
-                raise UserError(
-                    f"the adapter {saved.path} is for another kind of model: it has a '{unknown[0]}', here are "
-                    f"{', '.join(self.components)}"
-                )
             for component in saved.tensors:
                 lora.fitted(self.components[component], saved, component)
         plain = len(found) == 1 and all(weight == 1 for weight in weights)

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,69 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from mitune.errors import UserError
+from mitune.families import adapter_files
+from mitune.families.adapter_files import SavedAdapter
+from mitune.families.adapter_files import read_adapter as read_adapter
+from mitune.families.headers import header_of, header_text
+from mitune.families.layers import check_size, sizes
 from mitune.families.source import ADAPTER_FILE as FILE
 from mitune.files import atomic_folder, write_bytes
 
-_HEADER = "lora_adapter_metadata"  # the key of diffusers' own header
-_A, _B, _MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
-
-
-@dataclass(frozen=True)
-class SavedAdapter:
-    """An adapter file, opened: tensors of each component under peft's names, its settings, and 12 hex digits
-    of its bytes.
-    """
-
-    path: Path
-    digest: str
-    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def ranks(self, component: str) -> dict[str, int]:
-        """Layer -> rank."""
-        return {
-            name.removesuffix(_A): value.shape[0]
-            for name, value in self.tensors[component].items()
-            if name.endswith(_A)
-        }
-
-    def is_dora(self, component: str) -> bool:
-        """Whether it holds magnitudes."""
-        return any(name.endswith(_MAGNITUDE) for name in self.tensors[component])
-
-
-def read_adapter(folder: str | Path) -> SavedAdapter:
-    """Open the adapter in ``folder`` (or the file itself). Raises UserError: missing, damaged, or in another
-    format.
-    """
-    import safetensors
-    from safetensors.torch import load
-
-    path = Path(folder)
-    file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"there is no adapter at {path} (looked for {FILE}); run the train stage first")
-    if file.suffix != ".safetensors":
-        raise UserError(f"{file} is not a safetensors file; other formats are not read")
-    try:
-        data = file.read_bytes()
-        flat = load(data)
-        with safetensors.safe_open(str(file), framework="pt") as opened:
-            header = json.loads((opened.metadata() or {}).get(_HEADER, "{}"))
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise UserError(f"{file} cannot be read ({error}); it is damaged, train or fetch it again") from error
-    tensors: dict[str, dict[str, Tensor]] = collections.defaultdict(dict)
-    for name, value in flat.items():
-        component, _, rest = name.partition(".")
-        rest = rest.removesuffix(".weight") if rest.endswith(f"{_MAGNITUDE}.weight") else rest
-        if not rest.endswith((_A, _B, _MAGNITUDE)):
-            raise UserError(f"{file} is not in diffusers' LoRA format (peft names): it holds '{name}'")
-        tensors[component][rest] = value
-    settings: dict[str, dict[str, Any]] = collections.defaultdict(dict)
-    for name, value in header.items():
-        component, _, rest = name.partition(".")
-        settings[component][rest] = value
-    return SavedAdapter(file, hashlib.sha256(data).hexdigest()[:12], dict(tensors), dict(settings))
+_A, _B, _MAGNITUDE = adapter_files.A, adapter_files.B, adapter_files.MAGNITUDE
 
 
 def write_adapter(
@@ -112,13 +57,7 @@ def write_adapter(
             # was; older versions take both names.
             tensors = {key + ".weight" * key.endswith(_MAGNITUDE): value for key, value in tensors.items()}
         layers[f"{component}_lora_layers"] = {key: value.cpu().contiguous() for key, value in tensors.items()}
-        given = {"r": config.r, "lora_alpha": config.lora_alpha, "use_dora": config.use_dora}
-        patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
-        settings[f"{component}_lora_adapter_metadata"] = {
-            **given,
-            "target_modules": sorted(config.target_modules),
-            **{key: dict(value) for key, value in patterns.items() if value},
-        }
+        settings[f"{component}_lora_adapter_metadata"] = _settings(config, module, name)
     if not layers:
         raise ValueError("there is no adapter to write")
     with atomic_folder(folder) as partial:
@@ -129,13 +68,34 @@ def write_adapter(
         write_bytes(partial / FILE, data)
 
 
+def _settings(config: Any, module: nn.Module, name: str) -> dict[str, Any]:
+    """What the header says of a component's adapter."""
+    given = {"r": config.r, "lora_alpha": config.lora_alpha, "use_dora": config.use_dora}
+    if config.use_rslora:
+        given["use_rslora"] = True
+    if isinstance(config.target_modules, str):  # of an adapter that was read: every layer has its own values
+        wrapped = {
+            key: layer for key, layer in module.named_modules() if name in getattr(layer, "lora_A", {})
+        }
+        ranks = {f"^{key}": layer.r[name] for key, layer in wrapped.items()}
+        alphas = {f"^{key}": layer.lora_alpha[name] for key, layer in wrapped.items()}
+        targets = sorted(wrapped)
+        patterns = {
+            "rank_pattern": {key: value for key, value in ranks.items() if value != config.r},
+            "alpha_pattern": {key: value for key, value in alphas.items() if value != config.lora_alpha},
+        }
+    else:
+        targets = sorted(config.target_modules)
+        patterns = {"rank_pattern": dict(config.rank_pattern), "alpha_pattern": dict(config.alpha_pattern)}
+    return {**given, "target_modules": targets, **{key: value for key, value in patterns.items() if value}}
+
+
 def _canonical(data: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order: the library leaves that to chance, and equal
-    adapters are to be equal files."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    """The same safetensors file with its header's keys in order: equal adapters are to be equal files."""
+    found, tensors = header_of(data)
+    header = header_text(found)
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+    return len(header).to_bytes(8, "little") + header + tensors
 
 
 def make_canonical(folder: Path) -> None:
@@ -143,8 +103,7 @@ def make_canonical(folder: Path) -> None:
     for file in sorted(folder.rglob("*.safetensors")):
         with file.open("r+b") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            before = json.loads(stream.read(size))
-            header = json.dumps(before, sort_keys=True, separators=(",", ":")).encode()
+            header = header_text(json.loads(stream.read(size)))
             if len(header) <= size:  # written in place: the rest of the file may be many gigabytes
                 stream.seek(8)
                 stream.write(header.ljust(size))
@@ -195,21 +154,35 @@ def inject_saved(module: nn.Module, saved: SavedAdapter, component: str, name: s
 
     tensors = fitted(module, saved, component)
     ranks = {layer: value.shape[0] for layer, value in _by_layer(tensors, _A)}
-    rank = collections.Counter(ranks.values()).most_common(1)[0][0]
-    other = {layer: value for layer, value in ranks.items() if value != rank}
-    alpha = saved.settings.get(component, {}).get("lora_alpha")
+    alphas = {layer: saved.alpha(component, layer, rank) for layer, rank in ranks.items()}
+    rank, alpha = _usual(ranks), _usual(alphas)
     config = LoraConfig(
         r=rank,
-        lora_alpha=rank if alpha is None else alpha,
-        rank_pattern=other,
-        alpha_pattern=other if alpha is None else {},
-        target_modules=sorted(ranks),
+        lora_alpha=alpha,
+        rank_pattern=_pattern(ranks, rank),
+        alpha_pattern=_pattern(alphas, alpha),
+        use_rslora=saved.rslora(component),
+        # As one expression: of names in a list, peft also takes every layer that ends in one.
+        target_modules="|".join(re.escape(layer) for layer in sorted(ranks)),
         use_dora=saved.is_dora(component),
     )
     inject(module, config, name)
     copy_into(module, tensors, name)
     for parameter in adapter_parameters(module, name).values():
         parameter.requires_grad_(False)
+
+
+def _usual(values: Mapping[str, Any]) -> Any:
+    return collections.Counter(values.values()).most_common(1)[0][0]
+
+
+def _pattern(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """Those that differ, as peft's expressions of whole names, one for each value."""
+    other: dict[Any, list[str]] = collections.defaultdict(list)
+    for layer, value in values.items():
+        if value != usual:
+            other[value].append(re.escape(layer))
+    return {f"^({'|'.join(layers)})": value for value, layers in other.items()}
 
 
 def _by_layer(tensors: Mapping[str, Tensor], suffix: str) -> Iterator[tuple[str, Tensor]]:
@@ -223,34 +196,15 @@ def fitted(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, 
     tensors = saved.tensors[component]
     if not hasattr(module, "text_model"):
         tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
-    sizes = _sizes(module)
-    for suffix, axis, side in ((_A, 1, "inputs"), (_B, 0, "outputs")):
-        for layer, value in _by_layer(tensors, suffix):
-            size = sizes.get(layer)
-            if size is None:
-                raise UserError(
-                    f"the adapter {saved.path} is for another model: this {component} has no layer '{layer}'"
-                )
-            if value.shape[axis] != size[axis]:
-                raise UserError(
-                    f"the adapter {saved.path} is for another model: '{component}.{layer}' has "
-                    f"{size[axis]} {side} here, {value.shape[axis]} there"
-                )
+    known = sizes(module)
+    for layer, down in _by_layer(tensors, _A):
+        if layer not in known:
+            raise UserError(
+                f"the adapter {saved.path} is for another model: this {component} has no layer '{layer}'"
+            )
+        what = f"the adapter {saved.path} is for another model: '{component}.{layer}'"
+        check_size(what, known[layer], down, tensors[layer + _B])
     return tensors
-
-
-def _sizes(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of all layers under the names they have without an adapter.
-
-    Not from the weights: those of 4 bits are packed into another shape.
-    """
-    return {
-        key.removesuffix(".base_layer"): (layer.out_features, layer.in_features)
-        if isinstance(layer, nn.Linear)
-        else (layer.out_channels, layer.in_channels)
-        for key, layer in module.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".lora_" not in key
-    }
 
 
 @torch.no_grad()

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError, check_known, first_line
+from mitune.errors import UserError, check_known, first_line, short
+from mitune.families.source import is_hub_id
+from mitune.families.weights import check_finite, check_loaded, check_stored, weight_files
+from mitune.reading import home, is_folder
 
 OFFLOADS = ("none", "model", "sequential")
 QUANTIZATIONS = ("none", "8bit", "4bit", "int8")
@@ -57,7 +60,8 @@ def slice_autoencoder(vae: Any, slicing: bool, tiling: bool) -> None:
 def quantization_config(
     kind: str, network: str, encoders: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """What ``from_pretrained`` needs to load the ``network`` and text ``encoders`` in fewer bits; {} for none.
+    """Component -> what ``from_pretrained`` needs to load it in fewer bits, for the ``network`` and the text
+    ``encoders``; {} for none.
 
     Raises UserError: no such kind, no CUDA device where it needs one, its package not installed.
     """
@@ -71,42 +75,58 @@ def quantization_config(
         )
     if importlib.util.find_spec(package) is None:
         raise UserError(f"model.quantization={kind} needs {package}; pip install {package}")
-    from diffusers.quantizers import PipelineQuantizationConfig
-
     if package == "torchao":
-        configs = _int8(network, encoders)
-    else:
-        configs = {
-            "quant_backend": f"bitsandbytes_{kind}",
-            "quant_kwargs": {"load_in_8bit": True}
-            if kind == "8bit"
-            else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
-            "components_to_quantize": [network, *encoders],
-        }
-    return {"quantization_config": PipelineQuantizationConfig(**configs)}
+        return _int8(network, encoders)
+    return _bitsandbytes(kind, network, encoders, dtype)
+
+
+def _bitsandbytes(kind: str, network: str, encoders: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
+    """The settings part by part: diffusers and transformers have a class each for them."""
+    from diffusers import BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig as BitsAndBytesTextConfig
+
+    how: dict[str, Any] = {"load_in_8bit": True}
+    if kind == "4bit":
+        how = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    texts = {name: BitsAndBytesTextConfig(**how) for name in encoders}
+    return {network: BitsAndBytesConfig(**how), **texts}
 
 
 def _int8(network: str, encoders: Sequence[str]) -> dict[str, Any]:
-    """torchao's settings part by part: diffusers and transformers have a class each for them."""
+    """torchao's settings part by part."""
     from diffusers import TorchAoConfig
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig as TorchAoTextConfig
 
     kind = Int8WeightOnlyConfig(version=2)
     texts = {name: TorchAoTextConfig(quant_type=kind) for name in encoders}
-    return {"quant_mapping": {network: TorchAoConfig(kind), **texts}}
+    return {network: TorchAoConfig(kind), **texts}
 
 
 def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dtype) -> Any:
     """An ``AutoencoderTiny`` (folder or Hub id) for decoding only, frozen. Raises UserError if it does not fit."""
     from diffusers import AutoencoderTiny
 
-    try:
-        decoder = AutoencoderTiny.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    what = f"model.fast_decoder={short(path)}"
+    local = home(path)
+    if is_folder(local):
+        check_stored(weight_files(local, ".", None), "AutoencoderTiny")
+    elif not is_hub_id(path):
         raise UserError(
-            f"model.fast_decoder={path} is no AutoencoderTiny that can be read: {first_line(error)}"
-        ) from error
+            f"{what} is no AutoencoderTiny that can be read: it is neither a folder nor a Hub id (owner/name)"
+        )
+    try:
+        decoder, report = AutoencoderTiny.from_pretrained(
+            str(local) if is_folder(local) else path,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of dozens of types, all one to the user
+        raise UserError(f"{what} is no AutoencoderTiny that can be read: {first_line(error)}") from error
+    check_loaded("AutoencoderTiny", report, what)
+    check_finite("AutoencoderTiny", decoder, what)
     config = decoder.config
     factor = 2 ** (len(config.decoder_block_out_channels) - 1)
     if (config.latent_channels, factor) != (channels, downscale):

@@ -5,100 +5,99 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mitune.errors import UserError, first_line
+from mitune.errors import UserError
+from mitune.families.checkpoint import open_checkpoint
+from mitune.families.components import (
+    UNUSED,
+    load_component,
+    loading,
+    model_classes,
+    pipeline_class,
+    read_index,
+    scheduler_file,
+    without,
+)
 from mitune.families.source import ModelSource
-from mitune.files import read_json
+from mitune.families.weights import check_settings, check_variant
 
-# Of files that do not fit, and of a package that reading them takes (sentencepiece, for some tokenizers).
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
-# Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+__all__ = ["open_folder", "open_pipeline", "pipeline_class", "quiet"]
 
 
 def open_folder(source: ModelSource, variant: str | None) -> Path:
     """The folder of ``source``, fetched from the Hub where it is not here. Raises UserError if that fails."""
     if source.folder is not None or source.file is not None:
         return source.folder or Path()
-    try:
+    made_by = pipeline_class(source)
+    with loading(f"{source.name} could not be fetched from the Hub"):
         return Path(
-            pipeline_class(source).download(
+            made_by.download(
                 source.name,
                 revision=source.revision,
                 variant=variant,
                 use_safetensors=True,
-                **dict.fromkeys(_without(source.components)),
+                **dict.fromkeys(without(source.components)),
             )
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source.name} could not be fetched from the Hub: {first_line(error)}") from error
 
 
 def open_pipeline(
-    source: ModelSource, folder: Path, variant: str | None, dtype: torch.dtype, **more: Any
-) -> Any:
-    """The diffusers pipeline in ``folder``, on the CPU. Raises UserError if it cannot be loaded."""
+    source: ModelSource,
+    folder: Path,
+    variant: str | None,
+    dtype: torch.dtype,
+    quantization: Mapping[str, Any] | None = None,
+) -> tuple[Any, list[Path]]:
+    """The diffusers pipeline in ``folder``, on the CPU, and the files its weights and its scheduler were read from.
+    ``quantization``: component -> how it is loaded in fewer bits.
+
+    Raises UserError: it cannot be loaded, or weights of it are missing, left over or of another shape.
+    """
     if source.file is not None:
-        return _open_file(source, source.file, dtype, **more)
-    index = read_json(folder / "model_index.json")
-    if "requires_safety_checker" in index:
-        more["requires_safety_checker"] = False
+        if quantization:
+            raise UserError(
+                f"model.quantization: {source.file} is a single file, which is not loaded in fewer bits; give its"
+                " diffusers folder, or say model.quantization=none"
+            )
+        return open_checkpoint(source, source.file, variant, dtype)
+    index = read_index(folder)
+    models = model_classes(index)
+    check_variant(folder, models, variant)
+    loaded, files = {}, []
+    for name, made_by in sorted(models.items(), key=_place):
+        quantized = (quantization or {}).get(name)
+        loaded[name], own = load_component(folder, name, made_by, variant, dtype, quantized)
+        files += own
+    more: dict[str, Any] = {"requires_safety_checker": False} if "requires_safety_checker" in index else {}
+    for name, value in index.items():
+        if isinstance(value, list) and name not in models and name not in UNUSED and value[0] is not None:
+            check_settings(folder / name)
     # A component that the pipeline's class asks for and the model does not have must be named as absent.
     absent = [key for key, value in index.items() if isinstance(value, list) and value[:1] == [None]]
-    try:
-        return pipeline_class(source).from_pretrained(
+    schedule = scheduler_file(folder)
+    made = pipeline_class(source)
+    with loading(f"the model in {folder} cannot be loaded"):
+        pipeline = made.from_pretrained(
             str(folder),
-            variant=variant,
             torch_dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            **dict.fromkeys([*absent, *_without(index)]),
+            **dict.fromkeys([*absent, *without(index)]),
+            **loaded,
             **more,
         )
-    except _FAULTS as error:
-        raise UserError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
+    return pipeline, [*files, schedule]
 
 
-def _open_file(source: ModelSource, file: Path, dtype: torch.dtype, **more: Any) -> Any:
-    """The pipeline whose weights are all in one checkpoint file, built as ``source`` says."""
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
-
-    made_by = pipeline_class(source)
-    if not hasattr(made_by, "from_single_file"):
-        raise UserError(f"{file}: a {source.pipeline} cannot be made of one file; give its diffusers folder")
-    try:
-        return made_by.from_single_file(
-            str(file),
-            config=str(source.folder or source.built_as),
-            torch_dtype=dtype,
-            local_files_only=source.folder is not None,
-            **dict.fromkeys(_without(source.components)),
-            **more,
-        )
-    except (SingleFileComponentError, *_FAULTS) as error:
-        raise UserError(f"{file} cannot be loaded as a {source.pipeline}: {first_line(error)}") from error
-
-
-def pipeline_class(source: ModelSource) -> Any:
-    """The class that ``model_index.json`` names. Raises UserError if this diffusers has none."""
-    import diffusers
-
-    found = getattr(diffusers, source.pipeline, None)
-    if found is None:
-        raise UserError(
-            f"{source.name} is a {source.pipeline}, which diffusers {diffusers.__version__} does not have; "
-            "pip install -U diffusers"
-        )
-    return found
-
-
-def _without(components: Iterable[str]) -> list[str]:
-    return [part for part in components if part in UNUSED]
+def _place(part: tuple[str, type]) -> tuple[int, str]:
+    """Where a part's files come in what identifies a model: the network, the text encoders, the rest."""
+    name = part[0]
+    return (0 if name in ("unet", "transformer") else 1 if name.startswith("text_encoder") else 2), name
 
 
 @contextlib.contextmanager

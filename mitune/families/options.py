@@ -6,9 +6,10 @@ import os
 
 import torch
 
-from mitune.errors import UserError, check_known
+from mitune.errors import UserError, check_known, short
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DEVICES = ("cpu", "cuda", "mps")
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -22,8 +23,18 @@ def find_device(device: str | torch.device) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"model.device={device} is no device; give auto, cpu, cuda, cuda:1 or mps") from error
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"model.device={short(str(device))} is no device; give auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    if found.type not in _DEVICES:
+        raise UserError(
+            f"model.device={device}: models do not run on {found.type}; give auto, cpu, cuda, cuda:1 or mps"
+        )
+    if found.type != "cuda" and (found.index or 0) > 0:
+        raise UserError(
+            f"model.device={device}: there is one {found.type} only; give model.device={found.type}"
+        )
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"model.device={device}: this machine shows {torch.cuda.device_count()} CUDA devices; use "

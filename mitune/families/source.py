@@ -7,19 +7,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from mitune.errors import UserError, first_line
-from mitune.files import read_json
+from mitune.errors import UserError, first_line, short
+from mitune.families.marks import header, read_marks
+from mitune.reading import check_regular, home, is_file, is_folder, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
 """The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+_HUB_ADAPTER = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:/((?!.*\.\.)[^@]+\.safetensors))?(?:@(.+))?")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_EITHER = "stabilityai/stable-diffusion-2-1"
 _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tunes of one architecture apart
 
 
@@ -27,7 +32,7 @@ _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tune
 class ModelSource:
     """A pipeline that exists: its name, its folder (None while it is still on the Hub), its class and
     components. ``file``: the single checkpoint file its weights are in, ``built_as`` the folder or Hub id that says
-    how they are put together.
+    how they are put together. ``index``: what ``model_index.json`` says.
     """
 
     name: str
@@ -37,6 +42,7 @@ class ModelSource:
     revision: str | None = None
     file: Path | None = None
     built_as: str | None = None
+    index: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def find_model(
@@ -54,18 +60,20 @@ def find_model(
         if not (folder / "model_index.json").is_file():
             raise UserError(f"the embedded model is missing at {folder}; install mitune again")
         return _from_folder(folder, text)
-    local = Path(text).expanduser()
+    local = home(text)
     if local.suffix.lower() in PICKLED:
         raise UserError(
             f"{text}: pickled checkpoints can run any code when opened and are not read; use a diffusers "
             "folder with safetensors weights"
         )
-    if local.is_file():
+    if is_file(local):
         return _from_file(local, configuration)
-    if local.is_dir():
+    if is_folder(local):
         return _from_folder(local, local.resolve().name)
-    if not _HUB_ID.fullmatch(text):
-        raise UserError(f"{text} is neither a folder nor a Hub id (owner/name)")
+    if not is_hub_id(text):
+        if is_there(local):  # a device, a pipe or a socket
+            check_regular(local)
+        raise UserError(f"{short(text)} is neither a folder nor a Hub id (owner/name)")
     return _from_hub(text, revision)
 
 
@@ -74,44 +82,50 @@ def _from_file(file: Path, configuration: str | None) -> ModelSource:
         raise UserError(
             f"{file} is no safetensors file; give a .safetensors checkpoint or a diffusers folder"
         )
-    built_as = configuration or _recognised(file)
+    marks = read_marks(file)
+    built_as = configuration or _recognised(file, bool(marks))
+    if is_file(home(built_as)):
+        raise UserError(
+            f"model.config={built_as} is a file; give the diffusers folder of a model that is built alike"
+        )
     try:
         base = find_model(built_as)
     except UserError as error:
         raise UserError(
             f"{file} is a single checkpoint file, built as {built_as}; its configuration is needed beside it, and"
-            f" {error}; say model.config=FOLDER of such a model (weights in it are not read)"
+            f" {error}; say model.config=FOLDER of such a model (only weights that the file lacks are read there)"
         ) from error
     return dataclasses.replace(base, name=file.stem, file=file, built_as=built_as)
 
 
-def _recognised(file: Path) -> str:
-    """The Hub id of the model that a checkpoint's layers are those of, from its header alone."""
-    import torch
+def _recognised(file: Path, marked: bool) -> str:
+    """The Hub id of the model that a checkpoint's layers are those of, from its header alone. ``marked``: its own marks
+    say what it predicts.
+    """
     from diffusers.loaders import single_file_utils
-    from safetensors import SafetensorError, safe_open
 
+    layers = header(file)
     try:
-        with safe_open(str(file), framework="pt") as opened:
-            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{file} cannot be read ({error}); it is damaged, fetch it again") from error
-    layers = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    try:
-        return str(single_file_utils.fetch_diffusers_config(layers)["pretrained_model_name_or_path"])
-    except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
+        found = str(single_file_utils.fetch_diffusers_config(layers)["pretrained_model_name_or_path"])
+    except Exception as error:  # whatever it does with layers it does not know
         raise UserError(
             f"{file}: diffusers does not recognise this checkpoint; say model.config=FOLDER"
         ) from error
+    if found == _EITHER and not marked:
+        raise UserError(
+            f"{file} has the layers of Stable Diffusion 2.x, which do not say whether it predicts the noise (2-base,"
+            f" 2.1-base) or the velocity (2, 2.1); say model.config={_EITHER}-base or model.config={_EITHER}"
+        )
+    return found
 
 
 def _from_folder(folder: Path, name: str) -> ModelSource:
     index = folder / "model_index.json"
-    if not index.is_file():
+    if not os.path.lexists(index):
         raise UserError(
             f"{folder} is not a diffusers pipeline: it has no model_index.json; give the folder that has one"
         )
-    return _source(name, folder, read_json(index), None)
+    return _source(name, folder, read_json(index, "fetch the model again"), None)
 
 
 def _from_hub(name: str, revision: str | None) -> ModelSource:
@@ -125,16 +139,41 @@ def is_hub_id(text: str) -> bool:
 
 
 def find_adapter(name: str | Path) -> Path:
-    """Where an adapter is: a folder or file here, or fetched from the Hub (``owner/name`` or ``owner/name@revision``).
+    """Where an adapter is: a folder or file here, or fetched from the Hub (``owner/name``, ``owner/name/FILE`` where it
+    has several, either with ``@revision``).
 
     Raises UserError: neither, or the Hub does not have it.
     """
-    path = Path(name).expanduser()
-    identity, _, revision = str(name).partition("@")
-    if path.exists() or not _HUB_ID.fullmatch(identity):
+    path = home(name)
+    found = _HUB_ADAPTER.fullmatch(str(name))
+    if is_file(path) or is_folder(path) or not found:
         return path  # what is not there, its reader says
-    missing = f"is no adapter in diffusers' LoRA format: it has no {ADAPTER_FILE}"
-    return Path(_fetch(identity, ADAPTER_FILE, revision or None, missing))
+    return Path(_fetch_adapter(*found.groups()))
+
+
+def _fetch_adapter(name: str, file: str | None, revision: str | None) -> str:
+    """The adapter file of a Hub repository, in the Hub's cache, with peft's settings beside it."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    from mitune.families.adapter_place import PEFT_FILE, PEFT_SETTINGS, choose
+
+    with asking_hub(name, revision, f"has no {file or ADAPTER_FILE}"):
+        if file is None:
+            try:
+                return str(hf_hub_download(name, ADAPTER_FILE, revision=revision))
+            except (
+                LocalEntryNotFoundError
+            ):  # no network: what is in the cache may be an adapter by another name
+                folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+                names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+            except EntryNotFoundError:
+                names = HfApi().list_repo_files(name, revision=revision)
+            top = sorted({one.partition("/")[0] + "/" * ("/" in one) for one in names})
+            file = choose(top, name, f"say which: {name}/FILE.safetensors")
+        if Path(file).name == PEFT_FILE:
+            hf_hub_download(name, str(Path(file).with_name(PEFT_SETTINGS)), revision=revision)
+        return str(hf_hub_download(name, file, revision=revision))
 
 
 def _fetch(name: str, file: str, revision: str | None, missing: str) -> str:
@@ -188,43 +227,31 @@ def asking_hub(name: str, revision: str | None, missing: str) -> Iterator[None]:
         raise UserError(f"{at}: the Hub did not answer ({first_line(error)}); try again later") from error
 
 
-def _source(name: str, folder: Path | None, index: dict, revision: str | None) -> ModelSource:
-    pipeline = index.get("_class_name") if isinstance(index, dict) else None
-    if not isinstance(pipeline, str):
-        raise UserError(f"{name}: model_index.json names no pipeline class (_class_name)")
+def _source(name: str, folder: Path | None, index: Any, revision: str | None) -> ModelSource:
+    index = checked_index(index, name)
     components = tuple(
-        key
-        for key, value in index.items()
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None
+        key for key, value in index.items() if isinstance(value, list) and value[0] is not None
     )
-    return ModelSource(name, folder, pipeline, components, revision)
+    return ModelSource(name, folder, index["_class_name"], components, revision, index=index)
 
 
-def weight_files(folder: Path, component: str, variant: str | None) -> list[Path]:
-    """The safetensors files of a component (several when sharded). Raises UserError if only pickled ones are
-    there.
-    """
-    part = folder / component
-    everything = sorted(part.glob("*.safetensors"))
-    # name[.variant][-00001-of-00002].safetensors: what is loaded without a variant has no dot in its stem.
-    chosen = [
-        file for file in everything if (f".{variant}" in file.stem if variant else "." not in file.stem)
-    ]
-    if chosen:
-        return chosen
-    if everything:
-        variants = sorted({file.stem.split(".")[1].split("-")[0] for file in everything if "." in file.stem})
-        hint = f"choose model.variant={variants[0]}" if variants else "leave model.variant out"
-        raise UserError(
-            f"{part} has no weights{f' of the variant {variant!r}' if variant else ' without a variant'}; "
-            f"{hint}"
-        )
-    if any(part.glob("*.bin")):
-        raise UserError(
-            f"{part} has pickled weights only (.bin), which are not read; save the pipeline again with "
-            "safe_serialization=True"
-        )
-    raise UserError(f"{part} has no safetensors weights; the model is incomplete, fetch it again")
+def checked_index(index: Any, where: object) -> dict[str, Any]:
+    """What ``model_index.json`` says. Raises UserError, naming ``where``, for one that names no pipeline and parts."""
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise UserError(f"{where}: model_index.json names no pipeline class (_class_name)")
+    for key, value in index.items():
+        if isinstance(value, dict) or (isinstance(value, list) and not _is_part(key, value)):
+            raise UserError(
+                f"{where}: model_index.json is damaged: its {short(key)!r} is no part with its library and class;"
+                " fetch the model again"
+            )
+    return index
+
+
+def _is_part(name: str, value: list[Any]) -> bool:
+    if len(value) != 2 or not name.isidentifier():
+        return False
+    return value == [None, None] or all(isinstance(one, str) and one.isidentifier() for one in value)
 
 
 def fingerprint(files: list[Path]) -> str:
@@ -233,6 +260,7 @@ def fingerprint(files: list[Path]) -> str:
     """
     digest = hashlib.sha256()
     for file in files:
+        check_regular(file)
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as stream:

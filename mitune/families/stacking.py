@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from mitune.errors import UserError
-from mitune.families.lora import SavedAdapter, fitted
+from mitune.families.adapter_files import SavedAdapter
+from mitune.families.layers import matrix, plain
+from mitune.families.lora import fitted
 
 
 @dataclass(frozen=True)
@@ -45,45 +47,23 @@ def updates(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str,
     packed weights.
     """
     tensors = fitted(module, saved, component)
-    alpha = saved.settings.get(component, {}).get("lora_alpha")
-    layers = _layers(module)
+    layers = plain(module)
     found = {}
     for key, value in tensors.items():
         if not key.endswith(".lora_A.weight"):
             continue
         layer = key.removesuffix(".lora_A.weight")
         down = value.float()
-        scale = 1.0 if alpha is None else float(alpha) / len(down)
-        up = scale * tensors[f"{layer}.lora_B.weight"].float()
+        up = saved.scale(component, layer, len(down)) * tensors[f"{layer}.lora_B.weight"].float()
         magnitude = tensors.get(f"{layer}.lora_magnitude_vector")
         if magnitude is None:
             found[layer] = Update(down, up)
             continue
-        weight = _matrix(layers[layer], layer)
+        weight = matrix(layers[layer], layer)
         after = torch.linalg.norm(weight + up.flatten(1) @ down.flatten(1), dim=1)
         gain = magnitude.float().reshape(-1) / after
         found[layer] = Update(down, up, gain, torch.linalg.norm(weight, dim=1))
     return found
-
-
-def _layers(module: nn.Module) -> dict[str, nn.Module]:
-    """All layers under the names they have without an adapter, and as they are without it."""
-    found = dict(module.named_modules())
-    return found | {
-        name.removesuffix(".base_layer"): layer
-        for name, layer in found.items()
-        if name.endswith(".base_layer")
-    }
-
-
-def _matrix(layer: nn.Module, name: str) -> Tensor:
-    """A layer's weight as a matrix [out, inputs], float32, on the CPU."""
-    weight = layer.weight
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or type(weight.data) is not Tensor:
-        raise UserError(
-            f"'{name}' has packed weights, whose norms a DoRA is stacked and exported by: say model.quantization=none"
-        )
-    return weight.detach().float().cpu().flatten(1)
 
 
 def stack(
@@ -103,11 +83,11 @@ def stack(
         if not parts:
             continue
         dora = any(update.gain is not None for _, part in parts for update in part.values())
-        layers = _layers(module)
+        layers = plain(module)
         tensors[component] = {}
         for layer in dict.fromkeys(layer for _, part in parts for layer in part):
             both = [(weight, part[layer]) for weight, part in parts if layer in part]
-            base = _matrix(layers[layer], layer) if dora else None
+            base = matrix(layers[layer], layer) if dora else None
             tensors[component] |= {
                 f"{layer}.{name}": value for name, value in _one(both, base, layer, adapters).items()
             }

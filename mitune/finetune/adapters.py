@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ def attach(
     from peft import LoraConfig
 
     modules = _modules(denoiser, config)
-    saved = lora.read_adapter(init_from) if init_from is not None else None
+    components = denoiser.components  # type: ignore[attr-defined]
+    saved = lora.read_adapter(init_from, components) if init_from is not None else None
     if saved is not None:
         for component, (module, _, _) in modules.items():
             if component in saved.tensors:
@@ -195,10 +197,16 @@ def _copy(saved: lora.SavedAdapter, modules: dict[str, Any], config: AdapterConf
             raise UserError(
                 f"the adapter {saved.path} has rank {shown}; go on with adapter.rank={shown}, or start afresh"
             )
-        alpha = saved.settings.get(component, {}).get("lora_alpha", config.rank)
-        if alpha != config.alpha:
+        scales = {saved.scale(component, layer, rank) for layer, rank in saved.ranks(component).items()}
+        alpha = next(iter(scales)) * config.rank
+        if len(scales) > 1:
             raise UserError(
-                f"the adapter {saved.path} has alpha {alpha}; go on with adapter.alpha={alpha}, or start "
+                f"the adapter {saved.path} scales its layers differently, and training has one alpha for"
+                " all; start afresh"
+            )
+        if not math.isclose(alpha, config.alpha):
+            raise UserError(
+                f"the adapter {saved.path} has alpha {alpha:g}; go on with adapter.alpha={alpha:g}, or start "
                 "afresh"
             )
         tensors = lora.fitted(module, saved, component)

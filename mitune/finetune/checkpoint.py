@@ -1,8 +1,9 @@
 """Checkpoints that resume bit for bit: adapter, optimizer, schedule, position and history, without pickle.
 
 ``checkpoints/step-000100/`` holds ``adapter/`` (a diffusers LoRA folder, usable as it is),
-``optimizer.safetensors``, ``history.safetensors`` and ``state.json``. No generator state is in it: all
-randomness is a function of (seed, step). A folder appears whole, by a rename, or not at all.
+``optimizer.safetensors``, ``history.safetensors`` and ``state.json``, which carries the digests of the others. No
+generator state is in it: all randomness is a function of (seed, step). A folder appears whole, by a rename, or not at
+all; one that was harmed later is seen (``harmed``), and training goes on from the one before.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from mitune import digests
 from mitune.errors import UserError
 from mitune.files import PARTIAL, atomic_folder, read_json, write_json, write_tensors
 
 _NAME = re.compile(r"step-(\d{6,})")
+_BEST = "best_sha256"
 STATE, OPTIMIZER, HISTORY, ADAPTER = "state.json", "optimizer.safetensors", "history.safetensors", "adapter"
 
 
@@ -64,17 +67,53 @@ def save(
         denoiser.save_adapter(partial / ADAPTER)
         write_tensors(partial / OPTIMIZER, _optimizer_tensors(optimizer, names))
         write_tensors(partial / HISTORY, history)
-        write_json(partial / STATE, {"schema": 1, "step": step} | dict(state))
+        whole: dict[str, Any] = {"schema": 1, "step": step} | dict(state)
+        if whole.get("best"):
+            whole[_BEST] = _note(best_path(folder, whole["best"]["step"]))
+        write_json(partial / STATE, digests.seal({**whole, digests.FILES: _note(partial)}))
     return path
+
+
+def _note(folder: Path) -> dict[str, str]:
+    return digests.note((path for path in folder.rglob("*") if path.is_file()), folder)
+
+
+def harmed(path: Path) -> Path | None:
+    """A file of the checkpoint, or of the best adapter that goes with it, that is gone or not as it was written; None
+    where all are, or where it is of a version that noted no digests."""
+    try:
+        state = read_json(path / STATE)
+    except UserError:
+        return path / STATE
+    if not digests.intact(state):
+        return path / STATE
+    found = digests.changed(state.get(digests.FILES, {}), path)
+    if not found and _BEST in state:
+        found = digests.changed(state[_BEST], best_path(path.parent, state["best"]["step"]))
+    return found[0] if found else None
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint: half a deletion does not look like one."""
+    aside = path.with_name(PARTIAL + path.name)
+    os.replace(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def latest_whole(folder: str | Path) -> tuple[Path | None, Path | None]:
+    """(the newest checkpoint that is as it was written, or None; the first file found that is not). Those that are not
+    are deleted."""
+    first = None
+    while (path := latest(folder)) is not None and (file := harmed(path)) is not None:
+        first = first or file
+        remove(path)
+    return path, first
 
 
 def prune(folder: str | Path, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints."""
     for step in steps(folder)[:-keep]:
-        path = path_of(folder, step)
-        aside = path.with_name(PARTIAL + path.name)
-        os.replace(path, aside)  # half a deletion must not look like a checkpoint
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(path_of(folder, step))
 
 
 def best_path(folder: str | Path, step: int) -> Path:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mitune import distributed, leaving
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError, check_known
+from mitune.errors import UserError, check_known, complain
 from mitune.families import lora
 from mitune.files import clean_partial
 from mitune.finetune import checkpoint, sharding
@@ -524,10 +524,13 @@ class _Run:
         distributed.wait()
 
     def _resume(self, checkpoints: Path) -> dict[str, Any]:
-        """Restore the newest checkpoint, if there is one."""
+        """Restore the newest checkpoint that is whole, if there is one; those that were harmed are deleted."""
 
         def newest() -> str | None:
-            path = checkpoint.latest(checkpoints)
+            path, harmed = checkpoint.latest_whole(checkpoints)
+            if harmed is not None:
+                where = "from the beginning" if path is None else f"on from {path.name}"
+                complain(f"warning: {harmed} is not what was written there: training goes {where}")
             return None if path is None else path.name
 
         name = distributed.agreed(newest)

@@ -10,6 +10,7 @@ from typing import Any
 from mitune.errors import UserError
 from mitune.families.opening import pipeline_class
 from mitune.families.source import EMBEDDED, find_model, is_hub_id
+from mitune.reading import home, is_there, reading
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class BaseModel:
 
 def describe(path: str, revision: str | None = None, config: str | None = None) -> BaseModel:
     """What can be found out about ``model.path`` without its weights; what is out of reach stays unknown."""
-    folder = Path(path).expanduser()
-    here = path in EMBEDDED or folder.exists()
+    folder = home(path)
+    here = path in EMBEDDED or is_there(folder)
     try:
         source = find_model(path, revision, config)
         takes = hasattr(pipeline_class(source), "load_lora_weights")
@@ -52,14 +53,14 @@ def _fetched(hub_id: str, revision: str | None) -> Path | None:
 
 def _card(file: Path | None) -> Any:
     """The metadata of a card, or None for what is none."""
-    import yaml
     from huggingface_hub import ModelCard
 
     if file is None or not file.is_file():
         return None
     try:
-        return ModelCard.load(file, ignore_metadata_errors=True).data
-    except (ValueError, OSError, TypeError, yaml.YAMLError):
+        with reading(file):
+            return ModelCard.load(file, ignore_metadata_errors=True).data
+    except UserError:
         return None
 
 

@@ -11,8 +11,6 @@ The same round gives the same bytes, so that what was uploaded once is not uploa
 
 from __future__ import annotations
 
-import hashlib
-import io
 import platform
 import re
 import subprocess
@@ -22,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 import mitune
-from mitune.errors import UserError, first_line
+from mitune.data.dataset import encode_png
+from mitune.data.decoding import open_picture
+from mitune.errors import UserError
 from mitune.families.source import ADAPTER_FILE
 from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_text
 from mitune.hub.card import Example, Facts, write_card
+from mitune.reading import read_bytes
 
 PROVENANCE = "provenance.json"
 SCHEMA = 1
@@ -67,11 +67,6 @@ def provenance(**facts: Any) -> dict[str, Any]:
             **{name: found for name in _LIBRARIES if (found := _version(name))},
         },
     }
-
-
-def digest(path: Path) -> str | None:
-    """SHA-256 of a file, if it is there."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _version(name: str) -> str | None:
@@ -125,7 +120,7 @@ def write_folder(
     """
     check_place(folder)
     with atomic_folder(folder) as partial:
-        write_bytes(partial / ADAPTER_FILE, (adapter / ADAPTER_FILE).read_bytes())
+        write_bytes(partial / ADAPTER_FILE, read_bytes(adapter / ADAPTER_FILE))
         for example, (_, before, after) in zip(facts.examples, shown, strict=True):
             write_bytes(partial / example.before, _picture(before))
             write_bytes(partial / example.after, _picture(after))
@@ -138,15 +133,7 @@ def write_folder(
 
 def _picture(path: Path) -> bytes:
     """A picture's pixels as PNG, without whatever else its file holds. Raises UserError for what is no picture."""
-    buffer = io.BytesIO()
-    try:
-        with Image.open(path) as image:
-            image.convert("RGB").save(buffer, "PNG")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} is no picture ({first_line(error)}); export without it: export.pictures=0"
-        ) from error
-    return buffer.getvalue()
+    return encode_png(open_picture(read_bytes(path), str(path), "export without it: export.pictures=0"))
 
 
 def write_training_set(folder: Path, dataset: Any, name: str, model: str, origin: Mapping[str, Any]) -> None:

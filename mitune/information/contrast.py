@@ -3,7 +3,7 @@
     contrast(z; c) = −log Σ_k exp(−gap_k),    gap_k = error(z; c_k) − error(z; c)  ≈  log p(z|c) − log p(z|c_k)
 
 the InfoNCE form (van den Oord et al., arXiv 1807.03748) of the ELBO gap to other prompts c_k in place of the null
-prompt. ``error`` is the weighted denoising error of :mod:`mitune.information.denoising`, in nats. All conditions of one
+prompt. ``error`` is the weighted denoising error of :mod:`mitune.information.denoising`. All conditions of one
 picture see the same noise, so what the picture shares with every prompt cancels. (With c itself in the sum it were
 −log(1 + Σ_k exp(−gap_k)), the log-posterior of c among them: the same ranking, but flat where all gaps are large.)
 """
@@ -33,7 +33,7 @@ def contrast(
     noise: str = "independent",
     emphasis: Tensor | None = None,
 ) -> Tensor:
-    """Score of each picture for its prompt against its negatives, [n] float64 in nats; higher = better aligned.
+    """Score of each picture for its prompt against its negatives, [n] float64; higher = better aligned.
 
     Args:
         z0: latents [n, ...].

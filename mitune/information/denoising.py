@@ -22,15 +22,16 @@ FORMS = ("square", "orthogonal")
 
 
 class DenoisingTerms(NamedTuple):
-    """What each time adds, weighted, float64 [n, times, conditions] in nats: the summands of ``DenoisingErrors``."""
+    """What each time adds, weighted, float64 [n, times, conditions]: the summands of ``DenoisingErrors``."""
 
     error: Tensor
     mi: Tensor | None
 
 
 class DenoisingErrors(NamedTuple):
-    """float64 [n, conditions], in nats: ``error`` Σ_t w_t ‖ε̂_k − ε‖² (lower = likelier, up to a constant of the
-    row) and ``mi`` Σ_t w_t ‖ε̂_k − ε̂_ref‖² (None where no reference was named).
+    """float64 [n, conditions], in nats with the "continuous" weights over all times: ``error`` Σ_t w_t ‖ε̂_k − ε‖²
+    (lower = likelier, up to a constant of the row) and ``mi`` Σ_t w_t ‖ε̂_k − ε̂_ref‖² (None where no reference was
+    named).
     """
 
     error: Tensor

@@ -103,7 +103,8 @@ def llr_image(
     batch_size: int = 64,
     emphasis: Tensor | None = None,
 ) -> Tensor:
-    """``llr`` of a picture [n] float32 in nats: on forward paths z_{t_1}, z_{t_2}, … drawn from q(·|z_0), averaged.
+    """``llr`` of a picture [n] float32: on forward paths z_{t_1}, z_{t_2}, … drawn from q(·|z_0), averaged; in nats
+    where they span all times.
 
     Args:
         z0: latents [n, …].

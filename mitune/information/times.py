@@ -65,7 +65,8 @@ class Profile:
 class Weighting:
     """What a time counts: w(t) dt on [t_min, t_max] by its primitive.
 
-    * "continuous": −½ λ'(t) dt, the likelihood's own (Kingma et al., VDM, arXiv 2107.00630): results in nats.
+    * "continuous": −½ λ'(t) dt, the likelihood's own (Kingma et al., VDM, arXiv 2107.00630): results in nats
+      where the range is all of the times.
     * "paper": κ_t = β_t T / (2 α_t (1 − ᾱ_t)) averaged over the times (Wang et al., ICLR 2025, eq. 2): as published,
       so without the length of the range, and by its value at each time rather than over its stretch.
     * "uniform": all times alike, as networks are trained; the whole weighs what "continuous" does.

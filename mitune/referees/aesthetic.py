@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mitune.errors import UserError, first_line
+from mitune.errors import UserError
 from mitune.families.source import PICKLED, fingerprint
+from mitune.reading import home, is_file, reading
 from mitune.referees.clip import Clip
 from mitune.referees.pairs import check_pairs
 
@@ -26,27 +27,26 @@ def check_head(head: str | None) -> Path:
     """The file of the head. Raises UserError: none given, a pickle, nothing there."""
     if head is None:
         raise UserError(f"{_KEY}: the aesthetic score needs its head; say {_KEY}=FILE.safetensors")
-    path = Path(head).expanduser()
+    path = home(head)
     if path.suffix.lower() in PICKLED:
         raise UserError(
             f'{_KEY}={head}: a pickle can run any code when opened and is not read; convert it once: python -c "import'
             f" torch, safetensors.torch as s; s.save_file(torch.load('{path.name}', weights_only=True),"
             f" '{path.stem}.safetensors')\""
         )
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{_KEY}={head}: there is no such file; give the head as a .safetensors file")
     return path
 
 
 def read_head(path: Path) -> nn.Sequential:
     """The head's linear layers in their order. Raises UserError for a file that holds something else."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(f"{_KEY}={path} is no safetensors file: it", "fetch it again"):
         weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{_KEY}={path} is no safetensors file ({first_line(error)})") from error
+    if not all(value.is_floating_point() and value.isfinite().all() for value in weights.values()):
+        raise UserError(f"{_KEY}={path} holds weights that are no finite numbers; fetch it again")
     return _stack(weights, path)
 
 
@@ -55,6 +55,11 @@ def _stack(weights: Mapping[str, Tensor], path: Path) -> nn.Sequential:
         (name.removesuffix("weight") for name in weights if name.endswith("weight")),
         key=lambda name: [int(number) for number in re.findall(r"\d+", name)],
     )
+    strange = sorted(set(weights) - {f"{name}{part}" for name in names for part in ("weight", "bias")})
+    if strange:
+        raise UserError(
+            f"{_KEY}={path} is no aesthetic head: beside linear layers it holds {', '.join(strange[:3])}"
+        )
     layers = nn.Sequential()
     for name in names:
         weight, bias = weights[f"{name}weight"].float(), weights.get(f"{name}bias")

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mitune.errors import UserError
+from mitune.families.weights import POSITIONS, check_finite, check_loaded
+from mitune.reading import reading
 from mitune.referees.pairs import check_pairs, in_batches
 from mitune.referees.preprocess import read_preprocess
 from mitune.referees.source import JudgeSource
@@ -40,9 +42,10 @@ class Clip:
         kind = source.configuration().get("model_type")
         if kind != "clip":
             raise UserError(f"{source.key}={source.name} is no CLIP: its config.json says model_type={kind}")
-        self.preprocess = read_preprocess(
-            self.processor.preprocessing(), f"{self.processor.key}={self.processor.name}"
-        )
+        where = f"{self.processor.key}={self.processor.name}"
+        settings = self.processor.preprocessing()
+        with reading(f"{where}: preprocessor_config.json", "fetch it again"):
+            self.preprocess = read_preprocess(settings, where)
         self._features: dict[str, Tensor] = {}
 
     @cached_property
@@ -50,14 +53,26 @@ class Clip:
         """The network, frozen; gradients still flow through it."""
         from transformers import CLIPModel
 
-        model = CLIPModel.from_pretrained(self.source.open(), dtype=torch.float32, use_safetensors=True)
+        what = f"{self.source.key}={self.source.name}"
+        folder = self.source.open()
+        with reading(what, "give a whole CLIP folder"):
+            model, report = CLIPModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # the report lists them, and they are refused
+                output_loading_info=True,
+            )
+        check_loaded("CLIP", report, what, POSITIONS)
+        check_finite("CLIP", model, what)
         return model.to(self.device).eval().requires_grad_(False)
 
     @cached_property
     def _tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(self.processor.open())
+        with reading(f"{self.processor.key}={self.processor.name}: its tokenizer", "fetch it again"):
+            return CLIPTokenizer.from_pretrained(self.processor.open())
 
     def image_features(self, pictures: Tensor) -> Tensor:
         """Features of length one [n, d] of ``pictures`` [n, 3, H, W] in [0, 1]; differentiable."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mitune.errors import UserError
 from mitune.families.source import PICKLED, asking_hub, fingerprint, is_hub_id
-from mitune.files import read_json
+from mitune.families.weights import check_settings, check_stored
+from mitune.reading import home, is_folder, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/clip"}
 """The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""
@@ -29,13 +30,16 @@ class JudgeSource:
         Raises UserError: no weights, pickled weights only, a Hub that does not answer.
         """
         folder = self.folder or _from_hub(self.name, self.revision, self.key, None)
-        if not any(folder.glob("*.safetensors")):
+        files = judge_files(folder)
+        if not files:
             pickled = any(file.suffix in PICKLED for file in folder.iterdir())
             raise UserError(
                 f"{self.key}={self.name}: "
                 + ("its weights are pickled, which are not read" if pickled else "there are no weights there")
                 + "; give a folder with model.safetensors (save_pretrained writes one)"
             )
+        check_settings(folder)
+        check_stored(files, "judge")
         return folder
 
     def configuration(self) -> dict:
@@ -48,16 +52,24 @@ class JudgeSource:
 
     def _read(self, file: str) -> dict:
         folder = self.folder or _from_hub(self.name, self.revision, self.key, file)
-        if not (folder / file).is_file():
+        if not (folder / file).exists():
             raise UserError(
                 f"{self.key}={self.name}: there is no {file}; give a transformers folder or Hub id that has one"
             )
-        return read_json(folder / file)
+        found = read_json(folder / file)
+        if not isinstance(found, dict):
+            raise UserError(f"{self.key}={self.name}: {file} is no JSON object; fetch the judge again")
+        return found
 
     @property
     def identity(self) -> str:
         """Name and fingerprint of the weights."""
-        return f"{self.name}@{fingerprint(sorted(self.open().glob('*.safetensors')))}"
+        return f"{self.name}@{fingerprint(judge_files(self.open()))}"
+
+
+def judge_files(folder: Path) -> list[Path]:
+    """The weight files of a transformers folder."""
+    return sorted(folder.glob("*.safetensors"))
 
 
 def find_judge(path: str, key: str, revision: str | None = None) -> JudgeSource:
@@ -67,10 +79,10 @@ def find_judge(path: str, key: str, revision: str | None = None) -> JudgeSource:
         if not (folder / "config.json").is_file():
             raise UserError(f"{key}={path}: the embedded judge is missing at {folder}; install mitune again")
         return JudgeSource(path, key, folder)
-    local = Path(path).expanduser()
-    if local.is_dir():
+    local = home(path)
+    if is_folder(local):
         return JudgeSource(local.resolve().name, key, local)
-    if local.exists() or not is_hub_id(path):
+    if not is_hub_id(path) or is_there(local):
         raise UserError(
             f"{key}={path} is neither a folder nor a Hub id (owner/name), nor one of {', '.join(EMBEDDED)}"
         )

@@ -20,13 +20,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import mitune
-from mitune.config import ScorerConfig
+from mitune.config import ScorerConfig, read_settings
+from mitune.data.decoding import open_picture
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
 from mitune.evaluate.pictures import curve, histogram
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
 from mitune.meanings import meaning
+from mitune.reading import read_bytes
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")
@@ -257,9 +259,8 @@ def _picture(folder: Path | None, relative: str | None, run: Path) -> str | None
     if not path.is_relative_to(run.resolve()) or not path.is_file():
         return None
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        picture = open_picture(read_bytes(path), str(path))
+    except UserError:
         return None
     buffer = io.BytesIO()
     if max(picture.size) <= _LARGEST:
@@ -316,17 +317,15 @@ def _configuration(path: Path) -> str | None:
     """The resolved configuration as YAML without its secrets."""
     if not path.exists():
         return None
-    container = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(container)))
+    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(read_settings(path))))
 
 
 def _meanings(path: Path, rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What the scores in the tables are, by the run's own settings (the defaults where it left none)."""
     settings: Any = OmegaConf.to_container(OmegaConf.structured(ScorerConfig))
     if path.exists():
-        own = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        given = own.get("scorer") if isinstance(own, dict) else None
-        settings = OmegaConf.to_container(OmegaConf.merge(settings, given or {}), resolve=False)
+        own = read_settings(path).get("scorer") or {}
+        settings = OmegaConf.to_container(OmegaConf.merge(settings, own), resolve=False)
     names = [table["score"] for entry in rounds for table in entry["tables"]]
     return {name: said for name in names if (said := meaning(name, settings)) is not None}
 

@@ -12,18 +12,16 @@ import pandas as pd
 import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from yaml import YAMLError
 
-from mitune.config import leaves
+from mitune.config import leaves, read_saved
 from mitune.errors import UserError, short
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_bytes, write_table, write_text
 from mitune.hub.escape import literal, plain
+from mitune.reading import is_folder
 from mitune.runs import STAGES, RunFolder
 
 NOTE, SUMMARY = "sweep.json", "summary.json"
@@ -58,7 +56,7 @@ def collect(folder: Path) -> pd.DataFrame:
     ``oracle_pool``, ``oracle_kept``, ``oracle_best``, for every score of the evaluation ``SCORE_before``, ``_after``
     and ``_gain`` (their difference), each with ``_low`` and ``_high`` of its 95 % interval, ``forwards``, ``seconds``.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder} is no folder; give the folder of a sweep, or one that holds several runs")
     runs = _runs(folder)
     if not runs:
@@ -67,7 +65,7 @@ def collect(folder: Path) -> pd.DataFrame:
     keys = list(dict.fromkeys(key for values in tried.values() for key in values))
     rows = []
     for run in runs:
-        note = read_json(run / NOTE) if (run / NOTE).is_file() else None
+        note = _note(run)
         for entry in _rounds(run) or [{}]:
             row: dict[str, Any] = {"job": str(run.relative_to(folder))}
             row |= {key: tried[run].get(key) for key in keys}
@@ -94,9 +92,24 @@ def _runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _note(run: Path) -> dict[str, Any] | None:
+    """How the job ended whose run this is; None where it was none of a sweep."""
+    path = run / NOTE
+    if not path.is_file():
+        return None
+    note = read_json(path)
+    if (
+        not isinstance(note, dict)
+        or not isinstance(note.get("values"), dict)
+        or not {"code", "line"} <= note.keys()
+    ):
+        raise UserError(f"{path} is damaged; delete it, or move this run away")
+    return note
+
+
 def _tried(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """What each run tried: what its sweep says, or else the keys in which the runs' configurations differ."""
-    noted = {run: read_json(run / NOTE)["values"] for run in runs if (run / NOTE).is_file()}
+    noted = {run: note["values"] for run in runs if (note := _note(run)) is not None}
     if noted:
         return {run: noted.get(run, {}) for run in runs}
     configs = {run: _config(run) for run in runs}
@@ -114,11 +127,8 @@ def _config(run: Path) -> dict[str, str]:
     path = run / "config.yaml"
     if not path.is_file():
         return {}
-    try:
-        config = OmegaConf.load(path)
-        return {name: str(OmegaConf.select(config, name)) for name, _, _ in leaves()}
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as YAML; restore it or move this run away") from error
+    found = read_saved(path)
+    return {name: str(found.get(name)) for name, _, _ in leaves()}
 
 
 def _rounds(run: Path) -> list[dict[str, Any]]:

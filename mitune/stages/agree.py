@@ -18,6 +18,7 @@ from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
 from mitune.files import clean_partial, write_bytes, write_json, write_table, write_text
 from mitune.information.registry import check_judges
+from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
 from mitune.stages.candidates import cost, draw
@@ -89,7 +90,7 @@ Found = tuple[pd.DataFrame, dict[str, float] | None, dict[str, Any]]
 
 
 def _read(config: DictConfig) -> Found:
-    return read_scores(Path(config.agree.source).expanduser()), None, {}
+    return read_scores(home(config.agree.source)), None, {}
 
 
 def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
@@ -107,7 +108,7 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
         folder / "candidates",
         units,
         denoiser,
-        sampler_of(config),
+        sampler_of(config, denoiser),
         scoring_of(config, denoiser, settings.scorers, lambda: prompt_pool(config.prompts)),
         seed=config.seed,
         batch_size=config.generate.batch_size,
@@ -137,17 +138,16 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
 def read_scores(path: Path) -> pd.DataFrame:
     """A table of scores: a parquet file with ``prompt_id``, or the captions, and a column a score; or a folder of
     candidates. Raises UserError for what is neither."""
-    if path.is_dir():
+    if is_folder(path):
         store = find_store(path)
         if store is None:
             raise UserError(
                 f"agree.source={path}: no candidates there; give the folder candidates of a round"
             )
         return store.table().drop(columns=["kept", "unit", "latent_row"])
-    try:
+    check_regular(path, f"agree.source={path}")
+    with reading(f"agree.source={path} is not a readable parquet table: it"):
         table = pq.read_table(path).to_pandas()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"agree.source={path} is not a readable parquet table") from error
     if "prompt_id" not in table:
         text = next((name for name in ("text", "prompt", "caption") if name in table), None)
         if text is None:

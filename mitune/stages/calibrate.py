@@ -126,7 +126,8 @@ def _draw(
         raise UserError(f"calibrate: {config.prompts.source} has one prompt only; at least two are needed")
     check_judges([target], [prompt.text for prompt in prompts], "calibrate.target", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
-    denoiser, sampler = load_model(config), candidate_sampler(config)
+    denoiser = load_model(config)
+    sampler = candidate_sampler(config, denoiser)
     check_lengths(denoiser, prompts, config.prompts, "prompts")
     pilot = PilotRace(
         {name: look_scoring(config, denoiser, name, settings.times, settings.edits) for name in settings.by},

@@ -20,6 +20,7 @@ from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
+from mitune.stages.artefacts import tell
 from mitune.stages.progress import progress, warn_of_idle
 from mitune.stages.racing import Watch
 from mitune.stages.search import Search
@@ -61,6 +62,7 @@ def draw(
         store.claim(units)
         judges = scoring.judges | ({} if search is None else search.judges)
         claim_model(folder, denoiser.identity, "pictures of", "run= folder", judges)
+        tell(store)
         return [unit.index for unit in store.todo(units)]
 
     left = set(agreed(begin))
@@ -81,8 +83,7 @@ def draw(
             flags = keep({name: [values[row] for row in finished] for name, values in table.items()})
             kept = {row for row, flag in zip(finished, flags, strict=True) if flag}
             table["kept"] = [row in kept for row in range(rows_there)]
-            meter.write(store.table_path(unit.index))
-            store.write_unit(unit, table, latents[torch.tensor(flags)])
+            store.write_unit(unit, table, latents[torch.tensor(flags)], meter.read())
             advance(sum(other.rows for other in todo[shown : place + 1]))  # the others' too
             shown = place + 1
     wait()

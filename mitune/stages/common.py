@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,15 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import Prompt, load_prompts
 from mitune.denoiser import Denoiser
-from mitune.distributed import seen
+from mitune.distributed import agreed, seen
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.source import find_adapter
 from mitune.information.registry import Scoring, check_judges
 from mitune.information.times import Profile
+from mitune.reading import home, is_file, is_number, read_json
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
 from mitune.scores import COMBINED, scorers_of
+from mitune.stages.artefacts import require
 from mitune.stages.progress import warn
 
 POOL = 20_000  # prompts in which edits are looked for; a larger source adds time, not better edits
@@ -40,10 +41,14 @@ def quiet() -> None:
     # Said once, before anything is drawn, by ``check_lengths``.
     warnings.filterwarnings("ignore", message="the prompt .* is longer than", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # diffusers' own way of asking the Hub's client.
+    warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument", category=UserWarning)
 
 
-def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
-    """The prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits."""
+def read_prompts(section: DictConfig, everything: bool = False, held_out: bool = False) -> list[Prompt]:
+    """The prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits; ``held_out``:
+    where it names no split, a held-out one.
+    """
     return load_prompts(
         section.source,
         split=section.split,
@@ -51,12 +56,13 @@ def read_prompts(section: DictConfig, everything: bool = False) -> list[Prompt]:
         per_category=None if everything else section.per_category,
         column=section.column,
         category_column=section.category_column,
+        held_out=held_out,
     )
 
 
-def prompt_pool(section: DictConfig) -> list[str]:
+def prompt_pool(section: DictConfig, held_out: bool = False) -> list[str]:
     """The texts of a section's source, beyond its limits: where ``contrast`` finds its edits."""
-    return [prompt.text for prompt in read_prompts(section, everything=True)]
+    return [prompt.text for prompt in read_prompts(section, True, held_out)]
 
 
 def training_prompts(config: DictConfig) -> list[Prompt]:
@@ -68,7 +74,7 @@ def training_prompts(config: DictConfig) -> list[Prompt]:
 
 def held_out_prompts(config: DictConfig) -> list[Prompt]:
     """The prompts of the evaluation."""
-    prompts = read_prompts(config.evaluate.prompts)
+    prompts = read_prompts(config.evaluate.prompts, held_out=True)
     texts = [prompt.text for prompt in prompts]
     check_judges(config.evaluate.scorers, texts, "evaluate.scorers", config.scorer)
     return prompts
@@ -104,24 +110,26 @@ def check_lengths(denoiser: Any, prompts: Sequence[Prompt], section: DictConfig,
         warn(f"{key}: {len(cut) - 5} more prompts are too long and are cut")
 
 
-def sampler_of(config: DictConfig, guidance: float | None = None) -> Sampler:
-    """The sampler of the configuration, with another guidance scale where one is given."""
+def sampler_of(config: DictConfig, denoiser: Denoiser, guidance: float | None = None) -> Sampler:
+    """The sampler of the configuration, with another guidance scale where one is given. Its steps are laid out as
+    the scheduler of ``denoiser`` has them, where the configuration does not say otherwise.
+    """
     settings = config.sampler
+    own = denoiser.sampler_defaults
+    grid = {key: own[key] if settings[key] is None else settings[key] for key in own}
     return Sampler(
         name=settings.name,
         steps=settings.steps,
         eta=1.0 if settings.name == "ddpm" else settings.eta,
         variance=settings.variance,
-        spacing=settings.spacing,
-        steps_offset=settings.steps_offset,
-        set_alpha_to_one=settings.set_alpha_to_one,
         guidance=settings.guidance if guidance is None else guidance,
+        **grid,
     )
 
 
-def candidate_sampler(config: DictConfig) -> Sampler:
+def candidate_sampler(config: DictConfig, denoiser: Denoiser) -> Sampler:
     """The sampler that draws the candidates: with ``generate.guidance`` where that is given."""
-    return sampler_of(config, config.generate.guidance)
+    return sampler_of(config, denoiser, config.generate.guidance)
 
 
 def scoring_of(
@@ -138,8 +146,8 @@ def scoring_of(
     """
 
     def everything() -> list[str]:
-        held_out = [] if names == config.scorers else [config.evaluate.prompts]
-        return [text for source in (config.prompts, *held_out) for text in prompt_pool(source)]
+        held_out = [] if names == config.scorers else prompt_pool(config.evaluate.prompts, held_out=True)
+        return [*prompt_pool(config.prompts), *held_out]
 
     wanted = "contrast" in scorers_of(names, config.scorer.combined)
     return Scoring(
@@ -156,18 +164,27 @@ def scoring_of(
 
 def read_profile(path: str | Path, key: str) -> Profile:
     """A profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = home(path)
+    if not is_file(path):
         raise UserError(
             f"{key}={path}: there is no such file; mitune score score.profile={path} measures one"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Profile(tuple(map(float, found["t"])), tuple(map(float, found["value"])))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = read_json(path)
+        return Profile(*(tuple(map(_figure, found[name])) for name in ("t", "value")))
+    except (UserError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{key}={path} is no profile of mitune score ({first_line(error)}); measure one with score.profile="
         ) from error
+
+
+def _figure(value: Any) -> float:
+    """A number of JSON. Raises TypeError for all else: a text that reads like one is none."""
+    if not is_number(value):
+        raise TypeError(f"{short(repr(value), 40)} is no number")
+    if abs(value) > 1e30:
+        raise ValueError(f"{value} is out of bounds")
+    return float(value)
 
 
 def _given_negatives(config: DictConfig) -> list[str]:
@@ -187,11 +204,11 @@ def selecting(config: DictConfig) -> str:
 
 
 def round_adapter(run: RunFolder, number: int) -> Path:
-    """The adapter that round ``number`` made. Raises UserError while it is not done."""
+    """The adapter that round ``number`` made, for all processes. Raises UserError while it is not done, or where it is
+    not as it was."""
+    agreed(lambda: require(run, number, "train"))
     folder = run.round(number) / "adapter"
-    seen(run.mark_path(number, "train"))
-    if run.mark(number, "train") is None or not folder.is_dir():
-        raise UserError(f"{folder} is not there yet; run mitune train run={run.root} round={number} first")
+    seen(folder)
     return folder
 
 

@@ -13,7 +13,7 @@ from mitune.config import flatten
 from mitune.data.prompts import Prompt
 from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.distributed import agreed
-from mitune.evaluate.evaluation import write_evaluation
+from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.runs import RunFolder
 from mitune.stages.candidates import cost, decode_rows, draw
 from mitune.stages.common import (
@@ -68,8 +68,8 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         first = number == 1 or run.mark(1, "evaluate") is None
         figures["forwards"] = after_cost.forwards + (before_cost.forwards if first else 0)
         figures["seconds"] = round(after_cost.seconds + (before_cost.seconds if first else 0), 3)
-        run.write_mark(number, "evaluate", figures)
-        return figures
+        left = [*before.artefacts(), *after.artefacts(), *evaluation_files(run.round(number))]
+        return run.write_mark(number, "evaluate", figures, left)
 
     return agreed(finish)
 
@@ -78,7 +78,7 @@ def _draw(
     config: DictConfig, folder: Path, prompts: list[Prompt], denoiser: Any, title: str
 ) -> CandidateStore:
     """The held-out pictures of a model, resumed where a killed command left them."""
-    sampler = sampler_of(config, config.evaluate.guidance)
+    sampler = sampler_of(config, denoiser, config.evaluate.guidance)
     return draw(
         folder,
         _units(config, prompts),

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data import dataset as datasets
+from mitune.digests import sha256
 from mitune.errors import UserError, first_line
 from mitune.families import load_denoiser, lora
 from mitune.families.options import DTYPES
@@ -19,7 +20,9 @@ from mitune.hub.card import Facts
 from mitune.hub.comfy import comfy_tensors
 from mitune.hub.escape import scrub
 from mitune.hub.push import check_repository, push
+from mitune.reading import home
 from mitune.runs import RunFolder
+from mitune.stages.artefacts import require
 from mitune.stages.progress import say, warn
 
 
@@ -34,18 +37,19 @@ def export(config: DictConfig, run: RunFolder) -> Path:
         if settings.dataset:
             check_repository(_dataset_name(settings.push), "export.push (for the training set)")
     number = _round(config, run)
+    _check(config, run, number)
     round_folder = run.round(number)
     adapter = round_folder / "adapter"
     saved = lora.read_adapter(adapter)
     evaluation = _optional(round_folder / "evaluation.json")
-    out = Path(settings.out).expanduser() if settings.out else run.root / "export"
+    out = home(settings.out) if settings.out else run.root / "export"
     shown = folders.pairs(round_folder, evaluation, settings.pictures)
     facts = _facts(config, run, number, saved, evaluation, shown)
     origin = _origin(config, run, number)
     if folders.is_there(out, origin):
         say(f"the export is there already: {out.resolve()}")
     else:
-        text = OmegaConf.to_yaml(OmegaConf.create(scrub(OmegaConf.to_container(config, resolve=True))))
+        text = OmegaConf.to_yaml(OmegaConf.create(scrub(OmegaConf.to_container(config, resolve=False))))
         folders.write_folder(out, adapter, facts, text, origin, shown, _extras(config, adapter, facts))
         say(f"exported round {number} of {run.root}: {out.resolve()}")
     parts = [(out, settings.push, "model")]
@@ -102,6 +106,17 @@ def _round(config: DictConfig, run: RunFolder) -> int:
     return number
 
 
+def _check(config: DictConfig, run: RunFolder, number: int) -> None:
+    """Whether what is to be exported is as the stages left it. Raises UserError."""
+    folder = run.round(number)
+    require(run, number, "train")
+    if config.export.dataset:
+        require(run, number, "select", lambda path: folder / "dataset" in path.parents)
+    if run.mark(number, "evaluate") is not None:
+        shown = (folder, folder / "pictures")  # the pictures that it was drawn from may be gone
+        require(run, number, "evaluate", lambda path: path.parent in shown)
+
+
 def _optional(path: Path) -> dict[str, Any]:
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
@@ -149,7 +164,7 @@ def _facts(
 def _origin(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """``provenance.json``. What the folder depends on is in it, so that it tells whether the folder is up to date."""
     folder = run.round(number)
-    container = OmegaConf.to_container(config.export, resolve=True)
+    container = OmegaConf.to_container(config.export, resolve=False)
     assert isinstance(container, dict)
     sent = ("out", "private", "revision", "dry_run")  # where it goes, not what it is
     generated = run.mark(number, "generate") or {}
@@ -158,8 +173,8 @@ def _origin(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         round=number,
         seed=config.seed,
         model=scrub(generated.get("model")),
-        adapter_sha256=folders.digest(folder / "adapter" / lora.FILE),
-        evaluation_sha256=folders.digest(folder / "evaluation.json"),
+        adapter_sha256=sha256(folder / "adapter" / lora.FILE),
+        evaluation_sha256=sha256(folder / "evaluation.json"),
         training_set=(run.mark(number, "select") or {}).get("kept"),
         export=scrub({key: value for key, value in container.items() if key not in sent}),
         model_dtype=config.model.dtype,

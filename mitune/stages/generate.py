@@ -40,7 +40,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     check_control(config)
     denoiser = load_model(config, previous_adapter(run, number))
     check_lengths(denoiser, prompts, config.prompts, "prompts")
-    sampler = candidate_sampler(config)
+    sampler = candidate_sampler(config, denoiser)
     folder = run.round(number) / "candidates"
     name = candidates_name(config, number, prompts, denoiser.identity)
     with shared(config, folder, name), denoiser.fused():
@@ -73,8 +73,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
             figures["search"] = steering_figures(config, store.table())
-        run.write_mark(number, "generate", figures)
-        return figures
+        return run.write_mark(number, "generate", figures, store.artefacts())
 
     return agreed(finish)
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from mitune.data.pictures import Pictures, decode_picture, numbers
 from mitune.denoiser import Denoiser
+from mitune.digests import whole_unit, write_unit
 from mitune.distributed import agreed, deal, state, wait
 from mitune.errors import UserError
-from mitune.files import clean_partial, read_json, write_json, write_table
+from mitune.files import clean_partial, read_json, write_json
 from mitune.information.registry import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.progress import progress, warn, warn_of_idle
@@ -61,6 +62,9 @@ class ScoredPictures:
         return [unit for unit in self.units if not self._whole(unit)]
 
     def _whole(self, unit: int) -> bool:
+        whole = whole_unit(self.path(unit))
+        if whole is not None:
+            return whole
         try:
             return _COST in (pq.read_schema(self.path(unit)).metadata or {})
         except (OSError, pa.ArrowInvalid):
@@ -154,8 +158,7 @@ class ScoredPictures:
         }
         arrays = {name: pa.array(values, type=_TYPES[name]) for name, values in identity.items()}
         arrays |= {name: pa.array(values, type=pa.float64()) for name, values in scores.items()}
-        meter.write(self.path(unit))
-        write_table(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}))
+        write_unit(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}), meter.read())
 
     def open(
         self, batch: list[int], denoiser: Denoiser, skip: bool
@@ -232,6 +235,8 @@ class ScoredPictures:
             warn(
                 f"{self.pictures.where}: {resized} pictures of another size were scaled and cut to the model's"
             )
+        for note in self.pictures.notes:
+            warn(note)
         if self.pictures.left_out and self.pictures.latents is not None:
             warn(
                 f"{self.pictures.where}: {self.pictures.left_out} candidates kept no latent and have no score"

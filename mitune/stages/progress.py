@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from mitune.distributed import state
+from mitune.errors import complain, printable
 
 
 @contextlib.contextmanager
@@ -49,13 +50,15 @@ def say(message: RenderableType) -> None:
     """Print a line or table on the main process; text is never read as markup."""
     if state().is_main_process:
         wide = 200 if not sys.stdout.isatty() else None
-        Console(width=wide, highlight=False).print(Text(message) if isinstance(message, str) else message)
+        if isinstance(message, str):
+            message = Text("\n".join(map(printable, message.split("\n"))))
+        Console(width=wide, highlight=False).print(message)
 
 
 def warn(message: str) -> None:
     """Print a warning line on standard error, main process only."""
     if state().is_main_process:
-        print(f"mitune: warning: {message}", file=sys.stderr)
+        complain(f"warning: {message}")
 
 
 def warn_of_idle(todo: int, what: str, key: str) -> None:

@@ -44,10 +44,12 @@ class RealPictures:
         """Their pictures [3, H, W] and latents [n, …] on the CPU. UserError for one that does not decode."""
         source = self.source
         assert source.read is not None
-        pictures = [
-            decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
-            for row in self.rows["candidate"]
-        ]
+        rows = self.rows["candidate"].tolist()
+        opened = {
+            row: decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
+            for row in sorted(rows)  # the order in which they are read quickly
+        }
+        pictures = [opened[row] for row in rows]
         with torch.no_grad():
             latents = denoiser.encode_image(torch.stack(pictures).to(denoiser.device))
         return pictures, latents.float().cpu()
@@ -74,9 +76,8 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     as each caption has but one. Raises UserError for a source with too few pictures.
     """
     settings = config.select
-    limit = settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
     skip = config.score.skip
-    source = load_pictures(settings.real, limit=limit, skip=skip, seed=config.seed)
+    source = _open(config, count)
     by = settings.by
     _enough(len(source), count, source.where)
     if source.read is None:
@@ -127,6 +128,21 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     _enough(len(chosen), count, source.where)
     chosen = chosen.assign(rank=0, preferred=True, weight=1.0, real=True).reset_index(drop=True)
     return RealPictures(chosen, source, figures)
+
+
+def _open(config: DictConfig, count: int) -> Pictures:
+    """The source of real pictures, without rows that it marks as held out."""
+    settings = config.select
+    limit = settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
+    return load_pictures(
+        settings.real,
+        limit=limit,
+        skip=config.score.skip,
+        seed=config.seed,
+        outside=config.score.outside,
+        caption=config.score.caption,
+        training=True,
+    )
 
 
 def _enough(there: int, needed: int, where: str) -> None:

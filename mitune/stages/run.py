@@ -12,10 +12,11 @@ from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.report import write_report
 from mitune.runs import STAGES, RunFolder
+from mitune.stages.artefacts import clear, harmed, told
 from mitune.stages.common import check_prompts, trained_from
 from mitune.stages.evaluate import evaluate
 from mitune.stages.generate import generate
-from mitune.stages.progress import say
+from mitune.stages.progress import say, warn
 from mitune.stages.select import select_stage
 from mitune.stages.train import train_stage
 
@@ -30,13 +31,19 @@ WORK: dict[str, Callable[[DictConfig, RunFolder, int], dict[str, Any]]] = {
 
 
 def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
-    """One stage of one round; a stage that is done gives its figures again and does nothing."""
+    """One stage of one round; a stage that is done gives its figures again and does nothing, unless what it left is
+    gone or changed: that is made again, and has to come out the same where a later stage has used it."""
 
     def begin() -> dict[str, Any] | None:
         figures = run.mark(number, stage)
-        if figures is None:
-            run.prepare(number)
-        return figures
+        found = [] if figures is None else harmed(run, number, stage)
+        if figures is not None and not found:
+            return figures
+        run.prepare(number)
+        if found:
+            warn(f"{told(found)}: round {number}: {stage} makes it again")
+            clear(run, number, stage, found)
+        return None
 
     figures = agreed(begin)
     if figures is None:

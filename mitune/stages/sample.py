@@ -17,6 +17,7 @@ from mitune.errors import UserError
 from mitune.evaluate.pictures import grid, png
 from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.registry import check_judges
+from mitune.reading import home
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, decode_rows, draw
@@ -37,7 +38,7 @@ SHEET = 64  # pictures on the sheet
 
 def sample_folder(config: DictConfig) -> Path:
     """The folder that a sample command writes: ``sample.out``, or ``samples`` in the run folder."""
-    return Path(config.sample.out or Path(config.run) / "samples").expanduser()
+    return home(config.sample.out or Path(config.run) / "samples")
 
 
 def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             run.root / "candidates",
             units,
             denoiser,
-            sampler_of(config),
+            sampler_of(config, denoiser),
             scoring_of(config, denoiser, names, pool),
             seed=config.seed,
             batch_size=config.generate.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from mitune.errors import UserError
 from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
 from mitune.information.registry import Scoring, check_judges, check_no_path
+from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
 from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
@@ -29,12 +31,28 @@ from mitune.stages.pictures import ScoredPictures
 from mitune.stages.progress import say
 
 SCHEMA = 1
+_WORK = "-work"  # the end of the name of a working folder that cannot be named like its table
 PROFILED = 48  # pictures that a profile is measured on
 
 
 def score_folder(config: DictConfig) -> Path:
-    """The folder that a score command works in: its table's name without the ending."""
-    return table_path(config).with_suffix("")
+    """The folder that a score command works in: its table's name without the ending.
+
+    Where that is the source itself, another beside it, one for each choice of its pictures: nothing is ever written
+    among the user's own files, where it would be read as a part of the source.
+    """
+    settings, path = config.score, table_path(config)
+    folder = path.with_suffix("")
+    if os.path.realpath(folder) != os.path.realpath(home(settings.source)):
+        return folder
+    choice = repr((settings.split, settings.image_column, settings.text_column))
+    return path.with_name(f"{path.stem}{_WORK}") / hashlib.sha256(choice.encode()).hexdigest()[:8]
+
+
+def _written_here(path: Path, root: Path) -> bool:
+    """Whether the table was written by the command that works in ``root``, or for another choice of its pictures."""
+    beside = root.parent.glob("*/plan.json") if root.parent.name == f"{path.stem}{_WORK}" else ()
+    return (root / "plan.json").exists() or any(beside)
 
 
 def table_path(config: DictConfig) -> Path:
@@ -49,17 +67,18 @@ def table_path(config: DictConfig) -> Path:
             " a folder of candidates"
         )
     if settings.out is not None:
-        path = Path(settings.out).expanduser()
+        path = home(settings.out)
         if path.suffix != ".parquet":
             raise UserError(
                 f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
             )
         return path
-    source = Path(settings.source).expanduser()
-    if source.exists():
-        stem = source.stem if source.is_file() else source.resolve().name
-        return (source if source.is_file() else source.resolve()).parent / f"{stem}-scores.parquet"
-    return Path(config.run).expanduser() / f"{settings.source.replace('/', '--')}-scores.parquet"
+    source = home(settings.source)
+    if is_file(source):
+        return source.parent / f"{source.stem}-scores.parquet"
+    if is_folder(source):
+        return source.resolve().parent / f"{source.resolve().name}-scores.parquet"
+    return home(config.run) / f"{settings.source.replace('/', '--')}-scores.parquet"
 
 
 def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -76,15 +95,17 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         limit=settings.limit,
         skip=settings.skip,
         seed=config.seed,
+        outside=settings.outside,
+        caption=settings.caption,
     )
     by = check(config, pictures)
     path = table_path(config)
-    if state().is_main_process and path.exists() and not (run.root / "plan.json").exists():
+    if state().is_main_process and path.exists() and not _written_here(path, run.root):
         raise UserError(
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
     work = ScoredPictures(run.root, pictures, settings.rows_per_unit)
-    if settings.profile is not None and Path(settings.profile).expanduser().exists():
+    if settings.profile is not None and is_there(home(settings.profile)):
         read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
     judge = functools.cache(lambda: _judge(config, pictures))
     work.score(judge, config.seed, settings.batch_size, settings.skip)
@@ -145,7 +166,7 @@ def check(config: DictConfig, pictures: Pictures) -> str:
 def _judge(config: DictConfig, pictures: Pictures) -> tuple[Any, Scoring]:
     """The model and the scores that it gives; those of the sampler's path are known already."""
     settings = config.score
-    denoiser = load_model(config, Path(settings.adapter).expanduser() if settings.adapter else None)
+    denoiser = load_model(config, home(settings.adapter) if settings.adapter else None)
     check_lengths(denoiser, prompts_of(pictures), config.prompts, "prompts")
 
     def pool() -> list[str]:
@@ -188,6 +209,7 @@ def _write_top(
     best = table.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
     best = best.rename(columns={"image": "name"}).reset_index(drop=True)
     rows = best["row"].tolist()
+    order = None
     if pictures.latents is not None:
         denoiser, latents = load_model(config), pictures.latents
 
@@ -201,7 +223,8 @@ def _write_top(
         def contents(place: int) -> bytes:
             return read(rows[place])
 
-    write_pictures(run.root / "top", best, contents)
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+    write_pictures(run.root / "top", best, contents, order)
     _settle(run.root / "top", folder)
     return {
         "by": by,
@@ -214,7 +237,7 @@ def _write_top(
 
 def _write_profile(config: DictConfig, work: ScoredPictures, denoiser: Any) -> str:
     """Where over time the information of the first pictures is, as ``scorer.profile`` takes it; gives the file."""
-    path = Path(config.score.profile).expanduser()
+    path = home(config.score.profile)
     pictures = work.pictures
     with denoiser.fused():
         rows, latents, _, _ = work.open(list(range(len(pictures)))[:PROFILED], denoiser, config.score.skip)

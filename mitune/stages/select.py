@@ -14,11 +14,11 @@ from mitune.data.selection import clearest, prompt_weights, reaching, scorers, s
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import agreed, state
-from mitune.errors import UserError
 from mitune.evaluate.evaluation import choose_examples
 from mitune.evaluate.pictures import png
 from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
+from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import decode_rows
 from mitune.stages.common import load_model, selecting
 from mitune.stages.real import RealPictures, choose_real, count_real
@@ -52,10 +52,7 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
 
 
 def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
-    if run.mark(number, "generate") is None:
-        raise UserError(
-            f"{run.round(number) / 'candidates'} is not complete; run mitune generate run={run.root} first"
-        )
+    require(run, number, "generate")
     store = CandidateStore(run.round(number) / "candidates")
     table, by = store.table(), selecting(config)
     choice, seed = config.select, config.seed
@@ -91,11 +88,14 @@ def _write(
         models += [f"real: {real.figures['source']}"] * len(real.rows)
         rows = pd.concat([rows, real.rows], ignore_index=True)
     training = datasets.build(rows, pictures, torch.cat(latents), round=number, model=models)
-    datasets.save(training, run.round(number) / "dataset")
+    folder = run.round(number)
+    datasets.save(training, folder / "dataset")
     if own:
         _write_examples(config, run, number, store, table, denoiser)
-    run.write_mark(number, "select", figures)
-    return figures
+    left = [*files_in(folder / "dataset"), folder / "candidates_examples.json"]
+    left += sorted((folder / "pictures").glob("candidate-*.png"))
+    left += [path for path in files_in(folder / "real") if path.suffix == ".parquet"]
+    return run.write_mark(number, "select", figures, left)
 
 
 def _oracle(table: pd.DataFrame, winners: pd.DataFrame, k: int, own: bool) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mitune import leaving
+from mitune import leaving, reading
 from mitune.data.prompts import Prompt
 from mitune.distributed import agreed, state, wait
 from mitune.errors import UserError
@@ -72,7 +72,7 @@ def shared(config: DictConfig, place: Path, name: str) -> Iterator[None]:
     if config.sweep.share is None or (place.exists() and not place.is_symlink()):
         yield
         return
-    home = Path(config.sweep.share).expanduser() / name
+    home = reading.home(config.sweep.share) / name
     handle = -1
     if state().is_main_process:
         with user_errors(home):

@@ -12,11 +12,11 @@ from mitune.data import dataset as datasets
 from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
 from mitune.distributed import agreed, seen, state
-from mitune.errors import UserError
 from mitune.finetune.adapters import AdapterConfig, attach
 from mitune.finetune.trainer import TrainConfig, train
 from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
+from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import draw_unit
 from mitune.stages.common import (
     load_model,
@@ -34,8 +34,7 @@ from mitune.track import make_tracker
 def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Write ``round-N/adapter``; gives the figures of ``summary.json``'s ``train``."""
     folder = run.round(number)
-    if not agreed(lambda: run.mark(number, "select") is not None):
-        raise UserError(f"{folder / 'dataset'} is not complete; run mitune select run={run.root} first")
+    agreed(lambda: require(run, number, "select"))
     seen(folder / "dataset")
     training = datasets.load(folder / "dataset")
     denoiser = load_model(config)
@@ -63,8 +62,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
 
     def finish() -> dict[str, Any]:
         figures = dataclasses.asdict(result)
-        run.write_mark(number, "train", figures)
-        return figures
+        return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
     return agreed(finish)
 
@@ -91,7 +89,7 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
     check_judges([column], [prompt.text for prompt in prompts], "train.keep_best_by", config.scorer)
     unit = plan_units(prompts, 1, count)[0]
     scoring = scoring_of(config, denoiser, [column], lambda: prompt_pool(config.prompts))
-    sampler = sampler_of(config)
+    sampler = sampler_of(config, denoiser)
 
     def validate(step: int) -> float:
         rows = config.generate.batch_size

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError
@@ -67,16 +68,16 @@ class Meter:
         scoring.forwards.clear()
         self.started = time.perf_counter()
 
-    def write(self, path: Path) -> None:
-        """Note it beside the unit's table: before that, as the table commits the unit."""
-        cost = {
+    def read(self) -> dict[str, Any]:
+        """What it took, for the unit's note."""
+        cost: dict[str, Any] = {
             "forwards": self.denoiser.forwards,
             "seconds": time.perf_counter() - self.started,
             "scorers": {name: self.scoring.forwards[name] for name in self.scoring.scorers},
         }
         if self.watch is not None:
             cost["looks"] = self.watch.forwards - self.before
-        write_json(path.with_suffix(".json"), cost)
+        return cost
 
 
 def read_cost(tables: Iterable[Path]) -> Cost:

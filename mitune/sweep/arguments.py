@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mitune.config import groups
-from mitune.errors import UserError, first_line
+from mitune.errors import UserError, first_line, short
 
 LONGEST = 120  # letters of a job's folder
+JOBS = 10_000  # of one sweep, at most: a slip of the finger is refused in a line
+_WORD = 10_000  # letters of a word: Hydra's grammar takes long to read
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,15 @@ def read(arguments: Sequence[str]) -> Words:
         override = _parsed(argument)
         if override is None and "," in argument:
             raise UserError(
-                f"{argument}: not a list that Hydra can read; put odd values in quotes:"
-                f" '{name}=mi,\"z(mi)+z(elbo)\"'"
+                f"{short(argument, 80)}: not a list that Hydra can read; put odd values in quotes:"
+                f" '{short(name, 80)}=mi,\"z(mi)+z(elbo)\"'"
             )
         swept = override is not None and override.is_sweep_override()
+        if swept and "${" in argument:
+            raise UserError(
+                f"{short(argument, 80)}: values are taken as they stand, and nothing in them is looked up; write out"
+                " what is meant"
+            )
         if override is not None and not swept and "=" in argument:
             argument = f"{name}={unquoted(override, argument)}"
         ours.pop(name, None)
@@ -67,10 +75,16 @@ def _parsed(argument: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    if len(argument) > _WORD:
+        raise UserError(
+            f"{short(argument, 80)}: {len(argument)} letters are too many for a sweep, of {_WORD}"
+        )
     try:
         return OverridesParser.create().parse_override(argument)
-    except HydraException:
+    except (HydraException, ValueError, OverflowError):
         return None
+    except RecursionError as error:
+        raise UserError(f"{short(argument, 80)}: nested too deeply to be read") from error
 
 
 def unquoted(override: Any, argument: str) -> str:
@@ -108,14 +122,31 @@ def grid(words: Sequence[str], config_loader: Any = None) -> list[dict[str, str]
             if override.is_interval_sweep():
                 return None
             texts = (
-                override.sweep_string_iterator()
-                if override.is_sweep_override()
-                else [override.get_value_element_as_str()]
+                _texts(override) if override.is_sweep_override() else [override.get_value_element_as_str()]
             )
             choices[key] = [f"{key}={text}" for text in texts]
-    except HydraException as error:
+    except (HydraException, ValueError, OverflowError, ZeroDivisionError) as error:
         raise UserError(f"what is swept: {first_line(error)}") from error
+    count = math.prod(map(len, choices.values()))
+    if count > JOBS:
+        raise UserError(
+            f"what is swept: {count} jobs are more than the {JOBS} of one sweep; sweep fewer values"
+        )
     return [values_of(job) for job in itertools.product(*choices.values())]
+
+
+def _texts(override: Any) -> list[str]:
+    """The values of a swept word as texts. Raises UserError where they are more than a sweep has jobs."""
+    from hydra.core.override_parser.types import RangeSweep
+
+    value = override.value()
+    if isinstance(value, RangeSweep):  # what is shuffled is made as a whole, however long
+        count = abs((float(value.stop or 0) - float(value.start or 0)) / (float(value.step) or 1e-300))
+        if not count <= JOBS:
+            raise UserError(
+                f"what is swept: {short(override.input_line or '', 80)} is more than the {JOBS} jobs of one sweep"
+            )
+    return list(override.sweep_string_iterator())
 
 
 def example(words: Sequence[str], config_loader: Any = None) -> dict[str, str]:

@@ -63,7 +63,8 @@ class Job:
         place = Path(self.folder) / folder_name(values)
         words = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
         before = _note(place)
-        if before and before["code"] == 0 and (before["stage"], before["words"]) == (self.stage, words):
+        same = before and before["code"] == 0 and (before["stage"], before["words"]) == (self.stage, words)
+        if before and same and _intact(place):
             print(f"job {place.name}: done before", flush=True)
             note = before | {"command": self.command}
         else:
@@ -93,12 +94,30 @@ class Job:
 
 def _note(place: Path) -> dict[str, Any] | None:
     path = place / NOTE
-    return read_json(path) if path.exists() else None
+    return read_note(path) if path.exists() else None
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """How a job ended. Raises UserError for a note that says nothing of it."""
+    note = read_json(path)
+    if (
+        not isinstance(note, dict)
+        or not {"stage", "values", "words", "code", "line", "command"} <= note.keys()
+    ):
+        raise UserError(f"{path} is damaged; delete it, and the job is looked at anew")
+    return note
+
+
+def _intact(place: Path) -> bool:
+    """Whether what a job left is still as it was."""
+    from mitune.runs import RunFolder
+
+    return RunFolder(place).intact()
 
 
 def notes(folder: Path, command: str | None = None) -> dict[str, dict[str, Any]]:
     """The notes in a sweep's folder by the names of the jobs' folders; ``command``: only those of this one."""
-    found = {path.parent.name: read_json(path) for path in sorted(folder.glob(f"*/{NOTE}"))}
+    found = {path.parent.name: read_note(path) for path in sorted(folder.glob(f"*/{NOTE}"))}
     return {name: note for name, note in found.items() if command in (None, note["command"])}
 
 

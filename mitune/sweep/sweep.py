@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mitune.config import Config, compose, conf_folder
-from mitune.errors import UserError, first_line
+from mitune.errors import UserError, complain, first_line
 from mitune.launcher import is_launched, launch_file
+from mitune.reading import home
 from mitune.report.sweeps import write_sweep
 from mitune.stages.common import selecting
 from mitune.sweep.arguments import Words, example, folder_name, grid, read
@@ -53,6 +55,10 @@ def sweep(stage: str, arguments: Sequence[str], show: bool = False) -> int:
         jobs = None if search else grid(swept, loader)
         if jobs is None and not search:
             raise UserError("-m: an interval is for a search (hydra/sweeper=optuna); give a list or range()")
+        if jobs is not None and not jobs:
+            raise UserError(
+                f"-m: {', '.join(swept)}: no value is among these; give a list, such as select.k=1,3"
+            )
         configs = [_config(words, values) for values in jobs or [example(swept, loader)]]
         folder = _folder(words, configs[0])
         fixed = [word for word in words.fixed if not word.startswith("run=")]
@@ -101,14 +107,24 @@ def _hydra_settings(overrides: Sequence[str]) -> DictConfig:
     from hydra.errors import HydraException
 
     try:
-        return hydra_compose("config", list(overrides), return_hydra_config=True).hydra
-    except HydraException as error:
+        settings = hydra_compose("config", list(overrides), return_hydra_config=True).hydra
+        OmegaConf.resolve(settings.sweeper)
+        if not isinstance(settings.sweeper.get("_target_"), str):
+            raise UserError(
+                "hydra: hydra.sweeper names no sweeper; leave it out, or say hydra/sweeper=optuna"
+            )
+        return settings
+    except (HydraException, OmegaConfBaseException) as error:
         missing = [extra for name, extra in EXTRAS.items() if f"/{name}'" in str(error)]
         if missing:
             raise UserError(
                 f"Hydra's plugin for {missing[0]} is not installed: pip install 'mitune[sweep]'"
             ) from error
         raise UserError(f"hydra: {' '.join(str(error).split())}") from error
+    except (AttributeError, TypeError, ValueError) as error:  # of OmegaConf, where a section becomes a value
+        raise UserError(
+            f"hydra: {first_line(error)}; mend or leave out the words that begin with hydra"
+        ) from error
 
 
 def swept_words(params: Mapping[str, Any], words: Words) -> list[str]:
@@ -131,7 +147,7 @@ def _config(words: Words, values: dict[str, str]) -> DictConfig:
 def _folder(words: Words, config: DictConfig) -> Path:
     """The sweep's folder: ``run=``, or by the preset's name."""
     given = [word for word in words.fixed if word.startswith("run=")]
-    return Path(config.run).expanduser().resolve() if given else Path("sweeps").resolve() / config.name
+    return home(config.run).resolve() if given else Path("sweeps").resolve() / config.name
 
 
 def kept_by_all(configs: Sequence[DictConfig]) -> list[str]:
@@ -180,9 +196,9 @@ def _finish(job: Job, jobs: list[dict[str, str]] | None, trouble: str) -> int:
     if found:
         write_sweep(folder)
     if trouble:
-        print(f"mitune: the sweep did not end well: {trouble}", file=sys.stderr)
+        complain(f"the sweep did not end well: {trouble}")
     for name, line in failed.items():
-        print(f"mitune: failed: {name}: {line}", file=sys.stderr)
+        complain(f"failed: {name}: {line}")
     if failed:
         count = max(len(jobs or []), len(found))
         print(

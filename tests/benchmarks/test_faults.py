@@ -12,7 +12,9 @@ from benchmarks.faults import kills, speed
 from benchmarks.faults.__main__ import figures
 from benchmarks.faults.job import TOLERANCE, Verdict, arguments, judge
 from benchmarks.faults.server import fellows
+from mitune import digests
 from mitune.cli import main
+from mitune.files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,14 @@ def lose_unit(folder: Path) -> None:
 
 
 def double_unit(folder: Path) -> None:
+    place = folder / "round-1" / "candidates"
     for ending in ("parquet", "safetensors"):
-        place = folder / "round-1" / "candidates"
         shutil.copy(place / f"unit-000001.{ending}", place / f"unit-000009.{ending}")
+    note = read_json(place / "unit-000001.json")
+    files = {
+        name.replace("unit-000001", "unit-000009"): digest for name, digest in note[digests.FILES].items()
+    }
+    write_json(place / "unit-000009.json", digests.seal(note | {digests.FILES: files}))
 
 
 def cut_file(folder: Path) -> None:

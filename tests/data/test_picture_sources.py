@@ -171,7 +171,7 @@ def test_tables_that_do_not_say_enough(tmp_path: Path) -> None:
     table.write_text("file_name,text\nlost.png,a dog\n")
     found = load_pictures(tmp_path / "a")
     assert found.read is not None
-    with pytest.raises(UserError, match=r"lost\.png .*cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"lost\.png .*does not exist.*score\.skip=true"):
         found.read(0)
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="not a readable parquet file"):
@@ -182,9 +182,9 @@ def test_tables_that_do_not_say_enough(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="has no rows"):
         load_pictures(tmp_path / "c.parquet")
-    (tmp_path / "d" / "train").mkdir(parents=True)
-    (tmp_path / "d" / "train" / "metadata.csv").write_text("file_name,text\n")
-    with pytest.raises(UserError, match="its parts train have one"):
+    (tmp_path / "d" / "cats").mkdir(parents=True)
+    (tmp_path / "d" / "cats" / "metadata.csv").write_text("file_name,text\n")
+    with pytest.raises(UserError, match="its parts cats have one"):
         load_pictures(tmp_path / "d")
 
 

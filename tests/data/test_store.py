@@ -120,7 +120,7 @@ def test_a_kill_between_the_two_files_leaves_the_unit_undone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mitune.data.store.write_table", killed)
+        patch.setattr("mitune.data.store.write_unit", killed)
         with pytest.raises(KeyboardInterrupt):
             store.write_unit(units[0], *content(units[0]))
     assert store.latents_path(0).exists()
@@ -225,3 +225,66 @@ def test_no_candidates_at_all_is_refused(tmp_path: Path) -> None:
         plan_units(prompts(2), 0, 6)
     with pytest.raises(UserError, match="run the generate stage first"):
         CandidateStore(tmp_path / "absent").table()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".safetensors", ".json"])
+def test_a_flipped_bit_anywhere_in_a_unit_is_seen(tmp_path: Path, suffix: str) -> None:
+    store, units = filled(tmp_path)
+    path = store.table_path(1).with_suffix(suffix)
+    data = path.read_bytes()
+    for place in sorted({*range(0, len(data), max(1, len(data) // 40)), len(data) - 2}):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert store.done() == {0, 2}, place
+        assert store.harmed() == [store.table_path(1)]
+    path.write_bytes(data)
+    assert store.done() == {0, 1, 2}
+    assert store.todo(units) == []
+
+
+def test_readers_get_all_units_of_the_plan_or_none(tmp_path: Path) -> None:
+    store, units = filled(tmp_path)
+    store.claim(units)
+    store.latents_path(2).unlink()
+    for harmed in (2, 1):
+        store.table_path(harmed).unlink()
+        with pytest.raises(UserError, match=f"unit-00000{harmed}.parquet is missing"):
+            store.table()
+    assert set(store.table(partial=True)["unit"]) == {0}
+    assert store.missing() == [store.table_path(1), store.table_path(2)]
+    store.table_path(0).write_bytes(b"")
+    with pytest.raises(UserError, match=r"unit-000000.parquet is damaged.*and 2 more of 3"):
+        store.table()
+
+
+@pytest.mark.parametrize(
+    "plan", ["[]", "{}", '{"units": 3, "rows": 2}', '{"units": 1e999, "rows": 2}', '{"units": -1, "rows": 9}']
+)
+def test_a_damaged_plan_is_named(tmp_path: Path, plan: str) -> None:
+    store, _ = filled(tmp_path)
+    (tmp_path / "plan.json").write_text(plan)
+    with pytest.raises(UserError, match=r"plan\.json is damaged"):
+        store.table()
+
+
+def test_units_of_a_version_without_digests_are_known_by_their_size(tmp_path: Path) -> None:
+    store, _ = filled(tmp_path)
+    for index in range(3):
+        files.write_json(store.table_path(index).with_suffix(".json"), {"forwards": 1, "seconds": 1.0})
+    assert store.old()
+    assert store.done() == {0, 1, 2}
+    path = store.latents_path(1)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store.done() == {0, 2}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".safetensors"])
+def test_what_cannot_be_read_of_a_unit_without_digests_is_named(tmp_path: Path, suffix: str) -> None:
+    store, _ = filled(tmp_path, n=1)
+    rows = store.table().head(1)
+    path = store.table_path(0)
+    path.with_suffix(".json").write_text('{"forwards": 1, "seconds": 1.0}')
+    harmed = path.with_suffix(suffix)
+    data = harmed.read_bytes()
+    harmed.write_bytes(data[:4] + b"\xff" * 40 + data[44:])
+    with pytest.raises(UserError, match=rf"{harmed} cannot be read .* makes it again"):
+        store.latents(rows) if suffix == ".safetensors" else store.table()

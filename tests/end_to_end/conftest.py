@@ -29,15 +29,20 @@ Arguments = Callable[..., list[str]]
 @pytest.fixture
 def arguments(tiny_pipeline_folder: Path, tmp_path: Path) -> Arguments:
     """``arguments(stage, *overrides)``: a command on the tiny pipeline that takes a second or two."""
-    train, held_out = tmp_path / "prompts.txt", tmp_path / "held out.txt"
+    return commands(tiny_pipeline_folder, tmp_path)
+
+
+def commands(pipeline: Path, folder: Path) -> Arguments:
+    """What makes commands on a pipeline, in a folder."""
+    train, held_out = folder / "prompts.txt", folder / "held out.txt"
     train.write_text(TRAIN)
     held_out.write_text(HELD_OUT)
 
     def make(stage: str, *overrides: str) -> list[str]:
         return [
             stage,
-            f"run={tmp_path / 'run'}",
-            f"model.path={tiny_pipeline_folder}",
+            f"run={folder / 'run'}",
+            f"model.path={pipeline}",
             "model.device=cpu",
             "prompts=file",
             f"prompts.source={train}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -12,11 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import safetensors.torch
-import torch
 
 from mitune.cli import main
 from mitune.files import read_json
+from tests.families.tiny import make_guidance_distilled, make_overflow
 
 Arguments = Callable[..., list[str]]
 Refused = Callable[[list[str]], str]
@@ -153,13 +151,9 @@ def test_a_model_that_cannot_judge(
     agree: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
-    config, weights = model / "unet" / "config.json", next((model / "unet").glob("*.safetensors"))
-    before = config.read_text()
-    config.write_text(json.dumps(json.loads(before) | {"time_cond_proj_dim": 8}))
-    assert "no null prompt" in refused(agree(f"model.path={model}"))
-    config.write_text(before)
-    tensors = safetensors.torch.load_file(weights)
-    tensors["conv_out.bias"] = torch.full_like(tensors["conv_out.bias"], float("nan"))
-    safetensors.torch.save_file(tensors, weights)
+    distilled = Path(shutil.copytree(model, tmp_path / "distilled"))
+    make_guidance_distilled(distilled)
+    assert "no null prompt" in refused(agree(f"model.path={distilled}"))
+    make_overflow(model)
     assert "is nan for candidate 0 of prompt" in refused(agree(f"model.path={model}"))
     assert not list((tmp_path / "run").rglob("unit-*.parquet"))

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-import torch
 
 from mitune.cli import main
+from tests.families.tiny import make_guidance_distilled, make_overflow
 
 Arguments = Callable[..., list[str]]
 Refused = Callable[[list[str]], str]
@@ -118,8 +118,7 @@ def test_another_model_in_the_middle_of_a_unit(
 
 
 def test_a_model_without_a_null_prompt(arguments: Arguments, model_copy: Path, refused: Refused) -> None:
-    path = model_copy / "unet" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"time_cond_proj_dim": 8}))
+    make_guidance_distilled(model_copy)
     line = refused(arguments("generate", f"model.path={model_copy}"))
     assert "guidance-distilled" in line
     assert "null prompt" in line
@@ -156,10 +155,7 @@ def test_a_pipeline_of_another_kind(arguments: Arguments, model_copy: Path, refu
 def test_a_score_that_is_no_number_names_prompt_and_candidate(
     arguments: Arguments, model_copy: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    path = next((model_copy / "unet").glob("*.safetensors"))
-    weights = safetensors.torch.load_file(path)
-    weights["conv_out.bias"] = torch.full_like(weights["conv_out.bias"], float("nan"))
-    safetensors.torch.save_file(weights, path)
+    make_overflow(model_copy)
     line = refused(arguments("generate", f"model.path={model_copy}"))
     assert "'mi' is nan" in line
     assert "candidate 0" in line

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.torch
 import torch
 from PIL import Image
 
 from mitune.cli import main
 from mitune.data.pictures import load_pictures
 from mitune.files import read_json
+from tests.families.tiny import make_guidance_distilled, make_overflow
 
 Arguments = Callable[..., list[str]]
 Refused = Callable[[list[str]], str]
@@ -398,10 +398,7 @@ def test_a_network_that_gives_nan(
     score: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
-    path = next((model / "unet").glob("*.safetensors"))
-    weights = safetensors.torch.load_file(path)
-    weights["conv_out.bias"] = torch.full_like(weights["conv_out.bias"], float("nan"))
-    safetensors.torch.save_file(weights, path)
+    make_overflow(model)
     line = refused(score(f"model.path={model}"))
     assert "score 'elbo' is nan for the picture 0.png" in line
     assert "a red circle and a blue square" in line
@@ -412,8 +409,7 @@ def test_a_model_without_a_null_prompt(
     score: Arguments, tiny_pipeline_folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
     model = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
-    path = model / "unet" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"time_cond_proj_dim": 8}))
+    make_guidance_distilled(model)
     assert "no null prompt" in refused(score(f"model.path={model}"))
 
 

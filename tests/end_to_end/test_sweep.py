@@ -63,6 +63,14 @@ def test_a_grid_shares_its_candidates_and_each_job_is_the_run_it_would_be_alone(
     before = written(folder, "*.safetensors") | written(folder, "unit-*")
     assert main(arguments("train", *words)) == 0
     assert capsys.readouterr().out.count("done before") == 4
+    # Of what a finished job has lost, nothing is reported as done.
+    lost = next(path for path in before if "/adapter/" in str(path))
+    kept = lost.read_bytes()
+    lost.unlink()
+    assert main(arguments("train", *words)) == 0
+    assert "makes it again" in capsys.readouterr().err
+    assert lost.read_bytes() == kept
+    before = written(folder, "*.safetensors") | written(folder, "unit-*")
     assert (
         main(
             arguments(

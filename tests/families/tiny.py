@@ -164,6 +164,28 @@ def stable_diffusion(folder: Path, prediction_type: str = "epsilon", seed: int =
     return save(pipeline, folder / "model")
 
 
+def make_guidance_distilled(model: Path) -> None:
+    """Turn a saved pipeline into one that is told the guidance, and has no null prompt."""
+    from safetensors.torch import load_file, save_file
+
+    config, weights = model / "unet" / "config.json", model / "unet" / "diffusion_pytorch_model.safetensors"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"time_cond_proj_dim": 8}))
+    tensors = load_file(weights)
+    width = tensors["time_embedding.linear_1.weight"].shape[1]
+    save_file(tensors | {"time_embedding.cond_proj.weight": torch.zeros(width, 8)}, weights)
+
+
+def make_overflow(model: Path) -> None:
+    """Turn a saved pipeline's network into one of finite weights that gives NaN."""
+    from safetensors.torch import load_file, save_file
+
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file(
+        tensors | {"conv_norm_out.weight": torch.full_like(tensors["conv_norm_out.weight"], 3e38)}, weights
+    )
+
+
 def enliven(network: Any) -> Any:
     """Make layers that start at zero (adaptive norms, last projections) matter: random everywhere."""
     with torch.no_grad():

@@ -103,3 +103,31 @@ def test_no_pickle_is_written(tmp_path: Path, trained) -> None:
     path = _save(tmp_path, trained)
     for file in path.rglob("*"):
         assert file.is_dir() or file.suffix in (".safetensors", ".json")
+
+
+def test_whatever_is_harmed_in_a_checkpoint_is_seen(tmp_path: Path, trained) -> None:
+    _save(tmp_path, trained, 1)
+    for place in sorted(path for path in _save(tmp_path, trained, 2).rglob("*") if path.is_file()):
+        path = _save(tmp_path, trained, 2)
+        assert checkpoint.harmed(path) is None
+        data = place.read_bytes()
+        for harmed in (data[:-1], data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], data + b" ", None):
+            place.unlink() if harmed is None else place.write_bytes(harmed)
+            if place.name == checkpoint.STATE and harmed in (None, data[:-1], data + b" "):
+                continue  # what is not there is no checkpoint, and JSON ends as it likes
+            assert checkpoint.harmed(path) == place
+        if place.name != checkpoint.STATE:
+            assert checkpoint.latest_whole(tmp_path) == (tmp_path / "step-000001", place)
+            assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_the_best_adapter_goes_with_its_checkpoint(tmp_path: Path, trained) -> None:
+    denoiser, optimizer, names, history = trained
+    best = checkpoint.best_path(tmp_path, 1)
+    denoiser.save_adapter(best)
+    state = {"best": {"step": 1, "value": 0.5}}
+    path = checkpoint.save(tmp_path, 2, denoiser, optimizer, names, history, state)
+    assert checkpoint.harmed(path) is None
+    (file,) = best.iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert checkpoint.harmed(path) == file

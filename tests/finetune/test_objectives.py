@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune.config.checks import CHOICES, PREFERENCES, SELF_PLAY
+from mitune.config.checks import PREFERENCES, SELF_PLAY
+from mitune.config.keys import keys
 from mitune.denoiser import AnalyticDenoiser, Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
@@ -349,7 +350,7 @@ def test_objectives_are_found_by_name() -> None:
         "mse": 1, "weighted": 1, "dpo": 2, "spin": 2, "kto": 1, "nft": 1,
     }  # fmt: skip
     # The configuration, which imports no torch, has lists of its own.
-    assert tuple(OBJECTIVES) == CHOICES["train.objective"]
+    assert tuple(OBJECTIVES) == keys()["train.objective"].limits.choices
     learning = tuple(name for name, objective in OBJECTIVES.items() if objective.pairs or objective.unpaired)
     assert learning == PREFERENCES
     assert tuple(name for name, own in OBJECTIVES.items() if own.anchor == "start") == SELF_PLAY

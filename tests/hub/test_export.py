@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mitune import digests
 from mitune.cli import main
 from mitune.families import load_denoiser, lora
 from mitune.files import read_json, write_json
@@ -130,7 +132,8 @@ def test_a_card_tells_of_real_pictures(exported: Path, run_copy: Path) -> None:
         in ((exported / "README.md").read_text())
     )
     mark, config = run_copy / "round-1/done/select.json", run_copy / "config.yaml"
-    write_json(mark, read_json(mark) | {"real": {"source": "/home/me/photos", "pictures": 7}})
+    figures = read_json(mark) | {"real": {"source": "/home/me/photos", "pictures": 7}}
+    write_json(mark, digests.seal(figures))
     config.write_text(config.read_text().replace("  real: null", "  real: /home/me/photos"))
     assert main(["export", f"run={run_copy}"]) == 0
     text = (run_copy / "export/README.md").read_text()
@@ -230,6 +233,10 @@ def test_a_picture_outside_the_run_is_not_published(run_copy: Path, tmp_path: Pa
     evaluation = json.loads(path.read_text())
     evaluation["examples"][0]["before"] = "../../secret.png"
     path.write_text(json.dumps(evaluation))
+    mark = run_copy / "round-1/done/evaluate.json"
+    noted = read_json(mark)
+    noted[digests.FILES]["round-1/evaluation.json"] = digests.sha256(path)
+    write_json(mark, digests.seal(noted))
     assert main(["export", f"run={run_copy}"]) == 0
     assert len(list((run_copy / "export/pictures").iterdir())) == 2
 
@@ -248,3 +255,18 @@ def test_settings_that_cannot_work(run_copy: Path, tmp_path: Path, refused: Refu
     assert not (run_copy / "export").exists()
     (run_copy / "config.yaml").write_text("train: [")
     assert "config.yaml" in refused(["export", run])
+
+
+@pytest.mark.parametrize("key", ["name", "run", "export.name", "prompts.source", "export.license"])
+def test_nothing_of_the_environment_is_written_into_what_is_published(
+    run_copy: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("SECRET_OF_MINE", "s3cret-v4lue")
+    settings = OmegaConf.load(run_copy / "config.yaml")
+    OmegaConf.update(settings, key, "${oc.env:SECRET_OF_MINE}")
+    (run_copy / "config.yaml").write_text(OmegaConf.to_yaml(settings, resolve=False))
+    out = tmp_path / "out"
+    line = refused(["export", f"run={run_copy}", f"export.out={out}"])
+    assert "s3cret-v4lue" not in line
+    assert f"{key}=" in line or "config.yaml" in line
+    assert not out.exists()

@@ -95,3 +95,64 @@ def test_an_adapter_of_the_hub(
     found = load_denoiser(model | {"adapter": ["someone/adapter@v1"]})
     assert asked == [("someone/adapter", lora.FILE, "v1")]
     assert found.identity == load_denoiser(model, adapter=finished_run / "round-1/adapter").identity
+
+
+@pytest.fixture
+def repository(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[tuple[str, str | None]]]:
+    """``repository(folder)``: the Hub's client gives the files of ``folder``; gives what was asked for."""
+
+    def serve(folder: Path) -> list[tuple[str, str | None]]:
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError
+
+        asked: list[tuple[str, str | None]] = []
+
+        def fetch(name: str, file: str, revision: str | None) -> str:
+            asked.append((file, revision))
+            if not (folder / file).is_file():
+                raise EntryNotFoundError(f"no {file}")
+            return str(folder / file)
+
+        def listed(self: object, name: str, revision: str | None) -> list[str]:
+            return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listed)
+        return asked
+
+    return serve
+
+
+def test_an_adapter_of_the_hub_by_another_name(
+    tmp_path: Path, repository: Callable[[Path], list[tuple[str, str | None]]]
+) -> None:
+    from mitune.errors import UserError
+    from mitune.families.source import find_adapter
+
+    asked = repository(tmp_path)
+    for name in ("README.md", "pictures/a.safetensors", "style.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert find_adapter("someone/adapter@v1") == tmp_path / "style.safetensors"
+    assert asked == [(lora.FILE, "v1"), ("style.safetensors", "v1")]
+    assert find_adapter("someone/adapter/pictures/a.safetensors") == tmp_path / "pictures/a.safetensors"
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"other.safetensors, style.safetensors.*say which: someone/adapter/FILE"
+    ):
+        find_adapter("someone/adapter")
+    with pytest.raises(UserError, match=r"someone/adapter on the Hub has no none.safetensors"):
+        find_adapter("someone/adapter/none.safetensors")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_adapter("someone/adapter") == tmp_path / "adapter_model.safetensors"
+    assert ("adapter_config.json", None) in asked  # peft's settings come with it
+
+
+def test_a_run_folder_is_no_adapter_but_has_some(
+    finished_run: Path, tmp_path: Path, refused: Refused
+) -> None:
+    line = refused(start(finished_run, tmp_path / "next", f"model.adapter={finished_run}"))
+    assert f"{finished_run}: it is a run folder" in line
+    assert "round-1/adapter" in line
+    assert "train stage" not in line

@@ -1,0 +1,31 @@
+"""Parquet files that users bring: opened so that little of one is in memory, and that damage to its pages is seen."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from mitune.reading import check_regular, reading
+
+
+def reading_parquet(path: Path) -> AbstractContextManager[None]:
+    """Whatever is raised within the block about the file, as a UserError."""
+    return reading(f"{path} is not a readable parquet file: it", "fetch or write it again")
+
+
+def open_parquet(path: Path, buffer: int) -> Any:
+    """The ``pyarrow.parquet.ParquetFile``, its pages' checksums looked at where they have one; a column chunk is read
+    ``buffer`` bytes at a time, not as a whole. Raises UserError for what is no parquet file.
+    """
+    import pyarrow.parquet as pq
+
+    check_regular(path)
+    with reading_parquet(path):
+        return pq.ParquetFile(path, page_checksum_verification=True, buffer_size=buffer, pre_buffer=False)
+
+
+def column_names(path: Path, file: Any) -> list[str]:
+    """Of an open file. Raises UserError where it has columns of types that are none."""
+    with reading_parquet(path):
+        return list(file.schema_arrow.names)

@@ -1,0 +1,24 @@
+"""Sources of (picture, caption) pairs as one list: image folders, tables, tar shards, datasets, candidate stores.
+
+Captions are read at once, pictures one at a time when they are asked for, from where they lie.
+"""
+
+from mitune.data.decoding import decode_picture
+from mitune.data.pictures.columns import CAPTION_COLUMNS, IMAGE_COLUMNS
+from mitune.data.pictures.generated import WORLD
+from mitune.data.pictures.loading import load_pictures
+from mitune.data.pictures.source import Pictures, numbers, prompts_of
+from mitune.data.pictures.writing import write_pictures, written_here
+
+__all__ = [
+    "CAPTION_COLUMNS",
+    "IMAGE_COLUMNS",
+    "WORLD",
+    "Pictures",
+    "decode_picture",
+    "load_pictures",
+    "numbers",
+    "prompts_of",
+    "write_pictures",
+    "written_here",
+]

@@ -1,0 +1,52 @@
+"""Pictures that are made here: the candidates of a run, and the embedded world's own."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from mitune.data.dataset import encode_png
+from mitune.data.pictures.source import Pictures
+from mitune.data.store import KEYS, CandidateStore
+from mitune.errors import UserError
+
+WORLD = "shapes"
+WORLD_SIZE = 1000  # pictures of the embedded world where no limit is given: it has no end
+WORLD_WRONG = 0.3  # share of its captions that are wrong, as in its training corpus
+
+
+def read_candidates(store: CandidateStore) -> Pictures:
+    """The kept candidates of a run: their latents are used as they are, their scores carried on."""
+    folder, table = store.folder, store.table()
+    kept = table[table["kept"]].reset_index(drop=True)
+    if not len(kept):
+        raise UserError(
+            f"{folder} kept no latent of its {len(table)} candidates; generate again with generate.keep=1000"
+        )
+    scores = [name for name in kept.columns if name not in (*KEYS, "unit", "latent_row")]
+    keys = ("prompt_id", "category", "candidate", "seed")
+    return Pictures(
+        str(folder),
+        kept["prompt"].tolist(),
+        [
+            f"{number} of {prompt_id}"
+            for number, prompt_id in zip(kept["candidate"], kept["prompt_id"], strict=True)
+        ],
+        latents=lambda rows: store.latents(kept.iloc[list(rows)]),
+        seeds=kept["seed"].tolist(),
+        keys={name: kept[name].tolist() for name in keys},
+        scores={name: kept[name].tolist() for name in scores},
+        left_out=len(store.table(dropped=True)) - len(kept),
+    )
+
+
+def read_world(count: int, seed: int) -> Pictures:
+    """Pictures of the embedded world's renderer, one caption each, some of them wrong, as captions of the web are."""
+    from mitune.worlds.shapes.corpus import build_corpus
+
+    corpus = build_corpus(count, 1, WORLD_WRONG, seed)
+    return Pictures(
+        "the embedded world",
+        [texts[0] for texts in corpus.texts],
+        [f"of row {row}" for row in range(count)],
+        lambda row: encode_png(Image.fromarray(corpus.pictures[row])),
+    )

@@ -1,0 +1,133 @@
+"""One door to every kind of source of pictures."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+from mitune.data.pictures.folders import TABLES, read_folder, read_listed
+from mitune.data.pictures.generated import WORLD, WORLD_SIZE, read_candidates, read_world
+from mitune.data.pictures.parquet import read_parquet
+from mitune.data.pictures.saved import read_hub, read_saved
+from mitune.data.pictures.shards import expand, read_shards
+from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.store import find_store
+from mitune.errors import UserError, nearest, short
+from mitune.reading import check_regular, home, is_file, is_folder, is_there
+
+
+def load_pictures(
+    source: str | Path,
+    split: str | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    limit: int | None = None,
+    skip: bool = False,
+    seed: int = 0,
+    outside: bool = False,
+    caption: str = "first",
+    training: bool = False,
+) -> Pictures:
+    """Open a source of pictures with captions.
+
+    Args:
+        source: a folder with ``metadata.csv``, ``.jsonl`` or ``.parquet`` (columns ``file_name`` and ``text``), such a
+            table alone, a folder of pictures with a text file beside each, a parquet file or a folder of them,
+            WebDataset tar shards or a folder of them, a folder made by ``datasets.save_to_disk``, the candidates of a
+            run, a Hub dataset id, or ``shapes``: the embedded world's own pictures, some with wrong captions.
+        split: of a source that has several; default ``train``, or the only one.
+        image_column, text_column: default ``IMAGE_COLUMNS``, ``CAPTION_COLUMNS``. Rows with two pictures that were
+            compared (``jpg_0``, ``jpg_1``) give both, one after the other.
+        limit: at most so many rows, from the first.
+        skip: leave out rows without a caption instead of refusing the source.
+        seed: of the pictures of the embedded world, and of captions chosen at random.
+        outside: read files outside the source's folder too, where its table or its links name them.
+        caption: of several, the ``first`` or one at ``random`` by the seed and the row.
+        training: leave out rows that a table marks as held out.
+
+    Raises UserError: not there, no rows, no such column, a row without a caption.
+    """
+    found = _open(
+        str(source), Wanted(split, image_column, text_column, limit, seed, outside, caption, training)
+    )
+    rows = range(len(found) if limit is None else min(limit, len(found)))
+    empty = [row for row in rows if not found.texts[row]]
+    if empty and not skip:
+        raise UserError(
+            f"{found.where}: the picture {short(found.names[empty[0]])} has no caption"
+            f"{f', nor have {len(empty) - 1} others' if len(empty) > 1 else ''};"
+            " write one, or leave such out with score.skip=true"
+        )
+    if not rows or len(empty) == len(rows):
+        raise UserError(f"{found.where} has no picture with a caption; give a source with at least one row")
+    if not empty and len(rows) == len(found):
+        return found
+    chosen = [row for row in rows if found.texts[row]]
+    return _rows_of(found, chosen, len(empty))
+
+
+def _rows_of(found: Pictures, rows: list[int], left_out: int) -> Pictures:
+    """The source with ``rows`` only."""
+    read, latents = found.read, found.latents
+    return Pictures(
+        found.where,
+        [found.texts[row] for row in rows],
+        [found.names[row] for row in rows],
+        None if read is None else lambda row: read(rows[row]),
+        None if latents is None else lambda wanted: latents([rows[row] for row in wanted]),
+        None if found.seeds is None else [found.seeds[row] for row in rows],
+        {name: [column[row] for row in rows] for name, column in found.keys.items()},
+        {name: [column[row] for row in rows] for name, column in found.scores.items()},
+        left_out,
+        found.notes,
+    )
+
+
+def _open(source: str, wanted: Wanted) -> Pictures:
+    if source == WORLD:
+        return read_world(wanted.limit or WORLD_SIZE, wanted.seed)
+    shards = expand(source)
+    if shards is not None:
+        return read_shards([home(shard) for shard in shards], wanted)
+    path = home(source)
+    if is_folder(path):
+        store = find_store(path)
+        if store is not None:
+            return read_candidates(store)
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            return read_saved(path, wanted)
+        return read_folder(path, wanted)
+    if is_file(path):
+        return _file(path, wanted)
+    if path.suffix or source.count("/") != 1 or source.startswith((".", "~")):
+        _missing(path, source)
+    return read_hub(source, wanted)
+
+
+def _file(path: Path, wanted: Wanted) -> Pictures:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return read_parquet([path], wanted)
+    if suffix == ".tar":
+        return read_shards([path], wanted)
+    if suffix not in TABLES and (suffix == ".zip" or _is_packed(path)):
+        raise UserError(f"{path} is compressed: its pictures cannot be read by their places; unpack it first")
+    return read_listed(path, wanted)
+
+
+def _is_packed(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except OSError:
+        return False
+
+
+def _missing(path: Path, source: str) -> None:
+    """Raise UserError for a source that is not there, or is a device or a pipe."""
+    if is_there(path):
+        check_regular(path)
+    try:
+        others = [other.name for other in path.parent.iterdir()] if is_folder(path.parent) else []
+    except OSError:
+        others = []
+    raise UserError(f"there is no picture source {short(source)}{nearest(path.name, others)}")

@@ -1,0 +1,164 @@
+"""Parquet files of pictures and captions: only the columns asked for are read, a few rows at a time."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mitune.data.parquet import column_names, open_parquet, reading_parquet
+from mitune.data.pictures.cells import Place
+from mitune.data.pictures.columns import Columns, caption_of, find_columns
+from mitune.data.pictures.source import Pictures, Wanted
+from mitune.errors import UserError
+
+_HELD = 2**22  # bytes of pictures that are decoded at once
+_BUFFER = 2**16  # bytes read from the file at once
+_CAPTIONS = 4096  # captions decoded at once
+
+
+def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) -> Pictures:
+    """The rows of parquet files of one schema, in their order. ``root``: the folder that was asked for, which they
+    must lie in. Raises UserError for a file that cannot be read, or without such columns.
+    """
+    where = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    files: list[_Rows] = []
+    values: list[Any] = []
+    labels: list[tuple[Any, ...]] = []
+    counts: list[int] = []
+    for path in paths:
+        if root is not None:
+            Place(root, wanted.outside).check(path, str(path))
+        left = None if wanted.limit is None else wanted.limit - len(values)
+        if left is not None and left <= 0:
+            break
+        file = open_parquet(path, _BUFFER)
+        columns = find_columns(column_names(path, file), wanted, str(path))
+        found = _cells(path, file, [columns.caption, *columns.labels], left)
+        values += [cells[0] for cells in found]
+        labels += [cells[1:] for cells in found]
+        counts.append(len(found))
+        place = Place(path.parent, wanted.outside, () if root is None else (root,))
+        files.append(_Rows(path, file, columns, place))
+    if not values:
+        raise UserError(f"{where} has no rows; give a source with at least one picture")
+    sides = len(files[0].columns.pictures)
+    if any(len(file.columns.pictures) != sides for file in files):
+        raise UserError(f"{where}: some of its files hold pairs of pictures, others do not; give one of them")
+    texts = [caption_of(value, f"of row {row}", wanted, where) for row, value in enumerate(values)]
+    ends = list(accumulate(counts))
+
+    def read(row: int) -> bytes:
+        row, side = divmod(row, sides)
+        number = bisect.bisect_right(ends, row)
+        return files[number].read(row - (ends[number] - counts[number]), side, f"of row {row} of {where}")
+
+    if sides == 1:
+        return Pictures(where, texts, [f"of row {row}" for row in range(len(texts))], read)
+    return paired(where, texts, labels, files[0].columns, read)
+
+
+def paired(
+    where: str, texts: list[str], labels: list[tuple[Any, ...]], columns: Columns, read: Any
+) -> Pictures:
+    """A source of pairs: both pictures of each are rows, one after the other, told by the column of the table ``pair``;
+    ``label`` is what they were given where they were compared. ``read(2 * pair + side)`` gives a picture.
+    """
+    rows = [(row, side) for row in range(len(texts)) for side in range(2)]
+    keys: dict[str, list[Any]] = {"pair": [row for row, _ in rows], "side": [side for _, side in rows]}
+    if columns.labels:
+        keys["label"] = [_number(labels[row][side]) for row, side in rows]
+    return Pictures(
+        where,
+        [texts[row] for row, _ in rows],
+        [f"of row {row} ({columns.pictures[side]})" for row, side in rows],
+        read,
+        keys=keys,
+        notes=(
+            f"{where}: each row has two pictures ({' and '.join(columns.pictures)}); both are scored,"
+            " score.image_column chooses one",
+        ),
+    )
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def columns_of(path: Path) -> list[str]:
+    """The names of a parquet file's columns. Raises UserError for what is none."""
+    return column_names(path, open_parquet(path, _BUFFER))
+
+
+def _cells(path: Path, file: pq.ParquetFile, names: list[str], limit: int | None) -> list[tuple[Any, ...]]:
+    """The values of some small columns, of the first ``limit`` rows, row by row."""
+    found: list[tuple[Any, ...]] = []
+    with reading_parquet(path):  # damaged pages, text that is not UTF-8
+        for batch in file.iter_batches(_CAPTIONS, columns=list(names), use_threads=False):
+            found += zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+    if len(found) != file.metadata.num_rows:
+        raise UserError(
+            f"{path} is not a readable parquet file: it says {file.metadata.num_rows} rows and has {len(found)};"
+            " fetch or write it again"
+        )
+    return found
+
+
+class _Rows:
+    """The pictures of one file. Rows are read in their order: an earlier one begins its row group again."""
+
+    def __init__(self, path: Path, file: pq.ParquetFile, columns: Columns, place: Place) -> None:
+        self.path, self.file, self.columns, self.place = path, file, columns, place
+        groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self.starts = [0, *accumulate(groups)]
+        self.group = -1
+        self.batches: Iterator[pa.RecordBatch] = iter(())
+        self.batch: pa.RecordBatch | None = None
+        self.first = self.after = 0  # the rows of the batch that is held
+
+    def read(self, row: int, side: int, what: str) -> bytes:
+        """File contents of a picture; ``side``: which of the picture columns."""
+        try:
+            with reading_parquet(self.path):  # damaged pages
+                if self.batch is None or not self.first <= row < self.after:
+                    self._seek(row)
+                assert self.batch is not None
+                cell = self.batch.column(self.columns.pictures[side])[row - self.first].as_py()
+        except UserError:
+            self.batch, self.group = None, -1
+            raise
+        return self.place.contents(cell, f"the picture {what}")
+
+    def _seek(self, row: int) -> None:
+        group = bisect.bisect_right(self.starts, row) - 1
+        if group != self.group or row < self.first:
+            self.batch, self.group = None, group
+            self.first = self.after = self.starts[group]
+            self.batches = self.file.iter_batches(
+                self._rows_at_once(group),
+                row_groups=[group],
+                columns=list(self.columns.pictures),
+                use_threads=False,
+            )
+        while self.after <= row:
+            self.batch = None  # before the next one comes
+            self.batch = next(self.batches)
+            self.first, self.after = self.after, self.after + self.batch.num_rows
+
+    def _rows_at_once(self, group: int) -> int:
+        """So many that they are about ``_HELD`` bytes."""
+        metadata = self.file.metadata.row_group(group)
+        chunks = [metadata.column(number) for number in range(metadata.num_columns)]
+        size = sum(
+            chunk.total_uncompressed_size
+            for chunk in chunks
+            if chunk.path_in_schema.split(".")[0] in self.columns.pictures
+        )
+        return int(max(1, min(256, _HELD * metadata.num_rows // max(1, size))))

@@ -1,0 +1,84 @@
+"""Datasets of the ``datasets`` library: saved ones and those of the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mitune.data.pictures.cells import Place
+from mitune.data.pictures.columns import caption_of, find_columns
+from mitune.data.pictures.parquet import paired
+from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.prompts import open_saved
+from mitune.data.splits import canonical
+from mitune.errors import UserError, first_line, nearest
+from mitune.reading import reading
+
+
+def read_saved(folder: Path, wanted: Wanted) -> Pictures:
+    """What ``datasets.save_to_disk`` wrote."""
+    return _dataset(open_saved(folder), str(folder), wanted, Place(folder, wanted.outside))
+
+
+def read_hub(name: str, wanted: Wanted) -> Pictures:
+    """A dataset of the Hub; pictures that it keeps as files lie in the cache."""
+    import datasets
+    from huggingface_hub import constants
+
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # of a dozen types; all mean the same to the user
+        raise UserError(
+            f"{name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
+        ) from error
+    caches = (Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.DOWNLOADED_DATASETS_PATH))
+    place = Place(Path(constants.HF_HUB_CACHE), wanted.outside, caches)
+    return _dataset(loaded, name, wanted, place)
+
+
+def _dataset(loaded: Any, where: str, wanted: Wanted, place: Place) -> Pictures:
+    """A ``datasets`` dataset, or the named split (default: ``train``, or the only one) of several."""
+    import datasets
+
+    if isinstance(loaded, datasets.DatasetDict):
+        loaded = loaded[choose_split([str(name) for name in loaded], where, wanted.split)]
+    columns = find_columns(loaded.column_names, wanted, where)
+    if not len(loaded):
+        raise UserError(f"{where} has no rows; give a source with at least one picture")
+    raw = loaded.select_columns(list(columns.pictures))
+    for name in columns.pictures:
+        if isinstance(raw.features[name], datasets.Image):
+            raw = raw.cast_column(name, datasets.Image(decode=False))
+    with reading(where):
+        values = list(loaded[columns.caption])
+        labels = list(zip(*(list(loaded[name]) for name in columns.labels), strict=True))
+    texts = [caption_of(value, f"of row {row}", wanted, where) for row, value in enumerate(values)]
+    sides = len(columns.pictures)
+
+    def read(row: int) -> bytes:
+        row, side = divmod(row, sides)
+        what = f"the picture of row {row} of {where}"
+        with reading(what):
+            cell = raw[row][columns.pictures[side]]
+        return place.contents(cell, what)
+
+    if sides == 2:
+        return paired(where, texts, labels, columns, read)
+    return Pictures(where, texts, [f"of row {row}" for row in range(len(texts))], read)
+
+
+def choose_split(there: list[str], where: str, split: str | None) -> str:
+    """The split asked for (``val`` is ``validation``), else ``train``, else the only one. Raises UserError where that
+    is none of ``there``.
+    """
+    if split is None and "train" not in there and len(there) > 1:
+        raise UserError(f"{where} has several splits ({', '.join(there)}); choose one with score.split=")
+    asked = split or ("train" if "train" in there else there[0] if there else "train")
+    chosen = next(
+        (name for name in (asked, *there) if name in there and canonical(name) == canonical(asked)), None
+    )
+    if chosen is None:
+        raise UserError(
+            f"{where} has no split '{asked}'{nearest(asked, there)}; it has {', '.join(there) or 'none'}"
+        )
+    return chosen

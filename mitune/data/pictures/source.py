@@ -1,0 +1,81 @@
+"""What a source of pictures gives, row by row, and what was asked of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from mitune.data.prompts import Prompt, make_prompt
+from mitune.errors import short
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a source is wanted: see :func:`mitune.data.pictures.load_pictures`."""
+
+    split: str | None = None
+    image: str | None = None
+    text: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    outside: bool = False
+    caption: str = "first"
+    training: bool = False
+
+    def without_split(self) -> Wanted:
+        """The same of a folder that is the split."""
+        return replace(self, split=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A source: row by row a caption, a name for messages, and a picture or a latent.
+
+    ``keys``: further columns that identify a row in the table of scores. ``scores``: columns known already.
+    ``read``: file contents of a row's picture (None: there is only a latent), quick where rows are asked for in their
+    order. ``latents``: the latents of some rows [n, …]. ``seeds``: those of the candidates; other pictures get theirs
+    from :func:`numbers`. ``notes``: what the user is to know of how the source was read.
+    """
+
+    where: str
+    texts: list[str]
+    names: list[str]
+    read: Callable[[int], bytes] | None = None
+    latents: Callable[[Sequence[int]], Tensor] | None = None
+    seeds: list[int] | None = None
+    keys: Mapping[str, list[Any]] = field(default_factory=dict)
+    scores: Mapping[str, list[float]] = field(default_factory=dict)
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def what(self, row: int) -> str:
+        """The row in words, for messages."""
+        return f"the picture {short(self.names[row])} of {self.where} ({short(self.texts[row], 80)!r})"
+
+    @property
+    def digest(self) -> str:
+        """What the rows are, whatever folder they lie in."""
+        lines = "\x1f".join(f"{name}\x1e{text}" for name, text in zip(self.names, self.texts, strict=True))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def numbers(texts: Iterable[str]) -> list[int]:
+    """How many earlier rows have the same caption: with it, the number that a picture's seed comes from."""
+    seen: dict[str, int] = {}
+    result = []
+    for text in texts:
+        result.append(seen.get(text, 0))
+        seen[text] = result[-1] + 1
+    return result
+
+
+def prompts_of(pictures: Pictures) -> list[Prompt]:
+    """The distinct captions."""
+    return [make_prompt(text) for text in dict.fromkeys(pictures.texts)]

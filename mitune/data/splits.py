@@ -1,0 +1,178 @@
+"""Splits by the names of files and folders, as ``datasets`` reads them; every reader of a folder asks here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from mitune.data.card import files_of_card
+from mitune.errors import UserError
+from mitune.reading import is_file, is_folder, reading
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+# The words of ``datasets.data_files``, and what may stand beside one; a test holds them to the library's.
+KEYWORDS = {
+    TRAIN: ("train", "training"),
+    VALIDATION: ("validation", "valid", "dev", "val"),
+    TEST: ("test", "testing", "eval", "evaluation"),
+}
+# Which held-out name stands in for another that is not there: the first of these that is.
+HELD_OUT = ("val", "validation", "valid", "dev", "test", "testing", "eval", "evaluation")
+_BESIDE = "[-._ 0-9]"
+_WORDS = "|".join(word for words in KEYWORDS.values() for word in words)
+_NAMED = re.compile(
+    rf"(?:(?P<before>.*?){_BESIDE})??(?P<split>{_WORDS})(?:{_BESIDE}.*)?", re.IGNORECASE | re.DOTALL
+)
+_SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\..+", re.DOTALL)
+# Files of a dataset's folder that hold no rows.
+_NO_ROWS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_ABOUT = {
+    "readme",
+    "license",
+    "licence",
+    "notice",
+    "copying",
+    "authors",
+    "citation",
+    "changelog",
+    "requirements",
+}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_MOST = 100_000  # names looked at before a folder is taken for something else than a dataset
+
+
+def canonical(name: str) -> str:
+    """The usual name of a split: ``val`` and ``dev`` are ``validation``; a name not known is left as it is."""
+    return next((split for split, words in KEYWORDS.items() if name.lower() in words), name)
+
+
+def is_held_out(name: str | None) -> bool:
+    """Whether a split of this name (None: of none) is held out."""
+    return name is not None and name.lower() in HELD_OUT
+
+
+def split_of(path: str | Path) -> str | None:
+    """The split that a file's (or folder's) own name gives: ``train``, ``validation``, ``test``, or None.
+
+    A word of ``KEYWORDS`` counts where the name begins, ends or is parted beside it: ``color_train.txt``,
+    ``test-00000-of-00002.parquet``, but not ``contest.txt``. Of several, the first.
+    """
+    named = _NAMED.fullmatch(Path(path).name)
+    return canonical(named["split"]) if named else None
+
+
+def before_split(stem: str) -> str | None:
+    """What stands before the split in a file's name without its suffix; None where it names none."""
+    named = _NAMED.fullmatch(stem)
+    return (named["before"] or "") if named else None
+
+
+def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> str | None:
+    """Which of the splits ``there`` is meant by ``split``; None where none is.
+
+    One held-out split stands in for another. Where none is asked for: ``train``, else the first; with ``held_out``, a
+    held-out one only.
+    """
+    asked = split or (TEST if held_out else TRAIN)
+    if asked in there:
+        return asked
+    same = next((name for name in there if canonical(name) == canonical(asked)), None)
+    if same is not None:
+        return same
+    if is_held_out(asked):
+        lower = {name.lower(): name for name in reversed(there)}
+        found = next((lower[name] for name in HELD_OUT if name in lower), None)
+        if found is not None or split or canonical_names(there):
+            return found
+    return None if split or not there else there[0]
+
+
+def canonical_names(names: Collection[str]) -> bool:
+    """Whether every name is one of a split that everybody knows."""
+    return all(canonical(name) in KEYWORDS for name in names)
+
+
+def labelled(
+    folder: Path, suffixes: Collection[str], subset: str | None = None
+) -> list[tuple[Path, str | None]]:
+    """The files of a folder that end in one of ``suffixes`` (lower case), in order, each with its split or None.
+
+    The ``configs`` of a README.md decide, where it has any (``subset``: which one). Else looked into: the folder,
+    ``data``, and the folders in either that are named after a split, with all below; where nothing is found there,
+    everything below. Shards in ``data`` (``data/NAME-00000-of-00002.parquet``) decide alone; else the split is that of
+    the folder a file lies in, else that of its name. Raises UserError.
+    """
+    card = files_of_card(folder, subset)
+    if card is not None:
+        wanted = [(path, canonical(split)) for split, paths in card for path in paths]
+        return [(path, split) for path, split in wanted if path.suffix.lower() in suffixes]
+    paths = [path for path in _near(folder) if _holds_rows(path, suffixes)]
+    if not paths:
+        paths = [path for path in _below(folder) if _holds_rows(path, suffixes)]
+    shards = [path for path in paths if path.parent == folder / "data" and _SHARD.fullmatch(path.name)]
+    if shards:
+        return [(path, canonical(_shard_split(path))) for path in sorted(shards)]
+    return [(path, _label(path, folder)) for path in sorted(paths)]
+
+
+def by_split(folder: str | Path, suffixes: Collection[str]) -> dict[str | None, list[Path]]:
+    """The files of a folder by their split; see ``labelled``. Where none carries a split all are under None; where any
+    does, those that carry none are left out: they are lists of words, unions of the others, or notes.
+    """
+    found: dict[str | None, list[Path]] = {}
+    for path, split in labelled(Path(folder), suffixes):
+        found.setdefault(split, []).append(path)
+    if len(found) > 1:
+        found.pop(None, None)
+    return found
+
+
+def _label(path: Path, folder: Path) -> str | None:
+    above = (split_of(part) for part in path.relative_to(folder).parts[:-1])
+    return next((split for split in above if split), None) or split_of(path.name)
+
+
+def _shard_split(path: Path) -> str:
+    named = _SHARD.fullmatch(path.name)
+    assert named is not None
+    return named["split"]
+
+
+def _holds_rows(path: Path, suffixes: Collection[str]) -> bool:
+    if path.suffix.lower() in _PACKED and Path(path.stem).suffix.lower() in suffixes:
+        raise UserError(f"{path} is compressed; unpack it, or move it out of the folder")
+    about = path.name in _NO_ROWS or path.stem.lower() in _ABOUT
+    return path.suffix.lower() in suffixes and not about and is_file(path)
+
+
+def _near(folder: Path) -> Iterator[Path]:
+    for place in (folder, folder / "data"):
+        if not is_folder(place):
+            continue
+        for path in _listing(place):
+            if not is_folder(path):
+                yield path
+            elif split_of(path.name):
+                yield from _below(path)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files below, but for what is hidden. Links to folders are not followed: they may lead in a circle."""
+    seen = 0
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        for name in files:
+            if not name.startswith("."):
+                yield Path(place, name)
+        seen += len(files) + len(folders)
+        if seen > _MOST:
+            raise UserError(
+                f"{folder} holds more than {_MOST} files and folders; give the folder of the data itself"
+            )
+
+
+def _listing(folder: Path) -> list[Path]:
+    with reading(folder, "give a folder that can be read"):
+        return [path for path in folder.iterdir() if not path.name.startswith((".", "__"))]

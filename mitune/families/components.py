@@ -1,0 +1,141 @@
+"""The parts of a diffusers pipeline: which have weights, of which class, and each loaded with a look at its report."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mitune.errors import UserError, first_line, short
+from mitune.families.source import ModelSource, checked_index
+from mitune.families.weights import (
+    BESIDE_TEXTS,
+    check_finite,
+    check_known_fields,
+    check_loaded,
+    check_settings,
+    check_stored,
+    config_is_quantized,
+    read_config,
+    variant_of,
+    weight_files,
+)
+from mitune.reading import check_regular, read_json
+from mitune.scheduler_config import check_scheduler
+
+LIBRARIES = ("diffusers", "transformers")
+# Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+@contextlib.contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Whatever a library raises within the block, as a UserError that begins with ``what``: of files that do not fit,
+    and of a package that reading them takes (sentencepiece, for some tokenizers).
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except RecursionError as error:
+        raise UserError(f"{what}: a file of it is nested too deeply") from error
+    except Exception as error:  # of dozens of types, all one to the user
+        raise UserError(f"{what}: {short(first_line(error), 400)}") from error
+
+
+def pipeline_class(source: ModelSource) -> Any:
+    """The class that ``model_index.json`` names. Raises UserError if this diffusers has none."""
+    import diffusers
+
+    found = getattr(diffusers, source.pipeline, None)
+    if found is None:
+        raise UserError(
+            f"{source.name} is a {source.pipeline}, which diffusers {diffusers.__version__} does not have; "
+            "pip install -U diffusers"
+        )
+    return found
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """``model_index.json`` of a folder. Raises UserError for one that is none."""
+    return checked_index(read_json(folder / "model_index.json"), folder)
+
+
+def scheduler_file(folder: Path) -> Path:
+    """The configuration of a folder's scheduler. Raises UserError: none, one that cannot be followed."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    check_regular(file)
+    check_scheduler(read_config(file), whole=False)
+    return file
+
+
+def model_classes(index: Mapping[str, Any]) -> dict[str, type]:
+    """The components of ``model_index.json`` that have weights and are needed, and their classes.
+
+    Raises UserError for a class of another library than diffusers and transformers: naming one is no reason to import
+    it.
+    """
+    found = {}
+    for name, value in index.items():
+        if not isinstance(value, list) or value[0] is None or name in UNUSED:
+            continue
+        library, kind = value
+        if library not in LIBRARIES:
+            raise UserError(
+                f"model_index.json says that its {name} is a {kind} of {library}; only parts of"
+                f" {' and '.join(LIBRARIES)} are loaded, never code that comes with a model"
+            )
+        made_by = getattr(importlib.import_module(library), kind, None)
+        if not isinstance(made_by, type) or not hasattr(made_by, "from_pretrained"):
+            raise UserError(
+                f"model_index.json says that its {name} is a {kind}, which the installed {library} does not have;"
+                f" pip install -U {library}"
+            )
+        if issubclass(made_by, torch.nn.Module):
+            found[name] = made_by
+    return found
+
+
+def load_component(
+    folder: Path,
+    name: str,
+    made_by: Any,
+    variant: str | None,
+    dtype: torch.dtype,
+    quantized: Any = None,
+) -> tuple[Any, list[Path]]:
+    """A component with weights, loaded as the pipeline would load it, and the files they were in.
+
+    Raises UserError: it cannot be loaded, or weights of it are missing, left over or of another shape.
+    """
+    part = folder / name
+    files = weight_files(folder, name, variant)
+    check_settings(part)
+    check_stored(files, name, config_is_quantized(part))
+    text = made_by.__module__.startswith("transformers.")
+    more: dict[str, Any] = {"use_safetensors": True, "low_cpu_mem_usage": True}
+    more["variant"] = variant_of(folder, name, variant)
+    if quantized is not None:
+        more["quantization_config"] = quantized
+    elif not config_is_quantized(part):
+        more["ignore_mismatched_sizes"] = True  # then the report lists them, and they are refused
+    more = {key: value for key, value in more.items() if value is not None}
+    more["dtype" if text else "torch_dtype"] = dtype
+    with loading(f"the {name} in {part} cannot be loaded"):
+        module, report = made_by.from_pretrained(
+            str(part), local_files_only=True, output_loading_info=True, **more
+        )
+    check_loaded(name, report, part, BESIDE_TEXTS if text else None)
+    check_finite(name, module, part)
+    if not text:
+        check_known_fields(module, part)
+    return module, files
+
+
+def without(components: Iterable[str]) -> list[str]:
+    """Those of the components that are not loaded."""
+    return [part for part in components if part in UNUSED]

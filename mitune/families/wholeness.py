@@ -1,0 +1,100 @@
+"""Whether the parts of a pipeline fit together, beyond what its libraries look at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from mitune.errors import UserError, short
+from mitune.reading import is_number, is_whole
+from mitune.scheduler_config import is_flow
+
+_SPECIAL = 2  # tokens that stand around a prompt
+
+
+def check_whole(pipeline: Any, network: str, encoders: Sequence[str], name: str) -> None:
+    """Raise UserError unless ``pipeline`` has its parts, the sides of its latents and its scaling are numbers, its
+    scheduler is of a kind known here, and its tokenizers are those of their text encoders. Prompts are bounded, see
+    ``_bound``.
+    """
+    for part in (network, "vae", "scheduler"):
+        if getattr(pipeline, part, None) is None:
+            raise UserError(
+                f"{name} has no {part}: nothing can be drawn; use a folder that has all components its"
+                " model_index.json should name"
+            )
+    _check_scheduler_kind(pipeline.scheduler)
+    _check_sides(getattr(pipeline, network).config, network, name)
+    _check_scaling(pipeline.vae.config, name)
+    for encoder_name in encoders:
+        encoder = getattr(pipeline, encoder_name, None)
+        key = encoder_name.replace("text_encoder", "tokenizer")
+        if encoder is None:
+            continue
+        tokenizer = getattr(pipeline, key, None)
+        if tokenizer is None:
+            raise UserError(f"{name} has no {key}: prompts cannot be encoded; use a folder that has one")
+        _check_tokenizer(tokenizer, encoder, key, name)
+        _bound(pipeline, tokenizer, encoder, key)
+
+
+def _check_scheduler_kind(scheduler: Any) -> None:
+    """A configuration may name betas that its scheduler's class does not know."""
+    known = inspect.signature(type(scheduler).__init__).parameters
+    if "beta_schedule" not in known and not is_flow(scheduler.config):
+        raise UserError(
+            f"the model's scheduler is a {type(scheduler).__name__}, which has no beta schedule and is no rectified"
+            " flow; models of other kinds are not known here"
+        )
+
+
+def _check_sides(config: Any, network: str, name: str) -> None:
+    own = getattr(config, "sample_size", None)
+    sides = list(own) if isinstance(own, (list, tuple)) else [own, own]
+    if own is not None and not (len(sides) == 2 and all(is_whole(side) and side > 0 for side in sides)):
+        raise UserError(
+            f"{name}: the {network}'s config.json says sample_size={short(str(own))}, which is no size of a latent;"
+            " mend it"
+        )
+
+
+def _check_scaling(config: Any, name: str) -> None:
+    for key in ("scaling_factor", "shift_factor"):
+        value = getattr(config, key, None)
+        if value is not None and not (is_number(value) and (key == "shift_factor" or value > 0)):
+            raise UserError(
+                f"{name}: the vae's config.json says {key}={short(str(value))}, which is no such number; mend it"
+            )
+
+
+def _check_tokenizer(tokenizer: Any, encoder: Any, key: str, name: str) -> None:
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, (int, float)) or not longest > _SPECIAL:
+        raise UserError(
+            f"{name}: its {key} says model_max_length={short(str(longest))}, which leaves no room for a prompt;"
+            " mend tokenizer_config.json, or take the key out"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"{name}: its {key} has no pad_token, and prompts are padded; add it to tokenizer_config.json"
+        )
+    embeddings = encoder.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", None)
+    if rows is not None and len(tokenizer) > rows:
+        raise UserError(
+            f"{name}: its {key} knows {len(tokenizer)} tokens, and the text encoder beside it has {rows}; they are"
+            " not of one model"
+        )
+
+
+def _bound(pipeline: Any, tokenizer: Any, encoder: Any, key: str) -> None:
+    """Let the tokenizer of a CLIP cut prompts where its text encoder ends: one whose configuration lacks
+    ``model_max_length`` does not cut at all. (T5 and Gemma are told a length with every prompt.)
+    """
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    is_clip = str(getattr(encoder.config, "model_type", "")).startswith("clip")
+    if is_clip and positions is not None and tokenizer.model_max_length > positions:
+        tokenizer.model_max_length = positions
+        if key == "tokenizer" and hasattr(pipeline, "tokenizer_max_length"):
+            pipeline.tokenizer_max_length = positions  # its pipeline's own copy

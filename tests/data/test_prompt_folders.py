@@ -1,0 +1,235 @@
+"""Folders of prompts as they are public: whose split counts, which files are prompts, what their categories are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mitune.config import compose
+from mitune.data.prompts import UNCATEGORISED, load_prompts
+from mitune.errors import UserError
+from mitune.stages.common import held_out_prompts, training_prompts
+
+
+def put(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, newline="")
+    return folder
+
+
+def pairs(source: Path, split: str | None = None, **options: object) -> list[tuple[str, str]]:
+    return [(p.text, p.category) for p in load_prompts(source, split, **options)]  # type: ignore[arg-type]
+
+
+def texts(source: Path, split: str | None = None, **options: object) -> list[str]:
+    return [text for text, _ in pairs(source, split, **options)]
+
+
+TRAIN_AND_TEST = {
+    "flat": {"train.txt": "a\n", "test.txt": "b\n"},
+    "shards": {
+        "data/train-00000-of-00002.jsonl": '{"prompt": "a"}',
+        "data/train-00001-of-00002.jsonl": '{"prompt": "a"}',
+        "data/test-00000-of-00001.jsonl": '{"prompt": "b"}',
+    },
+    "data": {"data/train.csv": "prompt\na\n", "data/test.csv": "prompt\nb\n"},
+    "folders": {"train/x.json": '["a"]', "test/x.json": '["b"]'},
+    "data folders": {"data/train/x.txt": "a", "data/eval/y.txt": "b"},
+    "validation": {"prompts_training.txt": "a", "prompts-dev.txt": "b", "all.txt": "a\nb\nc"},
+    "capitals": {"Train.TXT": "a", "TEST.txt": "b"},
+    "mixed": {"train.txt": "a", "test/rest.txt": "b"},
+    "column": {"all.csv": "prompt,split\na,train\nb,test\n"},
+    "columns": {"all.json": json.dumps([{"prompt": "a", "split": "train"}, {"prompt": "b", "split": "val"}])},
+}
+
+
+@pytest.mark.parametrize("layout", TRAIN_AND_TEST)
+def test_held_out_prompts_are_never_among_the_training_prompts(tmp_path: Path, layout: str) -> None:
+    folder = put(tmp_path / "set", TRAIN_AND_TEST[layout])
+    assert texts(folder, "train") == texts(folder) == ["a"]
+    assert texts(folder, "test") == texts(folder, "val") == texts(folder, held_out=True) == ["b"]
+    with pytest.raises(UserError, match="split 'other'"):
+        load_prompts(folder, "other")
+
+
+def test_shards_of_one_split_are_one_category_in_order(tmp_path: Path) -> None:
+    names = [f"train-{number:05}-of-00003" for number in range(3)]
+    folder = put(tmp_path, {f"{name}.txt": f"{name} one\n{name} two\n" for name in names})
+    assert pairs(folder, "train") == [
+        (f"{name} {word}", UNCATEGORISED) for name in names for word in ("one", "two")
+    ]
+    more = put(tmp_path / "more", {f"color-{name}.txt": f"{name}\n" for name in names})
+    assert pairs(more) == [(name, "color") for name in names]
+
+
+def test_a_file_s_name_is_its_category_in_a_folder(tmp_path: Path) -> None:
+    flat = put(
+        tmp_path / "flat", {"animals.txt": "a", "part-1.txt": "b", "t.csv": "prompt,category\nc,x\nd,\n"}
+    )
+    assert pairs(flat) == [("a", "animals"), ("b", "part-1"), ("c", "x"), ("d", "t")]
+    deep = put(tmp_path / "deep", {"data/train/animals.txt": "a", "data/train/shard_0.txt": "b"})
+    assert pairs(deep) == [("a", "animals"), ("b", UNCATEGORISED)]
+    parted = put(tmp_path / "parted", {"train.txt": "a", "train_1.txt": "b", "cars.training.txt": "c"})
+    assert sorted(pairs(parted)) == [("a", UNCATEGORISED), ("b", UNCATEGORISED), ("c", "cars")]
+    shards = put(tmp_path / "shards", {f"cars-0000{number}-of-00002.txt": f"{number}" for number in range(2)})
+    assert pairs(shards) == [("0", "cars"), ("1", "cars")]
+
+
+T2I = {
+    "color_train.txt": "a red cup\r\na red cup\r\na green bag\r\n",
+    "color_val.txt": "a blue hat\r\n",
+    "color.txt": "a red cup\r\na green bag\r\na blue hat\r\n",
+    "color_val_seen.txt": "a blue hat\r\n",
+    "color_val_unseen.txt": "",
+    "complex_train.txt": "a man walks\r\n",
+    "complex_train_action.txt": "a man runs\r\n",
+    "complex_val.txt": "a dog runs\r\n",
+    "new_objects.txt": "cup - cups\nknife - knives\n",
+}
+
+
+def test_only_files_that_carry_a_split_are_prompts_of_t2i_compbench(tmp_path: Path) -> None:
+    folder = put(tmp_path, T2I)
+    train = [
+        ("a red cup", "color"),
+        ("a green bag", "color"),
+        ("a man walks", "complex"),
+        ("a man runs", "complex"),
+    ]
+    assert pairs(folder, "train") == pairs(folder) == train
+    assert (
+        pairs(folder, "val")
+        == pairs(folder, held_out=True)
+        == [("a blue hat", "color"), ("a dog runs", "complex")]
+    )
+    unions = put(tmp_path / "unions", {name: T2I[name] for name in ("color.txt", "new_objects.txt")})
+    assert texts(unions) == ["a red cup", "a green bag", "a blue hat"]
+    rest = put(tmp_path / "rest", {"prompts.txt": "a", "color_val.txt": "b"})
+    with pytest.raises(UserError, match=r"named for the split 'train'.*its files are of validation"):
+        load_prompts(rest, "train")
+    assert texts(rest) == ["b"]  # as of a Hub dataset that has this split only
+
+
+def test_hpsv2_s_benchmark_has_a_category_a_file_and_is_held_out(tmp_path: Path) -> None:
+    names = ("anime", "concept-art", "paintings", "photo")
+    folder = put(tmp_path, {f"{name}.json": json.dumps([f"{name} one", f"{name} two"]) for name in names})
+    expected = [(f"{name} {word}", name) for name in names for word in ("one", "two")]
+    for split in (None, "train", "test"):
+        assert pairs(folder, split) == expected
+    assert pairs(folder / "anime.json", "test") == expected[:2]
+
+
+def test_geneval_s_folder_has_its_tags_and_not_its_nouns(tmp_path: Path) -> None:
+    rows = [
+        {"tag": "counting", "include": [], "prompt": "two cats"},
+        {"tag": "colors", "prompt": "a red cat"},
+    ]
+    folder = put(
+        tmp_path,
+        {"evaluation_metadata.jsonl": "\n".join(map(json.dumps, rows)), "object_names.txt": "cat\ndog\n"},
+    )
+    assert pairs(folder, "test") == pairs(folder) == [("two cats", "counting"), ("a red cat", "colors")]
+    assert pairs(folder / "evaluation_metadata.jsonl", "train") == pairs(folder, "test")
+    with pytest.raises(UserError, match="its files are of test"):
+        load_prompts(folder, "train")
+
+
+def test_diffusiondb_s_table_is_read_by_its_prompts(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "image_name": ["a.png", "b.png", "c.png"],
+            "prompt": ["a cat", "a dog", None],
+            "part_id": pa.array([1, 2, 3], pa.uint16()),
+            "cfg": [7.5, float("nan"), 7.0],
+            "timestamp": pa.array([0, 1, None], pa.timestamp("us", "UTC")),
+            "image_nsfw": pa.array([0.1, 2.0, None], pa.float32()),
+        }
+    )
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    assert pairs(tmp_path / "metadata.parquet") == [("a cat", UNCATEGORISED), ("a dog", UNCATEGORISED)]
+
+
+def test_a_limit_is_the_same_as_taking_the_first_of_each_category(tmp_path: Path) -> None:
+    rows = [{"text": f"{number % 90}", "category": f"c{number % 7 % 4}"} for number in range(200)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    everything = pairs(path)
+    assert len(everything) == 90
+    for limit, per_category in ((1, None), (10, None), (33, None), (10, 2), (None, 5), (89, 40)):
+        rank: dict[str, int] = {}
+        turns = []
+        for position, (_, category) in enumerate(everything):
+            rank[category] = rank.get(category, -1) + 1
+            if per_category is None or rank[category] < per_category:
+                turns.append((rank[category], position))
+        expected = [everything[position] for position in sorted(p for _, p in sorted(turns)[:limit])]
+        assert pairs(path, limit=limit, per_category=per_category) == expected
+
+
+def test_saved_datasets_keep_to_their_splits(tmp_path: Path) -> None:
+    part = datasets.Dataset.from_dict({"prompt": ["a", "b"], "split": ["train", "test"]})
+    part.save_to_disk(str(tmp_path / "one"))
+    assert texts(tmp_path / "one") == ["a"]
+    assert texts(tmp_path / "one", "test") == ["b"]
+    plain = part.remove_columns("split")
+    datasets.DatasetDict({"test": plain.select([1]), "training": plain.select([0])}).save_to_disk(
+        str(tmp_path / "two")
+    )
+    assert texts(tmp_path / "two") == ["a"]
+    assert texts(tmp_path / "two", held_out=True) == ["b"]
+    with pytest.raises(UserError, match="no split 'other'; it has test, training"):
+        load_prompts(tmp_path / "two", "other")
+
+
+def test_a_source_without_a_held_out_split_is_not_evaluated_on(tmp_path: Path) -> None:
+    folder = put(tmp_path, {"train.txt": "a"})
+    with pytest.raises(UserError, match=r"split 'test'.*its files are of train"):
+        load_prompts(folder, held_out=True)
+    path = tmp_path / "t.csv"
+    path.write_text("prompt,split\na,train\n")
+    with pytest.raises(UserError, match="no held-out split; it has train"):
+        load_prompts(path, held_out=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PartiPrompts.tsv", "Prompt\tCategory\tChallenge\tNote\na\tx\tBasic\t\n"),
+        ("DrawBench.csv", "Prompts,Category\na,x\n"),
+        ("geneval.jsonl", '{"tag": "x", "include": [], "prompt": "a"}'),
+    ],
+)
+def test_public_benchmarks_are_held_out_by_their_columns(tmp_path: Path, name: str, text: str) -> None:
+    path = put(tmp_path, {name: text}) / name
+    assert pairs(path, "test") == pairs(path, "train") == pairs(path) == [("a", "x")]
+    config = compose([f"evaluate.prompts.source={path}", "evaluate.scorers=[mi]"])
+    assert [prompt.text for prompt in held_out_prompts(config)] == ["a"]
+
+
+JUDGES = "scorers=[mi,llr,elbo,contrast]"  # the oracle judges the prompts of the embedded world only
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.TXT", "mine.json"])
+def test_a_list_of_one_s_own_needs_no_split_on_the_command_line(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path, {name: '["a", "b"]' if name.endswith("json") else "a\nb\n"}) / name
+    config = compose(
+        [f"prompts.source={path}", f"evaluate.prompts.source={path}", "evaluate.scorers=[mi]", JUDGES]
+    )
+    assert [prompt.text for prompt in training_prompts(config)] == ["a", "b"]
+    assert [prompt.text for prompt in held_out_prompts(config)] == ["a", "b"]
+
+
+def test_a_table_with_splits_is_parted_on_the_command_line(tmp_path: Path) -> None:
+    path = put(tmp_path, {"mine.csv": "prompt,split\na,train\nb,test\n"}) / "mine.csv"
+    config = compose(
+        [f"prompts.source={path}", f"evaluate.prompts.source={path}", "evaluate.scorers=[mi]", JUDGES]
+    )
+    assert [prompt.text for prompt in training_prompts(config)] == ["a"]
+    assert [prompt.text for prompt in held_out_prompts(config)] == ["b"]
