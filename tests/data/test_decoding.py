@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
+from packaging.version import Version
 from PIL import Image, PngImagePlugin
 
 from mitune.data import dataset
@@ -172,6 +174,8 @@ def test_the_transparent_level_of_a_png_has_the_depth_of_its_levels() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])
 def test_every_mode_that_a_tiff_can_have(mode: str) -> None:
+    if mode == "YCbCr" and Version(PIL.__version__) < Version("13"):
+        pytest.skip("Pillow before 13 cuts such a file short when it writes it")
     if mode == "LAB":
         from PIL import ImageCms
 

@@ -17,7 +17,7 @@ from mitune.data.pictures.columns import Columns, caption_of, find_columns
 from mitune.data.pictures.source import Pictures, Wanted
 from mitune.errors import UserError
 
-_HELD = 2**22  # bytes of pictures that are decoded at once
+_HELD = 2**18  # bytes of pictures that are decoded at once: of the size of a photo, one
 _BUFFER = 2**16  # bytes read from the file at once
 _CAPTIONS = 4096  # captions decoded at once
 
