@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mitune.data.pictures import Pictures, decode_picture, numbers
+from mitune import leaving
+from mitune.data.pictures import (
+    Contents,
+    Pictures,
+    decode_picture,
+    numbers,
+    read_contents,
+    read_or_none,
+    seeds_of,
+)
 from mitune.denoiser import Denoiser
 from mitune.digests import whole_unit, write_unit
 from mitune.distributed import agreed, deal, state, wait
@@ -25,6 +34,7 @@ from mitune.stages.progress import progress, warn, warn_of_idle
 from mitune.stages.units import Cost, Meter, claim_model, read_cost
 
 _COST = b"mitune.cost"
+_CONTENTS = "pictures_sha256"  # in a unit's note: the digest of the pictures that its scores are of
 _TYPES = {"row": pa.int64(), "image": pa.string(), "text": pa.string(), "resized": pa.bool_()}
 
 
@@ -58,8 +68,36 @@ class ScoredPictures:
             raise UserError(f"{self.folder} holds scores of {other}; choose another score.out=, or delete it")
 
     def todo(self) -> list[int]:
-        """The units that are yet to be scored."""
-        return [unit for unit in self.units if not self._whole(unit)]
+        """The units that are yet to be scored: those that are not there, and those whose pictures are others by now,
+        which is said. Main process only."""
+        whole = [unit for unit in self.units if self._whole(unit)]
+        changed = self._changed(whole)
+        return sorted({*self.units} - {*whole} | {*changed})
+
+    def _changed(self, units: list[int]) -> list[int]:
+        """Those of the finished ``units`` whose pictures, read again, are not what was scored."""
+        noted = {unit: read_json(self.path(unit).with_suffix(".json")).get(_CONTENTS) for unit in units}
+        known = [unit for unit in units if noted[unit] is not None]
+        if len(known) < len(units):
+            warn(
+                f"{self.folder} has scores from before digests of pictures were kept; they are taken as they are"
+            )
+        changed, total = [], self._count(known)
+        with progress("compare", total, unit="pictures") as advance:
+            for unit in known:
+                leaving.check()
+                if read_contents(self.pictures, self._rows(unit)) != noted[unit]:
+                    changed.append(unit)
+                advance(len(self._rows(unit)))
+        if changed:
+            warn(
+                f"{self.pictures.where}: pictures have changed since {self.folder} got their scores; scores of"
+                f" {self._count(changed)} pictures are made again"
+            )
+        return changed
+
+    def _count(self, units: list[int]) -> int:
+        return sum(len(self._rows(unit)) for unit in units)
 
     def _whole(self, unit: int) -> bool:
         whole = whole_unit(self.path(unit))
@@ -130,12 +168,12 @@ class ScoredPictures:
         batch_size: int,
         skip: bool,
     ) -> None:
-        meter = Meter(denoiser, scoring)
+        meter, contents = Meter(denoiser, scoring), Contents()
         rows, resized, columns = [], [], []
         everything = self._rows(unit)
         for start in range(0, len(everything), batch_size):
             batch = list(everything[start : start + batch_size])
-            batch, latents, shown, changed = self.open(batch, denoiser, skip)
+            batch, latents, shown, changed = self.open(batch, denoiser, skip, contents)
             if not batch:
                 continue
             texts = [self.pictures.texts[row] for row in batch]
@@ -158,27 +196,35 @@ class ScoredPictures:
         }
         arrays = {name: pa.array(values, type=_TYPES[name]) for name, values in identity.items()}
         arrays |= {name: pa.array(values, type=pa.float64()) for name, values in scores.items()}
-        write_unit(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}), meter.read())
+        note = {**meter.read(), _CONTENTS: contents.digest}
+        write_unit(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}), note)
 
     def open(
-        self, batch: list[int], denoiser: Denoiser, skip: bool
+        self, batch: list[int], denoiser: Denoiser, skip: bool, contents: Contents | None = None
     ) -> tuple[list[int], Tensor, Tensor | None, list[bool]]:
-        """(rows that could be opened, their latents, their pictures unless they are candidates, which were resized)."""
+        """(rows that could be opened, their latents, their pictures unless they are candidates, which were resized).
+
+        ``contents`` takes what was read, be it a picture or not.
+        """
+        contents = contents or Contents()
         if self.pictures.latents is not None:
-            latents = self.pictures.latents(batch).to(denoiser.device)
+            stored = self.pictures.latents(batch)
+            contents.latents(stored, seeds_of(self.pictures, batch))
+            latents = stored.to(denoiser.device)
             if latents.shape[1:] != denoiser.latent_shape:
                 raise UserError(
                     f"{self.pictures.where} holds latents of {tuple(latents.shape[1:])}, this model's are"
                     f" {tuple(denoiser.latent_shape)}; give the model that drew them"
                 )
             return batch, latents, None, [False] * len(batch)
-        assert self.pictures.read is not None
         opened, pictures, changed = [], [], []
         for row in batch:
+            data = read_or_none(self.pictures, row, skip)
+            contents.picture(data)
+            if data is None:
+                continue
             try:
-                picture, own = decode_picture(
-                    self.pictures.read(row), denoiser.picture_size, self.pictures.what(row)
-                )
+                picture, own = decode_picture(data, denoiser.picture_size, self.pictures.what(row))
             except UserError:
                 if not skip:
                     raise

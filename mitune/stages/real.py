@@ -109,13 +109,14 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
 
         name = ""
         if config.sweep.share is not None:
-            name = real_name(config, work.plan, names, skip, model().identity)
+            name = _shared_name(config, work, names, skip, model().identity)
         with shared(config, work.folder, name):
             title = f"round {number}: real pictures"
             work.score(judge, config.seed, config.generate.batch_size, skip, title)
-        if not state().is_main_process:
+            # Read while nobody else may write: another job may find other pictures there, and score them again.
+            scored = work.table() if state().is_main_process else None
+        if scored is None:
             return None
-        scored = work.table()
         work.report(scored)
         scores = {name: scored[name] for name in scored if name in SCORERS or name == "exact"}
         frame = frame.iloc[scored["row"]].reset_index(drop=True).assign(**scores, score=weigh(scored, parts))
@@ -128,6 +129,17 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     _enough(len(chosen), count, source.where)
     chosen = chosen.assign(rank=0, preferred=True, weight=1.0, real=True).reset_index(drop=True)
     return RealPictures(chosen, source, figures)
+
+
+def _shared_name(
+    config: DictConfig, work: ScoredPictures, names: list[str], skip: bool, identity: str
+) -> str:
+    """Where runs of a sweep share the scores; where this run's already lie, if an earlier version named that."""
+    plan = work.plan
+    before = real_name(config, plan, names, skip, identity)
+    if work.folder.is_symlink() and work.folder.resolve().name == before:
+        return before
+    return real_name(config, plan, names, skip, identity, config.select.real)
 
 
 def _open(config: DictConfig, count: int) -> Pictures:

@@ -45,16 +45,22 @@ def candidates_name(config: DictConfig, number: int, prompts: Sequence[Prompt], 
 
 
 def real_name(
-    config: DictConfig, plan: Mapping[str, Any], scorers: Sequence[str], skip: bool, identity: str
+    config: DictConfig,
+    plan: Mapping[str, Any],
+    scorers: Sequence[str],
+    skip: bool,
+    identity: str,
+    source: str | None = None,
 ) -> str:
     """Names the scores of real pictures by all they depend on: the pictures (``plan``), scores with their parameters,
     the prompts in which edits are found, and the model's weights.
+
+    ``source``: as it was given, since two may have the same captions; None for names of earlier versions.
     """
     needed = ("seed", "model.", "prompts.", "scorer.")
     values = {key: value for key, value in dependencies(config, "generate").items() if key.startswith(needed)}
-    return _name(
-        "real", values | {"plan": plan, "scores": sorted(scorers), "skip": skip, "identity": identity}
-    )
+    values |= {"plan": plan, "scores": sorted(scorers), "skip": skip, "identity": identity}
+    return _name("real", values | ({} if source is None else {"source": source}))
 
 
 def _name(kind: str, values: Mapping[str, Any]) -> str:
