@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from mitune.data.splits import (
     TRAIN,
     before_split,
     canonical,
-    canonical_names,
     choose,
+    choose_label,
     is_held_out,
+    label_of,
     labelled,
+    labels_of,
+    split_column,
     split_of,
 )
 from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
@@ -68,11 +71,15 @@ class _Asked:
         """The one of the splits that is meant. Raises UserError."""
         name = choose(self.split, there, self.held_out)
         if name is None:
-            wanted = f"split '{self.split or TRAIN}'" if self.split or not self.held_out else "held-out split"
-            raise UserError(
-                f"prompts: {where} has no {wanted}; it has {', '.join(map(str, there)) or 'none'} (prompts.split)"
-            )
+            raise self.missing(there, where)
         return name
+
+    def missing(self, there: Sequence[str], where: str) -> UserError:
+        """What to raise where the split that is meant is not ``there``."""
+        wanted = f"split '{self.split or TRAIN}'" if self.split or not self.held_out else "held-out split"
+        return UserError(
+            f"prompts: {where} has no {wanted}; it has {', '.join(map(str, there)) or 'none'} (prompts.split)"
+        )
 
 
 def make_prompt(text: str, category: str = UNCATEGORISED) -> Prompt:
@@ -252,21 +259,46 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tu
     if not found:
         raise UserError(f"prompts: no {', '.join(SUFFIXES)} file in the folder {folder}")
     there = {split for _, split in found if split is not None}
-    if not there:
+    told = [(path, split) for path, split in found if split is not None] if there else found
+    columns = {path: labels for path, split in told if (labels := _labels_of_file(path, split, asked))}
+    if not there and not columns:
         for path, _ in found:
             yield from _read_file(path, asked, _category_in_folder(path, folder))
         return
-    name = choose(asked.split, sorted(there, key=[*KEYWORDS, *sorted(there)].index), asked.held_out)
-    chosen = [path for path, split in found if split == name]
+    splits = {path: columns.get(path, {split or TRAIN}) for path, split in told}
+    there = set().union(*splits.values())
+    if columns:
+        name = choose_label(there, asked.split, asked.held_out)
+    else:
+        name = choose(asked.split, sorted(there, key=[*KEYWORDS, *sorted(there)].index), asked.held_out)
+    chosen = [path for path, labels in splits.items() if name in labels]
     if name is None or not chosen:
         wanted = asked.split or ("test" if asked.held_out else TRAIN)
         raise UserError(
-            f"prompts: no file in {folder} is named for the split '{wanted}' (such as color_{wanted}.txt); its files"
-            f" are of {', '.join(sorted(there))}"
+            f"prompts: no file in {folder} is named for the split '{wanted}' (such as color_{wanted}.txt), or has it in"
+            f" a column 'split'; its files are of {', '.join(sorted(there))}"
         )
     for path in chosen:
         table = open_table(path, _asked_columns(asked))
-        yield from _pairs(table, str(path), asked, _category_in_folder(path, folder))
+        column = _split_column(table) if path in columns else None
+        category = _category_in_folder(path, folder)
+        yield from _pairs(table, str(path), replace(asked, split=name), category, column)
+
+
+def _labels_of_file(path: Path, split: str | None, asked: _Asked) -> set[str]:
+    """The labels of a file's split column, which decide before its name; none where it has no such column, or one
+    that means something else. Raises UserError.
+    """
+    if path.suffix.lower() == ".txt":
+        return set()
+    try:
+        table = open_table(path, _asked_columns(asked))
+    except UserError:
+        if split is None:
+            raise
+        return set()  # said where the file is chosen
+    column = _split_column(table)
+    return set() if column is None else _labels(table, column, asked, str(path), named=split is not None)
 
 
 def _asked_columns(asked: _Asked) -> list[str]:
@@ -290,19 +322,35 @@ def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterat
 
 
 def _split_column(table: Table) -> str | None:
-    return next((name for name in table.columns if name.lower() == "split"), None)
+    return split_column(table.columns)
+
+
+def _labels(table: Table, column: str, asked: _Asked, where: str, named: bool = False) -> set[str]:
+    """The labels of a table's split column. ``named``: a name has told the split already; a column without any usual
+    label means something else then. Raises UserError for a column that is empty here and there.
+    """
+    if column == _column(table, asked.column, where):
+        return set()
+    text = _column(table, asked.column, where)
+    rows = (row for row in table.rows([text, column]) if row.get(text) not in (None, ""))
+    labels = labels_of((row.get(column) for row in rows), f"prompts: the column '{column}' of {where}")
+    return set() if named and labels.isdisjoint(KEYWORDS) else labels
 
 
 def _rows_of_split(
     table: Table, columns: Sequence[str], column: str, asked: _Asked, where: str
 ) -> Iterator[Any]:
-    """The rows whose cell of ``column`` is the split that is meant; all where none is asked for and they are none."""
-    there = sorted({str(row.get(column)).strip() for row in table.rows([column])} - {"None", ""})
-    if not there or (asked.split is None and not canonical_names(there)):
+    """The rows whose cell of ``column`` is the split that is meant: ``train`` where none is asked for; all where no
+    cell says any.
+    """
+    labels = _labels(table, column, asked, where)
+    if not labels:
         return table.rows(columns)
-    name = asked.choose(there, f"the column '{column}' of {where}")
+    name = choose_label(labels, asked.split, asked.held_out)
+    if name is None:
+        raise asked.missing(sorted(labels), f"the column '{column}' of {where}")
     rows = table.rows(list(dict.fromkeys([*columns, column])))
-    return (row for row in rows if str(row.get(column)).strip() == name)
+    return (row for row in rows if label_of(row.get(column)) == name)
 
 
 def _pairs(
@@ -379,6 +427,11 @@ def _column(table: Table, column: str | None, where: str) -> str:
 
 
 def _dataset_table(dataset: Any, where: str) -> Table:
+    column = split_column(dataset.column_names)
+    names = (
+        getattr(dataset.features[column], "names", None) if column is not None else None
+    )  # of a ClassLabel
+
     def rows(wanted: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
         with reading(where):
             # Only these columns are read: a picture column is never decoded.
@@ -388,6 +441,8 @@ def _dataset_table(dataset: Any, where: str) -> Table:
                 row = next(found, None)
             if row is None:
                 return
+            if names and isinstance(row.get(column), int) and 0 <= row[column] < len(names):
+                row = {**row, column: names[row[column]]}
             yield row
 
     return Table(list(dataset.column_names), rows)
@@ -414,10 +469,26 @@ def _read_saved(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
 
     saved = open_saved(folder)
     if isinstance(saved, datasets.DatasetDict):
-        saved = saved[asked.choose(list(saved), str(folder))]
-        return _pairs(_dataset_table(saved, str(folder)), str(folder), asked, UNCATEGORISED)
+        return _of_parts({str(split): part for split, part in saved.items()}, str(folder), asked)
     table = _dataset_table(saved, str(folder))
     return _pairs(table, str(folder), asked, UNCATEGORISED, _split_column(table))
+
+
+def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[tuple[str, str]]:
+    """The prompts of the split that is meant: one of the parts, of which a column may tell more; of a single part the
+    column decides.
+    """
+    tables = {name: _dataset_table(part, where) for name, part in parts.items()}
+    only = next(iter(tables.values())) if len(tables) == 1 else None
+    column = _split_column(only) if only is not None else None
+    if only is not None and column is not None and _labels(only, column, asked, where, named=True):
+        return _pairs(only, where, asked, UNCATEGORISED, column)
+    name = asked.choose(list(tables), where)
+    table, asked = tables[name], replace(asked, split=name)
+    column = _split_column(table)
+    if column is not None and not _labels(table, column, asked, where, named=True):
+        column = None
+    return _pairs(table, where, asked, UNCATEGORISED, column)
 
 
 def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
@@ -430,5 +501,4 @@ def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[tuple[st
         raise UserError(
             f"prompts: {name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
         ) from error
-    parts = {str(split): part for split, part in loaded.items()}
-    return _pairs(_dataset_table(parts[asked.choose(list(parts), name)], name), name, asked, UNCATEGORISED)
+    return _of_parts({str(split): part for split, part in loaded.items()}, name, asked)

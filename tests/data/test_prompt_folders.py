@@ -46,6 +46,18 @@ TRAIN_AND_TEST = {
     "capitals": {"Train.TXT": "a", "TEST.txt": "b"},
     "mixed": {"train.txt": "a", "test/rest.txt": "b"},
     "column": {"all.csv": "prompt,split\na,train\nb,test\n"},
+    "column in a file of train": {"data/train-00000-of-00001.csv": "prompt,Split\na,TRAIN\nb,test\n"},
+    "column in one of two": {"train.csv": "prompt,split\na,train\nb,test\n", "test.csv": "prompt\nb\n"},
+    "columns in both": {"train.csv": "prompt,split\na,train\n", "test.csv": "prompt,split\na,train\nb,val\n"},
+    "columns without names": {"x.csv": "prompt,split\na,train\n", "y.csv": "prompt,split\nb,test\n"},
+    "a list beside": {"x.csv": "prompt,split\nb,test\n", "y.txt": "a"},
+    "a column of another meaning": {"train.csv": "prompt,split\na,banana\n", "test.csv": "prompt\nb\n"},
+    "results beside": {
+        "train.txt": "a",
+        "test.txt": "b",
+        "eval_results.json": '{"accuracy": 1}',
+        "x.json": "{",
+    },
     "columns": {"all.json": json.dumps([{"prompt": "a", "split": "train"}, {"prompt": "b", "split": "val"}])},
 }
 
@@ -54,7 +66,8 @@ TRAIN_AND_TEST = {
 def test_held_out_prompts_are_never_among_the_training_prompts(tmp_path: Path, layout: str) -> None:
     folder = put(tmp_path / "set", TRAIN_AND_TEST[layout])
     assert texts(folder, "train") == texts(folder) == ["a"]
-    assert texts(folder, "test") == texts(folder, "val") == texts(folder, held_out=True) == ["b"]
+    if layout != "results beside":
+        assert texts(folder, "test") == texts(folder, "val") == texts(folder, held_out=True) == ["b"]
     with pytest.raises(UserError, match="split 'other'"):
         load_prompts(folder, "other")
 
@@ -171,6 +184,52 @@ def test_a_limit_is_the_same_as_taking_the_first_of_each_category(tmp_path: Path
                 turns.append((rank[category], position))
         expected = [everything[position] for position in sorted(p for _, p in sorted(turns)[:limit])]
         assert pairs(path, limit=limit, per_category=per_category) == expected
+
+
+KARPATHY = "prompt,split\na,train\nb,Test\nc,restval\nd,TRAIN\ne,validation\nf,val\ng,Dev\nh,training\n"
+
+
+def test_spellings_of_a_split_are_one_and_other_labels_are_splits_of_their_own(tmp_path: Path) -> None:
+    path = put(tmp_path, {"karpathy.csv": KARPATHY}) / "karpathy.csv"
+    for source in (path, tmp_path):
+        assert texts(source) == texts(source, "train") == texts(source, "Training") == ["a", "d", "h"]
+        assert texts(source, held_out=True) == texts(source, "test") == ["b"]
+        assert texts(source, "val") == texts(source, "valid") == ["e", "f", "g"]
+        assert texts(source, "restval") == texts(source, "RestVal") == ["c"]
+        with pytest.raises(UserError, match=r"split 'other'.* restval, test, train, validation"):
+            load_prompts(source, "other")
+
+
+@pytest.mark.parametrize("labels", [("test", "restval"), ("train2014", "val2014"), ("test", "test"), (0, 1)])
+def test_labels_without_train_are_named_not_taken(tmp_path: Path, labels: tuple[object, object]) -> None:
+    path = put(tmp_path, {"t.csv": "prompt,split\n" + "".join(f"a,{label}\n" for label in labels)}) / "t.csv"
+    with pytest.raises(UserError, match=rf"no split 'train'; it has .*{labels[0]}"):
+        load_prompts(path)
+    with pytest.raises(UserError, match=rf"split 'train'.*files are of .*{labels[0]}"):
+        load_prompts(tmp_path)
+
+
+def test_rows_without_a_split_beside_others_are_refused(tmp_path: Path) -> None:
+    for name, text in {
+        "t.csv": "prompt,split\na,train\nb,\n",
+        "t.json": '[{"prompt": "a", "split": "train"}, {"prompt": "b"}]',
+    }.items():
+        with pytest.raises(UserError, match=r"column 'split' of .* is empty in 1 rows, such as row 2"):
+            load_prompts(put(tmp_path, {name: text}) / name)
+    assert texts(put(tmp_path, {"u.csv": "prompt,split\na,train\n,\n"}) / "u.csv") == ["a"]
+    assert texts(put(tmp_path, {"v.csv": "prompt,split\na,\nb,\n"}) / "v.csv") == ["a", "b"]
+
+
+def test_the_only_part_of_a_saved_dataset_is_parted_by_its_column(tmp_path: Path) -> None:
+    kind = datasets.ClassLabel(names=["train", "test"])
+    features = datasets.Features({"prompt": datasets.Value("string"), "split": kind})
+    part = datasets.Dataset.from_dict({"prompt": ["a", "b"], "split": [0, 1]}, features=features)
+    datasets.DatasetDict({"test": part}).save_to_disk(str(tmp_path / "one"))
+    assert texts(tmp_path / "one") == ["a"]
+    assert texts(tmp_path / "one", "test") == ["b"]
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "two"))
+    assert texts(tmp_path / "two") == ["a"]
+    assert texts(tmp_path / "two", "test") == ["b"]
 
 
 def test_saved_datasets_keep_to_their_splits(tmp_path: Path) -> None:
