@@ -15,7 +15,6 @@ from mitune.data.splits import (
     KEYWORDS,
     TRAIN,
     before_split,
-    canonical,
     choose,
     choose_label,
     is_held_out,
@@ -118,9 +117,9 @@ def load_prompts(
             ``datasets.save_to_disk``, a Hub dataset id ``owner/name``, or ``shapes``, the embedded world.
         split: of a folder, the world or a Hub dataset; ``test`` and ``val`` stand in for each other where
             only one is there. In a folder the names say it as for ``datasets``; files that carry none count only
-            where no file carries one. A lone file counts as ``train``: asked for a held-out split, it must have one
-            in its name or in a column ``split``. Where a source has several and none is asked for: ``train``,
-            never all of them.
+            where no file carries one. A lone file is what its name says, or held out as a public benchmark, else
+            ``train``. A column ``split`` decides before any name. Where a source has several and none is asked for:
+            ``train``, never all of them.
         limit: at most so many prompts, spread evenly over the categories.
         per_category: at most so many prompts of each category.
         column: the text column; without it ``prompt``, ``text`` or ``caption``, or the only column there is.
@@ -308,17 +307,27 @@ def _asked_columns(asked: _Asked) -> list[str]:
 def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[tuple[str, str]]:
     category = _category(path) if category is None else category
     table = open_table(path, _asked_columns(asked))
-    split, own = asked.split, split_of(path.name)
-    column = _split_column(table)
-    if column is not None:
+    own, column = split_of(path.name), _split_column(table)
+    if column is not None and _labels(table, column, asked, str(path), named=own is not None):
         return _pairs(table, str(path), asked, category, column)
-    own_held_out = own not in (None, TRAIN) or _is_benchmark(path, table)
-    if split is not None and canonical(split) != TRAIN and not (is_held_out(split) and own_held_out):
+    _check_lone(str(path), own, _is_benchmark(path, table), asked)
+    return _pairs(table, str(path), asked, category)
+
+
+def _check_lone(where: str, own: str | None, benchmark: bool, asked: _Asked) -> None:
+    """Raise UserError where another split is asked for than that of a list by itself: ``own``, else ``train``."""
+    split, held_out = asked.split, own not in (None, TRAIN) or benchmark
+    if split is not None and label_of(split) == TRAIN and held_out:
+        told = f"its name says '{own}'" if own not in (None, TRAIN) else "a public benchmark"
         raise UserError(
-            f"prompts: {path} has no split '{split}'; give a held-out file, add a column 'split', or say"
+            f"prompts: {where} has no split '{split}': it is held out ({told}); give training prompts, or say"
+            " prompts.split=null to take it nevertheless"
+        )
+    if split is not None and label_of(split) != TRAIN and not (is_held_out(split) and held_out):
+        raise UserError(
+            f"prompts: {where} has no split '{split}'; give a held-out file, add a column 'split', or say"
             " prompts.split=null (evaluate.prompts.split=null) to take all of it"
         )
-    return _pairs(table, str(path), asked, category)
 
 
 def _split_column(table: Table) -> str | None:
@@ -470,8 +479,12 @@ def _read_saved(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
     saved = open_saved(folder)
     if isinstance(saved, datasets.DatasetDict):
         return _of_parts({str(split): part for split, part in saved.items()}, str(folder), asked)
-    table = _dataset_table(saved, str(folder))
-    return _pairs(table, str(folder), asked, UNCATEGORISED, _split_column(table))
+    table, where = _dataset_table(saved, str(folder)), str(folder)
+    own, column = label_of(saved.split) or None, _split_column(table)
+    if column is not None and _labels(table, column, asked, where, named=own is not None):
+        return _pairs(table, where, asked, UNCATEGORISED, column)
+    _check_lone(where, own, False, asked)
+    return _pairs(table, where, asked, UNCATEGORISED)
 
 
 def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[tuple[str, str]]:

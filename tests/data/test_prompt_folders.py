@@ -134,8 +134,10 @@ def test_hpsv2_s_benchmark_has_a_category_a_file_and_is_held_out(tmp_path: Path)
     names = ("anime", "concept-art", "paintings", "photo")
     folder = put(tmp_path, {f"{name}.json": json.dumps([f"{name} one", f"{name} two"]) for name in names})
     expected = [(f"{name} {word}", name) for name in names for word in ("one", "two")]
-    for split in (None, "train", "test"):
+    for split in (None, "test"):
         assert pairs(folder, split) == expected
+    with pytest.raises(UserError, match=r"held out \(a public benchmark\).*prompts\.split=null"):
+        load_prompts(folder, "train")
     assert pairs(folder / "anime.json", "test") == expected[:2]
 
 
@@ -149,9 +151,11 @@ def test_geneval_s_folder_has_its_tags_and_not_its_nouns(tmp_path: Path) -> None
         {"evaluation_metadata.jsonl": "\n".join(map(json.dumps, rows)), "object_names.txt": "cat\ndog\n"},
     )
     assert pairs(folder, "test") == pairs(folder) == [("two cats", "counting"), ("a red cat", "colors")]
-    assert pairs(folder / "evaluation_metadata.jsonl", "train") == pairs(folder, "test")
+    assert pairs(folder / "evaluation_metadata.jsonl") == pairs(folder, "test")
     with pytest.raises(UserError, match="its files are of test"):
         load_prompts(folder, "train")
+    with pytest.raises(UserError, match="its name says 'test'"):
+        load_prompts(folder / "evaluation_metadata.jsonl", "train")
 
 
 def test_diffusiondb_s_table_is_read_by_its_prompts(tmp_path: Path) -> None:
@@ -238,6 +242,15 @@ def test_saved_datasets_keep_to_their_splits(tmp_path: Path) -> None:
     assert texts(tmp_path / "one") == ["a"]
     assert texts(tmp_path / "one", "test") == ["b"]
     plain = part.remove_columns("split")
+    plain.save_to_disk(str(tmp_path / "plain"))
+    assert texts(tmp_path / "plain") == texts(tmp_path / "plain", "train") == ["a", "b"]
+    with pytest.raises(UserError, match=r"plain has no split 'test'.*prompts\.split=null"):
+        load_prompts(tmp_path / "plain", "test")
+    own = datasets.Dataset.from_dict({"prompt": ["a"]}, split=datasets.Split.TEST)
+    own.save_to_disk(str(tmp_path / "own"))
+    assert texts(tmp_path / "own", "test") == texts(tmp_path / "own") == ["a"]
+    with pytest.raises(UserError, match="no split 'train': it is held out"):
+        load_prompts(tmp_path / "own", "train")
     datasets.DatasetDict({"test": plain.select([1]), "training": plain.select([0])}).save_to_disk(
         str(tmp_path / "two")
     )
@@ -267,9 +280,21 @@ def test_a_source_without_a_held_out_split_is_not_evaluated_on(tmp_path: Path) -
 )
 def test_public_benchmarks_are_held_out_by_their_columns(tmp_path: Path, name: str, text: str) -> None:
     path = put(tmp_path, {name: text}) / name
-    assert pairs(path, "test") == pairs(path, "train") == pairs(path) == [("a", "x")]
+    assert pairs(path, "test") == pairs(path) == [("a", "x")]
+    with pytest.raises(UserError, match=r"held out \(a public benchmark\).*prompts\.split=null"):
+        load_prompts(path, "train")
     config = compose([f"evaluate.prompts.source={path}", "evaluate.scorers=[mi]"])
     assert [prompt.text for prompt in held_out_prompts(config)] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["test.txt", "color_val.txt", "dev.csv", "my-eval.jsonl"])
+def test_a_lone_file_named_held_out_is_no_training_split(tmp_path: Path, name: str) -> None:
+    text = {"csv": "prompt\na\n", "jsonl": '{"prompt": "a"}'}.get(name.split(".")[1], "a\n")
+    path = put(tmp_path, {name: text}) / name
+    assert texts(path) == texts(path, "test") == ["a"]
+    for source in (path, tmp_path):
+        with pytest.raises(UserError, match="split 'train'"):
+            load_prompts(source, "train")
 
 
 JUDGES = "scorers=[mi,llr,elbo,contrast]"  # the oracle judges the prompts of the embedded world only
