@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import math
 import re
@@ -21,11 +23,13 @@ from mitune.data.splits import (
     label_of,
     labelled,
     labels_of,
+    passed_over,
     split_column,
     split_of,
 )
 from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
-from mitune.errors import UserError, first_line, nearest, short
+from mitune.distributed import state
+from mitune.errors import UserError, complain, first_line, nearest, short
 from mitune.families.source import is_hub_id
 from mitune.reading import check_regular, home, is_file, is_folder, is_there, reading
 
@@ -257,12 +261,14 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tu
     found = [entry for entries in files.values() for entry in entries]  # category by category
     if not found:
         raise UserError(f"prompts: no {', '.join(SUFFIXES)} file in the folder {folder}")
+    _say_passed_over(folder, found[0][0], subset)
     there = {split for _, split in found if split is not None}
     told = [(path, split) for path, split in found if split is not None] if there else found
     columns = {path: labels for path, split in told if (labels := _labels_of_file(path, split, asked))}
     if not there and not columns:
         for path, _ in found:
-            yield from _read_file(path, asked, _category_in_folder(path, folder))
+            with _of_several(path, len(found)):
+                yield from _read_file(path, asked, _category_in_folder(path, folder))
         return
     splits = {path: columns.get(path, {split or TRAIN}) for path, split in told}
     there = set().union(*splits.values())
@@ -278,10 +284,21 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tu
             f" a column 'split'; its files are of {', '.join(sorted(there))}"
         )
     for path in chosen:
-        table = open_table(path, _asked_columns(asked))
-        column = _split_column(table) if path in columns else None
-        category = _category_in_folder(path, folder)
-        yield from _pairs(table, str(path), replace(asked, split=name), category, column)
+        with _of_several(path, len(found)):
+            table = open_table(path, _asked_columns(asked))
+            column = _split_column(table) if path in columns else None
+            category = _category_in_folder(path, folder)
+            yield from _pairs(table, str(path), replace(asked, split=name), category, column)
+
+
+@functools.cache  # once
+def _say_passed_over(folder: Path, first: Path, subset: str | None) -> None:
+    deeper = passed_over(folder, SUFFIXES, subset)
+    if deeper and state().is_main_process:
+        complain(
+            f"warning: prompts: {folder} has {first.name}, so {len(deeper)} further files in folders below"
+            f" ({short(str(deeper[0].relative_to(folder)))}) are left out; move them beside it to take them too"
+        )
 
 
 def _labels_of_file(path: Path, split: str | None, asked: _Asked) -> set[str]:
@@ -293,11 +310,25 @@ def _labels_of_file(path: Path, split: str | None, asked: _Asked) -> set[str]:
     try:
         table = open_table(path, _asked_columns(asked))
     except UserError:
-        if split is None:
-            raise
         return set()  # said where the file is chosen
     column = _split_column(table)
-    return set() if column is None else _labels(table, column, asked, str(path), named=split is not None)
+    if column is None:
+        return set()
+    with _of_several(path, 2):
+        return _labels(table, column, asked, str(path), named=split is not None)
+
+
+@contextlib.contextmanager
+def _of_several(path: Path, count: int) -> Iterator[None]:
+    """Say of a folder's file that cannot be read, such as a ``package.json``, that it may be there by mistake."""
+    try:
+        yield
+    except UserError as error:
+        if count < 2:
+            raise
+        raise UserError(
+            f"{error}; if {path.name} is no list of prompts, move it out of the folder"
+        ) from error
 
 
 def _asked_columns(asked: _Asked) -> list[str]:

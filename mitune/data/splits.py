@@ -164,6 +164,17 @@ def labelled(
     return [(path, _label(path, folder)) for path in sorted(paths)]
 
 
+def passed_over(folder: Path, suffixes: Collection[str], subset: str | None = None) -> list[Path]:
+    """The files below that ``labelled`` does not look for, as it finds some nearer; none where these name splits."""
+    found = labelled(folder, suffixes, subset)
+    if any(split is not None for _, split in found):
+        return []
+    near = {path for path, _ in found}
+    return sorted(
+        path for path in _below(folder, limited=False) if path not in near and _is_table(path, suffixes)
+    )
+
+
 def by_split(folder: str | Path, suffixes: Collection[str]) -> dict[str | None, list[Path]]:
     """The files of a folder by their split; see ``labelled``. Where none carries a split all are under None; where any
     does, those that carry none are left out: they are lists of words, unions of the others, or notes.
@@ -190,6 +201,10 @@ def _shard_split(path: Path) -> str:
 def _holds_rows(path: Path, suffixes: Collection[str]) -> bool:
     if path.suffix.lower() in _PACKED and Path(path.stem).suffix.lower() in suffixes:
         raise UserError(f"{path} is compressed; unpack it, or move it out of the folder")
+    return _is_table(path, suffixes)
+
+
+def _is_table(path: Path, suffixes: Collection[str]) -> bool:
     about = path.name in _NO_ROWS or path.stem.lower() in _ABOUT
     return path.suffix.lower() in suffixes and not about and is_file(path)
 
@@ -205,7 +220,7 @@ def _near(folder: Path) -> Iterator[Path]:
                 yield from _below(path)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, limited: bool = True) -> Iterator[Path]:
     """All files below, but for what is hidden. Links to folders are not followed: they may lead in a circle."""
     seen = 0
     for place, folders, files in os.walk(folder):
@@ -214,7 +229,7 @@ def _below(folder: Path) -> Iterator[Path]:
             if not name.startswith("."):
                 yield Path(place, name)
         seen += len(files) + len(folders)
-        if seen > _MOST:
+        if limited and seen > _MOST:
             raise UserError(
                 f"{folder} holds more than {_MOST} files and folders; give the folder of the data itself"
             )

@@ -297,6 +297,34 @@ def test_a_lone_file_named_held_out_is_no_training_split(tmp_path: Path, name: s
             load_prompts(source, "train")
 
 
+def test_files_in_folders_below_are_not_passed_over_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put(tmp_path, {"prompts.txt": "a", "extra/more.txt": "b", "extra/deep/more.csv": "prompt\nc\n"})
+    assert texts(folder) == texts(folder) == ["a"]
+    said = capsys.readouterr().err
+    assert said.count("warning") == 1
+    assert "has prompts.txt, so 2 further files in folders below (extra/deep/more.csv) are left out" in said
+    (folder / "prompts.txt").unlink()
+    assert texts(folder) == ["c", "b"]  # as those of a folder that has none itself
+    named = put(tmp_path / "named", {"train.txt": "a", "extra/more.txt": "b", "pictures/x.png": "c"})
+    assert texts(named) == ["a"]
+    assert not capsys.readouterr().err  # files that carry no split count only where no file carries one
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "package.json", "more.csv"])
+def test_a_file_of_a_folder_that_is_no_list_is_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+    text = "one,two\n1,2\n" if name.endswith("csv") else '{"name": "x", "version": "1"}'
+    for folder in ("list", "train"):
+        source = put(
+            tmp_path / folder, {f"{folder}.txt": "a", f"{'' if folder == 'list' else 'train/'}{name}": text}
+        )
+        with pytest.raises(
+            UserError, match=rf"{name}.*if {name} is no list of prompts, move it out of the folder"
+        ):
+            load_prompts(source)
+
+
 JUDGES = "scorers=[mi,llr,elbo,contrast]"  # the oracle judges the prompts of the embedded world only
 
 
