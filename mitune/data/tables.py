@@ -284,9 +284,11 @@ def _open_separated(text: str, path: Path, default: str, usual: Collection[str])
         least = 1 + max((place for _, place in places), default=-1)
         for number, record in islice(records(), 1, None):
             if len(record) > len(header) or len(record) < least:
+                short_of = "fill in the missing ones, or remove the row"
+                quotes = f"put a cell that holds the separator {separator!r} in double quotes"
                 raise UserError(
-                    f"{path}, line {number}: {len(record)} cells under a header of {len(header)}; put a cell that"
-                    f" holds the separator {separator!r} in double quotes"
+                    f"{path}, line {number}: {len(record)} cells under a header of {len(header)};"
+                    f" {short_of if len(record) < least else quotes}"
                 )
             yield {name: record[place] for name, place in places}
 

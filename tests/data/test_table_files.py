@@ -133,7 +133,11 @@ def test_a_list_is_recognised(tmp_path: Path, name: str, text: str, texts: list[
             "line 2: 2 cells under a header of 1; put a cell that holds .*','",
         ),
         ("wide.csv", b"prompt,n\n\na,1\nb,2,3\n", "line 4: 3 cells under a header of 2"),
-        ("short.csv", b"n,prompt\n1,a\n2\n", "line 3: 1 cells under a header of 2"),
+        (
+            "short.csv",
+            b"n,prompt\n1,a\n2\n",
+            "line 3: 1 cells under a header of 2; fill in the missing ones, or remove the row",
+        ),
         ("open.csv", b'prompt,n\na,1\n"b,2\nc,3\n', "line 3: not a readable table .*; mend"),
         ("after.csv", b'prompt,n\n"a" b,1\n', "line 2: not a readable table"),
         ("mac.csv", b"prompt,n\ra,1\rb,2\r", "line 1: not a readable table"),

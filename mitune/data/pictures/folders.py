@@ -18,7 +18,7 @@ from mitune.data.pictures.splits import chosen_rows
 from mitune.data.splits import TRAIN, by_split, is_held_out, split_column, split_of
 from mitune.data.tables import SUFFIXES, open_table
 from mitune.errors import UserError, short
-from mitune.reading import is_file, lines, parse_json, read_text
+from mitune.reading import check_regular, is_file, is_there, lines, parse_json, read_text
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "metadata.json")
 TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
@@ -41,7 +41,10 @@ def read_folder(folder: Path, wanted: Wanted) -> Pictures:
     if wanted.split and any(is_file(folder / wanted.split / name) for name in METADATA):
         return read_folder(_checked(folder / wanted.split, folder, wanted), wanted.without_split())
     for name in METADATA:
-        if is_file(folder / name):
+        if os.path.lexists(folder / name):
+            if not is_there(folder / name):
+                raise UserError(f"{folder / name} is a link to a file that is not there; mend or remove it")
+            check_regular(folder / name)
             return read_listed(folder / name, wanted, folder)
     parquet = _files(folder, ".parquet", wanted)
     if parquet and has_pictures(columns_of(_checked(parquet[0], folder, wanted)), wanted):
