@@ -29,18 +29,23 @@ def files_of_card(folder: Path, subset: str | None = None) -> list[tuple[str, li
         return None
     with reading(card, "mend its head"):
         configs = yaml.safe_load(head["yaml"])["configs"]
-    chosen = _configuration(configs, subset, card)
+    chosen = _configuration(configs, subset, card, folder)
     if chosen.get("data_files") is None:
         return None
-    base = PurePosixPath(str(chosen.get("data_dir") or ""))
+    return _files_of(chosen, folder, card)
+
+
+def _files_of(config: dict[str, Any], folder: Path, card: Path) -> list[tuple[str, list[Path]]]:
+    """Each split of a configuration with its files. Raises UserError."""
+    base = PurePosixPath(str(config.get("data_dir") or ""))
     found = []
-    for split, patterns in _patterns(chosen["data_files"], card):
+    for split, patterns in _patterns(config["data_files"], card):
         paths = [path for pattern in patterns for path in _files(folder, base, pattern, card)]
         found.append((split, list(dict.fromkeys(paths))))
     return found
 
 
-def _configuration(configs: Any, subset: str | None, card: Path) -> dict[str, Any]:
+def _configuration(configs: Any, subset: str | None, card: Path, folder: Path) -> dict[str, Any]:
     if not isinstance(configs, list) or not all(isinstance(one, dict) for one in configs) or not configs:
         raise UserError(f"{card}: configs is no list of configurations; mend its head")
     names = [str(one.get("config_name", "default")) for one in configs]
@@ -51,9 +56,19 @@ def _configuration(configs: Any, subset: str | None, card: Path) -> dict[str, An
     known = ", ".join(short(name, 40) for name in names[:10])
     if subset is not None:
         raise UserError(f"{card} has no configuration '{subset}'{nearest(subset, names)}; it has {known}")
+    way = next((path for one in configs if (path := _first_file(one, folder, card)) is not None), None)
     raise UserError(
-        f"{card} has several configurations ({known}), none of them the default; give the files of one"
+        f"{card} has several configurations ({known}), none of them the default; give the file or the folder of one as"
+        f" the source{f', such as {way}' if way is not None else ''}, or mark one with default: true"
     )
+
+
+def _first_file(config: dict[str, Any], folder: Path, card: Path) -> Path | None:
+    """A file of a configuration, None where it lists none that is there."""
+    try:
+        return next((path for _, paths in _files_of(config, folder, card) for path in paths), None)
+    except (UserError, KeyError):
+        return None
 
 
 def _patterns(given: Any, card: Path) -> list[tuple[str, list[str]]]:
@@ -76,7 +91,9 @@ def _patterns(given: Any, card: Path) -> list[tuple[str, list[str]]]:
 def _files(folder: Path, base: PurePosixPath, pattern: str, card: Path) -> Collection[Path]:
     whole = base / pattern
     if whole.is_absolute() or ".." in whole.parts or "://" in pattern or "\0" in str(whole):
-        raise UserError(f"{card}: {short(pattern)!r} leads out of the folder; give paths within it")
+        own = base.is_absolute() or ".." in base.parts
+        blamed = f"data_dir {short(str(base))!r}" if own else repr(short(pattern))
+        raise UserError(f"{card}: {blamed} leads out of the folder; give paths within it")
     with reading(card, "mend its head"):
         names = sorted(glob.glob(str(whole), root_dir=folder, recursive=True))
     paths = [folder / name for name in names if is_file(folder / name)]

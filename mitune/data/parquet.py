@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from mitune.reading import check_regular, reading
+
+_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def reading_parquet(path: Path) -> AbstractContextManager[None]:
@@ -26,6 +29,9 @@ def open_parquet(path: Path, buffer: int) -> Any:
 
 
 def column_names(path: Path, file: Any) -> list[str]:
-    """Of an open file. Raises UserError where it has columns of types that are none."""
+    """Of an open file, without the index that pandas saves. Raises UserError where it has columns of types that are
+    none.
+    """
     with reading_parquet(path):
-        return list(file.schema_arrow.names)
+        names = list(file.schema_arrow.names)
+    return [name for name in names if not _INDEX.fullmatch(name)] or names

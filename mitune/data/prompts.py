@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,19 @@ from mitune.data.splits import (
     KEYWORDS,
     TRAIN,
     before_split,
-    canonical,
-    canonical_names,
     choose,
+    choose_label,
     is_held_out,
+    label_of,
     labelled,
+    labels_of,
+    passed_over,
+    split_column,
     split_of,
 )
 from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
-from mitune.errors import UserError, first_line, nearest, short
+from mitune.distributed import state
+from mitune.errors import UserError, complain, first_line, nearest, short
 from mitune.families.source import is_hub_id
 from mitune.reading import check_regular, home, is_file, is_folder, is_there, reading
 
@@ -68,11 +74,15 @@ class _Asked:
         """The one of the splits that is meant. Raises UserError."""
         name = choose(self.split, there, self.held_out)
         if name is None:
-            wanted = f"split '{self.split or TRAIN}'" if self.split or not self.held_out else "held-out split"
-            raise UserError(
-                f"prompts: {where} has no {wanted}; it has {', '.join(map(str, there)) or 'none'} (prompts.split)"
-            )
+            raise self.missing(there, where)
         return name
+
+    def missing(self, there: Sequence[str], where: str) -> UserError:
+        """What to raise where the split that is meant is not ``there``."""
+        wanted = f"split '{self.split or TRAIN}'" if self.split or not self.held_out else "held-out split"
+        return UserError(
+            f"prompts: {where} has no {wanted}; it has {', '.join(map(str, there)) or 'none'} (prompts.split)"
+        )
 
 
 def make_prompt(text: str, category: str = UNCATEGORISED) -> Prompt:
@@ -111,9 +121,9 @@ def load_prompts(
             ``datasets.save_to_disk``, a Hub dataset id ``owner/name``, or ``shapes``, the embedded world.
         split: of a folder, the world or a Hub dataset; ``test`` and ``val`` stand in for each other where
             only one is there. In a folder the names say it as for ``datasets``; files that carry none count only
-            where no file carries one. A lone file counts as ``train``: asked for a held-out split, it must have one
-            in its name or in a column ``split``. Where a source has several and none is asked for: ``train``,
-            never all of them.
+            where no file carries one. A lone file is what its name says, or held out as a public benchmark, else
+            ``train``. A column ``split`` decides before any name. Where a source has several and none is asked for:
+            ``train``, never all of them.
         limit: at most so many prompts, spread evenly over the categories.
         per_category: at most so many prompts of each category.
         column: the text column; without it ``prompt``, ``text`` or ``caption``, or the only column there is.
@@ -251,22 +261,74 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tu
     found = [entry for entries in files.values() for entry in entries]  # category by category
     if not found:
         raise UserError(f"prompts: no {', '.join(SUFFIXES)} file in the folder {folder}")
+    _say_passed_over(folder, found[0][0], subset)
     there = {split for _, split in found if split is not None}
-    if not there:
+    told = [(path, split) for path, split in found if split is not None] if there else found
+    columns = {path: labels for path, split in told if (labels := _labels_of_file(path, split, asked))}
+    if not there and not columns:
         for path, _ in found:
-            yield from _read_file(path, asked, _category_in_folder(path, folder))
+            with _of_several(path, len(found)):
+                yield from _read_file(path, asked, _category_in_folder(path, folder))
         return
-    name = choose(asked.split, sorted(there, key=[*KEYWORDS, *sorted(there)].index), asked.held_out)
-    chosen = [path for path, split in found if split == name]
+    splits = {path: columns.get(path, {split or TRAIN}) for path, split in told}
+    there = set().union(*splits.values())
+    if columns:
+        name = choose_label(there, asked.split, asked.held_out)
+    else:
+        name = choose(asked.split, sorted(there, key=[*KEYWORDS, *sorted(there)].index), asked.held_out)
+    chosen = [path for path, labels in splits.items() if name in labels]
     if name is None or not chosen:
         wanted = asked.split or ("test" if asked.held_out else TRAIN)
         raise UserError(
-            f"prompts: no file in {folder} is named for the split '{wanted}' (such as color_{wanted}.txt); its files"
-            f" are of {', '.join(sorted(there))}"
+            f"prompts: no file in {folder} is named for the split '{wanted}' (such as color_{wanted}.txt), or has it in"
+            f" a column 'split'; its files are of {', '.join(sorted(there))}"
         )
     for path in chosen:
+        with _of_several(path, len(found)):
+            table = open_table(path, _asked_columns(asked))
+            column = _split_column(table) if path in columns else None
+            category = _category_in_folder(path, folder)
+            yield from _pairs(table, str(path), replace(asked, split=name), category, column)
+
+
+@functools.cache  # once
+def _say_passed_over(folder: Path, first: Path, subset: str | None) -> None:
+    deeper = passed_over(folder, SUFFIXES, subset)
+    if deeper and state().is_main_process:
+        complain(
+            f"warning: prompts: {folder} has {first.name}, so {len(deeper)} further files in folders below"
+            f" ({short(str(deeper[0].relative_to(folder)))}) are left out; move them beside it to take them too"
+        )
+
+
+def _labels_of_file(path: Path, split: str | None, asked: _Asked) -> set[str]:
+    """The labels of a file's split column, which decide before its name; none where it has no such column, or one
+    that means something else. Raises UserError.
+    """
+    if path.suffix.lower() == ".txt":
+        return set()
+    try:
         table = open_table(path, _asked_columns(asked))
-        yield from _pairs(table, str(path), asked, _category_in_folder(path, folder))
+    except UserError:
+        return set()  # said where the file is chosen
+    column = _split_column(table)
+    if column is None:
+        return set()
+    with _of_several(path, 2):
+        return _labels(table, column, asked, str(path), named=split is not None)
+
+
+@contextlib.contextmanager
+def _of_several(path: Path, count: int) -> Iterator[None]:
+    """Say of a folder's file that cannot be read, such as a ``package.json``, that it may be there by mistake."""
+    try:
+        yield
+    except UserError as error:
+        if count < 2:
+            raise
+        raise UserError(
+            f"{error}; if {path.name} is no list of prompts, move it out of the folder"
+        ) from error
 
 
 def _asked_columns(asked: _Asked) -> list[str]:
@@ -276,33 +338,59 @@ def _asked_columns(asked: _Asked) -> list[str]:
 def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[tuple[str, str]]:
     category = _category(path) if category is None else category
     table = open_table(path, _asked_columns(asked))
-    split, own = asked.split, split_of(path.name)
-    column = _split_column(table)
-    if column is not None:
+    own, column = split_of(path.name), _split_column(table)
+    if column is not None and _labels(table, column, asked, str(path), named=own is not None):
         return _pairs(table, str(path), asked, category, column)
-    own_held_out = own not in (None, TRAIN) or _is_benchmark(path, table)
-    if split is not None and canonical(split) != TRAIN and not (is_held_out(split) and own_held_out):
-        raise UserError(
-            f"prompts: {path} has no split '{split}'; give a held-out file, add a column 'split', or say"
-            " prompts.split=null (evaluate.prompts.split=null) to take all of it"
-        )
+    _check_lone(str(path), own, _is_benchmark(path, table), asked)
     return _pairs(table, str(path), asked, category)
 
 
+def _check_lone(where: str, own: str | None, benchmark: bool, asked: _Asked) -> None:
+    """Raise UserError where another split is asked for than that of a list by itself: ``own``, else ``train``."""
+    split, held_out = asked.split, own not in (None, TRAIN) or benchmark
+    if split is not None and label_of(split) == TRAIN and held_out:
+        told = f"its name says '{own}'" if own not in (None, TRAIN) else "a public benchmark"
+        raise UserError(
+            f"prompts: {where} has no split '{split}': it is held out ({told}); give training prompts, or say"
+            " prompts.split=null to take it nevertheless"
+        )
+    if split is not None and label_of(split) != TRAIN and not (is_held_out(split) and held_out):
+        raise UserError(
+            f"prompts: {where} has no split '{split}'; give a held-out file, add a column 'split', or say"
+            " prompts.split=null (evaluate.prompts.split=null) to take all of it"
+        )
+
+
 def _split_column(table: Table) -> str | None:
-    return next((name for name in table.columns if name.lower() == "split"), None)
+    return split_column(table.columns)
+
+
+def _labels(table: Table, column: str, asked: _Asked, where: str, named: bool = False) -> set[str]:
+    """The labels of a table's split column. ``named``: a name has told the split already; a column without any usual
+    label means something else then. Raises UserError for a column that is empty here and there.
+    """
+    if column == _column(table, asked.column, where):
+        return set()
+    text = _column(table, asked.column, where)
+    rows = (row for row in table.rows([text, column]) if row.get(text) not in (None, ""))
+    labels = labels_of((row.get(column) for row in rows), f"prompts: the column '{column}' of {where}")
+    return set() if named and labels.isdisjoint(KEYWORDS) else labels
 
 
 def _rows_of_split(
     table: Table, columns: Sequence[str], column: str, asked: _Asked, where: str
 ) -> Iterator[Any]:
-    """The rows whose cell of ``column`` is the split that is meant; all where none is asked for and they are none."""
-    there = sorted({str(row.get(column)).strip() for row in table.rows([column])} - {"None", ""})
-    if not there or (asked.split is None and not canonical_names(there)):
+    """The rows whose cell of ``column`` is the split that is meant: ``train`` where none is asked for; all where no
+    cell says any.
+    """
+    labels = _labels(table, column, asked, where)
+    if not labels:
         return table.rows(columns)
-    name = asked.choose(there, f"the column '{column}' of {where}")
+    name = choose_label(labels, asked.split, asked.held_out)
+    if name is None:
+        raise asked.missing(sorted(labels), f"the column '{column}' of {where}")
     rows = table.rows(list(dict.fromkeys([*columns, column])))
-    return (row for row in rows if str(row.get(column)).strip() == name)
+    return (row for row in rows if label_of(row.get(column)) == name)
 
 
 def _pairs(
@@ -379,6 +467,11 @@ def _column(table: Table, column: str | None, where: str) -> str:
 
 
 def _dataset_table(dataset: Any, where: str) -> Table:
+    column = split_column(dataset.column_names)
+    names = (
+        getattr(dataset.features[column], "names", None) if column is not None else None
+    )  # of a ClassLabel
+
     def rows(wanted: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
         with reading(where):
             # Only these columns are read: a picture column is never decoded.
@@ -388,6 +481,8 @@ def _dataset_table(dataset: Any, where: str) -> Table:
                 row = next(found, None)
             if row is None:
                 return
+            if names and isinstance(row.get(column), int) and 0 <= row[column] < len(names):
+                row = {**row, column: names[row[column]]}
             yield row
 
     return Table(list(dataset.column_names), rows)
@@ -414,10 +509,30 @@ def _read_saved(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
 
     saved = open_saved(folder)
     if isinstance(saved, datasets.DatasetDict):
-        saved = saved[asked.choose(list(saved), str(folder))]
-        return _pairs(_dataset_table(saved, str(folder)), str(folder), asked, UNCATEGORISED)
-    table = _dataset_table(saved, str(folder))
-    return _pairs(table, str(folder), asked, UNCATEGORISED, _split_column(table))
+        return _of_parts({str(split): part for split, part in saved.items()}, str(folder), asked)
+    table, where = _dataset_table(saved, str(folder)), str(folder)
+    own, column = label_of(saved.split) or None, _split_column(table)
+    if column is not None and _labels(table, column, asked, where, named=own is not None):
+        return _pairs(table, where, asked, UNCATEGORISED, column)
+    _check_lone(where, own, False, asked)
+    return _pairs(table, where, asked, UNCATEGORISED)
+
+
+def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[tuple[str, str]]:
+    """The prompts of the split that is meant: one of the parts, of which a column may tell more; of a single part the
+    column decides.
+    """
+    tables = {name: _dataset_table(part, where) for name, part in parts.items()}
+    only = next(iter(tables.values())) if len(tables) == 1 else None
+    column = _split_column(only) if only is not None else None
+    if only is not None and column is not None and _labels(only, column, asked, where, named=True):
+        return _pairs(only, where, asked, UNCATEGORISED, column)
+    name = asked.choose(list(tables), where)
+    table, asked = tables[name], replace(asked, split=name)
+    column = _split_column(table)
+    if column is not None and not _labels(table, column, asked, where, named=True):
+        column = None
+    return _pairs(table, where, asked, UNCATEGORISED, column)
 
 
 def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
@@ -430,5 +545,4 @@ def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[tuple[st
         raise UserError(
             f"prompts: {name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
         ) from error
-    parts = {str(split): part for split, part in loaded.items()}
-    return _pairs(_dataset_table(parts[asked.choose(list(parts), name)], name), name, asked, UNCATEGORISED)
+    return _of_parts({str(split): part for split, part in loaded.items()}, name, asked)

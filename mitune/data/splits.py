@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mitune.data.card import files_of_card
 from mitune.errors import UserError
@@ -78,7 +80,7 @@ def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> s
     asked = split or (TEST if held_out else TRAIN)
     if asked in there:
         return asked
-    same = next((name for name in there if canonical(name) == canonical(asked)), None)
+    same = next((name for name in there if label_of(name) == label_of(asked)), None)
     if same is not None:
         return same
     if is_held_out(asked):
@@ -92,6 +94,51 @@ def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> s
 def canonical_names(names: Collection[str]) -> bool:
     """Whether every name is one of a split that everybody knows."""
     return all(canonical(name) in KEYWORDS for name in names)
+
+
+def split_column(names: Iterable[str]) -> str | None:
+    """The column among ``names`` whose cells say each row's split; None for none."""
+    return next((name for name in names if name.strip().lower() == "split"), None)
+
+
+def label_of(cell: Any) -> str:
+    """A cell of a split column as such are compared: ``Val`` is ``validation``; empty where it says nothing."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    text = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
+    label = text.strip().lower()
+    return "" if label in ("none", "nan", "null") else canonical(label)
+
+
+def labels_of(cells: Iterable[Any], column: str) -> set[str]:
+    """The labels of a split column; none where every cell is empty. ``column``: it in words.
+
+    Raises UserError where some cells are empty and others are not: nobody knows what such rows are.
+    """
+    labels: set[str] = set()
+    empty: list[int] = []
+    for number, cell in enumerate(cells, 1):
+        label = label_of(cell)
+        if label:
+            labels.add(label)
+        else:
+            empty.append(number)
+    if labels and empty:
+        raise UserError(
+            f"{column} is empty in {len(empty)} rows, such as row {empty[0]}; fill it in, or rename the column"
+        )
+    return labels
+
+
+def choose_label(
+    labels: Collection[str], split: str | None, held_out: bool = False, stand_in: bool = True
+) -> str | None:
+    """Which of the labels of a column is meant by ``split``: ``train`` (with ``held_out`` a held-out one) where none
+    is asked for; None where it is not among them. Labels that are no usual name are splits of their own.
+    """
+    asked = label_of(split) if split else (TEST if held_out else TRAIN)
+    others = (VALIDATION, TEST) if stand_in and asked in (VALIDATION, TEST) else ()
+    return next((label for label in (asked, *others) if label in labels), None)
 
 
 def labelled(
@@ -115,6 +162,17 @@ def labelled(
     if shards:
         return [(path, canonical(_shard_split(path))) for path in sorted(shards)]
     return [(path, _label(path, folder)) for path in sorted(paths)]
+
+
+def passed_over(folder: Path, suffixes: Collection[str], subset: str | None = None) -> list[Path]:
+    """The files below that ``labelled`` does not look for, as it finds some nearer; none where these name splits."""
+    found = labelled(folder, suffixes, subset)
+    if any(split is not None for _, split in found):
+        return []
+    near = {path for path, _ in found}
+    return sorted(
+        path for path in _below(folder, limited=False) if path not in near and _is_table(path, suffixes)
+    )
 
 
 def by_split(folder: str | Path, suffixes: Collection[str]) -> dict[str | None, list[Path]]:
@@ -143,6 +201,10 @@ def _shard_split(path: Path) -> str:
 def _holds_rows(path: Path, suffixes: Collection[str]) -> bool:
     if path.suffix.lower() in _PACKED and Path(path.stem).suffix.lower() in suffixes:
         raise UserError(f"{path} is compressed; unpack it, or move it out of the folder")
+    return _is_table(path, suffixes)
+
+
+def _is_table(path: Path, suffixes: Collection[str]) -> bool:
     about = path.name in _NO_ROWS or path.stem.lower() in _ABOUT
     return path.suffix.lower() in suffixes and not about and is_file(path)
 
@@ -158,7 +220,7 @@ def _near(folder: Path) -> Iterator[Path]:
                 yield from _below(path)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _below(folder: Path, limited: bool = True) -> Iterator[Path]:
     """All files below, but for what is hidden. Links to folders are not followed: they may lead in a circle."""
     seen = 0
     for place, folders, files in os.walk(folder):
@@ -167,7 +229,7 @@ def _below(folder: Path) -> Iterator[Path]:
             if not name.startswith("."):
                 yield Path(place, name)
         seen += len(files) + len(folders)
-        if seen > _MOST:
+        if limited and seen > _MOST:
             raise UserError(
                 f"{folder} holds more than {_MOST} files and folders; give the folder of the data itself"
             )

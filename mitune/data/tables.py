@@ -52,6 +52,21 @@ _MARKUP = (
     ("%pdf-", "a PDF document"),
     ("{\\rtf", "an RTF document"),
 )
+# Names that columns beside the text's go by, and how those of any column look.
+_BESIDE_TEXT = (
+    "category",
+    "tag",
+    "split",
+    "id",
+    "index",
+    "label",
+    "seed",
+    "style",
+    "image",
+    "file_name",
+    "url",
+)
+_WORD = re.compile("[\"']?[A-Za-z_][A-Za-z0-9_.-]*[\"']?")
 _CONTROL = re.compile("[\x01-\x08\x0e-\x1a]")
 
 
@@ -145,20 +160,19 @@ def _text_lines(text: str, path: Path, usual: Collection[str]) -> list[str]:
     strange = next((number for number, line in enumerate(found, 1) if _CONTROL.search(line)), None)
     if strange is not None:
         raise UserError(f"{path}, line {strange} is not text: it holds control characters; give a text file")
-    if text.lstrip()[:1] in ("[", "{"):
-        first = next(line for line in found if line.strip())
-        for part, name in ((text, ".json"), (first, ".jsonl")):
-            try:
-                known = isinstance(parse_json(part, path), (list, dict))
-            except UserError:
-                continue
-            if known:
-                raise UserError(f"{path} holds JSON, not a prompt a line; name it {name}")
-    filled = [line for line in found if line.strip()]
+    filled = [line.strip() for line in found if line.strip()]
+    _check_json(text, filled, path)
+    if not filled:
+        return found
     tabs = {line.count("\t") for line in filled}
-    if filled and _separator(filled[0], "", usual):
+    if _is_header(filled, usual):
         raise UserError(
             f"{path} begins with the header of a table ({short(filled[0], 60)!r}); name it .csv or .tsv"
+        )
+    if len(filled) > 1 and filled[0].lower() in TEXT_COLUMNS:
+        raise UserError(
+            f"{path} begins with {filled[0]!r}: the name of a column, or a prompt? Remove the line or, where it is a"
+            " prompt, put it further below"
         )
     if len(filled) > 1 and len(tabs) == 1 and tabs != {0}:
         raise UserError(
@@ -166,6 +180,40 @@ def _text_lines(text: str, path: Path, usual: Collection[str]) -> list[str]:
             " such as prompt and category"
         )
     return found
+
+
+def _check_json(text: str, filled: Sequence[str], path: Path) -> None:
+    """Raise UserError for text that is JSON as a whole, or an object a line."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return
+    if _is_json(text, path, (list, dict)):
+        raise UserError(f"{path} holds JSON, not a prompt a line; name it .json")
+    if all(_is_json(line, path, (dict,)) for line in filled):
+        raise UserError(f"{path} holds JSON, not a prompt a line; name it .jsonl")
+
+
+def _is_json(text: str, path: Path, kinds: tuple[type, ...]) -> bool:
+    try:
+        return isinstance(parse_json(text, path), kinds)
+    except UserError:
+        return False
+
+
+def _is_header(filled: Sequence[str], usual: Collection[str]) -> bool:
+    """Whether the first line of a text file plainly is a table's header: names that tables have and nothing else, or
+    single words, one of them usual, with lines of as many parts below. Prompts have commas too.
+    """
+    for separator in _SEPARATORS:
+        cells = filled[0].split(separator)
+        names = {cell.strip(" \t\"'").lower() for cell in cells}
+        if len(cells) < 2 or names.isdisjoint(usual):
+            continue
+        if names <= {*usual, *_BESIDE_TEXT}:
+            return True
+        words = all(_WORD.fullmatch(cell) for cell in cells)
+        if words and len(filled) > 1 and all(line.count(separator) == len(cells) - 1 for line in filled):
+            return True
+    return False
 
 
 # -- csv and tsv -------------------------------------------------------------------------------------------------------
@@ -236,9 +284,11 @@ def _open_separated(text: str, path: Path, default: str, usual: Collection[str])
         least = 1 + max((place for _, place in places), default=-1)
         for number, record in islice(records(), 1, None):
             if len(record) > len(header) or len(record) < least:
+                short_of = "fill in the missing ones, or remove the row"
+                quotes = f"put a cell that holds the separator {separator!r} in double quotes"
                 raise UserError(
-                    f"{path}, line {number}: {len(record)} cells under a header of {len(header)}; put a cell that"
-                    f" holds the separator {separator!r} in double quotes"
+                    f"{path}, line {number}: {len(record)} cells under a header of {len(header)};"
+                    f" {short_of if len(record) < least else quotes}"
                 )
             yield {name: record[place] for name, place in places}
 

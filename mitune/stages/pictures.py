@@ -255,7 +255,9 @@ class ScoredPictures:
         parts = [pq.read_table(self.path(unit)).replace_schema_metadata(None) for unit in self.units]
         parts = [part for part in parts if len(part)]
         if not parts:
-            raise UserError(f"{self.pictures.where}: none of its {len(self.pictures)} pictures decodes")
+            raise self.none_opened(
+                f"{self.pictures.where}: none of its {len(self.pictures)} pictures decodes"
+            )
         table = pa.concat_tables(parts).to_pandas()
         rows = table["row"].tolist()
         fresh = {name: table[name] for name in table.columns if name not in _TYPES}
@@ -268,6 +270,16 @@ class ScoredPictures:
             result = result.assign(**scoring(result))
         result.attrs["resized"] = int(table["resized"].sum())
         return result
+
+    def none_opened(self, what: str) -> UserError:
+        """What to raise where all pictures were left out: ``what``, and why the first could not be read."""
+        try:
+            if self.pictures.read is not None:
+                self.pictures.read(0)
+        except UserError as error:
+            why = str(error).split(", or leave such out")[0]
+            return UserError(f"{what}; the first: {why}")
+        return UserError(what)
 
     def cost(self) -> Cost:
         """What the units took."""

@@ -242,7 +242,7 @@ def _write_profile(config: DictConfig, work: ScoredPictures, denoiser: Any) -> s
     with denoiser.fused():
         rows, latents, _, _ = work.open(list(range(len(pictures)))[:PROFILED], denoiser, config.score.skip)
         if not rows:
-            raise UserError(
+            raise work.none_opened(
                 f"score.profile: none of the first {PROFILED} pictures of {pictures.where} decodes"
             )
         seeds = work.seeds(config.seed)

@@ -77,6 +77,11 @@ def test_a_card_that_lists_none_leaves_it_to_the_names(tmp_path: Path, card: str
             "configs: [{config_name: a}, {config_name: b}]",
             "several configurations .a, b., none of them the default",
         ),
+        (
+            "configs: [{config_name: a, data_files: absent.csv}, {config_name: b, data_files: 'more/*'}]",
+            r"several configurations .a, b.*file or the folder of one.*such as .*/more/x\.jsonl, or mark",
+        ),
+        ("configs: [{data_dir: ../x, data_files: a.txt}]", r"data_dir '\.\./x' leads out of the folder"),
         ("configs: [{data_files: 5}]", "data_files is no list of split and path"),
         ("configs: [{data_files: [{split: train}]}]", "data_files is no list of split and path"),
         ("configs: [{data_files: ../x.csv}]", "leads out of the folder"),

@@ -21,6 +21,7 @@ from mitune.data import dataset
 from mitune.data.decoding import decode_picture
 from mitune.data.pictures import Pictures, load_pictures, write_pictures
 from mitune.errors import UserError
+from mitune.stages.pictures import ScoredPictures
 
 
 def png(level: int = 0) -> bytes:
@@ -316,6 +317,33 @@ def test_devices_and_pipes_are_not_read(tmp_path: Path, outside: bool) -> None:
     os.truncate(put(tmp_path, {"huge.png": b""}) / "huge.png", 2**32)  # of no blocks
     with pytest.raises(UserError, match="no picture is that large"):
         opened(tmp_path, "huge.png")
+
+
+def test_a_table_of_metadata_that_is_no_file_is_refused_by_name(tmp_path: Path) -> None:
+    for name, make, message in (
+        (
+            "link",
+            lambda path: path.symlink_to(tmp_path / "absent.csv"),
+            "is a link to a file that is not there",
+        ),
+        ("pipe", os.mkfifo, "is a named pipe"),
+        ("folder", os.mkdir, "is a folder"),
+    ):
+        put(tmp_path / name, {"a.png": png(), "a.txt": "x"})
+        make(tmp_path / name / "metadata.csv")
+        with pytest.raises(UserError, match=rf"metadata\.csv {message}"):
+            load_pictures(tmp_path / name)
+
+
+def test_the_reason_is_said_where_every_picture_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path, {"b.png": png(), "set/metadata.csv": "file_name,text\n../b.png,x\n"})
+    work = ScoredPictures(tmp_path / "run", load_pictures(tmp_path / "set"), 4)
+    message = str(work.none_opened("none decodes"))
+    assert message.startswith("none decodes; the first: the picture ../b.png")
+    assert "score.outside=true" in message
+    assert "score.skip" not in message
+    put(tmp_path / "set", {"metadata.csv": "file_name,text\nc.png,x\n", "c.png": b"no picture"})
+    assert str(ScoredPictures(tmp_path / "run", load_pictures(tmp_path / "set"), 4).none_opened("x")) == "x"
 
 
 def test_other_peoples_parquet_files_read_nothing_else(tmp_path: Path) -> None:

@@ -46,6 +46,18 @@ TRAIN_AND_TEST = {
     "capitals": {"Train.TXT": "a", "TEST.txt": "b"},
     "mixed": {"train.txt": "a", "test/rest.txt": "b"},
     "column": {"all.csv": "prompt,split\na,train\nb,test\n"},
+    "column in a file of train": {"data/train-00000-of-00001.csv": "prompt,Split\na,TRAIN\nb,test\n"},
+    "column in one of two": {"train.csv": "prompt,split\na,train\nb,test\n", "test.csv": "prompt\nb\n"},
+    "columns in both": {"train.csv": "prompt,split\na,train\n", "test.csv": "prompt,split\na,train\nb,val\n"},
+    "columns without names": {"x.csv": "prompt,split\na,train\n", "y.csv": "prompt,split\nb,test\n"},
+    "a list beside": {"x.csv": "prompt,split\nb,test\n", "y.txt": "a"},
+    "a column of another meaning": {"train.csv": "prompt,split\na,banana\n", "test.csv": "prompt\nb\n"},
+    "results beside": {
+        "train.txt": "a",
+        "test.txt": "b",
+        "eval_results.json": '{"accuracy": 1}',
+        "x.json": "{",
+    },
     "columns": {"all.json": json.dumps([{"prompt": "a", "split": "train"}, {"prompt": "b", "split": "val"}])},
 }
 
@@ -54,7 +66,8 @@ TRAIN_AND_TEST = {
 def test_held_out_prompts_are_never_among_the_training_prompts(tmp_path: Path, layout: str) -> None:
     folder = put(tmp_path / "set", TRAIN_AND_TEST[layout])
     assert texts(folder, "train") == texts(folder) == ["a"]
-    assert texts(folder, "test") == texts(folder, "val") == texts(folder, held_out=True) == ["b"]
+    if layout != "results beside":
+        assert texts(folder, "test") == texts(folder, "val") == texts(folder, held_out=True) == ["b"]
     with pytest.raises(UserError, match="split 'other'"):
         load_prompts(folder, "other")
 
@@ -121,8 +134,10 @@ def test_hpsv2_s_benchmark_has_a_category_a_file_and_is_held_out(tmp_path: Path)
     names = ("anime", "concept-art", "paintings", "photo")
     folder = put(tmp_path, {f"{name}.json": json.dumps([f"{name} one", f"{name} two"]) for name in names})
     expected = [(f"{name} {word}", name) for name in names for word in ("one", "two")]
-    for split in (None, "train", "test"):
+    for split in (None, "test"):
         assert pairs(folder, split) == expected
+    with pytest.raises(UserError, match=r"held out \(a public benchmark\).*prompts\.split=null"):
+        load_prompts(folder, "train")
     assert pairs(folder / "anime.json", "test") == expected[:2]
 
 
@@ -136,9 +151,11 @@ def test_geneval_s_folder_has_its_tags_and_not_its_nouns(tmp_path: Path) -> None
         {"evaluation_metadata.jsonl": "\n".join(map(json.dumps, rows)), "object_names.txt": "cat\ndog\n"},
     )
     assert pairs(folder, "test") == pairs(folder) == [("two cats", "counting"), ("a red cat", "colors")]
-    assert pairs(folder / "evaluation_metadata.jsonl", "train") == pairs(folder, "test")
+    assert pairs(folder / "evaluation_metadata.jsonl") == pairs(folder, "test")
     with pytest.raises(UserError, match="its files are of test"):
         load_prompts(folder, "train")
+    with pytest.raises(UserError, match="its name says 'test'"):
+        load_prompts(folder / "evaluation_metadata.jsonl", "train")
 
 
 def test_diffusiondb_s_table_is_read_by_its_prompts(tmp_path: Path) -> None:
@@ -173,12 +190,67 @@ def test_a_limit_is_the_same_as_taking_the_first_of_each_category(tmp_path: Path
         assert pairs(path, limit=limit, per_category=per_category) == expected
 
 
+KARPATHY = "prompt,split\na,train\nb,Test\nc,restval\nd,TRAIN\ne,validation\nf,val\ng,Dev\nh,training\n"
+
+
+def test_spellings_of_a_split_are_one_and_other_labels_are_splits_of_their_own(tmp_path: Path) -> None:
+    path = put(tmp_path, {"karpathy.csv": KARPATHY}) / "karpathy.csv"
+    for source in (path, tmp_path):
+        assert texts(source) == texts(source, "train") == texts(source, "Training") == ["a", "d", "h"]
+        assert texts(source, held_out=True) == texts(source, "test") == ["b"]
+        assert texts(source, "val") == texts(source, "valid") == ["e", "f", "g"]
+        assert texts(source, "restval") == texts(source, "RestVal") == ["c"]
+        with pytest.raises(UserError, match=r"split 'other'.* restval, test, train, validation"):
+            load_prompts(source, "other")
+
+
+@pytest.mark.parametrize("labels", [("test", "restval"), ("train2014", "val2014"), ("test", "test"), (0, 1)])
+def test_labels_without_train_are_named_not_taken(tmp_path: Path, labels: tuple[object, object]) -> None:
+    path = put(tmp_path, {"t.csv": "prompt,split\n" + "".join(f"a,{label}\n" for label in labels)}) / "t.csv"
+    with pytest.raises(UserError, match=rf"no split 'train'; it has .*{labels[0]}"):
+        load_prompts(path)
+    with pytest.raises(UserError, match=rf"split 'train'.*files are of .*{labels[0]}"):
+        load_prompts(tmp_path)
+
+
+def test_rows_without_a_split_beside_others_are_refused(tmp_path: Path) -> None:
+    for name, text in {
+        "t.csv": "prompt,split\na,train\nb,\n",
+        "t.json": '[{"prompt": "a", "split": "train"}, {"prompt": "b"}]',
+    }.items():
+        with pytest.raises(UserError, match=r"column 'split' of .* is empty in 1 rows, such as row 2"):
+            load_prompts(put(tmp_path, {name: text}) / name)
+    assert texts(put(tmp_path, {"u.csv": "prompt,split\na,train\n,\n"}) / "u.csv") == ["a"]
+    assert texts(put(tmp_path, {"v.csv": "prompt,split\na,\nb,\n"}) / "v.csv") == ["a", "b"]
+
+
+def test_the_only_part_of_a_saved_dataset_is_parted_by_its_column(tmp_path: Path) -> None:
+    kind = datasets.ClassLabel(names=["train", "test"])
+    features = datasets.Features({"prompt": datasets.Value("string"), "split": kind})
+    part = datasets.Dataset.from_dict({"prompt": ["a", "b"], "split": [0, 1]}, features=features)
+    datasets.DatasetDict({"test": part}).save_to_disk(str(tmp_path / "one"))
+    assert texts(tmp_path / "one") == ["a"]
+    assert texts(tmp_path / "one", "test") == ["b"]
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "two"))
+    assert texts(tmp_path / "two") == ["a"]
+    assert texts(tmp_path / "two", "test") == ["b"]
+
+
 def test_saved_datasets_keep_to_their_splits(tmp_path: Path) -> None:
     part = datasets.Dataset.from_dict({"prompt": ["a", "b"], "split": ["train", "test"]})
     part.save_to_disk(str(tmp_path / "one"))
     assert texts(tmp_path / "one") == ["a"]
     assert texts(tmp_path / "one", "test") == ["b"]
     plain = part.remove_columns("split")
+    plain.save_to_disk(str(tmp_path / "plain"))
+    assert texts(tmp_path / "plain") == texts(tmp_path / "plain", "train") == ["a", "b"]
+    with pytest.raises(UserError, match=r"plain has no split 'test'.*prompts\.split=null"):
+        load_prompts(tmp_path / "plain", "test")
+    own = datasets.Dataset.from_dict({"prompt": ["a"]}, split=datasets.Split.TEST)
+    own.save_to_disk(str(tmp_path / "own"))
+    assert texts(tmp_path / "own", "test") == texts(tmp_path / "own") == ["a"]
+    with pytest.raises(UserError, match="no split 'train': it is held out"):
+        load_prompts(tmp_path / "own", "train")
     datasets.DatasetDict({"test": plain.select([1]), "training": plain.select([0])}).save_to_disk(
         str(tmp_path / "two")
     )
@@ -208,9 +280,49 @@ def test_a_source_without_a_held_out_split_is_not_evaluated_on(tmp_path: Path) -
 )
 def test_public_benchmarks_are_held_out_by_their_columns(tmp_path: Path, name: str, text: str) -> None:
     path = put(tmp_path, {name: text}) / name
-    assert pairs(path, "test") == pairs(path, "train") == pairs(path) == [("a", "x")]
+    assert pairs(path, "test") == pairs(path) == [("a", "x")]
+    with pytest.raises(UserError, match=r"held out \(a public benchmark\).*prompts\.split=null"):
+        load_prompts(path, "train")
     config = compose([f"evaluate.prompts.source={path}", "evaluate.scorers=[mi]"])
     assert [prompt.text for prompt in held_out_prompts(config)] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["test.txt", "color_val.txt", "dev.csv", "my-eval.jsonl"])
+def test_a_lone_file_named_held_out_is_no_training_split(tmp_path: Path, name: str) -> None:
+    text = {"csv": "prompt\na\n", "jsonl": '{"prompt": "a"}'}.get(name.split(".")[1], "a\n")
+    path = put(tmp_path, {name: text}) / name
+    assert texts(path) == texts(path, "test") == ["a"]
+    for source in (path, tmp_path):
+        with pytest.raises(UserError, match="split 'train'"):
+            load_prompts(source, "train")
+
+
+def test_files_in_folders_below_are_not_passed_over_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put(tmp_path, {"prompts.txt": "a", "extra/more.txt": "b", "extra/deep/more.csv": "prompt\nc\n"})
+    assert texts(folder) == texts(folder) == ["a"]
+    said = capsys.readouterr().err
+    assert said.count("warning") == 1
+    assert "has prompts.txt, so 2 further files in folders below (extra/deep/more.csv) are left out" in said
+    (folder / "prompts.txt").unlink()
+    assert texts(folder) == ["c", "b"]  # as those of a folder that has none itself
+    named = put(tmp_path / "named", {"train.txt": "a", "extra/more.txt": "b", "pictures/x.png": "c"})
+    assert texts(named) == ["a"]
+    assert not capsys.readouterr().err  # files that carry no split count only where no file carries one
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "package.json", "more.csv"])
+def test_a_file_of_a_folder_that_is_no_list_is_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+    text = "one,two\n1,2\n" if name.endswith("csv") else '{"name": "x", "version": "1"}'
+    for folder in ("list", "train"):
+        source = put(
+            tmp_path / folder, {f"{folder}.txt": "a", f"{'' if folder == 'list' else 'train/'}{name}": text}
+        )
+        with pytest.raises(
+            UserError, match=rf"{name}.*if {name} is no list of prompts, move it out of the folder"
+        ):
+            load_prompts(source)
 
 
 JUDGES = "scorers=[mi,llr,elbo,contrast]"  # the oracle judges the prompts of the embedded world only

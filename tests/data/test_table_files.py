@@ -72,6 +72,23 @@ def test_a_table_is_recognised(tmp_path: Path, name: str, encoding: str) -> None
         ("strange.jsonl", '"a"\n{"prompt": "b", "n": 1}\n', ["a", "b"]),
         ("brackets.txt", "[a cat] in a hat\n{b}\n", ["[a cat] in a hat", "{b}"]),
         ("comma.txt", "prompt of a cat, red\na; b | c\n", ["prompt of a cat, red", "a; b | c"]),
+        (
+            "parts.txt",
+            "a photo, caption, text\na cat, red, big\n",
+            ["a photo, caption, text", "a cat, red, big"],
+        ),
+        ("semicolon.txt", "text; on a wall\na; b\n", ["text; on a wall", "a; b"]),
+        ("two.txt", "prompt, cat\na dog, red\n", ["prompt, cat", "a dog, red"]),
+        ("uneven.txt", "prompt,cat\na dog\n", ["prompt,cat", "a dog"]),
+        ("one.txt", "prompt,cat\n", ["prompt,cat"]),
+        ("word.txt", "prompt\n", ["prompt"]),
+        ("later.txt", "a cat\nprompt\n", ["a cat", "prompt"]),
+        ("tabs.txt", "\ta cat\n\ta dog\n", ["a cat", "a dog"]),
+        ("tabs at the end.txt", "a cat\t\na dog\t\n", ["a cat", "a dog"]),
+        ("empty list.txt", "[]\na cat\n", ["[]", "a cat"]),
+        ("empty object.txt", "{}\na cat\n", ["{}", "a cat"]),
+        ("list.txt", "[1]\na cat\n", ["[1]", "a cat"]),
+        ("text in a list.txt", '["a cat"]\n[a dog]\n', ['["a cat"]', "[a dog]"]),
     ],
 )
 def test_a_list_is_recognised(tmp_path: Path, name: str, text: str, texts: list[str]) -> None:
@@ -99,6 +116,10 @@ def test_a_list_is_recognised(tmp_path: Path, name: str, text: str, texts: list[
             b'{"prompt": "a"}\n{"prompt": "b"}\n',
             "holds JSON, not a prompt a line; name it .jsonl",
         ),
+        ("objects.txt", b'{"a": 1}\n\n{"b": 2}\n', "holds JSON, not a prompt a line; name it .jsonl"),
+        ("names.txt", b'Prompt; "Category"\na; b\n', "begins with the header of a table"),
+        ("words.txt", b"n,prompt\n1,a\n2,b\n", "begins with the header of a table"),
+        ("column.txt", b"\nPrompt\na cat\n", "begins with 'Prompt': the name of a column, or a prompt"),
         ("table.txt", b"prompt,category\na,b\n", "begins with the header of a table"),
         ("tabs.txt", b"a cat\tanimals\na car\tvehicles\n", "all its lines have 2 parts between tabs"),
         ("control.txt", b"a\nb\x01\x02\n", "line 2 is not text: it holds control characters"),
@@ -112,7 +133,11 @@ def test_a_list_is_recognised(tmp_path: Path, name: str, text: str, texts: list[
             "line 2: 2 cells under a header of 1; put a cell that holds .*','",
         ),
         ("wide.csv", b"prompt,n\n\na,1\nb,2,3\n", "line 4: 3 cells under a header of 2"),
-        ("short.csv", b"n,prompt\n1,a\n2\n", "line 3: 1 cells under a header of 2"),
+        (
+            "short.csv",
+            b"n,prompt\n1,a\n2\n",
+            "line 3: 1 cells under a header of 2; fill in the missing ones, or remove the row",
+        ),
         ("open.csv", b'prompt,n\na,1\n"b,2\nc,3\n', "line 3: not a readable table .*; mend"),
         ("after.csv", b'prompt,n\n"a" b,1\n', "line 2: not a readable table"),
         ("mac.csv", b"prompt,n\ra,1\rb,2\r", "line 1: not a readable table"),
@@ -231,3 +256,10 @@ def test_a_parquet_file_of_one_row_group_is_streamed(tmp_path: Path) -> None:
     path.unlink()
     assert few < 60
     assert everything < 150
+
+
+def test_the_index_that_pandas_saves_is_no_column(tmp_path: Path) -> None:
+    table = pa.table({"description": ["a cat", "a dog"], "__index_level_0__": [3, 5]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert [prompt.text for prompt in load_prompts(tmp_path / "t.parquet")] == ["a cat", "a dog"]
+    assert read_rows(tmp_path / "t.parquet") == [{"description": "a cat"}, {"description": "a dog"}]

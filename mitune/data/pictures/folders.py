@@ -10,14 +10,15 @@ from typing import Any
 
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import IMAGE_COLUMNS, caption_of, find_columns, has_pictures
-from mitune.data.pictures.parquet import columns_of, read_parquet
+from mitune.data.pictures.parquet import columns_of, has_splits, read_parquet
 from mitune.data.pictures.saved import choose_split
 from mitune.data.pictures.shards import caption_field, read_shards
 from mitune.data.pictures.source import Pictures, Wanted
-from mitune.data.splits import TRAIN, by_split, is_held_out, split_of
+from mitune.data.pictures.splits import chosen_rows
+from mitune.data.splits import TRAIN, by_split, is_held_out, split_column, split_of
 from mitune.data.tables import SUFFIXES, open_table
 from mitune.errors import UserError, short
-from mitune.reading import is_file, lines, parse_json, read_text
+from mitune.reading import check_regular, is_file, is_there, lines, parse_json, read_text
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "metadata.json")
 TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
@@ -40,7 +41,10 @@ def read_folder(folder: Path, wanted: Wanted) -> Pictures:
     if wanted.split and any(is_file(folder / wanted.split / name) for name in METADATA):
         return read_folder(_checked(folder / wanted.split, folder, wanted), wanted.without_split())
     for name in METADATA:
-        if is_file(folder / name):
+        if os.path.lexists(folder / name):
+            if not is_there(folder / name):
+                raise UserError(f"{folder / name} is a link to a file that is not there; mend or remove it")
+            check_regular(folder / name)
             return read_listed(folder / name, wanted, folder)
     parquet = _files(folder, ".parquet", wanted)
     if parquet and has_pictures(columns_of(_checked(parquet[0], folder, wanted)), wanted):
@@ -74,6 +78,8 @@ def _files(folder: Path, suffix: str, wanted: Wanted) -> list[Path]:
     if there:
         return found[choose_split(there, str(folder), wanted.split)]
     if found and wanted.split not in (None, TRAIN):
+        if suffix == ".parquet" and any(has_splits(_checked(path, folder, wanted)) for path in found[None]):
+            return found[None]
         raise UserError(
             f"{folder} has no split '{wanted.split}': no {suffix} file is named for one; leave out score.split"
         )
@@ -109,7 +115,8 @@ def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictur
     columns = find_columns(opened.columns, wanted, str(table)) if opened.columns else None
     rows: Sequence[Mapping[str, Any]] = []
     if columns is not None:
-        own_split = ("split",) if "split" in opened.columns else ()
+        split = split_column(opened.columns)
+        own_split = () if split is None else (split,)
         rows = list(opened.rows([*columns.pictures, columns.caption, *own_split]))
     if columns is None or not rows:
         raise UserError(f"{table} has no rows; give a source with at least one picture")
@@ -118,7 +125,7 @@ def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictur
             f"{table} has two pictures a row ({', '.join(columns.pictures)}); choose one with score.image_column="
         )
     files = columns.pictures[0]
-    rows = _of_split(rows, files, table, wanted)
+    rows = _of_split(rows, files, table, wanted, split_column(opened.columns))
     cells = [row.get(files) for row in rows]
     for row, cell in enumerate(cells):
         _check_cell(cell, f"{table}, row {row + 1}: column '{files}'")
@@ -136,17 +143,19 @@ def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictur
 
 
 def _of_split(
-    rows: Sequence[Mapping[str, Any]], files: str, table: Path, wanted: Wanted
+    rows: Sequence[Mapping[str, Any]], files: str, table: Path, wanted: Wanted, column: str | None
 ) -> Sequence[Mapping[str, Any]]:
     """The rows of the split asked for, by a column ``split`` or else the folders that the files lie in. Where none is
-    asked for all rows or, of pictures that are trained on, those that are not held out.
+    asked for all rows or, of pictures that are trained on, those that are not held out (by a column: of ``train``).
     """
     if wanted.split is None and not wanted.training:
         return rows
+    if column is not None:
+        (chosen,) = chosen_rows([[row.get(column) for row in rows]], wanted, str(table), wanted.named)
+        if chosen is not None:
+            return [rows[number] for number in chosen]
 
     def split_in(row: Mapping[str, Any]) -> str | None:
-        if "split" in row:
-            return str(row["split"])
         name = row.get(files)
         parts = Path(name).parts if isinstance(name, str) else ()
         return split_of(parts[0]) if len(parts) > 1 else None

@@ -15,6 +15,8 @@ from mitune.data.parquet import column_names, open_parquet, reading_parquet
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import Columns, caption_of, find_columns
 from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.splits import check_lone, chosen_rows, is_named
+from mitune.data.splits import split_column, split_of
 from mitune.errors import UserError
 
 _HELD = 2**18  # bytes of pictures that are decoded at once: of the size of a photo, one
@@ -27,11 +29,13 @@ def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) ->
     must lie in. Raises UserError for a file that cannot be read, or without such columns.
     """
     where = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    of_split = _rows_of_split(paths, wanted, root)
     files: list[_Rows] = []
     values: list[Any] = []
     labels: list[tuple[Any, ...]] = []
     counts: list[int] = []
-    for path in paths:
+    kept: list[list[int] | None] = []
+    for path, rows in zip(paths, of_split, strict=True):
         if root is not None:
             Place(root, wanted.outside).check(path, str(path))
         left = None if wanted.limit is None else wanted.limit - len(values)
@@ -39,7 +43,11 @@ def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) ->
             break
         file = open_parquet(path, _BUFFER)
         columns = find_columns(column_names(path, file), wanted, str(path))
-        found = _cells(path, file, [columns.caption, *columns.labels], left)
+        found = _cells(path, file, [columns.caption, *columns.labels], left if rows is None else None)
+        if rows is not None:
+            rows = rows[:left]
+            found = [found[row] for row in rows]
+        kept.append(rows)
         values += [cells[0] for cells in found]
         labels += [cells[1:] for cells in found]
         counts.append(len(found))
@@ -56,11 +64,39 @@ def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) ->
     def read(row: int) -> bytes:
         row, side = divmod(row, sides)
         number = bisect.bisect_right(ends, row)
-        return files[number].read(row - (ends[number] - counts[number]), side, f"of row {row} of {where}")
+        place = row - (ends[number] - counts[number])
+        chosen = kept[number]
+        return files[number].read(
+            place if chosen is None else chosen[place], side, f"of row {row} of {where}"
+        )
 
     if sides == 1:
         return Pictures(where, texts, [f"of row {row}" for row in range(len(texts))], read)
     return paired(where, texts, labels, files[0].columns, read)
+
+
+def _rows_of_split(paths: list[Path], wanted: Wanted, root: Path | None) -> list[list[int] | None]:
+    """The rows of each file that are meant, None for all; see ``chosen_rows``."""
+    if wanted.split is None and not wanted.training:
+        return [None] * len(paths)
+    parts = []
+    for path in paths:
+        if root is not None:
+            Place(root, wanted.outside).check(path, str(path))
+        file = open_parquet(path, _BUFFER)
+        column = split_column(column_names(path, file))
+        parts.append(None if column is None else [cells[0] for cells in _cells(path, file, [column], None)])
+    named = wanted.named or any(is_named(path, root) for path in paths)
+    rows = chosen_rows(parts, wanted, str(paths[0] if len(paths) == 1 else paths[0].parent), named)
+    if root is None and all(chosen is None for chosen in rows):
+        for path in paths:
+            check_lone(path, split_of(path.name), wanted)
+    return rows
+
+
+def has_splits(path: Path) -> bool:
+    """Whether a parquet file has a column of splits."""
+    return split_column(columns_of(path)) is not None
 
 
 def paired(

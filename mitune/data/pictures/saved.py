@@ -9,8 +9,9 @@ from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import caption_of, find_columns
 from mitune.data.pictures.parquet import paired
 from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.splits import check_lone, chosen_rows
 from mitune.data.prompts import open_saved
-from mitune.data.splits import canonical
+from mitune.data.splits import canonical, split_column
 from mitune.errors import UserError, first_line, nearest
 from mitune.reading import reading
 
@@ -41,7 +42,14 @@ def _dataset(loaded: Any, where: str, wanted: Wanted, place: Place) -> Pictures:
     import datasets
 
     if isinstance(loaded, datasets.DatasetDict):
-        loaded = loaded[choose_split([str(name) for name in loaded], where, wanted.split)]
+        parts = {str(name): part for name, part in loaded.items()}
+        if len(parts) == 1 and split_column(next(iter(parts.values())).column_names):
+            (name,) = parts  # its column decides
+        else:
+            name = choose_split(list(parts), where, wanted.split)
+        loaded = _of_split(parts[name], where, wanted, name)
+    else:
+        loaded = _of_split(loaded, where, wanted, None)
     columns = find_columns(loaded.column_names, wanted, where)
     if not len(loaded):
         raise UserError(f"{where} has no rows; give a source with at least one picture")
@@ -65,6 +73,26 @@ def _dataset(loaded: Any, where: str, wanted: Wanted, place: Place) -> Pictures:
     if sides == 2:
         return paired(where, texts, labels, columns, read)
     return Pictures(where, texts, [f"of row {row}" for row in range(len(texts))], read)
+
+
+def _of_split(part: Any, where: str, wanted: Wanted, name: str | None) -> Any:
+    """The rows of a dataset that are of the split that is meant; ``name``: that of the part it is of several."""
+    own = str(part.split) if name is None and part.split is not None else name
+    column = split_column(part.column_names)
+    rows: list[int] | None = None
+    if column is not None and (wanted.split or wanted.training):
+        with reading(where):
+            cells = list(part[column])
+        names = getattr(part.features[column], "names", None)  # of a ClassLabel
+        if names:
+            cells = [
+                names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell for cell in cells
+            ]
+        (rows,) = chosen_rows([cells], wanted, where, named=own is not None)
+    if rows is None:
+        check_lone(Path(where), own, wanted)
+        return part
+    return part.select(rows)
 
 
 def choose_split(there: list[str], where: str, split: str | None) -> str:

@@ -25,10 +25,11 @@ class Wanted:
     outside: bool = False
     caption: str = "first"
     training: bool = False
+    named: bool = False  # the name of a folder has told the split
 
     def without_split(self) -> Wanted:
         """The same of a folder that is the split."""
-        return replace(self, split=None)
+        return replace(self, split=None, named=True)
 
 
 @dataclass(frozen=True, eq=False)
