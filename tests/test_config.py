@@ -119,10 +119,14 @@ def test_paths_are_taken_as_they_stand(path: str) -> None:
     assert compose([f"model.path={path}"]).model.path == path
 
 
-def test_a_text_file_of_ones_own_has_no_split() -> None:
-    config = compose(["prompts.source=a.txt", "evaluate.prompts.source=b.csv"])
+@pytest.mark.parametrize("suffix", ["txt", "csv", "TSV", "json", "jsonl", "ndjson", "parquet"])
+def test_the_split_of_a_preset_is_not_that_of_a_file_of_ones_own(suffix: str) -> None:
+    config = compose([f"prompts.source=a.{suffix}", f"evaluate.prompts.source=b.{suffix}"])
     assert config.prompts.split is None
-    assert config.evaluate.prompts.split == "test"  # a table may have a column that says so
+    assert config.evaluate.prompts.split is None
+    folder = compose(["prompts.source=a", "evaluate.prompts.source=v1.5"])
+    assert folder.prompts.split == "train"
+    assert folder.evaluate.prompts.split == "test"
     assert compose(["prompts.source=a.txt", "prompts.split=val"]).prompts.split == "val"
 
 

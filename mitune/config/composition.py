@@ -110,11 +110,16 @@ def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) 
     return _finished(base, before, before | read_saved(path) | values)
 
 
+_FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")  # of prompts; others are folders
+
+
 def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
-    """A list of one's own has no splits: the preset's split does not apply to it; a table may have a column of them."""
+    """The preset's split is that of its own source: of a file of one's own its columns and its name say what is held
+    out, and where nothing says it all of it is meant.
+    """
     for prefix in ("prompts", "evaluate.prompts"):
         named = f"{prefix}.source" in given and f"{prefix}.split" not in given
-        if named and Path(values[f"{prefix}.source"]).suffix.lower() in (".txt", ".json"):
+        if named and Path(values[f"{prefix}.source"]).suffix.lower() in _FILES:
             values[f"{prefix}.split"] = None
 
 
