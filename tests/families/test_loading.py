@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser, memory
-from mitune.families.weights import POSITIONS, check_loaded, weight_files
+from mitune.families.weights import POSITIONS, check_finite, check_loaded, weight_files
 
 UNET, TEXT, VAE = (
     "unet/diffusion_pytorch_model.safetensors",
@@ -123,7 +124,7 @@ def test_shards_are_checked_as_one(copy: Path) -> None:
     good = json.loads(index.read_text())
     first = sorted(good["weight_map"])[0]
     edit(index, weight_map={key: file for key, file in good["weight_map"].items() if key != first})
-    assert f"1 weights are missing ({first})" in refusal(copy)
+    assert f"1 weights are not in its weight_map ({first!r})" in refusal(copy)
     for bad in (
         "[]",
         "{",
@@ -136,6 +137,50 @@ def test_shards_are_checked_as_one(copy: Path) -> None:
     index.write_text(json.dumps(good))
     (copy / "unet" / sorted(set(good["weight_map"].values()))[0]).unlink()
     assert "does not exist" in refusal(copy)
+
+
+def _sharded(folder: Path, index: dict[str, str], **files: dict[str, Tensor]) -> Path:
+    part = folder / "unet"
+    part.mkdir(parents=True)
+    for name, tensors in files.items():
+        save_file(tensors, part / f"{name}.safetensors")
+    named = {key: f"{file}.safetensors" for key, file in index.items()}
+    (part / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("index", "second", "words"),
+    [
+        ({"a": "one", "b": "two"}, {"b": 1}, None),
+        (
+            {"a": "one", "b": "two"},
+            {"c": 1},
+            "1 weights are missing ('b'); 1 weights are not in its weight_map ('c')",
+        ),
+        ({"a": "one", "b": "one"}, {}, "1 weights are missing ('b')"),
+        ({"a": "one", "b": "two"}, {"b": 1, "c": 1}, "1 weights are not in its weight_map ('c')"),
+        ({"a": "one", "b": "two"}, {"b": 1, "a": 2}, "1 weights are in two of its files ('a')"),
+        ({"a": "two", "b": "one"}, {"b": 1}, "2 weights are in another of its files than it says ('a', 'b')"),
+    ],
+)
+def test_shards_hold_what_their_index_lists_each_once(
+    index: dict[str, str], second: dict[str, float], words: str | None, tmp_path: Path
+) -> None:
+    two = {key: torch.tensor([float(value)]) for key, value in second.items()}
+    folder = _sharded(tmp_path / "model", index, one={"a": torch.zeros(1)}, two=two)
+    if words is None:
+        assert [file.stem for file in weight_files(folder, "unet", None)] == ["one", "two"]
+        return
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        weight_files(folder, "unet", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_were_left_empty_are_missing() -> None:
+    module = torch.nn.Linear(2, 2, device="meta")
+    with pytest.raises(UserError, match=r"2 weights are missing \(bias, weight\)"):
+        check_finite("unet", module, "here")
 
 
 def _rename(copy: Path, variant: str, *files: str) -> None:
