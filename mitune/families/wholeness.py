@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mitune.errors import UserError, short
+from mitune.families.vocabulary import check_vocabulary
 from mitune.reading import is_number, is_whole
 from mitune.scheduler_config import is_flow
 
@@ -81,6 +82,7 @@ def _check_tokenizer(tokenizer: Any, encoder: Any, key: str, name: str) -> None:
         )
     embeddings = encoder.get_input_embeddings()
     rows = getattr(embeddings, "num_embeddings", None)
+    check_vocabulary(tokenizer, rows, f"{name}: its {key}")
     if rows is not None and len(tokenizer) > rows:
         raise UserError(
             f"{name}: its {key} knows {len(tokenizer)} tokens, and the text encoder beside it has {rows}; they are"

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser, memory
+from mitune.families.vocabulary import check_vocabulary
 from mitune.families.weights import POSITIONS, check_finite, check_loaded, weight_files
+from tests.families import tiny
 
 UNET, TEXT, VAE = (
     "unet/diffusion_pytorch_model.safetensors",
@@ -237,6 +239,35 @@ def test_a_tokenizer_that_does_not_end_is_cut_where_its_encoder_ends(copy: Path,
         text = load(copy).encode_prompts([prompt]).tensors["text"]
     with pytest.warns(UserWarning, match="longer than the 14 tokens"):
         assert torch.equal(text, plain.encode_prompts([prompt]).tensors["text"])
+
+
+@pytest.mark.parametrize("kind", ["CLIPTokenizer", "T5Tokenizer", "GemmaTokenizer", "Qwen2Tokenizer"])
+def test_a_tokenizer_without_its_words_is_refused(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    empty = getattr(transformers, kind).from_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match=r"the tokenizer has no vocabulary: .* of the 30000 of"):
+        check_vocabulary(empty, 30_000, "the tokenizer")
+
+
+def test_a_model_whose_tokenizer_lost_its_files_or_its_merges_is_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    assert ": its tokenizer has no vocabulary" in refusal(copy)
+    tokenizer, _ = tiny.clip(tmp_path / "words")
+    check_vocabulary(tokenizer, len(tokenizer), "the tokenizer")
+    (tmp_path / "words" / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = type(tokenizer).from_pretrained(str(tmp_path / "words"))
+    with pytest.raises(UserError, match="has no merges"):
+        check_vocabulary(tokenizer, len(tokenizer), "the tokenizer")
+
+
+def test_words_of_every_kind_of_tokenizer_are_seen() -> None:
+    from tests.families.test_sana import gemma
+
+    for tokenizer, encoder in (tiny.t5(), gemma()):
+        check_vocabulary(tokenizer, encoder.config.vocab_size, "the tokenizer")
+        check_vocabulary(tokenizer, None, "the tokenizer")
 
 
 CONFIGS = {
