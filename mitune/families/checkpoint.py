@@ -66,7 +66,7 @@ def open_checkpoint(
     _check(pipeline, file, layers, unused, set(lent))
     apply_marks(pipeline, marks, file)
     if source.folder is not None:
-        files.append(scheduler_file(source.folder))
+        files.append(scheduler_file(source.folder, source.index))
     return pipeline, [file, *files]
 
 

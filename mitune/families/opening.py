@@ -79,7 +79,7 @@ def open_pipeline(
             check_settings(folder / name)
     # A component that the pipeline's class asks for and the model does not have must be named as absent.
     absent = [key for key, value in index.items() if isinstance(value, list) and value[:1] == [None]]
-    schedule = scheduler_file(folder)
+    schedule = scheduler_file(folder, index)
     made = pipeline_class(source)
     with loading(f"the model in {folder} cannot be loaded"):
         pipeline = made.from_pretrained(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser, memory
+from mitune.families.components import scheduler_file
+from mitune.families.config_bounds import check_bounds
 from mitune.families.vocabulary import check_vocabulary
 from mitune.families.weights import POSITIONS, check_finite, check_loaded, weight_files
+from mitune.families.wholeness import check_scaling
 from tests.families import tiny
 
 UNET, TEXT, VAE = (
@@ -304,6 +309,120 @@ CONFIGS = {
 def test_a_damaged_setting_is_refused_in_one_line(copy: Path, file: str, key: str) -> None:
     edit(copy / file, **{key: CONFIGS[file][key]})
     refusal(copy)
+
+
+NUMBERS: list[tuple[str, str, Any]] = [
+    ("unet", "sample_size", 10**9),
+    ("unet", "sample_size", [8, 2000]),
+    ("unet", "layers_per_block", 10**7),
+    ("unet", "layers_per_block", [1, 10**7]),
+    ("unet", "transformer_layers_per_block", 1e300),
+    ("unet", "attention_head_dim", 10**9),
+    ("unet", "block_out_channels", [16, 10**9]),
+    ("unet", "cross_attention_dim", 10**6),
+    ("vae", "layers_per_block", 10**7),
+    ("vae", "latent_channels", 10**9),
+    ("vae", "sample_size", 10**9),
+    ("text_encoder", "num_hidden_layers", 10**7),
+    ("text_encoder", "hidden_size", 10**9),
+    ("text_encoder", "intermediate_size", 10**9),
+    ("text_encoder", "vocab_size", 10**9),
+    ("text_encoder", "max_position_embeddings", 10**9),
+]
+
+
+@pytest.mark.parametrize(("part", "key", "value"), NUMBERS)
+def test_a_number_that_no_model_has_is_refused_before_a_network_is_built(
+    copy: Path, part: str, key: str, value: Any
+) -> None:
+    files = weight_files(copy, part, None)
+    check_bounds(copy / part, files)
+    edit(copy / part / "config.json", **{key: value})
+    with pytest.raises(
+        UserError, match=rf"config\.json says {key}=.*, and (its weight file has|the most is) \d"
+    ):
+        check_bounds(copy / part, files)
+
+
+def test_layers_are_bounded_together(copy: Path) -> None:
+    files = weight_files(copy, "unet", None)
+    edit(copy / "unet" / "config.json", layers_per_block=40, transformer_layers_per_block=[40, 2])
+    with pytest.raises(UserError, match="its weight file has"):
+        check_bounds(copy / "unet", files)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fine"),
+    [
+        *(
+            ("scaling_factor", value, False)
+            for value in (1e300, 1e-320, math.inf, math.nan, None, 0, -1, True)
+        ),
+        *(("scaling_factor", value, True) for value in (0.18215, 0.13025, 1, 1.5305, 0.41407)),
+        *(("shift_factor", value, False) for value in (1e300, math.inf, "x")),
+        *(("shift_factor", value, True) for value in (None, 0.0609, -0.1, 0)),
+    ],
+)
+def test_a_scaling_is_a_number_that_latents_can_have(key: str, value: Any, fine: bool) -> None:
+    config = types.SimpleNamespace(**{key: value})
+    if fine:
+        check_scaling(config, "it")
+    else:
+        with pytest.raises(UserError, match=rf"it: .* says {key}=.*, which is no number from"):
+            check_scaling(config, "it")
+
+
+def test_the_scaling_that_a_file_does_not_say_is_its_class_s(copy: Path) -> None:
+    file = copy / "vae" / "config.json"
+    file.write_text(
+        json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "scaling_factor"})
+    )
+    assert load(copy)._autoencoder.scale == 0.18215
+    edit(file, scaling_factor=None)
+    assert "scaling_factor=None" in refusal(copy)
+
+
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.1, "num_train_timesteps": 1000}
+SHIFT = {"shift": 3.0, "num_train_timesteps": 1000}
+DDIM, FLOW = "DDIMScheduler", "FlowMatchEulerDiscreteScheduler"
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "words"),
+    [
+        ({}, DDIM, "says nothing of the noise"),
+        ({"beta_strat": 1, "_class_name": DDIM}, DDIM, "says nothing of the noise"),
+        ({"_class_name": FLOW}, FLOW, "says nothing of the noise"),
+        (BETAS | {"_class_name": DDIM}, FLOW, "is of a beta schedule"),
+        (BETAS, FLOW, "is of a beta schedule"),
+        (SHIFT | {"_class_name": FLOW}, DDIM, "is of a rectified flow"),
+        (SHIFT, DDIM, "is of a rectified flow"),
+        (BETAS | {"_class_name": DDIM}, DDIM, None),
+        (BETAS | {"_class_name": "PNDMScheduler"}, "EulerDiscreteScheduler", None),
+        (BETAS, DDIM, None),
+        ({"num_train_timesteps": 1000}, DDIM, None),
+        ({"num_train_timesteps": 1000}, FLOW, None),
+        (SHIFT | {"_class_name": FLOW}, FLOW, None),
+        (SHIFT | {"_class_name": FLOW}, "FlowMatchHeunDiscreteScheduler", None),
+        # Sana's own: a solver of both kinds
+        (
+            {"flow_shift": 3.0, "prediction_type": "flow_prediction", "use_flow_sigmas": True} | BETAS,
+            "DPMSolverMultistepScheduler",
+            None,
+        ),
+    ],
+)
+def test_a_scheduler_s_configuration_is_of_the_kind_of_its_class(
+    config: dict[str, Any], name: str, words: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    index = {"scheduler": ["diffusers", name]}
+    if words is None:
+        scheduler_file(tmp_path, index)
+    else:
+        with pytest.raises(UserError, match=words):
+            scheduler_file(tmp_path, index)
 
 
 @pytest.mark.parametrize("kind", ["EDMEulerScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler"])

@@ -1,0 +1,68 @@
+"""Numbers in a part's ``config.json`` that no model has: refused before a network of that size is built."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mitune.errors import UserError, short
+from mitune.families.headers import read_header
+from mitune.families.weights import read_config
+from mitune.reading import is_file, is_number
+
+LARGEST_LATENT = 1024  # cells a side: 8192 pixels where an autoencoder makes them eight times smaller
+_LARGEST_PICTURE = 8192
+_WIDEST = 65_536
+_LONGEST = 2**20  # rows of a table of tokens or places
+_COUNT = re.compile(r"(^|_)(layers|blocks|depth)(_per_block)?$|layers_per_block$|^n_layer$")
+_SIDE = re.compile(r"^(sample_size|pos_embed_max_size)$")
+_TABLE = re.compile(r"^(vocab_size|max_position_embeddings)$")
+_WIDTH = re.compile(
+    r"(channels|dims?|heads|groups|d_model|d_kv|d_ff|(hidden|intermediate|patch|mlp)_size|_embeds)$"
+)
+
+
+def check_bounds(part: Path, files: Iterable[Path]) -> None:
+    """Raise UserError for a configuration in ``part`` that asks for more layers than ``files``, its weights, have
+    tensors, or for widths and sizes beyond all models.
+    """
+    file = part / "config.json"
+    if not is_file(file):
+        return
+    tensors = sum(len(read_header(one, "fetch the model again").shapes) for one in files)
+    side = LARGEST_LATENT if part.name in ("unet", "transformer") else _LARGEST_PICTURE
+    layers = 1.0
+    for key, numbers in _numbers(read_config(file)):
+        most = max(numbers)
+        limits = ((_COUNT, tensors), (_SIDE, side), (_TABLE, _LONGEST), (_WIDTH, _WIDEST))
+        limit = next((limit for pattern, limit in limits if pattern.search(key)), None)
+        layers *= max(most, 1) if key.endswith("layers_per_block") and "coder" not in key else 1
+        if limit is not None and (most > limit or layers > max(tensors, 1)):
+            has = f"its weight file has {tensors} tensors" if limit == tensors else f"the most is {limit}"
+            raise UserError(
+                f"{file} says {key}={short(f'{most:g}')}, and {has}; mend it, or fetch the model again"
+            )
+
+
+def _numbers(config: dict[str, Any]) -> Iterator[tuple[str, list[float]]]:
+    """Each key, of configurations inside too, and the numbers under it (NaN and infinities count as too large)."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        else:
+            found = [*_flat(value)]
+            if found:
+                yield key, found
+
+
+def _flat(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _flat(one)
+    elif is_number(value):
+        yield value
+    elif isinstance(value, float):
+        yield math.inf
