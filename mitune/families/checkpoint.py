@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, first_line
+from mitune.families.checkpoint_names import check_names
 from mitune.families.checkpoint_report import compare_clip, diagnose, left_over
 from mitune.families.components import (
     load_component,
@@ -45,6 +46,7 @@ def open_checkpoint(
     marks = read_marks(file)
     check_stored([file], "model")
     layers = header(file)
+    check_names(file, layers, source.pipeline, "unet" in source.index)
     lent, files = _lent(source, file, layers, variant, dtype)
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
