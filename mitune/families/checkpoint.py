@@ -15,6 +15,7 @@ from mitune.errors import UserError, first_line
 from mitune.families.checkpoint_names import check_names
 from mitune.families.checkpoint_report import compare_clip, diagnose, left_over
 from mitune.families.components import (
+    check_tokenizers,
     load_component,
     loading,
     model_classes,
@@ -48,6 +49,8 @@ def open_checkpoint(
     layers = header(file)
     check_names(file, layers, source.pipeline, "unet" in source.index)
     lent, files = _lent(source, file, layers, variant, dtype)
+    if source.folder is not None:
+        check_tokenizers(source.folder, source.index)
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     with loading(f"{file} cannot be loaded as a {source.pipeline}"), _report() as unused:

@@ -12,7 +12,10 @@ from pathlib import Path
 from mitune.errors import UserError, listed
 
 _CLIP = r"(transformer|model|logit_scale|text_projection)\b"
-_OPEN_CLIP = r"(transformer|token_embedding|positional_embedding|ln_final|text_projection|logit_scale|attn_mask|visual)\b"
+_OPEN_CLIP = (
+    r"(transformer|token_embedding|positional_embedding|ln_final|text_projection"
+    r"|logit_scale|attn_mask|visual)\b"
+)
 _PARTS = (
     r"model\.diffusion_model\.",
     r"first_stage_model\.",

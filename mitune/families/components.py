@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, first_line, short
-from mitune.families.config_bounds import check_bounds
+from mitune.families.config_bounds import check_bounds, check_there
 from mitune.families.source import ModelSource, checked_index
 from mitune.families.weights import (
     BESIDE_TEXTS,
@@ -20,6 +20,7 @@ from mitune.families.weights import (
     check_known_fields,
     check_loaded,
     check_settings,
+    check_stem,
     check_stored,
     config_is_quantized,
     read_config,
@@ -75,6 +76,7 @@ def scheduler_file(folder: Path, index: Mapping[str, Any]) -> Path:
     import diffusers
 
     file = folder / "scheduler" / "scheduler_config.json"
+    check_there(file)
     check_regular(file)
     config = read_config(file)
     check_scheduler(config, whole=False)
@@ -131,6 +133,7 @@ def load_component(
     check_stored(files, name, config_is_quantized(part))
     check_bounds(part, files)
     text = made_by.__module__.startswith("transformers.")
+    check_stem(files, part, text)
     more: dict[str, Any] = {"use_safetensors": True, "low_cpu_mem_usage": True}
     more["variant"] = variant_of(folder, name, variant)
     if quantized is not None:
@@ -148,6 +151,14 @@ def load_component(
     if not text:
         check_known_fields(module, part)
     return module, files
+
+
+def check_tokenizers(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raise UserError for a tokenizer that does not say how it pads and ends prompts: its class would guess."""
+    for name, value in index.items():
+        if name.startswith("tokenizer") and isinstance(value, list) and value[0] is not None:
+            check_settings(folder / name)
+            check_there(folder / name / "tokenizer_config.json")
 
 
 def without(components: Iterable[str]) -> list[str]:

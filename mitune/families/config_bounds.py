@@ -11,7 +11,7 @@ from typing import Any
 from mitune.errors import UserError, short
 from mitune.families.headers import read_header
 from mitune.families.weights import read_config
-from mitune.reading import is_file, is_number
+from mitune.reading import is_number, is_there
 
 LARGEST_LATENT = 1024  # cells a side: 8192 pixels where an autoencoder makes them eight times smaller
 _LARGEST_PICTURE = 8192
@@ -25,13 +25,22 @@ _WIDTH = re.compile(
 )
 
 
+def check_there(file: Path) -> None:
+    """Raise UserError where a file of settings is not there: its library would go by what is usual, or say nothing of
+    use.
+    """
+    if not is_there(file):
+        raise UserError(
+            f"{file.parent} has no {file.name}, which says how the {file.parent.name} is built; fetch the model again"
+        )
+
+
 def check_bounds(part: Path, files: Iterable[Path]) -> None:
-    """Raise UserError for a configuration in ``part`` that asks for more layers than ``files``, its weights, have
-    tensors, or for widths and sizes beyond all models.
+    """Raise UserError where ``part`` has no configuration (transformers would take its class's own), or one that asks for
+    more layers than ``files``, its weights, have tensors, or for widths and sizes beyond all models.
     """
     file = part / "config.json"
-    if not is_file(file):
-        return
+    check_there(file)
     tensors = sum(len(read_header(one, "fetch the model again").shapes) for one in files)
     side = LARGEST_LATENT if part.name in ("unet", "transformer") else _LARGEST_PICTURE
     layers = 1.0

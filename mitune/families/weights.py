@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError, first_line, short
+from mitune.errors import UserError, first_line, listed, short
 from mitune.families.headers import read_header
 from mitune.families.shards import check_shards, shard_files
 from mitune.reading import check_regular, is_file, is_folder, read_json, reading
@@ -93,6 +93,16 @@ def _first(part: Path, variant: str | None) -> Path | None:
     return None
 
 
+def check_stem(files: Sequence[Path], part: Path, text: bool) -> None:
+    """Raise UserError for weights of ``part`` by a name that its library (``text``: transformers) does not look for."""
+    stem = STEMS[1] if text else STEMS[0]
+    if not any(part.glob(f"{stem}[.-]*")):
+        raise UserError(
+            f"{files[0]} is not looked for there: the weights of a {part.name} are called {stem}.safetensors; rename it"
+            " (several files: with the index beside them), or save the model again with save_pretrained"
+        )
+
+
 def _variants(part: Path) -> set[str]:
     """The variants a component has complete files of."""
     named = set()
@@ -121,6 +131,13 @@ def _lacking(folder: Path, part: Path, variant: str | None) -> str:
         return (
             f"{part} has pickled weights only (.bin), which are not read; save the pipeline again with "
             "safe_serialization=True"
+        )
+    others = sorted(file.name for file in part.glob("*.safetensors")) if is_folder(part) else []
+    if others:
+        stem = STEMS[1] if part.name.startswith("text_encoder") else STEMS[0]
+        return (
+            f"{part} has no weights by the name they are looked for ({stem}.safetensors), and {listed(others)}; rename"
+            " what holds them, or fetch the model again"
         )
     return f"{part} has no safetensors weights; the model is incomplete, fetch it again"
 

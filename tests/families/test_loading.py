@@ -275,6 +275,42 @@ def test_words_of_every_kind_of_tokenizer_are_seen() -> None:
         check_vocabulary(tokenizer, None, "the tokenizer")
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_settings_that_are_missing_are_named(copy: Path, file: str) -> None:
+    (copy / file).unlink()
+    part, name = file.split("/")
+    assert refusal(copy) == (
+        f"{copy / part} has no {name}, which says how the {part} is built; fetch the model again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "right"),
+    [
+        (UNET, "model.safetensors", "diffusion_pytorch_model.safetensors"),
+        (TEXT, "diffusion_pytorch_model.safetensors", "model.safetensors"),
+        (UNET, "weights.safetensors", "diffusion_pytorch_model.safetensors"),
+        (TEXT, "weights.safetensors", "(model.safetensors"),
+    ],
+)
+def test_weights_by_another_name_say_what_they_are_called(
+    copy: Path, file: str, name: str, right: str
+) -> None:
+    (copy / file).rename((copy / file).with_name(name))
+    line = refusal(copy)
+    assert right in line
+    assert "rename" in line
+
+
 CONFIGS = {
     "unet/config.json": {"sample_size": "x", "in_channels": "4", "block_out_channels": [], "not_known": 3},
     "vae/config.json": {"scaling_factor": "x", "shift_factor": "x", "latent_channels": "4"},
