@@ -36,8 +36,8 @@ def check_there(file: Path) -> None:
 
 
 def check_bounds(part: Path, files: Iterable[Path]) -> None:
-    """Raise UserError where ``part`` has no configuration (transformers would take its class's own), or one that asks for
-    more layers than ``files``, its weights, have tensors, or for widths and sizes beyond all models.
+    """Raise UserError where ``part`` has no configuration (transformers would take its class's own), or one that asks
+    for more layers than ``files``, its weights, have tensors, or for widths and sizes beyond all models.
     """
     file = part / "config.json"
     check_there(file)
