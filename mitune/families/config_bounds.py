@@ -23,6 +23,7 @@ _TABLE = re.compile(r"^(vocab_size|max_position_embeddings)$")
 _WIDTH = re.compile(
     r"(channels|dims?|heads|groups|d_model|d_kv|d_ff|(hidden|intermediate|patch|mlp)_size|_embeds)$"
 )
+_TEXT_WIDTHS = ("hidden_size", "intermediate_size", "d_model", "d_ff")
 
 
 def check_there(file: Path) -> None:
@@ -41,10 +42,13 @@ def check_bounds(part: Path, files: Iterable[Path]) -> None:
     """
     file = part / "config.json"
     check_there(file)
-    tensors = sum(len(read_header(one, "fetch the model again").shapes) for one in files)
+    config = read_config(file)
+    shapes = [shape for one in files for shape in read_header(one, "fetch the model again").shapes.values()]
+    tensors = len(shapes)
+    _check_sizes(config, {size for shape in shapes for size in shape}, file)
     side = LARGEST_LATENT if part.name in ("unet", "transformer") else _LARGEST_PICTURE
     layers = 1.0
-    for key, numbers in _numbers(read_config(file)):
+    for key, numbers in _numbers(config):
         most = max(numbers)
         limits = ((_COUNT, tensors), (_SIDE, side), (_TABLE, _LONGEST), (_WIDTH, _WIDEST))
         limit = next((limit for pattern, limit in limits if pattern.search(key)), None)
@@ -53,6 +57,21 @@ def check_bounds(part: Path, files: Iterable[Path]) -> None:
             has = f"its weight file has {tensors} tensors" if limit == tensors else f"the most is {limit}"
             raise UserError(
                 f"{file} says {key}={short(f'{most:g}')}, and {has}; mend it, or fetch the model again"
+            )
+
+
+def _check_sizes(config: dict[str, Any], sizes: set[int], file: Path) -> None:
+    """Raise UserError for a text encoder of another width than its weights: transformers would make random ones of that
+    width before it says so.
+    """
+    if config.get("quantization_config"):  # whose tensors have other shapes
+        return
+    for key in _TEXT_WIDTHS:
+        value = config.get(key)
+        if is_number(value) and value not in sizes:
+            raise UserError(
+                f"{file} says {key}={short(f'{value:g}')}, and no tensor of its weight file has this size; mend it, or"
+                " fetch the model again"
             )
 
 
