@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mitune.errors import UserError, short
@@ -12,6 +12,15 @@ from mitune.reading import is_number, is_whole
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a network may predict where there is a beta schedule."""
 _LONGEST = 1_000_000
+_SAYS_NOISE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "shift",
+    "flow_shift",
+)
 # What changes a schedule, or the times that a network is told, in ways that are not followed here: key -> values that
 # change nothing. (What only a sampler does with its steps, such as the sigmas of Karras et al., is ours to choose.)
 _NOT_IN_VP: dict[str, tuple[Any, ...]] = {
@@ -69,6 +78,30 @@ def check_scheduler(config: Mapping[str, Any], whole: bool = True) -> None:
                 _refuse(config, key, "a number above 0")
     else:
         _check_betas(config, whole)
+
+
+def check_scheduler_class(config: Mapping[str, Any], name: str, knows: Collection[str], file: object) -> None:
+    """Raise UserError for a configuration in ``file`` that says nothing of the noise, so that its class would take what
+    is usual, or that is of another kind than the class ``name`` that reads it, which ``knows`` these settings.
+    """
+    if not any(key in config for key in _SAYS_NOISE):
+        raise UserError(
+            f"{file} says nothing of the noise (neither num_train_timesteps nor betas nor shift); fetch the model again"
+        )
+    betas = [key for key in ("beta_start", "beta_end", "beta_schedule", "trained_betas") if key in config]
+    own = str(config.get("_class_name", ""))
+    as_flow = config.get("prediction_type") == "flow_prediction" or bool(config.get("use_flow_sigmas"))
+    if "beta_schedule" in knows:
+        wrong = is_flow(config) and not as_flow
+    else:
+        wrong = "Flow" in name and (bool(betas) or (own != "" and not is_flow(config)))
+    if wrong:
+        kinds = ("a rectified flow", "a beta schedule")
+        said, read = kinds if "beta_schedule" in knows else kinds[::-1]
+        raise UserError(
+            f"{file} is of {said}{f' ({own})' if own else ''}, and model_index.json says that a {name} reads it, which"
+            f" is of {read}; mend whichever is wrong, or fetch the model again"
+        )
 
 
 def _check_betas(config: Mapping[str, Any], whole: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, listed
+from mitune.errors import UserError, listed, short
 from mitune.families import adapter_settings
 from mitune.families.adapter_place import FORMS, PEFT_FILE, PEFT_SETTINGS
 from mitune.families.headers import header_of
@@ -60,6 +60,13 @@ _HEADS = (
     ("text_encoders.clip_l.transformer.", "text_encoder", False),
     ("text_encoders.clip_g.transformer.", "text_encoder_2", False),
 )
+_COMPONENTS = (
+    "unet",
+    "transformer",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+)  # in diffusers' header
 _OTHER_FORMS = (
     ("hada_w", "a LoHa"),
     ("lokr_", "a LoKr"),
@@ -136,6 +143,11 @@ def _header(metadata: Mapping[str, str], file: Path) -> dict[str, dict[str, Any]
     settings: dict[str, dict[str, Any]] = collections.defaultdict(dict)
     for name, value in header.items():
         component, _, rest = name.partition(".")
+        if not rest or component not in _COMPONENTS:
+            raise UserError(
+                f"{what}: it says {short(name)!r}, which is of no part of a model: settings are under the part they are"
+                f" for, such as 'unet.r' ({', '.join(_COMPONENTS)}); mend the header, or save the adapter again"
+            )
         settings[component][rest] = value
     for component, found in settings.items():
         adapter_settings.check(found, f"{file}: {component}")
@@ -157,10 +169,21 @@ def _parsed(flat: Mapping[str, Tensor], file: Path) -> dict[Key, dict[str, Tenso
         layers[key][kind] = value
     if foreign or not layers:
         raise UserError(_no_lora(file, foreign, bool(layers)))
-    for name, value in flat.items():
-        if not value.is_floating_point() or not bool(torch.isfinite(value.float()).all()):
-            raise UserError(f"{file}: '{name}' holds values that are no finite numbers; it is damaged")
+    _check_values(flat, file)
     return dict(layers)
+
+
+def _check_values(flat: Mapping[str, Tensor], file: Path) -> None:
+    for name, value in flat.items():
+        found = _split(name)
+        is_alpha = (
+            found is not None and found[1] == "alpha"
+        )  # kohya's scripts and diffusers write whole ones too
+        number = value.is_floating_point() or (
+            is_alpha and not value.is_complex() and value.dtype != torch.bool
+        )
+        if not number or not bool(torch.isfinite(value.float()).all()):
+            raise UserError(f"{file}: '{name}' holds values that are no finite numbers; it is damaged")
 
 
 def _split(name: str) -> tuple[Key, str] | None:

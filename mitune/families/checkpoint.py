@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, first_line
+from mitune.families.checkpoint_names import check_names
 from mitune.families.checkpoint_report import compare_clip, diagnose, left_over
 from mitune.families.components import (
+    check_tokenizers,
     load_component,
     loading,
     model_classes,
@@ -45,7 +47,10 @@ def open_checkpoint(
     marks = read_marks(file)
     check_stored([file], "model")
     layers = header(file)
+    check_names(file, layers, source.pipeline, "unet" in source.index)
     lent, files = _lent(source, file, layers, variant, dtype)
+    if source.folder is not None:
+        check_tokenizers(source.folder, source.index)
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     with loading(f"{file} cannot be loaded as a {source.pipeline}"), _report() as unused:
@@ -66,7 +71,7 @@ def open_checkpoint(
     _check(pipeline, file, layers, unused, set(lent))
     apply_marks(pipeline, marks, file)
     if source.folder is not None:
-        files.append(scheduler_file(source.folder))
+        files.append(scheduler_file(source.folder, source.index))
     return pipeline, [file, *files]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, first_line, short
+from mitune.families.config_bounds import check_bounds, check_there
 from mitune.families.source import ModelSource, checked_index
 from mitune.families.weights import (
     BESIDE_TEXTS,
@@ -18,6 +20,7 @@ from mitune.families.weights import (
     check_known_fields,
     check_loaded,
     check_settings,
+    check_stem,
     check_stored,
     config_is_quantized,
     read_config,
@@ -25,7 +28,7 @@ from mitune.families.weights import (
     weight_files,
 )
 from mitune.reading import check_regular, read_json
-from mitune.scheduler_config import check_scheduler
+from mitune.scheduler_config import check_scheduler, check_scheduler_class
 
 LIBRARIES = ("diffusers", "transformers")
 # Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
@@ -65,11 +68,23 @@ def read_index(folder: Path) -> dict[str, Any]:
     return checked_index(read_json(folder / "model_index.json"), folder)
 
 
-def scheduler_file(folder: Path) -> Path:
-    """The configuration of a folder's scheduler. Raises UserError: none, one that cannot be followed."""
+def scheduler_file(folder: Path, index: Mapping[str, Any]) -> Path:
+    """The configuration of a folder's scheduler, of the class that ``model_index.json`` says.
+
+    Raises UserError: none, one that cannot be followed, one of another kind of class.
+    """
+    import diffusers
+
     file = folder / "scheduler" / "scheduler_config.json"
+    check_there(file)
     check_regular(file)
-    check_scheduler(read_config(file), whole=False)
+    config = read_config(file)
+    check_scheduler(config, whole=False)
+    named = index.get("scheduler")
+    name = str(named[1]) if isinstance(named, list) and len(named) == 2 else ""
+    made_by = getattr(diffusers, name, None)
+    if isinstance(made_by, type):
+        check_scheduler_class(config, name, inspect.signature(made_by).parameters, file)
     return file
 
 
@@ -116,7 +131,9 @@ def load_component(
     files = weight_files(folder, name, variant)
     check_settings(part)
     check_stored(files, name, config_is_quantized(part))
+    check_bounds(part, files)
     text = made_by.__module__.startswith("transformers.")
+    check_stem(files, part, text)
     more: dict[str, Any] = {"use_safetensors": True, "low_cpu_mem_usage": True}
     more["variant"] = variant_of(folder, name, variant)
     if quantized is not None:
@@ -134,6 +151,14 @@ def load_component(
     if not text:
         check_known_fields(module, part)
     return module, files
+
+
+def check_tokenizers(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raise UserError for a tokenizer that does not say how it pads and ends prompts: its class would guess."""
+    for name, value in index.items():
+        if name.startswith("tokenizer") and isinstance(value, list) and value[0] is not None:
+            check_settings(folder / name)
+            check_there(folder / name / "tokenizer_config.json")
 
 
 def without(components: Iterable[str]) -> list[str]:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, check_known, first_line, short
+from mitune.families.config_bounds import check_bounds
 from mitune.families.source import is_hub_id
 from mitune.families.weights import check_finite, check_loaded, check_stored, weight_files
+from mitune.families.wholeness import check_scaling
 from mitune.reading import home, is_folder
 
 OFFLOADS = ("none", "model", "sequential")
@@ -110,7 +112,9 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     what = f"model.fast_decoder={short(path)}"
     local = home(path)
     if is_folder(local):
-        check_stored(weight_files(local, ".", None), "AutoencoderTiny")
+        files = weight_files(local, ".", None)
+        check_stored(files, "AutoencoderTiny")
+        check_bounds(local, files)
     elif not is_hub_id(path):
         raise UserError(
             f"{what} is no AutoencoderTiny that can be read: it is neither a folder nor a Hub id (owner/name)"
@@ -128,6 +132,7 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     check_loaded("AutoencoderTiny", report, what)
     check_finite("AutoencoderTiny", decoder, what)
     config = decoder.config
+    check_scaling(config, what)
     factor = 2 ** (len(config.decoder_block_out_channels) - 1)
     if (config.latent_channels, factor) != (channels, downscale):
         raise UserError(

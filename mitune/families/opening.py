@@ -15,6 +15,7 @@ from mitune.errors import UserError
 from mitune.families.checkpoint import open_checkpoint
 from mitune.families.components import (
     UNUSED,
+    check_tokenizers,
     load_component,
     loading,
     model_classes,
@@ -77,9 +78,10 @@ def open_pipeline(
     for name, value in index.items():
         if isinstance(value, list) and name not in models and name not in UNUSED and value[0] is not None:
             check_settings(folder / name)
+    check_tokenizers(folder, index)
     # A component that the pipeline's class asks for and the model does not have must be named as absent.
     absent = [key for key, value in index.items() if isinstance(value, list) and value[:1] == [None]]
-    schedule = scheduler_file(folder)
+    schedule = scheduler_file(folder, index)
     made = pipeline_class(source)
     with loading(f"the model in {folder} cannot be loaded"):
         pipeline = made.from_pretrained(

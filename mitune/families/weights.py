@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError, first_line, short
+from mitune.errors import UserError, first_line, listed, short
 from mitune.families.headers import read_header
+from mitune.families.shards import check_shards, shard_files
 from mitune.reading import check_regular, is_file, is_folder, read_json, reading
 
 STEMS = ("diffusion_pytorch_model", "model")
@@ -45,6 +46,9 @@ def weight_files(folder: Path, component: str, variant: str | None) -> list[Path
         raise UserError(_lacking(folder, part, variant))
     for file in found:
         check_regular(file)
+    first = _first(part, variant) or _first(part, None)
+    if first is not None and first.suffix == ".json":
+        check_shards(first, component)
     return found
 
 
@@ -67,34 +71,36 @@ def check_variant(folder: Path, components: Iterable[str], variant: str | None) 
 
 def _chosen(part: Path, variant: str | None) -> list[Path] | None:
     """The files of exactly this variant, sorted; None where there are none."""
+    first = _first(part, variant)
+    if first is None:
+        return None
+    return shard_files(first) if first.suffix == ".json" else [first]
+
+
+def _first(part: Path, variant: str | None) -> Path | None:
+    """The file of exactly this variant that is looked at first: all weights, or the index of several files."""
     mark = f".{variant}" if variant else ""
     text = part.name.startswith("text_encoder")
     for stem in reversed(STEMS) if text else STEMS:
         whole = part / f"{stem}{mark}.safetensors"
         if text and whole.exists():  # transformers looks for it first, diffusers for the index
-            return [whole]
+            return whole
         for index in (f"{stem}.safetensors.index{mark}.json", f"{stem}.safetensors{mark}.index.json"):
             if (part / index).exists():
-                return _shards(part / index)
+                return part / index
         if whole.exists():
-            return [whole]
+            return whole
     return None
 
 
-def _shards(index: Path) -> list[Path]:
-    """The files an index names. Raises UserError for one that is damaged or names files outside its folder."""
-    found = read_json(index, _WAY_OUT)
-    named = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+def check_stem(files: Sequence[Path], part: Path, text: bool) -> None:
+    """Raise UserError for weights of ``part`` by a name that its library (``text``: transformers) does not look for."""
+    stem = STEMS[1] if text else STEMS[0]
+    if not any(part.glob(f"{stem}[.-]*")):
         raise UserError(
-            f"{index} is damaged: it has no weight_map that says which file each weight is in; {_WAY_OUT}"
+            f"{files[0]} is not looked for there: the weights of a {part.name} are called {stem}.safetensors; rename it"
+            " (several files: with the index beside them), or save the model again with save_pretrained"
         )
-    files = sorted(set(named.values()))
-    if any(Path(file).name != file or not file.endswith(".safetensors") for file in files):
-        raise UserError(
-            f"{index} names files that are no safetensors files beside it ({short(files[0])}); {_WAY_OUT}"
-        )
-    return [index.parent / file for file in files]
 
 
 def _variants(part: Path) -> set[str]:
@@ -125,6 +131,13 @@ def _lacking(folder: Path, part: Path, variant: str | None) -> str:
         return (
             f"{part} has pickled weights only (.bin), which are not read; save the pipeline again with "
             "safe_serialization=True"
+        )
+    others = sorted(file.name for file in part.glob("*.safetensors")) if is_folder(part) else []
+    if others:
+        stem = STEMS[1] if part.name.startswith("text_encoder") else STEMS[0]
+        return (
+            f"{part} has no weights by the name they are looked for ({stem}.safetensors), and {listed(others)}; rename"
+            " what holds them, or fetch the model again"
         )
     return f"{part} has no safetensors weights; the model is incomplete, fetch it again"
 
@@ -204,6 +217,9 @@ def check_loaded(
 
 def check_finite(component: str, module: Any, place: object) -> None:
     """Raise UserError for weights that are no finite numbers: whatever is computed with them is none either."""
+    empty = [name for name, value in module.named_parameters() if value.is_meta]
+    if empty:  # what a library left out, and does not report
+        check_loaded(component, {"missing_keys": empty}, place)
     wrong = [
         name
         for name, value in module.named_parameters()

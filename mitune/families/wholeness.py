@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mitune.errors import UserError, short
+from mitune.families.config_bounds import LARGEST_LATENT
+from mitune.families.vocabulary import check_vocabulary
 from mitune.reading import is_number, is_whole
 from mitune.scheduler_config import is_flow
 
@@ -26,7 +28,7 @@ def check_whole(pipeline: Any, network: str, encoders: Sequence[str], name: str)
             )
     _check_scheduler_kind(pipeline.scheduler)
     _check_sides(getattr(pipeline, network).config, network, name)
-    _check_scaling(pipeline.vae.config, name)
+    check_scaling(pipeline.vae.config, name)
     for encoder_name in encoders:
         encoder = getattr(pipeline, encoder_name, None)
         key = encoder_name.replace("text_encoder", "tokenizer")
@@ -52,19 +54,27 @@ def _check_scheduler_kind(scheduler: Any) -> None:
 def _check_sides(config: Any, network: str, name: str) -> None:
     own = getattr(config, "sample_size", None)
     sides = list(own) if isinstance(own, (list, tuple)) else [own, own]
-    if own is not None and not (len(sides) == 2 and all(is_whole(side) and side > 0 for side in sides)):
+    if own is not None and not (
+        len(sides) == 2 and all(is_whole(side) and 0 < side <= LARGEST_LATENT for side in sides)
+    ):
         raise UserError(
-            f"{name}: the {network}'s config.json says sample_size={short(str(own))}, which is no size of a latent;"
-            " mend it"
+            f"{name}: the {network}'s config.json says sample_size={short(str(own))}, which is no size of a latent (1"
+            f" to {LARGEST_LATENT}); mend it"
         )
 
 
-def _check_scaling(config: Any, name: str) -> None:
-    for key in ("scaling_factor", "shift_factor"):
-        value = getattr(config, key, None)
-        if value is not None and not (is_number(value) and (key == "shift_factor" or value > 0)):
+def check_scaling(config: Any, name: str) -> None:
+    """Raise UserError for an autoencoder's configuration whose scaling makes no latents: a scale that is said to be
+    nothing (one that is not said is its class's), or numbers beyond all models.
+    """
+    for key, least, most in (("scaling_factor", 1e-4, 1e4), ("shift_factor", -1e4, 1e4)):
+        value = getattr(config, key, 1.0)
+        if value is None and key == "shift_factor":
+            continue
+        if not is_number(value) or not least <= value <= most:
             raise UserError(
-                f"{name}: the vae's config.json says {key}={short(str(value))}, which is no such number; mend it"
+                f"{name}: the autoencoder's config.json says {key}={short(str(value))}, which is no number from"
+                f" {least:g} to {most:g}; mend it"
             )
 
 
@@ -81,6 +91,7 @@ def _check_tokenizer(tokenizer: Any, encoder: Any, key: str, name: str) -> None:
         )
     embeddings = encoder.get_input_embeddings()
     rows = getattr(embeddings, "num_embeddings", None)
+    check_vocabulary(tokenizer, rows, f"{name}: its {key}")
     if rows is not None and len(tokenizer) > rows:
         raise UserError(
             f"{name}: its {key} knows {len(tokenizer)} tokens, and the text encoder beside it has {rows}; they are"

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mitune.errors import UserError
+from mitune.families.vocabulary import check_vocabulary
 from mitune.families.weights import POSITIONS, check_finite, check_loaded
 from mitune.reading import reading
 from mitune.referees.pairs import check_pairs, in_batches
@@ -71,8 +72,11 @@ class Clip:
     def _tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
-        with reading(f"{self.processor.key}={self.processor.name}: its tokenizer", "fetch it again"):
-            return CLIPTokenizer.from_pretrained(self.processor.open())
+        what = f"{self.processor.key}={self.processor.name}: its tokenizer"
+        with reading(what, "fetch it again"):
+            tokenizer = CLIPTokenizer.from_pretrained(self.processor.open())
+        check_vocabulary(tokenizer, self.model.config.text_config.vocab_size, what)
+        return tokenizer
 
     def image_features(self, pictures: Tensor) -> Tensor:
         """Features of length one [n, d] of ``pictures`` [n, 3, H, W] in [0, 1]; differentiable."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mitune.errors import UserError
+from mitune.families.shards import check_shards
 from mitune.families.source import PICKLED, asking_hub, fingerprint, is_hub_id
 from mitune.families.weights import check_settings, check_stored
-from mitune.reading import home, is_folder, is_there, read_json
+from mitune.reading import home, is_file, is_folder, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/clip"}
 """The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""
@@ -39,6 +40,9 @@ class JudgeSource:
                 + "; give a folder with model.safetensors (save_pretrained writes one)"
             )
         check_settings(folder)
+        index = folder / "model.safetensors.index.json"
+        if is_file(index) and not is_file(folder / "model.safetensors"):  # which is read first
+            check_shards(index, "judge")
         check_stored(files, "judge")
         return folder
 

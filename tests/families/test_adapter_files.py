@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.families import lora
+from mitune.families.adapter_contents import open_file
 from mitune.hub.comfy import comfy_tensors, prefixes
 from tests.families import adapters, ldm
 from tests.families.adapters import Layer, apart, outer, plain_weights, weights_of
@@ -488,6 +489,68 @@ def test_values_that_are_no_numbers_are_refused(value: float, model: Model, tmp_
         save_file(tensors, tmp_path / "bad.safetensors")
         with pytest.raises(UserError, match="no finite numbers"):
             model.ours(tmp_path / "bad.safetensors")
+
+
+def _one_layer(file: Path, alpha: Tensor, **changed: Tensor) -> Path:
+    """A LoRA of kohya's for one layer of the UNet, whose alpha is ``alpha``."""
+    tensors = {"lora_down.weight": torch.ones(2, 4), "lora_up.weight": torch.ones(4, 2), "alpha": alpha}
+    tensors |= {name.replace("__", "."): value for name, value in changed.items()}
+    save_file({f"lora_unet_x.{name}": value for name, value in tensors.items()}, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.float16, torch.float64]
+)
+def test_an_alpha_may_be_a_number_of_any_type(kind: torch.dtype, tmp_path: Path) -> None:
+    """What diffusers' convert_state_dict_to_kohya writes is a whole number."""
+    opened = open_file(_one_layer(tmp_path / "x.safetensors", torch.tensor(4, dtype=kind)))
+    (parts,) = opened.layers.values()
+    assert float(parts["alpha"]) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("alpha", "changed"),
+    [
+        (torch.tensor(math.inf), {}),
+        (torch.tensor(True), {}),
+        (torch.tensor(4 + 1j), {}),
+        (torch.tensor(4), {"lora_up__weight": torch.ones(4, 2, dtype=torch.int64)}),
+    ],
+)
+def test_only_an_alpha_may_be_whole_and_it_must_be_a_number(
+    alpha: Tensor, changed: dict[str, Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no finite numbers"):
+        open_file(_one_layer(tmp_path / "x.safetensors", alpha, **changed))
+
+
+def test_whole_alphas_scale_as_others_do(model: Model, tmp_path: Path) -> None:
+    file = adapters.write_kohya(tmp_path / "style.safetensors", model.network, flat)
+    tensors = load_file(file)
+    for name in [name for name in tensors if name.endswith(".alpha")]:
+        tensors[name] = torch.tensor(3.0)
+    save_file(tensors, file)
+    expected = model.ours(file)
+    for name in [name for name in tensors if name.endswith(".alpha")]:
+        tensors[name] = torch.tensor(3)
+    save_file(tensors, file)
+    assert apart(model.ours(file), expected) == 0
+
+
+@pytest.mark.parametrize("name", ["r", "lora_alpha", "unet", "unet.", ".r", "", "vae.r", "lora_unet.r"])
+def test_settings_of_no_part_are_named_with_where_they_belong(name: str, tmp_path: Path) -> None:
+    header = {"lora_adapter_metadata": json.dumps({name: 4})}
+    tensors = {"unet.x.lora_A.weight": torch.ones(4, 4), "unet.x.lora_B.weight": torch.ones(4, 4)}
+    save_file(tensors, tmp_path / "x.safetensors", metadata=header)
+    with pytest.raises(UserError) as caught:
+        open_file(tmp_path / "x.safetensors")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert f"lora_adapter_metadata: it says {name!r}, which is of no part of a model" in line
+    assert "'unet.r'" in line
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": '{"unet.r": 4}'})
+    assert open_file(tmp_path / "x.safetensors").settings == {"unet": {"r": 4}}
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,12 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser, memory
-from mitune.families.weights import POSITIONS, check_loaded, weight_files
+from mitune.families.components import scheduler_file
+from mitune.families.config_bounds import check_bounds
+from mitune.families.vocabulary import check_vocabulary
+from mitune.families.weights import POSITIONS, check_finite, check_loaded, weight_files
+from mitune.families.wholeness import check_scaling
+from tests.families import tiny
 
 UNET, TEXT, VAE = (
     "unet/diffusion_pytorch_model.safetensors",
@@ -123,7 +131,7 @@ def test_shards_are_checked_as_one(copy: Path) -> None:
     good = json.loads(index.read_text())
     first = sorted(good["weight_map"])[0]
     edit(index, weight_map={key: file for key, file in good["weight_map"].items() if key != first})
-    assert f"1 weights are missing ({first})" in refusal(copy)
+    assert f"1 weights are not in its weight_map ({first!r})" in refusal(copy)
     for bad in (
         "[]",
         "{",
@@ -136,6 +144,50 @@ def test_shards_are_checked_as_one(copy: Path) -> None:
     index.write_text(json.dumps(good))
     (copy / "unet" / sorted(set(good["weight_map"].values()))[0]).unlink()
     assert "does not exist" in refusal(copy)
+
+
+def _sharded(folder: Path, index: dict[str, str], **files: dict[str, Tensor]) -> Path:
+    part = folder / "unet"
+    part.mkdir(parents=True)
+    for name, tensors in files.items():
+        save_file(tensors, part / f"{name}.safetensors")
+    named = {key: f"{file}.safetensors" for key, file in index.items()}
+    (part / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("index", "second", "words"),
+    [
+        ({"a": "one", "b": "two"}, {"b": 1}, None),
+        (
+            {"a": "one", "b": "two"},
+            {"c": 1},
+            "1 weights are missing ('b'); 1 weights are not in its weight_map ('c')",
+        ),
+        ({"a": "one", "b": "one"}, {}, "1 weights are missing ('b')"),
+        ({"a": "one", "b": "two"}, {"b": 1, "c": 1}, "1 weights are not in its weight_map ('c')"),
+        ({"a": "one", "b": "two"}, {"b": 1, "a": 2}, "1 weights are in two of its files ('a')"),
+        ({"a": "two", "b": "one"}, {"b": 1}, "2 weights are in another of its files than it says ('a', 'b')"),
+    ],
+)
+def test_shards_hold_what_their_index_lists_each_once(
+    index: dict[str, str], second: dict[str, float], words: str | None, tmp_path: Path
+) -> None:
+    two = {key: torch.tensor([float(value)]) for key, value in second.items()}
+    folder = _sharded(tmp_path / "model", index, one={"a": torch.zeros(1)}, two=two)
+    if words is None:
+        assert [file.stem for file in weight_files(folder, "unet", None)] == ["one", "two"]
+        return
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        weight_files(folder, "unet", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_were_left_empty_are_missing() -> None:
+    module = torch.nn.Linear(2, 2, device="meta")
+    with pytest.raises(UserError, match=r"2 weights are missing \(bias, weight\)"):
+        check_finite("unet", module, "here")
 
 
 def _rename(copy: Path, variant: str, *files: str) -> None:
@@ -194,6 +246,71 @@ def test_a_tokenizer_that_does_not_end_is_cut_where_its_encoder_ends(copy: Path,
         assert torch.equal(text, plain.encode_prompts([prompt]).tensors["text"])
 
 
+@pytest.mark.parametrize("kind", ["CLIPTokenizer", "T5Tokenizer", "GemmaTokenizer", "Qwen2Tokenizer"])
+def test_a_tokenizer_without_its_words_is_refused(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    empty = getattr(transformers, kind).from_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match=r"the tokenizer has no vocabulary: .* of the 30000 of"):
+        check_vocabulary(empty, 30_000, "the tokenizer")
+
+
+def test_a_model_whose_tokenizer_lost_its_files_or_its_merges_is_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    assert ": its tokenizer has no vocabulary" in refusal(copy)
+    tokenizer, _ = tiny.clip(tmp_path / "words")
+    check_vocabulary(tokenizer, len(tokenizer), "the tokenizer")
+    (tmp_path / "words" / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = type(tokenizer).from_pretrained(str(tmp_path / "words"))
+    with pytest.raises(UserError, match="has no merges"):
+        check_vocabulary(tokenizer, len(tokenizer), "the tokenizer")
+
+
+def test_words_of_every_kind_of_tokenizer_are_seen() -> None:
+    from tests.families.test_sana import gemma
+
+    for tokenizer, encoder in (tiny.t5(), gemma()):
+        check_vocabulary(tokenizer, encoder.config.vocab_size, "the tokenizer")
+        check_vocabulary(tokenizer, None, "the tokenizer")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_settings_that_are_missing_are_named(copy: Path, file: str) -> None:
+    (copy / file).unlink()
+    part, name = file.split("/")
+    assert refusal(copy) == (
+        f"{copy / part} has no {name}, which says how the {part} is built; fetch the model again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "right"),
+    [
+        (UNET, "model.safetensors", "diffusion_pytorch_model.safetensors"),
+        (TEXT, "diffusion_pytorch_model.safetensors", "model.safetensors"),
+        (UNET, "weights.safetensors", "diffusion_pytorch_model.safetensors"),
+        (TEXT, "weights.safetensors", "(model.safetensors"),
+    ],
+)
+def test_weights_by_another_name_say_what_they_are_called(
+    copy: Path, file: str, name: str, right: str
+) -> None:
+    (copy / file).rename((copy / file).with_name(name))
+    line = refusal(copy)
+    assert right in line
+    assert "rename" in line
+
+
 CONFIGS = {
     "unet/config.json": {"sample_size": "x", "in_channels": "4", "block_out_channels": [], "not_known": 3},
     "vae/config.json": {"scaling_factor": "x", "shift_factor": "x", "latent_channels": "4"},
@@ -228,6 +345,122 @@ CONFIGS = {
 def test_a_damaged_setting_is_refused_in_one_line(copy: Path, file: str, key: str) -> None:
     edit(copy / file, **{key: CONFIGS[file][key]})
     refusal(copy)
+
+
+NUMBERS: list[tuple[str, str, Any]] = [
+    ("unet", "sample_size", 10**9),
+    ("unet", "sample_size", [8, 2000]),
+    ("unet", "layers_per_block", 10**7),
+    ("unet", "layers_per_block", [1, 10**7]),
+    ("unet", "transformer_layers_per_block", 1e300),
+    ("unet", "attention_head_dim", 10**9),
+    ("unet", "block_out_channels", [16, 10**9]),
+    ("unet", "cross_attention_dim", 10**6),
+    ("vae", "layers_per_block", 10**7),
+    ("vae", "latent_channels", 10**9),
+    ("vae", "sample_size", 10**9),
+    ("text_encoder", "num_hidden_layers", 10**7),
+    ("text_encoder", "hidden_size", 10**9),
+    ("text_encoder", "hidden_size", 16_000),
+    ("text_encoder", "intermediate_size", 60_000),
+    ("text_encoder", "intermediate_size", 10**9),
+    ("text_encoder", "vocab_size", 10**9),
+    ("text_encoder", "max_position_embeddings", 10**9),
+]
+
+
+@pytest.mark.parametrize(("part", "key", "value"), NUMBERS)
+def test_a_number_that_no_model_has_is_refused_before_a_network_is_built(
+    copy: Path, part: str, key: str, value: Any
+) -> None:
+    files = weight_files(copy, part, None)
+    check_bounds(copy / part, files)
+    edit(copy / part / "config.json", **{key: value})
+    with pytest.raises(
+        UserError, match=rf"config\.json says {key}=.*, and (its weight file has|the most is|no tensor)"
+    ):
+        check_bounds(copy / part, files)
+
+
+def test_layers_are_bounded_together(copy: Path) -> None:
+    files = weight_files(copy, "unet", None)
+    edit(copy / "unet" / "config.json", layers_per_block=40, transformer_layers_per_block=[40, 2])
+    with pytest.raises(UserError, match="its weight file has"):
+        check_bounds(copy / "unet", files)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fine"),
+    [
+        *(
+            ("scaling_factor", value, False)
+            for value in (1e300, 1e-320, math.inf, math.nan, None, 0, -1, True)
+        ),
+        *(("scaling_factor", value, True) for value in (0.18215, 0.13025, 1, 1.5305, 0.41407)),
+        *(("shift_factor", value, False) for value in (1e300, math.inf, "x")),
+        *(("shift_factor", value, True) for value in (None, 0.0609, -0.1, 0)),
+    ],
+)
+def test_a_scaling_is_a_number_that_latents_can_have(key: str, value: Any, fine: bool) -> None:
+    config = types.SimpleNamespace(**{key: value})
+    if fine:
+        check_scaling(config, "it")
+    else:
+        with pytest.raises(UserError, match=rf"it: .* says {key}=.*, which is no number from"):
+            check_scaling(config, "it")
+
+
+def test_the_scaling_that_a_file_does_not_say_is_its_class_s(copy: Path) -> None:
+    file = copy / "vae" / "config.json"
+    file.write_text(
+        json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "scaling_factor"})
+    )
+    assert load(copy)._autoencoder.scale == 0.18215
+    edit(file, scaling_factor=None)
+    assert "scaling_factor=None" in refusal(copy)
+
+
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.1, "num_train_timesteps": 1000}
+SHIFT = {"shift": 3.0, "num_train_timesteps": 1000}
+DDIM, FLOW = "DDIMScheduler", "FlowMatchEulerDiscreteScheduler"
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "words"),
+    [
+        ({}, DDIM, "says nothing of the noise"),
+        ({"beta_strat": 1, "_class_name": DDIM}, DDIM, "says nothing of the noise"),
+        ({"_class_name": FLOW}, FLOW, "says nothing of the noise"),
+        (BETAS | {"_class_name": DDIM}, FLOW, "is of a beta schedule"),
+        (BETAS, FLOW, "is of a beta schedule"),
+        (SHIFT | {"_class_name": FLOW}, DDIM, "is of a rectified flow"),
+        (SHIFT, DDIM, "is of a rectified flow"),
+        (BETAS | {"_class_name": DDIM}, DDIM, None),
+        (BETAS | {"_class_name": "PNDMScheduler"}, "EulerDiscreteScheduler", None),
+        (BETAS, DDIM, None),
+        ({"num_train_timesteps": 1000}, DDIM, None),
+        ({"num_train_timesteps": 1000}, FLOW, None),
+        (SHIFT | {"_class_name": FLOW}, FLOW, None),
+        (SHIFT | {"_class_name": FLOW}, "FlowMatchHeunDiscreteScheduler", None),
+        # Sana's own: a solver of both kinds
+        (
+            {"flow_shift": 3.0, "prediction_type": "flow_prediction", "use_flow_sigmas": True} | BETAS,
+            "DPMSolverMultistepScheduler",
+            None,
+        ),
+    ],
+)
+def test_a_scheduler_s_configuration_is_of_the_kind_of_its_class(
+    config: dict[str, Any], name: str, words: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    index = {"scheduler": ["diffusers", name]}
+    if words is None:
+        scheduler_file(tmp_path, index)
+    else:
+        with pytest.raises(UserError, match=words):
+            scheduler_file(tmp_path, index)
 
 
 @pytest.mark.parametrize("kind", ["EDMEulerScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler"])

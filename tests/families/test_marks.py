@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser
+from mitune.families.checkpoint_names import check_names
 from tests.families.ldm import write_checkpoint
 
 NONE = torch.tensor([])
@@ -150,6 +152,61 @@ def test_what_training_leaves_beside_the_weights_is_no_alarm(file: File) -> None
             f"{TEXT}embeddings.position_ids": torch.arange(16)[None],
         }
     )
+
+
+FOREIGN = {
+    "foo.bar": None,
+    "control_model.time_embed.0.weight": "as of a ControlNet",
+    "cond_stage_model.extra.weight": None,
+    "cond_stage_model.model.extra.weight": None,
+    "conditioner.embedders.0.extra": None,
+    "depth_model.x": "depth",
+    "scaled_fp8": "8 bits",
+    "double_blocks.0.img_mod.lin.weight": None,
+    "model.strange": None,
+    "betas.weight": None,
+    "optimizer.state.0": "training",
+    "xmodel.diffusion_model.out.2.bias": None,
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_tensors_that_are_no_part_of_a_checkpoint_are_refused_by_name(name: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"1 tensors that are no part of one \('{re.escape(name)}'\)"
+    ) as caught:
+        check_names(Path("x.safetensors"), ["betas", name], "StableDiffusionPipeline", True)
+    assert (FOREIGN[name] or "") in str(caught.value)
+
+
+def test_a_file_with_foreign_tensors_is_not_loaded(file: File) -> None:
+    assert "no part of one ('foo.bar')" in file.refusal(**{"foo.bar": torch.zeros(3)})
+
+
+def test_what_real_checkpoints_hold_is_known() -> None:
+    parts = """betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod
+        log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod posterior_variance
+        posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2 logvar lvlb_weights scale_factor
+        model_ema.decay model_ema.num_updates model_ema.diffusion_modelout2bias loss.logvar global_step v_pred ztsnr
+        denoiser.sigmas embedding_manager.string_to_param_dict.x first_stage_model.loss.logvar
+        model.diffusion_model.out.2.bias first_stage_model.quant_conv.bias
+        cond_stage_model.transformer.text_model.embeddings.position_ids cond_stage_model.logit_scale
+        cond_stage_model.text_projection cond_stage_model.model.transformer.resblocks.0.ln_1.bias
+        cond_stage_model.model.token_embedding.weight cond_stage_model.model.positional_embedding
+        cond_stage_model.model.ln_final.bias cond_stage_model.model.text_projection cond_stage_model.model.logit_scale
+        cond_stage_model.model.attn_mask cond_stage_model.model.visual.proj
+        conditioner.embedders.0.transformer.text_model.embeddings.position_ids conditioner.embedders.1.model.logit_scale
+        conditioner.embedders.0.logit_scale conditioner.embedders.0.text_projection
+        conditioner.embedders.1.model.ln_final.bias
+        text_encoders.clip_l.transformer.text_model.final_layer_norm.bias text_encoders.clip_g.logit_scale
+        text_encoders.t5xxl.transformer.shared.weight text_encoders.t5xxl.spiece_model"""
+    check_names(Path("x"), parts.split(), "StableDiffusionPipeline", True)
+    bare = """double_blocks.0.img_attn.qkv.weight single_blocks.0.linear1.bias img_in.bias txt_in.bias
+        time_in.in_layer.bias
+        vector_in.in_layer.bias guidance_in.in_layer.bias final_layer.linear.bias joint_blocks.0.x_block.mlp.fc1.weight
+        pos_embed x_embedder.proj.bias t_embedder.mlp.0.bias y_embedder.mlp.0.bias context_embedder.bias
+        vae.decoder.conv_in.bias encoder.conv_in.bias decoder.conv_in.bias"""
+    check_names(Path("x"), [*bare.split(), *parts.split()], "FluxPipeline", False)
 
 
 def test_a_text_encoder_that_a_file_does_not_hold_is_the_folder_s(file: File) -> None:
