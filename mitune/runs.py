@@ -130,6 +130,14 @@ def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:
     }
 
 
+# What commands write in their folder, after its config.yaml: where that is not there, it is somebody else's.
+_WRITTEN = (
+    *("round-*", "baseline-*", "summary.json", "report.html", "agree", "calibrate"),
+    *("candidates", "pictures", "sheet.png", "sample.json"),
+    *("plan.json", "model.json", "unit-*", "scores.parquet", "score.json", "top"),
+)
+
+
 class RunFolder:
     """A run's folder; ``round(n)`` is the folder of a round."""
 
@@ -235,10 +243,13 @@ class RunFolder:
         """Write ``config.yaml``, or compare with the one there.
 
         Raises UserError naming every key that differs and that a stage already begun depends on. Keys of later stages,
-        more rounds, another device or batch are taken over.
+        more rounds, another device or batch are taken over. Raises it too where something would be replaced that no
+        command wrote.
         """
         path = self.root / "config.yaml"
-        if path.exists():
+        if not path.exists():
+            self._check_free()
+        else:
             changed = self._changed(path, config)
             if changed:
                 shown = ", ".join(f"{name} ({old} there, {new} now)" for name, (old, new) in changed.items())
@@ -247,6 +258,15 @@ class RunFolder:
                     " them back"
                 )
         write_text(path, OmegaConf.to_yaml(config))
+
+    def _check_free(self) -> None:
+        """Every command writes ``config.yaml`` first. Raises UserError where what it would write is there without."""
+        found = sorted(path for name in _WRITTEN for path in self.root.glob(name))
+        if found:
+            raise UserError(
+                f"{found[0]} is there, but no config.yaml beside it: it was not written by mitune; move it away, or"
+                " choose another folder"
+            )
 
     def _changed(self, path: Path, config: DictConfig) -> dict[str, tuple[Any, Any]]:
         old = read_saved(path)

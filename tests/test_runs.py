@@ -184,3 +184,17 @@ def test_a_run_folder_that_cannot_be(place: str, hint: str, tmp_path: Path) -> N
 def test_the_home_of_nobody(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such user"):
         RunFolder("~nobody-at-all/run")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["round-1/x", "pictures/holiday.jpg", "sheet.png", "top/x", "scores.parquet", "agree/x", "report.html"],
+)
+def test_a_folder_of_somebody_else_is_not_written_to(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=f"{name.partition('/')[0]} is there.* not written by mitune"):
+        RunFolder(tmp_path).remember(compose())
+    assert not (tmp_path / "config.yaml").exists()
+    assert path.read_text() == "mine"

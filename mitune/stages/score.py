@@ -104,6 +104,8 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         raise UserError(
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
+    if state().is_main_process and settings.top_fraction is not None:
+        _check_top(_top_folder(config), run.root / "top")
     work = ScoredPictures(run.root, pictures, settings.rows_per_unit)
     if settings.profile is not None and is_there(home(settings.profile)):
         read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
@@ -195,16 +197,26 @@ def _settle(fresh: Path, place: Path) -> None:
             os.replace(fresh, place)
 
 
+def _top_folder(config: DictConfig) -> Path:
+    path = table_path(config)
+    return path.with_name(f"{path.stem.removesuffix('-scores')}-top-{config.score.top_fraction:g}")
+
+
+def _check_top(*folders: Path) -> None:
+    """Raises UserError for a folder that would be replaced, and holds what no score command wrote."""
+    for folder in folders:
+        if folder.exists() and not written_here(folder):
+            raise UserError(
+                f"{folder} exists and was not written by mitune score; move it away, or choose another score.out="
+            )
+
+
 def _write_top(
     config: DictConfig, run: RunFolder, pictures: Pictures, table: pd.DataFrame, by: str
 ) -> dict[str, Any]:
     """The best share of the pictures by one score, as a dataset beside the table; gives what was written."""
-    fraction, path = config.score.top_fraction, table_path(config)
-    folder = path.with_name(f"{path.stem.removesuffix('-scores')}-top-{fraction:g}")
-    if folder.exists() and not written_here(folder):
-        raise UserError(
-            f"{folder} exists and was not written by mitune score; move it away, or choose another score.out="
-        )
+    fraction, folder = config.score.top_fraction, _top_folder(config)
+    _check_top(folder, run.root / "top")
     count = max(1, round(fraction * len(table)))
     best = table.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
     best = best.rename(columns={"image": "name"}).reset_index(drop=True)
