@@ -171,6 +171,7 @@ def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
         ("file/below", "not a folder"),
         ("loop/x", "circle"),
         ("pipe", "file"),
+        ("/proc/x", "cannot write /proc/x"),
     ],
 )
 def test_a_run_folder_that_cannot_be(place: str, hint: str, tmp_path: Path) -> None:
