@@ -22,7 +22,7 @@ from mitune.distributed import agreed, all_leave, seen, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
-from mitune.reading import home, is_file
+from mitune.reading import check_regular, home, is_file
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
@@ -164,6 +164,8 @@ class RunFolder:
         path = self.root / ".lock"
         with user_errors(path):
             self.root.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                check_regular(path)
             handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             try:

@@ -199,3 +199,15 @@ def test_a_folder_of_somebody_else_is_not_written_to(name: str, tmp_path: Path) 
         RunFolder(tmp_path).remember(compose())
     assert not (tmp_path / "config.yaml").exists()
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".lock", "config.yaml", ".requeue"])
+def test_a_pipe_in_the_folder_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    run = RunFolder(tmp_path)
+    if name == ".requeue":  # taken away, as an old one is
+        with run.lock():
+            run.remember(compose())
+        return
+    with pytest.raises(UserError, match="is a named pipe"), run.lock():
+        run.remember(compose())

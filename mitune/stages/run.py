@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from mitune.distributed import agreed, state, wait
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
+from mitune.reading import is_there
 from mitune.report import write_report
 from mitune.runs import STAGES, RunFolder
 from mitune.stages.artefacts import clear, harmed, told
@@ -19,6 +20,7 @@ from mitune.stages.generate import generate
 from mitune.stages.progress import say, warn
 from mitune.stages.select import select_stage
 from mitune.stages.train import train_stage
+from mitune.track import METRICS
 
 SCHEMA = 1
 
@@ -46,6 +48,9 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
         return None
 
     figures = agreed(begin)
+    metrics = run.round(number) / METRICS
+    if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
+        warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
         figures = WORK[stage](config, run, number)
         say(f"round {number}: {_line(stage, figures)}")
