@@ -43,8 +43,9 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
             return figures
         run.prepare(number)
         if found:
-            warn(f"{told(found)}: round {number}: {stage} makes it again")
-            clear(run, number, stage, found)
+            line = f"{told(found)}: round {number}: {stage} makes it again"
+            clear(run, number, stage, found)  # or refuses, and that is all to say
+            warn(line)
         return None
 
     figures = agreed(begin)
