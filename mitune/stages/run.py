@@ -13,7 +13,7 @@ from mitune.files import write_json
 from mitune.reading import is_there
 from mitune.report import write_report
 from mitune.runs import STAGES, RunFolder
-from mitune.stages.artefacts import clear, harmed, told
+from mitune.stages.artefacts import clear, harmed, require, told
 from mitune.stages.common import check_prompts, trained_from
 from mitune.stages.evaluate import evaluate
 from mitune.stages.generate import generate
@@ -40,6 +40,7 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
         figures = run.mark(number, stage)
         found = [] if figures is None else harmed(run, number, stage)
         if figures is not None and not found:
+            _require_used(stage, config, run, number)
             return figures
         run.prepare(number)
         if found:
@@ -58,6 +59,14 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
     else:
         say(f"round {number}: {_line(stage, figures)} (done before)")
     return figures
+
+
+def _require_used(stage: str, config: DictConfig, run: RunFolder, number: int) -> None:
+    """Raises UserError where what a stage went on from is gone or changed. Main process only."""
+    if stage != STAGES[0]:
+        require(run, number, STAGES[STAGES.index(stage) - 1])
+    if number > 1 and (stage == "generate" or (stage == "train" and not config.train.fresh)):
+        require(run, number - 1, "train")
 
 
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
