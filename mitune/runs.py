@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mitune import digests
-from mitune.config import compose_saved, flatten, leaves, read_saved
+from mitune.config import compose_saved, flatten, leaves, read_saved, saved_text
 from mitune.distributed import agreed, all_leave, seen, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
@@ -259,7 +259,7 @@ class RunFolder:
                     f"{self.root} was made with another configuration: {shown}; choose another run= folder, or set"
                     " them back"
                 )
-        write_text(path, OmegaConf.to_yaml(config))
+        write_text(path, saved_text(config))
 
     def _check_free(self) -> None:
         """Every command writes ``config.yaml`` first. Raises UserError where what it would write is there without."""

@@ -211,3 +211,24 @@ def test_a_pipe_in_the_folder_is_not_waited_for(name: str, tmp_path: Path) -> No
         return
     with pytest.raises(UserError, match="is a named pipe"), run.lock():
         run.remember(compose())
+
+
+@pytest.mark.parametrize("key", ["  rank", "seed", "  variance"])
+def test_a_key_that_was_taken_out_by_hand_is_missed(key: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    config = compose([f"run={tmp_path}", "adapter.rank=8", "seed=0"])
+    run.remember(config)
+    path = tmp_path / "config.yaml"
+    whole = path.read_text()
+    (found,) = [own for own in whole.splitlines(keepends=True) if own.startswith(f"{key}:")]
+    path.write_text(whole.replace(found, ""))
+    total = len(flatten(config))
+    said = rf"config\.yaml holds {total - 1} of the {total} keys .*such as .*{key.strip()}\)"
+    for read in (lambda: run.recall([]), lambda: run.remember(config), lambda: read_saved(path)):
+        with pytest.raises(UserError, match=said):
+            read()
+    path.write_text(whole.replace(found, "").partition("\n")[2])  # of a version that knew no such key
+    assert len(read_saved(path)) == total - 1
+    path.write_text("".join(whole.splitlines(keepends=True)[: whole.count("\n") // 2]))  # cut
+    with pytest.raises(UserError, match="keys that were written"):
+        run.remember(config)
