@@ -130,10 +130,10 @@ def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:
     }
 
 
-# What commands write in their folder, after its config.yaml: where that is not there, it is somebody else's.
+# What commands write in their folder, after its config.yaml: where that is not there, it is somebody else's. What
+# sample writes is looked after by itself: a folder of pictures may well lie where a run is to be.
 _WRITTEN = (
     *("round-*", "baseline-*", "summary.json", "report.html", "agree", "calibrate"),
-    *("candidates", "pictures", "sheet.png", "sample.json"),
     *("plan.json", "model.json", "unit-*", "scores.parquet", "score.json", "top"),
 )
 

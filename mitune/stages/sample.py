@@ -50,7 +50,6 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 
     Raises UserError: scores that these pictures cannot get, more pictures than are drawn, a search that cannot be.
     """
-    agreed(lambda: check_place(run.root))
     prompts = _prompts(config)
     by, drawn, names = check(config, prompts)
     number = config.sample.round
@@ -102,7 +101,8 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def check_place(folder: Path) -> None:
-    """Raises UserError if ``folder`` holds what ``sample`` would replace and did not write. Main process only."""
+    """Raises UserError if ``folder`` holds what ``sample`` would replace and did not write; asked before anything is
+    written there. Main process only."""
     begun = (folder / "candidates" / "plan.json").is_file()
     own = [folder / name for name in ("pictures", "sheet.png", "sample.json")]
     found = [path for path in own if os.path.lexists(path)] if not begun else []

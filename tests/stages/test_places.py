@@ -9,9 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mitune.config import compose
 from mitune.errors import UserError
 from mitune.hub import folder as exports
 from mitune.report.sweeps import check_place as check_sweep
+from mitune.runs import RunFolder
 from mitune.stages.sample import check_place as check_sample
 
 Refused = Callable[[list[str]], str]
@@ -22,9 +24,15 @@ def test_sample_replaces_no_pictures_of_the_users(tmp_path: Path, refused: Refus
     (tmp_path / "pictures" / "holiday.jpg").write_text("x")
     (tmp_path / "sheet.png").write_text("y")
     line = refused(["sample", f"sample.out={tmp_path}", f"run={tmp_path / 'run'}"])
-    assert "was not written by mitune" in line
+    assert "pictures exists and was not written by mitune sample" in line
+    assert not (tmp_path / "config.yaml").exists()
     assert (tmp_path / "pictures" / "holiday.jpg").read_text() == "x"
     assert (tmp_path / "sheet.png").read_text() == "y"
+
+
+def test_a_run_may_lie_beside_pictures(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    RunFolder(tmp_path).remember(compose())
 
 
 def test_sample_knows_its_own_pictures(tmp_path: Path) -> None:
