@@ -146,7 +146,7 @@ def _work(stage: str, config: Any) -> int:
     from mitune.runs import RunFolder
     from mitune.stages.common import quiet
     from mitune.stages.progress import warn
-    from mitune.stages.sample import sample_folder
+    from mitune.stages.sample import check_place, sample_folder
     from mitune.stages.score import score_folder
 
     quiet()
@@ -158,6 +158,8 @@ def _work(stage: str, config: Any) -> int:
         try:
             main = state().is_main_process
             with run.lock() if main else contextlib.nullcontext():
+                if main and stage == "sample":
+                    check_place(run.root)
                 if main and stage != "export":
                     run.remember(config)
                 run.check_fellows(config)

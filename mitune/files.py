@@ -46,6 +46,14 @@ _REASONS = {
     errno.EIO: "the disk does not take it (input/output error); look after it, and run the same command again",
     errno.ESTALE: "the shared folder is gone; mount it again, and run the same command again",
     errno.ENOTCONN: "the shared folder is gone; mount it again, and run the same command again",
+    errno.EBUSY: "the place is in use; choose another folder",
+    errno.ETXTBSY: "the place is in use; choose another folder",
+    errno.EFBIG: "the file is larger than this disk, or your limit, takes; choose another folder",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n), and run the same command again",
+    errno.ENFILE: "too many files are open; run the same command again",
+    errno.ENODEV: "there is no disk behind this place; choose another folder",
+    errno.ENXIO: "there is no disk behind this place; choose another folder",
+    errno.EOPNOTSUPP: "the file system does not take it; choose another folder",
 }
 
 
@@ -65,9 +73,38 @@ def user_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         reason = refusal(error)
+        if reason is None and isinstance(error, OSError) and _about(error, path):
+            reason = _unforeseen(error)
         if reason is None:
             raise
         raise UserError(f"cannot write {path}: {reason}") from error
+
+
+def _about(error: OSError, path: Path) -> bool:
+    """Whether the refusal is one of ``path`` or what lies around it: another file's would be a fault of ours, and a
+    connection's has nothing to do with it."""
+    if error.errno is None or isinstance(error, ConnectionError):
+        return False
+    if not isinstance(error.filename, (str, os.PathLike)):
+        return True
+    place, named = Path(os.path.abspath(path)), Path(os.path.abspath(error.filename))
+    return named.is_relative_to(place.parent) or place.is_relative_to(named)
+
+
+def _unforeseen(error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "its folder is gone, or none can be made there; choose another folder"
+    said = error.strerror or os.strerror(error.errno or 0)
+    return f"the system refuses it ({said}); choose another folder"
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError unless a file can be written at ``path``: asked before hours are spent on what belongs there."""
+    with user_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+        os.close(handle)
+        os.unlink(partial)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

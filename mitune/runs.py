@@ -14,15 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mitune import digests
-from mitune.config import compose_saved, flatten, leaves, read_saved
+from mitune.config import compose_saved, flatten, leaves, read_saved, saved_text
 from mitune.distributed import agreed, all_leave, seen, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
-from mitune.reading import home, is_file
+from mitune.reading import check_regular, home, is_file
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
@@ -130,6 +130,14 @@ def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:
     }
 
 
+# What commands write in their folder, after its config.yaml: where that is not there, it is somebody else's. What
+# sample writes is looked after by itself: a folder of pictures may well lie where a run is to be.
+_WRITTEN = (
+    *("round-*", "baseline-*", "summary.json", "report.html", "agree", "calibrate"),
+    *("plan.json", "model.json", "unit-*", "scores.parquet", "score.json", "top"),
+)
+
+
 class RunFolder:
     """A run's folder; ``round(n)`` is the folder of a round."""
 
@@ -156,6 +164,8 @@ class RunFolder:
         path = self.root / ".lock"
         with user_errors(path):
             self.root.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                check_regular(path)
             handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             try:
@@ -235,10 +245,13 @@ class RunFolder:
         """Write ``config.yaml``, or compare with the one there.
 
         Raises UserError naming every key that differs and that a stage already begun depends on. Keys of later stages,
-        more rounds, another device or batch are taken over.
+        more rounds, another device or batch are taken over. Raises it too where something would be replaced that no
+        command wrote.
         """
         path = self.root / "config.yaml"
-        if path.exists():
+        if not path.exists():
+            self._check_free()
+        else:
             changed = self._changed(path, config)
             if changed:
                 shown = ", ".join(f"{name} ({old} there, {new} now)" for name, (old, new) in changed.items())
@@ -246,7 +259,16 @@ class RunFolder:
                     f"{self.root} was made with another configuration: {shown}; choose another run= folder, or set"
                     " them back"
                 )
-        write_text(path, OmegaConf.to_yaml(config))
+        write_text(path, saved_text(config))
+
+    def _check_free(self) -> None:
+        """Every command writes ``config.yaml`` first. Raises UserError where what it would write is there without."""
+        found = sorted(path for name in _WRITTEN for path in self.root.glob(name))
+        if found:
+            raise UserError(
+                f"{found[0]} is there, but no config.yaml beside it: it was not written by mitune; move it away, or"
+                " choose another folder"
+            )
 
     def _changed(self, path: Path, config: DictConfig) -> dict[str, tuple[Any, Any]]:
         old = read_saved(path)

@@ -22,7 +22,7 @@ from urllib.parse import urlparse
 
 from mitune.errors import UserError, nearest
 from mitune.files import read_json, user_errors, write_bytes, write_json
-from mitune.reading import lines
+from mitune.reading import check_regular, is_there, is_whole, lines, read_bytes
 
 METRICS = "metrics.jsonl"
 _SECRET = re.compile(r"(^|[_.-])(token|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
@@ -62,6 +62,8 @@ class JsonLines:
         self.path = Path(path)
         with user_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        if is_there(self.path):
+            check_regular(self.path)  # a pipe would be waited for, for ever
         self._mend()
         self._open()
 
@@ -71,7 +73,7 @@ class JsonLines:
 
     def _mend(self) -> None:
         """Drop a torn last line, so that the next row starts on a line of its own."""
-        data = self.path.read_bytes() if self.path.exists() else b""
+        data = read_bytes(self.path) if self.path.exists() else b""
         if data and not data.endswith(b"\n"):
             write_bytes(self.path, data[: data.rfind(b"\n") + 1])
 
@@ -261,12 +263,12 @@ def make_tracker(
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a ``metrics.jsonl``; a torn last line is left out, a missing file is empty. UserError for
-    other damage."""
+    """Rows of a ``metrics.jsonl``, each with its ``stage`` and ``step``; a torn last line is left out, a missing file
+    is empty. UserError for other damage."""
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break was never finished
         if not line.strip():
@@ -277,6 +279,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
                 raise ValueError("not an object")
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} line {number} is not a JSON object; delete that line") from error
+        if not is_whole(row.get("step")) or not isinstance(row.get("stage"), str):
+            raise UserError(f"{path} line {number} names no step of a stage; delete that line")
         rows.append(row)
     return rows
 

@@ -81,7 +81,7 @@ def test_a_failure_before_the_rename_leaves_the_old_file(
     path = tmp_path / "file"
     files.write_bytes(path, b"old")
     monkeypatch.setattr(files.os, step, fail_with(errno.EBUSY))
-    with pytest.raises(OSError, match="busy"):
+    with pytest.raises(UserError, match="in use"):
         files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert not leftovers(tmp_path)
@@ -104,13 +104,34 @@ def test_a_full_disk_is_one_line_that_names_the_file_and_loses_nothing(
     assert not leftovers(tmp_path)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM])
-def test_refusals_of_the_system_become_user_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    monkeypatch.setattr(files.tempfile, "mkstemp", fail_with(code))
-    with pytest.raises(UserError, match="cannot write"):
-        files.write_text(tmp_path / "file", "x")
+def test_refusals_of_the_system_become_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code in errno.errorcode:
+        if isinstance(OSError(code, ""), ConnectionError):
+            continue  # of no disk
+        monkeypatch.setattr(files.tempfile, "mkstemp", fail_with(code))
+        with pytest.raises(UserError, match="cannot write"):
+            files.write_text(tmp_path / "file", "x")
+        with pytest.raises(UserError, match="cannot write"):
+            files.check_writable(tmp_path / "file")
+
+
+@pytest.mark.parametrize("write", [files.write_text, lambda path, _: files.check_writable(path)])
+def test_a_place_where_the_system_makes_nothing(write: Any) -> None:
+    for place in ("/proc/x", "/proc/x/file", "/sys/x"):
+        with pytest.raises(UserError, match=f"cannot write {place}: "):
+            write(Path(place), "x")
+
+
+def test_what_is_not_about_the_written_file_is_not_blamed_on_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.atomic_folder(tmp_path / "out"):
+        Path("/nowhere/at/all").read_bytes()
+    with pytest.raises(ConnectionResetError), files.atomic_folder(tmp_path / "out"):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+def test_a_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
+    files.check_writable(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +251,7 @@ def test_atomic_folder_keeps_the_old_folder_when_the_last_rename_fails(
         real(source, destination)
 
     monkeypatch.setattr(files.os, "replace", replace)
-    with pytest.raises(OSError, match="busy"), files.atomic_folder(target) as folder:
+    with pytest.raises(UserError, match="in use"), files.atomic_folder(target) as folder:
         (folder / "new").write_text("2")
     assert [path.name for path in target.iterdir()] == ["old"]
 

@@ -171,6 +171,7 @@ def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
         ("file/below", "not a folder"),
         ("loop/x", "circle"),
         ("pipe", "file"),
+        ("/proc/x", "cannot write /proc/x"),
     ],
 )
 def test_a_run_folder_that_cannot_be(place: str, hint: str, tmp_path: Path) -> None:
@@ -184,3 +185,50 @@ def test_a_run_folder_that_cannot_be(place: str, hint: str, tmp_path: Path) -> N
 def test_the_home_of_nobody(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such user"):
         RunFolder("~nobody-at-all/run")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["round-1/x", "summary.json", "unit-1.json", "top/x", "scores.parquet", "agree/x", "report.html"],
+)
+def test_a_folder_of_somebody_else_is_not_written_to(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match=f"{name.partition('/')[0]} is there.* not written by mitune"):
+        RunFolder(tmp_path).remember(compose())
+    assert not (tmp_path / "config.yaml").exists()
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".lock", "config.yaml", ".requeue"])
+def test_a_pipe_in_the_folder_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    run = RunFolder(tmp_path)
+    if name == ".requeue":  # taken away, as an old one is
+        with run.lock():
+            run.remember(compose())
+        return
+    with pytest.raises(UserError, match="is a named pipe"), run.lock():
+        run.remember(compose())
+
+
+@pytest.mark.parametrize("key", ["  rank", "seed", "  variance"])
+def test_a_key_that_was_taken_out_by_hand_is_missed(key: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    config = compose([f"run={tmp_path}", "adapter.rank=8", "seed=0"])
+    run.remember(config)
+    path = tmp_path / "config.yaml"
+    whole = path.read_text()
+    (found,) = [own for own in whole.splitlines(keepends=True) if own.startswith(f"{key}:")]
+    path.write_text(whole.replace(found, ""))
+    total = len(flatten(config))
+    said = rf"config\.yaml holds {total - 1} of the {total} keys .*such as .*{key.strip()}\)"
+    for read in (lambda: run.recall([]), lambda: run.remember(config), lambda: read_saved(path)):
+        with pytest.raises(UserError, match=said):
+            read()
+    path.write_text(whole.replace(found, "").partition("\n")[2])  # of a version that knew no such key
+    assert len(read_saved(path)) == total - 1
+    path.write_text("".join(whole.splitlines(keepends=True)[: whole.count("\n") // 2]))  # cut
+    with pytest.raises(UserError, match="keys that were written"):
+        run.remember(config)

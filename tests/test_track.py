@@ -70,12 +70,38 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str) -> None:
 
 def test_damage_elsewhere_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\nnonsense\n{"step": 2}\n')
+    row = '{"stage": "train", "step": 0}\n'
+    path.write_text(f"{row}nonsense\n{row}")
     with pytest.raises(UserError, match=r"metrics\.jsonl line 2"):
         track.read_metrics(path)
     path.write_text("[1]\n")
     with pytest.raises(UserError, match="line 1"):
         track.read_metrics(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"stage": "train"}', '{"step": 1}', '{"stage": 1, "step": 1}', '{"stage": "train", "step": "x"}'),
+        *('{"stage": "train", "step": 1e999}', '{"stage": "train", "step": true}', "null", "[" * 100_000),
+        *('{"stage": "train", "step": 1.5}', '{"stage": "train", "step": ' + "1" * 5000 + "}"),
+    ],
+)
+def test_a_line_that_names_no_step_is_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": "train", "step": 0}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 2 .*; delete that line"):
+        track.read_metrics(path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    for name, make in (("pipe", os.mkfifo), ("folder", os.mkdir)):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "metrics.jsonl")
+        with pytest.raises(UserError, match=rf"metrics\.jsonl is a (named )?{name}"):
+            track.make_tracker([], tmp_path / name, main=True)
+        with pytest.raises(UserError, match=rf"metrics\.jsonl is a (named )?{name}"):
+            track.read_metrics(tmp_path / name / "metrics.jsonl")
 
 
 def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ fit, before any model is loaded. Nothing here imports torch, so that ``mitune --
 from mitune.config.checks import RACERS, check_racer
 from mitune.config.composition import compose, compose_saved, conf_folder, groups, shipped_folder
 from mitune.config.keys import Config, ScorerConfig, flatten, leaves
-from mitune.config.saved import read_saved, read_settings
+from mitune.config.saved import read_saved, read_settings, saved_text
 from mitune.scores import COLUMNS, LATENT_SCORERS, PATH_SCORERS, PICTURE_SCORERS, SCORERS
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "leaves",
     "read_saved",
     "read_settings",
+    "saved_text",
     "shipped_folder",
 ]

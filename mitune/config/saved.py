@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from mitune.config.keys import keys
+from mitune.config.keys import flatten, keys
 from mitune.config.values import check_value
 from mitune.errors import UserError, nearest
 from mitune.reading import check_yaml, read_text, reading
 
+_NOTE = re.compile(r"# mitune: (\d{1,9}) keys\n")
 WAY_OUT = "restore it, or choose another run= folder"
 
 
 def read_settings(path: Path) -> dict[Any, Any]:
     """What a file of settings says, nothing looked up. Raises UserError for a file that is none."""
-    text = read_text(path)
+    return _settings(read_text(path), path)
+
+
+def _settings(text: str, path: Path) -> dict[Any, Any]:
     check_yaml(text, path, WAY_OUT)
     with reading(path, WAY_OUT):
         # OmegaConf's own reader: it wrote the file, and its numbers are not quite YAML's.
@@ -27,12 +32,18 @@ def read_settings(path: Path) -> dict[Any, Any]:
     return found
 
 
+def saved_text(config: DictConfig) -> str:
+    """What ``config.yaml`` says: how many keys it holds, so that one that is gone since is missed, and the keys."""
+    return f"# mitune: {len(flatten(config))} keys\n{OmegaConf.to_yaml(config)}"
+
+
 def read_saved(path: Path) -> dict[str, Any]:
     """{full key: value} of a ``config.yaml`` that mitune wrote; keys that came later are not in it.
 
-    Raises UserError: not readable, a key that there is not, a value that the key cannot have.
+    Raises UserError: not readable, a key that there is not, or that is gone, a value that the key cannot have.
     """
-    found = read_settings(path)
+    text = read_text(path)
+    found = _settings(text, path)
     values: dict[str, Any] = {}
     _collect(found, "", values)
     known = keys()
@@ -45,6 +56,13 @@ def read_saved(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} is not a configuration of this version of mitune ({error}); {WAY_OUT}"
             ) from error
+    noted = _NOTE.match(text)
+    if noted and len(values) < int(noted[1]):
+        gone = [name for name in known if name not in values]
+        named = f" (such as {gone[0]})" if gone else ""
+        raise UserError(
+            f"{path} holds {len(values)} of the {noted[1]} keys that were written to it{named}; {WAY_OUT}"
+        )
     return values
 
 

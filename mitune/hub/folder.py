@@ -28,11 +28,16 @@ from mitune.errors import UserError
 from mitune.families.source import ADAPTER_FILE
 from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_text
 from mitune.hub.card import Example, Facts, write_card
+from mitune.reading import is_there as found_at
 from mitune.reading import read_bytes
 
 PROVENANCE = "provenance.json"
 SCHEMA = 1
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+
+# What lies in an export folder, by this command and by what uploads it or looks at it.
+_WRITTEN = {"README.md", ADAPTER_FILE, "pictures", "config.yaml", PROVENANCE, "merged", "comfy", "data"}
+_WRITTEN |= {".cache", ".gitattributes", ".DS_Store"}
 
 Pair = tuple[str, Path, Path]
 
@@ -90,12 +95,25 @@ def _commit() -> str | None:
 
 def check_place(folder: Path) -> None:
     """Raises UserError if ``folder`` holds something that no export wrote: it would be replaced."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PROVENANCE).is_file():
-        raise UserError(
-            f"{folder} exists and was not written by mitune export; move it away, or choose another export.out="
-        )
-    if folder.is_file():
+    if found_at(folder) and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another export.out=")
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    other = [path for path in there if path.name not in _WRITTEN]
+    if other or (there and not _is_export(folder)):
+        raise UserError(
+            f"{other[0] if other and _is_export(folder) else folder} exists and was not written by mitune"
+            " export; move it away, or choose another export.out="
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the folder's provenance is one that an export wrote."""
+    file = folder / PROVENANCE
+    try:
+        found = read_json(file) if file.is_file() else None
+    except UserError:
+        return False
+    return isinstance(found, dict) and {"schema", "exported_by"} <= found.keys()
 
 
 def is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:

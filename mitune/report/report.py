@@ -28,7 +28,7 @@ from mitune.evaluate.pictures import curve, histogram
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
 from mitune.meanings import meaning
-from mitune.reading import read_bytes
+from mitune.reading import is_file, is_number, read_bytes
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")
@@ -278,9 +278,7 @@ def _data_uri(data: bytes, kind: str) -> str:
 def _loss(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The training curve: every row of stage "train" with a loss."""
     points = [
-        (row["step"], row["loss"])
-        for row in rows
-        if row.get("stage") == "train" and isinstance(row.get("loss"), (int, float))
+        (row["step"], row["loss"]) for row in rows if row["stage"] == "train" and is_number(row.get("loss"))
     ]
     if not points:
         return None
@@ -296,7 +294,7 @@ def _loss(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _histograms(path: Path) -> list[dict[str, Any]]:
     """Distributions of every score but ``exact`` (two bars tell no more than its mean), before and after."""
-    if not path.exists():
+    if not is_file(path):
         return []
     table: pd.DataFrame = pq.read_table(path).to_pandas()
     before, after = table[table["model"] == "before"], table[table["model"] == "after"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -25,6 +27,7 @@ from mitune.reading import is_folder
 from mitune.runs import STAGES, RunFolder
 
 NOTE, SUMMARY = "sweep.json", "summary.json"
+_ENDS = ("md", "csv", "parquet", "png")
 _DEPTH = 3  # folders below the given one in which runs are looked for
 _SIDES = ("before", "after", "gain")
 _OWN = {"name", "run", "round", "rounds", "launch"}  # of a run itself, not of what it tries
@@ -36,17 +39,32 @@ def write_sweep(folder: Path) -> pd.DataFrame:
 
     Raises UserError where there is no run, or a summary that is none.
     """
+    check_place(folder)
     table = collect(folder)
     scores = _scores(table)
+    # First: it tells whose the others are.
+    write_table(folder / "table.parquet", pa.Table.from_pandas(table, preserve_index=False))
     write_text(folder / "table.md", markdown(table))
     write_text(folder / "table.csv", table.map(_harmless).to_csv(index=False))
-    write_table(folder / "table.parquet", pa.Table.from_pandas(table, preserve_index=False))
     if scores:
         write_bytes(folder / "table.png", plot(table))
     console = Console(width=None if Console().is_terminal else 200, highlight=False)
     console.print(_printed(table))
     console.print(Text(f"table: {(folder / 'table.md').resolve()}"))
     return table
+
+
+def check_place(folder: Path) -> None:
+    """Raises UserError if the folder holds a table that is none of a sweep: it would be replaced."""
+    found = [path for path in (folder / f"table.{end}" for end in _ENDS) if os.path.lexists(path)]
+    try:
+        own = {"job", "round", "status"} <= set(pq.read_schema(folder / "table.parquet").names)
+    except Exception:  # whatever a file that is none of ours brings
+        own = False
+    if found and not own:
+        raise UserError(
+            f"{found[0]} exists and was not written by mitune; move it away, or choose another folder"
+        )
 
 
 def collect(folder: Path) -> pd.DataFrame:

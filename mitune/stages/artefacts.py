@@ -31,11 +31,22 @@ def harmed(run: RunFolder, number: int, stage: str) -> list[Path]:
     """What a stage that is marked done left, and what is gone or changed since. Main process only."""
     result = run.round(number) / _RESULT[stage][0]
     gone = [] if result.exists() else [result]
-    if run.noted(number, stage) is not None:
-        return gone + run.changed(number, stage)
+    noted = run.noted(number, stage)
+    if noted is not None:
+        changed = run.changed(number, stage)
+        return gone + changed + _notes(run, noted, changed)
     tell_old(run.root)
     # Such a mark tells what is there no more, not what is another.
     return gone or (CandidateStore(result).missing() if stage == "generate" else [])
+
+
+def _notes(run: RunFolder, noted: Iterable[str], changed: Iterable[Path]) -> list[Path]:
+    """What the units of a stage took is told by notes of their own, not by its mark: the notes that are gone or harmed
+    while the rest of their units is as it was. A unit without is not whole."""
+    known = {(path.parent, path.stem) for path in changed}
+    folders = [run.root / name for name in noted if name.endswith("/plan.json")]
+    tables = [table for plan in folders if plan.is_file() for table in CandidateStore(plan.parent).missing()]
+    return [table.with_suffix(".json") for table in tables if (table.parent, table.stem) not in known]
 
 
 def require(

@@ -10,15 +10,17 @@ from omegaconf import DictConfig
 from mitune.distributed import agreed, state, wait
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
+from mitune.reading import is_there
 from mitune.report import write_report
 from mitune.runs import STAGES, RunFolder
-from mitune.stages.artefacts import clear, harmed, told
+from mitune.stages.artefacts import clear, harmed, require, told
 from mitune.stages.common import check_prompts, trained_from
 from mitune.stages.evaluate import evaluate
 from mitune.stages.generate import generate
 from mitune.stages.progress import say, warn
 from mitune.stages.select import select_stage
 from mitune.stages.train import train_stage
+from mitune.track import METRICS
 
 SCHEMA = 1
 
@@ -38,20 +40,33 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
         figures = run.mark(number, stage)
         found = [] if figures is None else harmed(run, number, stage)
         if figures is not None and not found:
+            _require_used(stage, config, run, number)
             return figures
         run.prepare(number)
         if found:
-            warn(f"{told(found)}: round {number}: {stage} makes it again")
-            clear(run, number, stage, found)
+            line = f"{told(found)}: round {number}: {stage} makes it again"
+            clear(run, number, stage, found)  # or refuses, and that is all to say
+            warn(line)
         return None
 
     figures = agreed(begin)
+    metrics = run.round(number) / METRICS
+    if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
+        warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
         figures = WORK[stage](config, run, number)
         say(f"round {number}: {_line(stage, figures)}")
     else:
         say(f"round {number}: {_line(stage, figures)} (done before)")
     return figures
+
+
+def _require_used(stage: str, config: DictConfig, run: RunFolder, number: int) -> None:
+    """Raises UserError where what a stage went on from is gone or changed. Main process only."""
+    if stage != STAGES[0]:
+        require(run, number, STAGES[STAGES.index(stage) - 1])
+    if number > 1 and (stage == "generate" or (stage == "train" and not config.train.fresh)):
+        require(run, number - 1, "train")
 
 
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from mitune.errors import UserError
 from mitune.evaluate.pictures import grid, png
 from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.registry import check_judges
-from mitune.reading import home
+from mitune.reading import home, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, decode_rows, draw
@@ -34,6 +36,7 @@ from mitune.stages.progress import say
 from mitune.stages.search import check_search, search_of
 
 SHEET = 64  # pictures on the sheet
+_WRITTEN = re.compile(r"\d{6,}\.png|metadata\.jsonl")  # what lies in the folder of pictures
 
 
 def sample_folder(config: DictConfig) -> Path:
@@ -95,6 +98,22 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         return figures
 
     return agreed(finish)
+
+
+def check_place(folder: Path) -> None:
+    """Raises UserError if ``folder`` holds what ``sample`` would replace and did not write; asked before anything is
+    written there. Main process only."""
+    begun = (folder / "candidates" / "plan.json").is_file()
+    own = [folder / name for name in ("pictures", "sheet.png", "sample.json")]
+    found = [path for path in own if os.path.lexists(path)] if not begun else []
+    if begun and is_there(own[0]):
+        # What was put among the pictures since would go with them.
+        found = sorted(own[0].iterdir()) if is_folder(own[0]) else own[:1]
+        found = [path for path in found if not _WRITTEN.fullmatch(path.name) or not path.is_file()]
+    if found:
+        raise UserError(
+            f"{found[0]} exists and was not written by mitune sample; move it away, or choose another sample.out="
+        )
 
 
 def _prompts(config: DictConfig) -> list[Prompt]:

@@ -20,7 +20,7 @@ from mitune.data.pictures import Pictures, load_pictures, prompts_of, write_pict
 from mitune.data.prompts import load_prompts
 from mitune.distributed import agreed, state
 from mitune.errors import UserError
-from mitune.files import PARTIAL, read_json, user_errors, write_json, write_table
+from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
 from mitune.information.registry import Scoring, check_judges, check_no_path
 from mitune.reading import home, is_file, is_folder, is_there
@@ -100,13 +100,18 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     )
     by = check(config, pictures)
     path = table_path(config)
-    if state().is_main_process and path.exists() and not _written_here(path, run.root):
+    if state().is_main_process and path.exists() and (path.is_dir() or not _written_here(path, run.root)):
         raise UserError(
             f"{path} exists and was not written by mitune score; move it away, or choose another score.out="
         )
+    if state().is_main_process and settings.top_fraction is not None:
+        _check_top(_top_folder(config), run.root / "top")
     work = ScoredPictures(run.root, pictures, settings.rows_per_unit)
-    if settings.profile is not None and is_there(home(settings.profile)):
-        read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
+    if settings.profile is not None:
+        if is_there(home(settings.profile)):
+            read_profile(settings.profile, "score.profile")  # nothing but an older one is replaced
+        if state().is_main_process:
+            check_writable(home(settings.profile))
     judge = functools.cache(lambda: _judge(config, pictures))
     work.score(judge, config.seed, settings.batch_size, settings.skip)
 
@@ -195,16 +200,26 @@ def _settle(fresh: Path, place: Path) -> None:
             os.replace(fresh, place)
 
 
+def _top_folder(config: DictConfig) -> Path:
+    path = table_path(config)
+    return path.with_name(f"{path.stem.removesuffix('-scores')}-top-{config.score.top_fraction:g}")
+
+
+def _check_top(*folders: Path) -> None:
+    """Raises UserError for a folder that would be replaced, and holds what no score command wrote."""
+    for folder in folders:
+        if folder.exists() and not written_here(folder):
+            raise UserError(
+                f"{folder} exists and was not written by mitune score; move it away, or choose another score.out="
+            )
+
+
 def _write_top(
     config: DictConfig, run: RunFolder, pictures: Pictures, table: pd.DataFrame, by: str
 ) -> dict[str, Any]:
     """The best share of the pictures by one score, as a dataset beside the table; gives what was written."""
-    fraction, path = config.score.top_fraction, table_path(config)
-    folder = path.with_name(f"{path.stem.removesuffix('-scores')}-top-{fraction:g}")
-    if folder.exists() and not written_here(folder):
-        raise UserError(
-            f"{folder} exists and was not written by mitune score; move it away, or choose another score.out="
-        )
+    fraction, folder = config.score.top_fraction, _top_folder(config)
+    _check_top(folder, run.root / "top")
     count = max(1, round(fraction * len(table)))
     best = table.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
     best = best.rename(columns={"image": "name"}).reset_index(drop=True)

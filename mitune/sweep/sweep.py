@@ -16,7 +16,7 @@ from mitune.config import Config, compose, conf_folder
 from mitune.errors import UserError, complain, first_line
 from mitune.launcher import is_launched, launch_file
 from mitune.reading import home
-from mitune.report.sweeps import write_sweep
+from mitune.report.sweeps import check_place, write_sweep
 from mitune.stages.common import selecting
 from mitune.sweep.arguments import Words, example, folder_name, grid, read
 from mitune.sweep.jobs import FAILED, STOPPED, Job, check_stage, notes
@@ -67,6 +67,7 @@ def sweep(stage: str, arguments: Sequence[str], show: bool = False) -> int:
             for values in jobs or []:
                 print(folder / folder_name(values))
             return 0
+        check_place(folder)
         job = Job(stage, tuple(fixed), str(folder), uuid.uuid4().hex)
         # What a preset sweeps is among the words now: a word of one's own may take its place.
         how = [

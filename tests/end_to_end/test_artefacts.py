@@ -17,6 +17,7 @@ from tests.end_to_end.test_resume import contents
 
 Refused = Callable[[list[str]], str]
 UNIT = "round-1/candidates/unit-000001.parquet"
+NOTE = "round-1/candidates/unit-000001.json"
 LATENTS = "round-1/candidates/unit-000002.safetensors"
 ARROW = "round-1/dataset/data-00000-of-00001.arrow"
 ADAPTER = "round-1/adapter/pytorch_lora_weights.safetensors"
@@ -159,6 +160,60 @@ def test_a_stage_refuses_what_an_earlier_one_did_not_leave_so(
         assert f"run mitune {used} run={run} round=1 to make it again" in line
         for own, data in kept.items():
             own.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("stage", "used", "name", "how"),
+    [
+        ("select", "generate", UNIT, "deleted"),
+        ("select", "generate", LATENTS, "flipped"),
+        ("select", "generate", NOTE, "deleted"),
+        ("train", "select", ARROW, "flipped"),
+        ("evaluate", "train", ADAPTER, "deleted"),
+        ("evaluate", "train", ADAPTER, "flipped"),
+    ],
+)
+def test_a_stage_that_is_done_refuses_what_it_went_on_from_too(
+    stage: str, used: str, name: str, how: str, made: Made, run: Path, refused: Refused
+) -> None:
+    harm(run / name, how)
+    line = refused(made.command(stage, f"run={run}"))
+    assert str(run / name) in line
+    assert f"run mitune {used} run={run} round=1 to make it again" in line
+
+
+@pytest.mark.parametrize("how", ["deleted", "flipped"])
+@pytest.mark.parametrize("name", [NOTE, "round-1/after/unit-000001.json", "baseline-*/unit-000000.json"])
+def test_a_unit_without_its_note_is_made_again(
+    name: str, how: str, made: Made, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file(run, name)
+    harm(path, how)
+    capsys.readouterr()
+    assert main(made.command("run", f"run={run}")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path} {'is gone' if how == 'deleted' else 'is not what was written there'}: round 1: " in line
+    assert digests.whole_unit(path.with_suffix(".parquet"))
+    assert contents(run) == made.contents
+
+
+def test_a_folder_in_a_files_place_is_one_line(
+    made: Made, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / ADAPTER).unlink()
+    (run / ADAPTER).mkdir()
+    capsys.readouterr()
+    assert main(made.command("run", f"run={run}")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{run / ADAPTER} is a folder" in line
+
+
+def test_metrics_that_are_gone_are_told(made: Made, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "round-1" / "metrics.jsonl").unlink()
+    capsys.readouterr()
+    assert main(made.command("run", f"run={run}")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("round-1/metrics.jsonl is gone; the report has no curve of the training")
 
 
 def test_a_deleted_folder_is_made_again(made: Made, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -442,6 +442,10 @@ def test_what_is_the_users_own_is_not_written_over(
     assert "was not written by mitune score" in refused(score())
     assert own.read_text() == "mine"
     own.unlink()
+    (tmp_path / "pictures-scores" / "config.yaml").unlink(missing_ok=True)
+    (tmp_path / "pictures-scores" / "top").mkdir(exist_ok=True)
+    assert "top is there, but no config.yaml beside it" in refused(score())
+    (tmp_path / "pictures-scores" / "top").rmdir()
     (tmp_path / "pictures-top-0.5").mkdir()
     (tmp_path / "pictures-top-0.5" / "mine.txt").write_text("mine")
     assert "was not written by mitune score" in refused(score("score.top_fraction=0.5"))

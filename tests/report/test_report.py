@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,7 @@ from mitune.errors import UserError
 from mitune.evaluate.evaluation import write_evaluation
 from mitune.evaluate.pictures import png
 from mitune.report import write_report
-from mitune.report.report import count, duration
+from mitune.report.report import _loss, count, duration
 from mitune.track import make_tracker
 
 ATTACK = "<script>alert(1)</script>"
@@ -324,3 +325,11 @@ def test_duration(seconds: float | None, text: str) -> None:
 def test_count() -> None:
     assert count(None) == "–"
     assert count(1234567) == "1\u202f234\u202f567"
+
+
+def test_a_curve_is_of_finite_losses_only() -> None:
+    rows = [{"stage": "train", "step": step, "loss": loss} for step, loss in enumerate((2.0, None, 1.0))]
+    rows += [{"stage": "train", "step": 3, "loss": loss} for loss in (math.inf, math.nan, True, "x")]
+    found = _loss([*rows, {"stage": "validate", "step": 3, "loss": 9.0}])
+    assert found is not None
+    assert (found["first"], found["last"], found["steps"]) == (2.0, 1.0, 2)
