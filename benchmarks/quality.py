@@ -14,12 +14,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import common
 from benchmarks.held_out import Fidelity, above, gains
+from mitune.config import compose, saved_text
 from mitune.files import read_json, write_json, write_text
 from mitune.report.report import selection_gain
 
@@ -48,8 +49,12 @@ def run(folder: Path, overrides: list[str], processes: int) -> dict[str, Any]:
     }
 
 
-def share(source: Path, target: Path) -> None:
-    """Let ``target`` start from ``source``'s first candidates and base pictures (hard links where possible)."""
+def share(source: Path, target: Path, words: Sequence[str]) -> None:
+    """Let ``target``, the run of ``words``, start from ``source``'s first candidates and base pictures, by hard links
+    where possible. Its configuration goes first: mitune takes nothing over that lies in a folder without one.
+    """
+    if not (target / "config.yaml").exists():
+        write_text(target / "config.yaml", saved_text(compose([*words, f"run={target}"])))
 
     def link(a: str, b: str) -> None:
         try:
@@ -175,9 +180,10 @@ def main(argv: list[str] | None = None) -> None:
     results, folders = {result["summary"]["scorer"]: result}, {result["summary"]["scorer"]: own}
     for control in [name for name in options.controls.split(",") if name not in ("", "none")]:
         folder = folders[control] = options.runs / f"{options.preset}-{control}"
-        share(own, folder)
         extra = [f"rounds={options.control_rounds}"] if options.control_rounds else []
-        results[control] = run(folder, [*common_overrides, f"select={control}", *extra], options.processes)
+        words = [*common_overrides, f"select={control}", *extra]
+        share(own, folder, words)
+        results[control] = run(folder, words, options.processes)
     print(report(options.name or f"quality-{options.preset}", results, folders))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, nearest, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,19 +53,19 @@ def terms(score: str, combined: str = "") -> tuple[Term, ...]:
     Raises UserError for a name that is none, or a sum that cannot be read.
     """
     given = re.sub(r"\s*([-+*()])\s*", r"\1", (combined if score == COMBINED else score).strip())
-    where = f"scorer.combined={combined}" if score == COMBINED else f"score '{score}'"
+    where = f"scorer.combined={short(combined)}" if score == COMBINED else f"score '{short(score)}'"
     known = [*SCORERS, *COLUMNS, *STEERED, *([] if score == COMBINED else [COMBINED])]
     found, at = [], 0
     while at < len(given):
         match = _TERM.match(given, at)
         if not match or bool(match["z"]) != bool(match["close"]) or (at > 0 and not match["sign"]):
             raise UserError(
-                f"{where} cannot be read at {given[at:]!r}: give a score, or a weighted sum such as"
+                f"{where} cannot be read at {short(given[at:], 80)!r}: give a score, or a weighted sum such as"
                 " contrast+0.5*elbo or z(contrast)+z(elbo)"
             )
         if match["name"] not in known or (match["name"] == COMBINED and match.end() < len(given)):
             raise UserError(
-                f"{where}: there is no score '{match['name']}'{nearest(match['name'], known)};"
+                f"{where}: there is no score '{short(match['name'], 80)}'{nearest(match['name'], known)};"
                 f" choose among {', '.join(known)}"
             )
         weight = float(match["weight"] or 1) * (-1 if match["sign"] == "-" else 1)

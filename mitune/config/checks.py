@@ -7,7 +7,7 @@ from typing import Any
 
 from mitune.config.keys import keys
 from mitune.config.values import check_value
-from mitune.errors import UserError, nearest
+from mitune.errors import UserError, nearest, short
 from mitune.scores import (
     COLUMNS,
     COMBINED,
@@ -134,7 +134,7 @@ def _check_selection(values: dict[str, Any]) -> None:
             known = [*SCORERS, *COLUMNS, COMBINED, "random"]
             if by.isidentifier():
                 raise UserError(
-                    f"select.by={by}: there is no such score{nearest(by, known)}; choose among {', '.join(known)}"
+                    f"select.by={short(by)}: there is no such score{nearest(by, known)}; choose among {', '.join(known)}"
                 ) from error
             raise UserError(f"select.by={by}: {error}") from error
         for steered in set(STEERED).intersection(wanted):
@@ -259,7 +259,7 @@ def _check_search(values: dict[str, Any]) -> None:
             )
         return
     if by not in SEARCHES:
-        raise UserError(f"search.by={by}: it is one of {', '.join(SEARCHES)}{nearest(by, SEARCHES)}")
+        raise UserError(f"search.by={short(by)}: it is one of {', '.join(SEARCHES)}{nearest(by, SEARCHES)}")
     if reward is None:
         raise UserError(
             "search.by=das: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
@@ -286,7 +286,7 @@ def check_racer(key: str, by: str, times: int | None, straight: bool) -> None:
     ``straight``: the sampler adds no noise."""
     if by not in RACERS:
         why = "judges finished pictures only" if by in SCORERS or by in COLUMNS else "is no running score"
-        raise UserError(f"{key}: {by} {why}{nearest(by, RACERS)}; choose among {', '.join(RACERS)}")
+        raise UserError(f"{key}: {short(by)} {why}{nearest(by, RACERS)}; choose among {', '.join(RACERS)}")
     if by == "llr" and straight:
         raise UserError(
             f"{key}: llr needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or race by another"
