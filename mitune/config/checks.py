@@ -134,7 +134,8 @@ def _check_selection(values: dict[str, Any]) -> None:
             known = [*SCORERS, *COLUMNS, COMBINED, "random"]
             if by.isidentifier():
                 raise UserError(
-                    f"select.by={short(by)}: there is no such score{nearest(by, known)}; choose among {', '.join(known)}"
+                    f"select.by={short(by)}: there is no such score{nearest(by, known)};"
+                    f" choose among {', '.join(known)}"
                 ) from error
             raise UserError(f"select.by={by}: {error}") from error
         for steered in set(STEERED).intersection(wanted):
