@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 _ALIKE = 0.75
 _NAME = 200  # letters of a name that a slip is looked for in
+_LINE = 1400  # letters of a message
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
@@ -92,11 +93,16 @@ def _spelled(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
+def bounded(line: str) -> str:
+    """A line that a person reads to its end: of an over-long one the beginning (the thing) and the end (the way out)."""
+    return line if len(line) <= _LINE else f"{line[: _LINE // 2]} … {line[-_LINE // 3 :]}"
+
+
 def complain(line: str) -> None:
     """Say one line on standard error, in one write.
 
     The processes of a launch share it and are unbuffered there (``python -u``): ``print`` would send the end of the
     line by itself, and two lines could come out as one.
     """
-    sys.stderr.write(f"mitune: {printable(' '.join(line.split()))}\n")
+    sys.stderr.write(f"mitune: {bounded(printable(' '.join(line.split())))}\n")
     sys.stderr.flush()

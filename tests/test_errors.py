@@ -94,3 +94,13 @@ def test_a_complaint_is_one_line_in_one_write(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stderr", Shared())
     complain("two\n  lines")
     assert written == ["mitune: two lines\n"]
+
+
+def test_an_over_long_line_keeps_its_thing_and_its_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    complain(f"search.reward={'[' * 5000}: nothing is steered by it; say sampler=das")
+    line = capsys.readouterr().err
+    assert len(line) < 1500
+    assert line.startswith("mitune: search.reward=[[[")
+    assert line.endswith("nothing is steered by it; say sampler=das\n")
+    complain("a" * 1300)
+    assert capsys.readouterr().err == f"mitune: {'a' * 1300}\n"
