@@ -21,6 +21,7 @@ from mitune.errors import UserError
 from mitune.files import read_json, table_bytes, write_bytes, write_json
 
 FILES, OWN = "sha256", "own_sha256"
+_BLOCK = 2**20  # bytes read at once
 _SETTLED = 0.1  # seconds: clocks of file systems tick more slowly than files can be written
 # (device, inode) -> (size, times of change, digest) of what this process has read: nothing is read twice.
 _known: dict[tuple[int, int], tuple[tuple[int, int, int], str]] = {}
@@ -36,8 +37,7 @@ def sha256(path: str | Path) -> str | None:
         place, now = (found.st_dev, found.st_ino), (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if place in _known and _known[place][0] == now:
             return _known[place][1]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _content(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -47,6 +47,15 @@ def sha256(path: str | Path) -> str | None:
     if time.time() - found.st_ctime > _SETTLED:
         _known[place] = (now, digest)
     return digest
+
+
+def _content(path: Path) -> str:
+    """The digest of a file, read block by block (``hashlib.file_digest`` came with Python 3.11)."""
+    total = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            total.update(block)
+    return total.hexdigest()
 
 
 def note(files: Iterable[Path], root: Path) -> dict[str, str]:

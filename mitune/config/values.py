@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from typing import Any
 
 import yaml
@@ -18,6 +17,7 @@ from mitune.errors import UserError, nearest, printable, short
 from mitune.reading import home
 
 LONGEST = 10_000  # characters of a text
+_DIGITS = 4300  # of a whole number: what int() reads by default, where it is bounded (Python 3.10.7)
 _PATH, _NAME = 4000, 255  # bytes of a path, and of one name in it, that file systems take
 _WORDS = {int: "a whole number in plain digits", float: "a number", bool: "true or false", str: "text"}
 _LISTS = {int: " of whole numbers", float: " of numbers", str: ""}
@@ -54,7 +54,7 @@ def _scalar(kind: type, text: str) -> Any:
     """A number or truth, or None where the text is none."""
     if kind is bool:
         return _TRUTH.get(text.lower())
-    if kind is int and _WHOLE.fullmatch(text) and len(text) <= sys.int_info.default_max_str_digits:
+    if kind is int and _WHOLE.fullmatch(text) and len(text) <= _DIGITS:
         return int(text)
     if kind is float and _NUMBER.fullmatch(text):
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
