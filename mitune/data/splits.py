@@ -165,13 +165,15 @@ def labelled(
 
 
 def passed_over(folder: Path, suffixes: Collection[str], subset: str | None = None) -> list[Path]:
-    """The files below that ``labelled`` does not look for, as it finds some nearer; none where these name splits."""
+    """The files below that ``labelled`` does not look for, as it finds some nearer; none where these name splits. Of a
+    very large folder, those among the names looked at first.
+    """
     found = labelled(folder, suffixes, subset)
     if any(split is not None for _, split in found):
         return []
     near = {path for path, _ in found}
     return sorted(
-        path for path in _below(folder, limited=False) if path not in near and _is_table(path, suffixes)
+        path for path in _below(folder, refuse=False) if path not in near and _is_table(path, suffixes)
     )
 
 
@@ -220,8 +222,10 @@ def _near(folder: Path) -> Iterator[Path]:
                 yield from _below(path)
 
 
-def _below(folder: Path, limited: bool = True) -> Iterator[Path]:
-    """All files below, but for what is hidden. Links to folders are not followed: they may lead in a circle."""
+def _below(folder: Path, refuse: bool = True) -> Iterator[Path]:
+    """All files below, but for what is hidden. Links to folders are not followed: they may lead in a circle. Beyond
+    ``_MOST`` names a UserError, or without ``refuse`` the end.
+    """
     seen = 0
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
@@ -229,7 +233,9 @@ def _below(folder: Path, limited: bool = True) -> Iterator[Path]:
             if not name.startswith("."):
                 yield Path(place, name)
         seen += len(files) + len(folders)
-        if limited and seen > _MOST:
+        if seen > _MOST:
+            if not refuse:
+                return
             raise UserError(
                 f"{folder} holds more than {_MOST} files and folders; give the folder of the data itself"
             )

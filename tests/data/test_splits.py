@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mitune.data import splits
 from mitune.data.splits import KEYWORDS, TEST, TRAIN, VALIDATION, by_split, canonical, choose, split_of
 from mitune.errors import UserError
 
@@ -145,3 +146,15 @@ def test_which_split_is_meant() -> None:
     assert choose(None, [], held_out=True) is None
     assert canonical("dev") == VALIDATION
     assert canonical("random") == "random"
+
+
+def test_a_folder_of_folders_without_end_is_not_walked_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a\n")
+    for number in range(6):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "more.txt").write_text("b\n")
+    assert len(splits.passed_over(tmp_path, (".txt",))) == 6
+    monkeypatch.setattr(splits, "_MOST", 9)
+    assert 0 < len(splits.passed_over(tmp_path, (".txt",))) < 6
