@@ -44,6 +44,17 @@ def same_run(one: Path, other: Path, exact: bool) -> None:
     assert marks[0] | clock == marks[1] | clock
 
 
+def disturbed(run_ranks: Run, command: list[str], run: Path, rank: int, **signalled: Any) -> list[Any]:
+    """What two processes end with, of which one gets a signal. Units go to whoever is free, so a process that starts
+    late may find too few left to be signalled at: such an undisturbed run is set aside and the command given again."""
+    for attempt in range(6):
+        done = run_ranks(2, command, rank=rank, **signalled)
+        if done[rank].code != 0:
+            return done
+        run.rename(run.with_name(f"undisturbed-{attempt}"))
+    raise AssertionError(f"process {rank} was in no run at its file {signalled['kill']}")
+
+
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Path]:
     """Where the module's run by one process is, once it is made."""
@@ -109,13 +120,7 @@ def test_a_process_that_is_lost_ends_the_others_and_another_number_goes_on(
     run_ranks: Run,
     tmp_path: Path,
 ) -> None:
-    for attempt in range(6):
-        # Units go to whoever is free: a process that starts late may find too few left to be killed at.
-        own = f"run={tmp_path / 'run'}"
-        done = run_ranks(2, arguments("run", STILL, own), kill=[part, count], rank=rank)
-        if done[rank].code != 0:
-            break
-        (tmp_path / "run").rename(tmp_path / f"undisturbed-{attempt}")
+    done = disturbed(run_ranks, arguments("run", STILL), tmp_path / "run", kill=[part, count], rank=rank)
     assert done[rank].code == -signal.SIGKILL, done[rank].err
     other = done[1 - rank]
     assert other.code == 1, other.err
@@ -142,7 +147,8 @@ def test_a_process_that_is_lost_ends_the_others_and_another_number_goes_on(
 def test_all_leave_together_when_one_is_told_to(
     death: int, by_one: Path, arguments: Arguments, run_ranks: Run, tmp_path: Path
 ) -> None:
-    done = run_ranks(2, arguments("run", STILL), kill=["candidates/unit-", 2], death=death, rank=1)
+    signalled = {"kill": ["candidates/unit-", 2], "death": death, "rank": 1}
+    done = disturbed(run_ranks, arguments("run", STILL), tmp_path / "run", **signalled)
     assert [own.code for own in done] == [TEMPORARY, TEMPORARY]
     name = signal.Signals(death).name
     assert done[1].err == f"mitune: told to leave by {name}; the same command goes on from here\n"
