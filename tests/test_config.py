@@ -13,9 +13,9 @@ from mitune.cli import main
 from mitune.config import Config, compose, composition, conf_folder, flatten, groups, leaves
 from mitune.config.checks import INTERVALS
 from mitune.config.keys import keys
-from mitune.config.values import check_value
 from mitune.data.tables import SUFFIXES
 from mitune.errors import UserError
+from mitune.settings import check_value
 
 
 def test_defaults_are_the_demo() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mitune.config.keys import keys
-from mitune.config.values import check_value
 from mitune.errors import UserError, nearest, short
 from mitune.scores import (
     COLUMNS,
@@ -21,6 +20,7 @@ from mitune.scores import (
     scorers_of,
     terms,
 )
+from mitune.settings import check_value
 
 _TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 INTERVALS = (
@@ -36,17 +36,6 @@ def check(values: dict[str, Any]) -> None:
     for low, high in INTERVALS:
         if values[low] >= values[high]:
             raise UserError(f"{low}={values[low]} is not below {high}={values[high]}")
-    for name in (
-        *_SCORE_LISTS,
-        "scorer.contrast.kinds",
-        "agree.positions",
-        "agree.fractions",
-        "calibrate.by",
-    ):
-        if not values[name]:
-            raise UserError(f"{name} is empty: give at least one")
-    if len(values["train.betas"]) != 2:
-        raise UserError(f"train.betas={values['train.betas']}: give two numbers")
     adapters, weights = values["model.adapter"], values["model.adapter_weights"]
     if weights and len(weights) != len(adapters):
         raise UserError(

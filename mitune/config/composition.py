@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from mitune.config.checks import check
 from mitune.config.keys import Config, flatten, keys
 from mitune.config.saved import read_saved
-from mitune.config.values import check_value, parse
+from mitune.config.values import parse
 from mitune.errors import UserError, nearest, short
+from mitune.settings import check_value
 
 
 def shipped_folder(name: str, sign: str) -> Path:

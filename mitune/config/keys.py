@@ -2,78 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import operator
-import types
-import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# The most of what a key counts, far beyond any use: a slip of the finger is refused in a line, not run for ever.
-STEPS = 1000  # of the schedule: times lie between 0 and this
-CANDIDATES = 100_000  # of a prompt
-BATCH = 65_536  # rows of a forward
-ROWS = 1_000_000_000  # of a table, of which a part is taken
-TRAINING = 10_000_000  # optimizer steps
-ROUNDS = 10_000
-RESAMPLES = 100_000
-GUIDANCE = 1000
-SEED = 2**63 - 1  # as columns of 64 bits hold it
+from mitune.settings import (
+    BATCH,
+    CANDIDATES,
+    GUIDANCE,
+    RESAMPLES,
+    ROUNDS,
+    ROWS,
+    SEED,
+    STEPS,
+    TRAINING,
+    Key,
+    Settings,
+    declared,
+    key,
+    section,
+)
 
 NOISES = ("independent", "antithetic", "coupled")
 WEIGHTINGS = ("continuous", "paper", "uniform", "profile")
 STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a value, or each item of a list, may be: from ``low`` or above ``above``, to ``high`` or below ``below``
-    (``why`` no more), one of ``choices``; ``path``: a place or a name that may be one; ``empty``: a text without a
-    character means something.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()
-    path: bool = False
-    empty: bool = False
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key as it is declared. ``kind``: the type of its value, or of an item where it is a list (``many``)."""
-
-    name: str
-    kind: type
-    many: bool
-    optional: bool
-    default: Any
-    meaning: str
-    limits: Limits
-
-
-def key(default: Any, meaning: str, **limits: Any) -> Any:
-    """A configuration key: its default, the line that ``--help`` prints, and its ``Limits``."""
-    metadata = {"help": meaning, "limits": Limits(**limits)}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def section(kind: type) -> Any:
-    """A group of keys."""
-    return field(default_factory=kind)
-
-
 @dataclass
-class ModelConfig:
+class ModelConfig(Settings):
     path: str = key(
         "shapes",
         "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
@@ -127,7 +87,7 @@ class ModelConfig:
 
 
 @dataclass
-class PromptsConfig:
+class PromptsConfig(Settings):
     source: str = key(
         "shapes",
         "txt, csv, tsv, json, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'",
@@ -144,7 +104,7 @@ class PromptsConfig:
 
 
 @dataclass
-class RacingConfig:
+class RacingConfig(Settings):
     """Dropping candidates while they are drawn."""
 
     by: str | None = key(
@@ -172,7 +132,7 @@ class RacingConfig:
 
 
 @dataclass
-class SamplerConfig:
+class SamplerConfig(Settings):
     name: str = key(
         "ddim",
         "ddpm (ancestral), ddim, euler (rectified flow), or lcm (consistency models)",
@@ -200,7 +160,7 @@ class SamplerConfig:
 
 
 @dataclass
-class SearchConfig:
+class SearchConfig(Settings):
     """Steering the candidates of a prompt as one population (``sampler=das``)."""
 
     by: str | None = key(None, "das: sequential Monte Carlo on the way from noise to picture (null: off)")
@@ -252,14 +212,14 @@ class SearchConfig:
 
 
 @dataclass
-class MIConfig:
+class MIConfig(Settings):
     t_min: int = key(
         50, "mi, mi_continuous, rfmi: steps at or below are left out (of 1000)", low=0, high=STEPS
     )
 
 
 @dataclass
-class TimesConfig:
+class TimesConfig(Settings):
     """When a scorer noises a picture, and what each time counts."""
 
     times: int = key(8, "times a picture is noised at", low=1, high=STEPS)
@@ -311,6 +271,7 @@ class ContrastConfig(ElboConfig):
         ["swap", "substitute", "drop"],
         "kinds of edits, mined from the prompt pool",
         choices=("swap", "substitute", "drop"),
+        filled=True,
     )
     given: str | None = key(
         None, "negatives=list: the other prompts, a source like prompts.source", path=True
@@ -318,7 +279,7 @@ class ContrastConfig(ElboConfig):
 
 
 @dataclass
-class CASConfig:
+class CASConfig(Settings):
     steps: int = key(10, "steps of the inversion", low=2, high=STEPS)
     probes: int = key(20, "random probes of the divergence a step", low=1, high=10_000)
     recursion: int = key(2, "fixed-point passes of an inversion step", low=0, high=100)
@@ -348,7 +309,7 @@ class CASConfig:
 
 
 @dataclass
-class RefereeConfig:
+class RefereeConfig(Settings):
     """A judge from outside: which one, and how much of it at once."""
 
     batch_size: int = key(32, "pictures a forward", low=1, high=BATCH)
@@ -409,14 +370,14 @@ class ImageRewardConfig(RefereeConfig):
 
 
 @dataclass
-class JpegConfig:
+class JpegConfig(Settings):
     quality: int = key(
         95, "of the JPEG whose kilobytes count, 1 to 95", low=1, high=95, why="above that JPEG only grows"
     )
 
 
 @dataclass
-class ScorerConfig:
+class ScorerConfig(Settings):
     mi: MIConfig = section(MIConfig)
     mi_image: MIImageConfig = section(MIImageConfig)
     elbo: ElboConfig = section(ElboConfig)
@@ -440,7 +401,7 @@ class ScorerConfig:
 
 
 @dataclass
-class GenerateConfig:
+class GenerateConfig(Settings):
     candidates: int = key(12, "M: candidates a prompt", low=1, high=CANDIDATES)
     guidance: float | None = key(
         None, "guidance of the candidates (default: the sampler's)", low=0, high=GUIDANCE
@@ -460,7 +421,7 @@ class GenerateConfig:
 
 
 @dataclass
-class SelectConfig:
+class SelectConfig(Settings):
     by: str = key(
         "contrast", "the score, or weighted sum of scores, that chooses; random and oracle are controls"
     )
@@ -496,7 +457,7 @@ class SelectConfig:
 
 
 @dataclass
-class AdapterConfig:
+class AdapterConfig(Settings):
     kind: str = key("dora", "dora or lora", choices=("dora", "lora"))
     rank: int = key(32, "rank r", low=1, high=4096)
     alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)", low=1, high=1_000_000)
@@ -512,7 +473,7 @@ class AdapterConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Settings):
     objective: str = key(
         "mse",
         "mse (the paper's), weighted (by score), dpo, spin, kto, nft (these four need select.losers)",
@@ -533,7 +494,7 @@ class TrainConfig:
         choices=("constant", "constant_with_warmup", "linear", "cosine"),
     )
     warmup: int = key(0, "warm-up steps", low=0, high=TRAINING)
-    betas: list[float] = key([0.9, 0.999], "AdamW", low=0, below=1)
+    betas: list[float] = key([0.9, 0.999], "AdamW", low=0, below=1, sizes=2)
     weight_decay: float = key(1e-2, "AdamW", low=0, high=1000)
     eps: float = key(1e-8, "AdamW", low=1e-30, high=1)
     max_grad_norm: float = key(1.0, "gradient clipping", low=0, high=1e9)
@@ -590,7 +551,7 @@ class TrainConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     prompts: PromptsConfig = section(PromptsConfig)
     candidates: int = key(4, "pictures a held-out prompt", low=1, high=CANDIDATES)
     batch_size: int = key(96, "pictures a batch", low=1, high=BATCH)
@@ -598,7 +559,7 @@ class EvaluateConfig:
         None, "guidance of the comparison (default: the sampler's)", low=0, high=GUIDANCE
     )
     scorers: list[str] = key(
-        ["mi", "oracle"], "scores in the tables; the oracle judges the embedded world only"
+        ["mi", "oracle"], "scores in the tables; the oracle judges the embedded world only", filled=True
     )
     seed: int = key(
         1, "seed of the held-out pictures, the same before and after and in every round", low=0, high=SEED
@@ -607,7 +568,7 @@ class EvaluateConfig:
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(Settings):
     source: str | None = key(
         None,
         "pictures: a folder with metadata.csv/.jsonl or a.txt beside a.png, a parquet file, tar shards, a Hub"
@@ -626,7 +587,7 @@ class ScoreConfig:
         False, "read files outside the source's folder too, where its table or its links name them"
     )
     limit: int | None = key(None, "at most this many pictures", low=1, high=ROWS)
-    scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets")
+    scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets", filled=True)
     pool: str | None = key(
         None, "more prompts for contrast to find edits in (a source like prompts.source)", path=True
     )
@@ -649,11 +610,13 @@ class ScoreConfig:
 
 
 @dataclass
-class AgreeConfig:
+class AgreeConfig(Settings):
     prompts: int = key(100, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
     candidates: int = key(32, "M: candidates a prompt", low=2, high=CANDIDATES)
     scorers: list[str] = key(
-        ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"], "scores that are compared"
+        ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"],
+        "scores that are compared",
+        filled=True,
     )
     referee: str | None = key(
         None, "the score the others are held to (default: oracle where it is one of them, else the last)"
@@ -661,11 +624,16 @@ class AgreeConfig:
     positions: list[int] = key(
         [1, 25, 50],
         "ranks that the paper compares (fewer candidates: first, middle, last)",
+        filled=True,
         low=1,
         high=CANDIDATES,
     )
     fractions: list[float] = key(
-        [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], "top shares of the referee's curve", above=0, high=1
+        [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0],
+        "top shares of the referee's curve",
+        above=0,
+        high=1,
+        filled=True,
     )
     resamples: int = key(2000, "of the bootstrap over prompts", low=1, high=RESAMPLES)
     source: str | None = key(
@@ -674,7 +642,7 @@ class AgreeConfig:
 
 
 @dataclass
-class SampleConfig:
+class SampleConfig(Settings):
     prompt: str | None = key(None, "one prompt, instead of those of prompts.source")
     pictures: int = key(4, "pictures a prompt", low=1, high=CANDIDATES)
     of: int | None = key(
@@ -686,16 +654,16 @@ class SampleConfig:
     by: str | None = key(
         None, "the score that picks the pictures (default, with sampler=das: drawn by the particles' weights)"
     )
-    scorers: list[str] = key(["mi"], "scores every picture gets")
+    scorers: list[str] = key(["mi"], "scores every picture gets", filled=True)
     round: int | None = key(None, "draw with the adapter that this round of run= trained", low=1, high=ROUNDS)
     out: str | None = key(None, "the folder to write (default: samples, in the run folder)", path=True)
 
 
 @dataclass
-class CalibrateConfig:
+class CalibrateConfig(Settings):
     prompts: int = key(24, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
     candidates: int = key(16, "M: candidates a prompt", low=2, high=1000)
-    by: list[str] = key(["mi", "llr"], "running scores to race by: those of sampler.racing.by")
+    by: list[str] = key(["mi", "llr"], "running scores to race by: those of sampler.racing.by", filled=True)
     target: str | None = key(None, "the final score whose best candidates must survive (default: select.by)")
     k: int = key(1, "how many of the best", low=1, high=1000)
     recall: float = key(0.9, "share of them that a proposed schedule shall keep", above=0, high=1)
@@ -706,7 +674,7 @@ class CalibrateConfig:
 
 
 @dataclass
-class ExportConfig:
+class ExportConfig(Settings):
     round: int | None = key(
         None, "the round to export (default: the last that is trained)", low=1, high=ROUNDS
     )
@@ -725,7 +693,7 @@ class ExportConfig:
 
 
 @dataclass
-class SweepConfig:
+class SweepConfig(Settings):
     objective: str | None = key(
         None,
         "a search (Optuna) goes by what this score gained on held-out prompts (default: the last of evaluate.scorers)",
@@ -738,13 +706,13 @@ class SweepConfig:
 
 
 @dataclass
-class TrackerConfig:
+class TrackerConfig(Settings):
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
 
 
 @dataclass
-class Config:
+class Config(Settings):
     name: str = key("shapes", "name of the preset, of the run folder")
     run: str = key("runs/${name}", "the run folder", path=True)
     seed: int = key(0, "every random draw follows from it", low=0, high=SEED)
@@ -757,7 +725,7 @@ class Config:
         "start the processes by accelerate: a file of launch/ (multi_gpu) or of your own (null: this process)",
         path=True,
     )
-    scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets")
+    scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets", filled=True)
     model: ModelConfig = section(ModelConfig)
     prompts: PromptsConfig = section(PromptsConfig)
     sampler: SamplerConfig = section(SamplerConfig)
@@ -786,30 +754,7 @@ def leaves() -> Iterator[tuple[str, Any, str]]:
 @functools.cache
 def keys() -> dict[str, Key]:
     """Every key by its full name, in the order of the dataclasses."""
-    return {one.name: one for one in _declared(Config, "")}
-
-
-def _declared(kind: type, prefix: str) -> Iterator[Key]:
-    hints = typing.get_type_hints(kind)
-    for item in dataclasses.fields(kind):
-        name = f"{prefix}{item.name}"
-        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
-        if dataclasses.is_dataclass(default):
-            yield from _declared(type(default), f"{name}.")
-            continue
-        hint, optional = hints[item.name], False
-        if isinstance(hint, types.UnionType):
-            hint, optional = next(part for part in hint.__args__ if part is not types.NoneType), True
-        many = typing.get_origin(hint) is list
-        yield Key(
-            name,
-            hint.__args__[0] if many else hint,
-            many,
-            optional,
-            default,
-            item.metadata["help"],
-            item.metadata["limits"],
-        )
+    return {one.name: one for one in declared(Config)}
 
 
 def flatten(config: DictConfig, resolve: bool = True) -> dict[str, Any]:

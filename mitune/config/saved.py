@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.config.keys import flatten, keys
-from mitune.config.values import check_value
 from mitune.errors import UserError, nearest
 from mitune.reading import check_yaml, read_text, reading
+from mitune.settings import check_value
 
 _NOTE = re.compile(r"# mitune: (\d{1,9}) keys\n")
 WAY_OUT = "restore it, or choose another run= folder"
