@@ -49,6 +49,7 @@ class ModelConfig(Settings):
         "shapes",
         "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
         path=True,
+        basic=True,
     )
     config: str | None = key(
         None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)", path=True
@@ -66,10 +67,11 @@ class ModelConfig(Settings):
     )
     dtype: str = key(
         "auto",
-        "float32, float16, bfloat16, or auto: bfloat16 on CUDA, else float32",
+        "number format; auto: bfloat16 on CUDA, else float32",
         choices=("auto", "float32", "float16", "bfloat16"),
+        basic=True,
     )
-    device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
+    device: str = key("auto", "auto, cpu, cuda, cuda:1, mps", basic=True)
     compile: bool = key(False, "torch.compile the denoiser network")
     channels_last: bool = key(False, "channels-last memory layout (CUDA)")
     fast_decoder: str | None = key(
@@ -77,13 +79,13 @@ class ModelConfig(Settings):
     )
     offload: str = key(
         "none",
-        "what waits on the CPU: none, model (each part), sequential (encoders by layer)",
-        choices=("none", "model", "sequential"),
+        "what waits on the CPU until it is needed",
+        choices={"none": "nothing", "model": "each part", "sequential": "encoders layer by layer"},
     )
     quantization: str = key(
         "none",
-        "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes), int8 (torchao)",
-        choices=("none", "8bit", "4bit", "int8"),
+        "smaller weights of the network and of T5 or Gemma",
+        choices={"none": "as they are", "8bit": "bitsandbytes", "4bit": "bitsandbytes", "int8": "torchao"},
     )
     vae_slicing: bool = key(False, "decode one picture at a time")
     vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
@@ -91,6 +93,7 @@ class ModelConfig(Settings):
         [],
         "start with this adapter (a folder, file or Hub id), or several [a,b]; training goes on from one",
         path=True,
+        basic=True,
     )
     adapter_weights: list[float] = key(
         [], "weight of each model.adapter (default: 1 each)", low=-1000, high=1000
@@ -132,9 +135,9 @@ class SamplerConfig(Settings):
         "ddpm (ancestral), ddim, euler (rectified flow), or lcm (consistency models)",
         choices=("ddpm", "ddim", "euler", "lcm"),
     )
-    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS)
+    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS, basic=True)
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
-    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE)
+    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE, basic=True)
     variance: str = key("small", "ddpm: small (posterior) or large (beta)", choices=("small", "large"))
     spacing: str | None = key(
         None,
@@ -162,12 +165,14 @@ class SearchConfig(Settings):
         None,
         "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or what the model itself"
         " says on the way: llr, mi, contrast. Short: reward=",
+        basic=True,
     )
     alpha: float = key(
         1.0,
         "temperature of the target p exp(reward/alpha), in the reward's unit. Short: alpha=",
         above=0,
         high=1e9,
+        basic=True,
     )
     particles: int | None = key(
         None, "of one population (default: all candidates of a prompt are one)", low=1, high=CANDIDATES
@@ -397,7 +402,7 @@ class ScorerConfig(Settings):
 @dataclass
 class AdapterConfig(Settings):
     kind: str = key("dora", "dora or lora", choices=("dora", "lora"))
-    rank: int = key(32, "rank r", low=1, high=4096)
+    rank: int = key(32, "rank r", low=1, high=4096, basic=True)
     alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)", low=1, high=1_000_000)
     dropout: float = key(0.0, "dropout on the adapter's input", low=0, high=1, below=1)
     targets: list[str] = key(
@@ -416,16 +421,20 @@ class TrainConfig(Settings):
         "mse",
         "mse (the paper's), weighted (by score), dpo, spin, kto, nft (these four need select.losers)",
         choices=("mse", "weighted", "dpo", "spin", "kto", "nft"),
+        basic=True,
     )
-    steps: int = key(300, "optimizer steps", low=1, high=TRAINING)
-    batch_size: int = key(400, "pictures an optimizer step, over all processes", low=1, high=BATCH)
+    steps: int = key(300, "optimizer steps", low=1, high=TRAINING, basic=True)
+    batch_size: int = key(
+        400, "pictures an optimizer step, over all processes", low=1, high=BATCH, basic=True
+    )
     micro_batch: int | None = key(
         None,
         "pictures a forward; the rest is accumulated (default: the share of a process)",
         low=1,
         high=BATCH,
+        basic=True,
     )
-    lr: float = key(1e-4, "learning rate", low=0, high=100)
+    lr: float = key(1e-4, "learning rate", low=0, high=100, basic=True)
     lr_schedule: str = key(
         "constant",
         "constant, linear, cosine, constant_with_warmup",
@@ -497,18 +506,25 @@ class TrackerConfig(Settings):
 @dataclass
 class Config(Settings):
     name: str = key("shapes", "name of the preset, of the run folder")
-    run: str = key("runs/${name}", "the run folder", path=True)
-    seed: int = key(0, "every random draw follows from it", low=0, high=SEED)
+    run: str = key("runs/${name}", "the run folder", path=True, basic=True)
+    seed: int = key(0, "every random draw follows from it", low=0, high=SEED, basic=True)
     rounds: int = key(
-        1, "R: generate, select, train, evaluate, and again with the new adapter", low=1, high=ROUNDS
+        1,
+        "R: generate, select, train, evaluate, and again with the new adapter",
+        low=1,
+        high=ROUNDS,
+        basic=True,
     )
     round: int = key(1, "the round that a stage run alone belongs to", low=1, high=ROUNDS)
     launch: str | None = key(
         None,
         "start the processes by accelerate: a file of launch/ (multi_gpu) or of your own (null: this process)",
         path=True,
+        basic=True,
     )
-    scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets", filled=True)
+    scorers: list[str] = key(
+        ["mi", "llr", "contrast"], "scores every candidate gets", filled=True, basic=True
+    )
     model: ModelConfig = section(ModelConfig)
     prompts: PromptsConfig = section(PromptsConfig)
     sampler: SamplerConfig = section(SamplerConfig)

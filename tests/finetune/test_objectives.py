@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune.config.checks import PREFERENCES, SELF_PLAY
 from mitune.config.keys import keys
+from mitune.config.relations import PREFERENCES, SELF_PLAY
 from mitune.denoiser import AnalyticDenoiser, Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
