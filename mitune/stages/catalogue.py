@@ -137,7 +137,7 @@ _ROUND = (
         "compare the base model and the tuned one on held-out prompts",
         "mitune.stages.evaluate:evaluate",
         EvaluateConfig,
-        reads=f"{_ALWAYS} round evaluate {_PLAIN} scorers generate.rows_per_unit sweep.objective",
+        reads=f"{_ALWAYS} round evaluate {_PLAIN} scorers generate.rows_per_unit sweep",
         binds=_but("evaluate", "batch_size prompts.strict"),
         begun=("round-*/after/plan.json",),
         result=("evaluation.json", "is not there yet"),
