@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.parts import Part
+from mitune.stages.catalogue import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md",)
@@ -34,7 +35,7 @@ def table(
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {}
+TABLES: dict[str, Callable[[], str]] = {"stages": lambda: table(STAGES, "stage")}
 
 
 def written(text: str) -> str:
