@@ -155,7 +155,7 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], di
         else:
             raise UserError(
                 f"there is no key '{short(name, 80)}'{_nearest_key(name, list(known), options)};"
-                " mitune run --help lists all keys"
+                " mitune run --help --all lists the keys"
             )
     return list(choices.items()), values
 
