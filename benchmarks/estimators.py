@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.information import (
     PathLLR,
     PathMI,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.noise import NoiseSchedule
 from mitune.sampling import Sampler
 from mitune.search import (

@@ -23,6 +23,7 @@ FLOORS = {
     "noise": 0,
     "scheduler_config": 0,
     "denoiser": 0,
+    "analytic": 0,
     "out_of_memory": 0,
     "track": 0,
     "config": 0,

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mitune.analytic import AnalyticDenoiser
 from mitune.config.checks import PREFERENCES, SELF_PLAY
 from mitune.config.keys import keys
-from mitune.denoiser import AnalyticDenoiser, Condition
+from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser

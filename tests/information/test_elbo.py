@@ -7,7 +7,7 @@ import torch
 from analytic import exact_kl, scene, three_clouds, within_three_errors
 from mixtures import LABELS, correlation, mixture, pictures, slope
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.information import elbo, log_prob_bound, mi_and_elbo, mi_image, score_conditions, time_grid
 from mitune.noise import NoiseSchedule
 

@@ -198,6 +198,12 @@ class HalfPrecision:
     def null(self, n: int) -> Condition:
         return Condition({"shift": torch.zeros(n, dtype=torch.bfloat16)})
 
+    def widened(self, given: Condition) -> Condition:
+        return Condition.cat([self.null(len(given)), given])
+
+    def needs_branches(self, guidance: float) -> bool:
+        return guidance != 1
+
     def outputs(self, z, t, pair, scale):
         assert z.dtype == torch.float32
         out = torch.cat([z, z]).to(torch.bfloat16) * 0.5 + pair.tensors["shift"][:, None, None, None]

@@ -15,7 +15,7 @@ import torch
 from analytic import three_clouds, within_three_errors
 from torch import Tensor
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
 from mitune.information import PathLLR
 from mitune.noise import NoiseSchedule
