@@ -70,9 +70,9 @@ def floor(part: str) -> int:
 
 
 def floor_of(name: str) -> int:
-    """The floor of a dotted name; a catalogue is plain data without torch, wherever it lies: floor 0."""
+    """The floor of a dotted name; catalogues and settings are plain data without torch, wherever they lie: floor 0."""
     parts = name.split(".")
-    return 0 if parts[2:3] == ["catalogue"] else floor(parts[1])
+    return 0 if parts[2:3] in (["catalogue"], ["settings"]) else floor(parts[1])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
