@@ -28,7 +28,8 @@ from mitune.information import (
     time_grid,
 )
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 Row = dict[str, Any]
 SCHEDULES = {"ddpm": NoiseSchedule.ddpm(), "flow": NoiseSchedule.rectified_flow()}

@@ -32,7 +32,8 @@ from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
 from mitune.finetune.batches import seed_of
 from mitune.finetune.trainer import TrainConfig, train
 from mitune.information import PathMI
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 UTILISATION_AT_LEAST = 0.45
 SPEEDUP_AT_LEAST = 8.0

@@ -32,7 +32,9 @@ from mitune.finetune.batches import Draw, Draws, load_training_set
 from mitune.finetune.objectives import find_objective
 from mitune.finetune.trainer import TrainConfig, train
 from mitune.information import PathLLR, PathMI
-from mitune.sampling import Sampler, candidate_seed, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_seed
+from mitune.sampling.steps import Sampler
 
 OBSERVERS_AT_MOST = 1.02
 PIPELINE_AT_MOST = 1.0

@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.settings import PromptsConfig
+from mitune.sampling.catalogue import SamplerConfig
+from mitune.search.catalogue import SearchConfig
 from mitune.settings import (
     BATCH,
-    CANDIDATES,
     GUIDANCE,
     ROUNDS,
     ROWS,
@@ -94,114 +95,6 @@ class ModelConfig(Settings):
     )
     adapter_weights: list[float] = key(
         [], "weight of each model.adapter (default: 1 each)", low=-1000, high=1000
-    )
-
-
-@dataclass
-class RacingConfig(Settings):
-    """Dropping candidates while they are drawn."""
-
-    by: str | None = key(
-        None,
-        "drop candidates early by this running score: mi, mi_continuous, rfmi, llr (free), or elbo, mi_image,"
-        " llr_image, contrast of the predicted picture (null: off)",
-    )
-    at: list[float] = key(
-        [0.4], "when: shares of the steps below 1, or numbers of steps from 1 on", low=-STEPS, high=STEPS
-    )
-    survivors: list[int] = key([], "candidates a prompt that go on, for each of at", low=1, high=CANDIDATES)
-    speedup: float | None = key(
-        None,
-        "instead of survivors: forwards of drawing, looks included, shall fall so many times",
-        low=1,
-        high=1000,
-    )
-    times: int | None = key(
-        None,
-        "times a look noises the predicted picture at (2 forwards each, contrast: edits + 1)",
-        low=1,
-        high=STEPS,
-    )
-    edits: int = key(3, "edits that a look by contrast tells the prompt from", low=1, high=1000)
-
-
-@dataclass
-class SamplerConfig(Settings):
-    name: str = key(
-        "ddim",
-        "ddpm (ancestral), ddim, euler (rectified flow), or lcm (consistency models)",
-        choices=("ddpm", "ddim", "euler", "lcm"),
-    )
-    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS)
-    eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
-    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE)
-    variance: str = key("small", "ddpm: small (posterior) or large (beta)", choices=("small", "large"))
-    spacing: str | None = key(
-        None,
-        "timestep spacing: leading, trailing, linspace (default: as the model's scheduler says)",
-        choices=("leading", "trailing", "linspace"),
-    )
-    steps_offset: int | None = key(
-        None,
-        "added to every timestep of the leading spacing (default: as the model's scheduler says)",
-        low=0,
-        high=STEPS,
-    )
-    set_alpha_to_one: bool | None = key(
-        None, "ddim: end at clean data, not at the first timestep (default: as the model's scheduler says)"
-    )
-    racing: RacingConfig = section(RacingConfig)
-
-
-@dataclass
-class SearchConfig(Settings):
-    """Steering the candidates of a prompt as one population (``sampler=das``)."""
-
-    by: str | None = key(None, "das: sequential Monte Carlo on the way from noise to picture (null: off)")
-    reward: str | None = key(
-        None,
-        "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or what the model itself"
-        " says on the way: llr, mi, contrast. Short: reward=",
-    )
-    alpha: float = key(
-        1.0,
-        "temperature of the target p exp(reward/alpha), in the reward's unit. Short: alpha=",
-        above=0,
-        high=1e9,
-    )
-    particles: int | None = key(
-        None, "of one population (default: all candidates of a prompt are one)", low=1, high=CANDIDATES
-    )
-    proposal: str = key(
-        "auto",
-        "auto, gradient (up the reward), bootstrap (as the sampler would)",
-        choices=("auto", "gradient", "bootstrap"),
-    )
-    tempering: str = key(
-        "adaptive",
-        "when the reward begins to count: adaptive, gamma, exponential, linear, constant",
-        choices=("adaptive", "gamma", "exponential", "linear", "constant"),
-    )
-    gamma: float = key(0.008, "of tempering=gamma and exponential", above=0, high=1000)
-    resampling: str = key(
-        "ssp",
-        "multinomial, residual, stratified, systematic, ssp",
-        choices=("multinomial", "residual", "stratified", "systematic", "ssp"),
-    )
-    ess: float = key(
-        0.5, "resample where the effective sample size falls below this share of the particles", low=0, high=1
-    )
-    cap: float = key(
-        1.0, "largest share of a population that may descend from one of its first particles", above=0, high=1
-    )
-    max_drift: float | None = key(
-        None,
-        "bound on the reward's pull, in standard deviations of a step's noise (null: none)",
-        above=0,
-        high=1e6,
-    )
-    edits: int = key(
-        3, "reward=contrast: edits that the path is told from, a forward a step each", low=1, high=1000
     )
 
 

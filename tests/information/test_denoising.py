@@ -12,7 +12,7 @@ from mitune.errors import UserError
 from mitune.information import denoising_errors, denoising_terms, elbo, gaps, time_grid
 from mitune.information.times import Weighting
 from mitune.noise import NoiseSchedule
-from mitune.sampling import candidate_noise, candidate_seed
+from mitune.sampling.seeds import candidate_noise, candidate_seed
 
 SCHEDULE = NoiseSchedule.ddpm()
 

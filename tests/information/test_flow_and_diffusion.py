@@ -10,7 +10,8 @@ from mixtures import LABELS, mixture, pictures
 from mitune.information import PathLLR, PathMI, elbo, time_grid
 from mitune.information.mi import mi_image
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 RANGE = (5, 1000)

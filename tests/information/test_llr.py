@@ -11,7 +11,9 @@ from mitune.errors import UserError
 from mitune.information import PathLLR, elbo, llr_estimate, llr_image, time_grid
 from mitune.information.times import Weighting
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, Step, candidate_noise, candidate_seed, sample
+from mitune.sampling.loop import Step, sample
+from mitune.sampling.seeds import candidate_noise, candidate_seed
+from mitune.sampling.steps import Sampler
 
 
 class PlainLLR:

@@ -11,7 +11,9 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 import mitune.worlds.shapes as shapes
 from mitune.families import load_denoiser
-from mitune.sampling import Sampler, candidate_noise, candidate_seed, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_noise, candidate_seed
+from mitune.sampling.steps import Sampler
 from mitune.worlds.shapes import architecture
 
 FOLDER = Path(shapes.__file__).parent / "model_flow"
