@@ -23,9 +23,8 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.speed import load, prompts_and_seeds, random_training_set
 from mitune.finetune import trainer
-from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.objectives import OBJECTIVES
-from mitune.finetune.trainer import TrainConfig
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import OBJECTIVES, AdapterConfig, TrainConfig
 
 DPO_TIME, DPO_MEMORY = 2.2, 1.3  # times mse's
 
@@ -44,7 +43,7 @@ def step_of(
     attach(denoiser, AdapterConfig(rank=32, alpha=32), seed=0)
     config = TrainConfig(objective=name, steps=10**4, micro_batch=options.micro_batch, lr=1e-5)
     config = replace(config, batch_size=options.pictures // OBJECTIVES[name].rows)
-    run = trainer._Run(denoiser, dataset, config, folder, None, None, None)
+    run = trainer._Run(denoiser, dataset, config, folder, None, None, None, 0)
     stack.enter_context(run._training())
     steps = itertools.count()
     return lambda: run._step(next(steps))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError, check_known, nearest
+from mitune.errors import UserError, nearest
 from mitune.families import lora
-
-KINDS = ("dora", "lora")
-ALL = "all"  # as targets: every linear layer and convolution
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What to attach. ``targets`` and ``text_targets`` are the last parts of layer names (no targets: the attention's
-    projections, as the model's family names them; ``["all"]``: every linear layer and convolution); the update is
-    scaled by alpha / rank.
-    """
-
-    kind: str = "dora"
-    rank: int = 32
-    alpha: float = 32
-    dropout: float = 0.0
-    targets: Sequence[str] = ()
-    text_encoder: bool = False
-    text_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "out_proj")
-
-    def __post_init__(self) -> None:
-        """Raises UserError for an unknown kind or numbers that make no adapter."""
-        check_known("adapter.kind", self.kind, KINDS)
-        if self.rank < 1:
-            raise UserError(f"adapter.rank={self.rank}: must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"adapter.dropout={self.dropout}: must lie in [0, 1)")
+from mitune.finetune.catalogue import ALL, AdapterConfig
 
 
 def attach(
@@ -54,6 +27,7 @@ def attach(
     """
     from peft import LoraConfig
 
+    config.check("adapter.")
     modules = _modules(denoiser, config)
     components = denoiser.components  # type: ignore[attr-defined]
     saved = lora.read_adapter(init_from, components) if init_from is not None else None

@@ -17,7 +17,7 @@ from torch import Tensor
 from mitune.data import dataset as datasets
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.finetune.objectives import Objective
+from mitune.finetune.catalogue import Objective
 from mitune.scores import Term, weigh
 
 _ON_DEVICE = 4 * 2**30  # bytes of a cache that may live in the device's memory; larger ones stay with the CPU

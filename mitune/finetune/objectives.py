@@ -1,5 +1,6 @@
-"""What training minimises: a loss per row from one forward of the network (and of the reference, for
-preferences).
+"""An objective gives a loss per row, from one forward of the network and of the reference, where it has one.
+
+Their names and traits are the rows of ``catalogue``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import check_known
 from mitune.noise import NoiseSchedule
 
 
@@ -39,30 +39,6 @@ class Batch:
     label: Tensor | None = None
     real: Tensor | None = None
     anchor: Callable[[], contextlib.AbstractContextManager[object]] | None = None
-
-
-@dataclass(frozen=True)
-class Objective:
-    """``loss(denoiser, batch, beta)`` -> [n].
-
-    ``pairs``: an item is a winner and a loser of its prompt; ``unpaired``: winners and losers are items of their own;
-    ``scored``: items count by their scores, which the trainer sees to. ``anchor``: the reference of those that have
-    one: "base", the model without adapter, or "start", the adapter as it was when this training began. ``beta``: the
-    key of ``TrainConfig`` that holds the loss's.
-    """
-
-    name: str
-    loss: Callable[[Denoiser, Batch, float], Tensor]
-    pairs: bool = False
-    unpaired: bool = False
-    scored: bool = False
-    anchor: str | None = None
-    beta: str = "beta_dpo"
-
-    @property
-    def rows(self) -> int:
-        """Rows of a forward that one item of data takes."""
-        return 2 if self.pairs else 1
 
 
 def error(denoiser: Denoiser, z0: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -206,26 +182,3 @@ def _gain(
 
 def _weighed(values: Tensor, weight: Tensor | None) -> Tensor:
     return values if weight is None else values * weight
-
-
-OBJECTIVES = {
-    objective.name: objective
-    for objective in (
-        Objective("mse", mse),
-        # Reward-weighted regression: mse times exp(s/τ) / mean exp(s/τ), s the score standardised within the prompt
-        # (Peters and Schaal 2007; for diffusion, Lee et al., 2302.12192, and RWR of Black et al., 2305.13301). With
-        # τ → ∞ this is mse on all candidates, with τ → 0 on the best of each prompt.
-        Objective("weighted", mse, scored=True),
-        Objective("dpo", dpo, pairs=True, anchor="base"),
-        Objective("spin", spin, pairs=True, anchor="start"),
-        Objective("kto", kto, unpaired=True, anchor="base"),
-        Objective("nft", nft, unpaired=True, anchor="start", beta="beta_nft"),
-    )
-}
-"""All objectives by name; a new one is a function and a line here."""
-
-
-def find_objective(name: str) -> Objective:
-    """The objective called ``name``. Raises UserError with the nearest name."""
-    check_known("train.objective", name, OBJECTIVES)
-    return OBJECTIVES[name]

@@ -11,7 +11,8 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.files import PARTIAL
 from mitune.finetune import checkpoint
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.adapters import attach, trainable_parameters
+from mitune.finetune.catalogue import AdapterConfig
 
 
 @pytest.fixture

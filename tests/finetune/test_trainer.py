@@ -19,10 +19,10 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.finetune import checkpoint, trainer
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.batches import Density, load_training_set
-from mitune.finetune.objectives import find_objective
-from mitune.finetune.trainer import TrainConfig, TrainResult, learning_rate, train
+from mitune.finetune.catalogue import OBJECTIVES, AdapterConfig, TrainConfig
+from mitune.finetune.trainer import TrainResult, learning_rate, train
 from tests.finetune.conftest import make_dataset
 
 SMALL = TrainConfig(
@@ -434,7 +434,7 @@ def test_weights_that_are_none_are_refused(
     wrong = winners.remove_columns("weight").add_column("weight", weights * (len(winners) // 2))
     denoiser = _model(tiny_v_pipeline_folder, AdapterConfig(rank=4))
     with pytest.raises(UserError, match="column weight"):
-        load_training_set(wrong, denoiser, find_objective("mse"))
+        load_training_set(wrong, denoiser, OBJECTIVES.find("mse"))
 
 
 def test_learning_rates() -> None:
@@ -461,7 +461,7 @@ def test_wrong_settings_are_refused(tiny_pipeline_folder: Path, winners: Any, tm
         ({"soft_labels": 0.0}, "train.soft_labels"),
     ):
         with pytest.raises(UserError, match=message):
-            TrainConfig(**options)
+            TrainConfig(**options).check("train.")
     denoiser = _model(tiny_pipeline_folder, AdapterConfig(rank=4))
     bad = winners.map(lambda row: {"latent": [[[float("nan")] * 8] * 8] * 4}, load_from_cache_file=False)
     small = winners.remove_columns("latent").add_column("latent", [[0.0] * 5] * len(winners))
