@@ -43,7 +43,7 @@ def step_of(
     attach(denoiser, AdapterConfig(rank=32, alpha=32), seed=0)
     config = TrainConfig(objective=name, steps=10**4, micro_batch=options.micro_batch, lr=1e-5)
     config = replace(config, batch_size=options.pictures // OBJECTIVES[name].rows)
-    run = trainer._Run(denoiser, dataset, config, folder, None, None, None, 0)
+    run = trainer._Run(denoiser, dataset, config, folder, None, None, None)
     stack.enter_context(run._training())
     steps = itertools.count()
     return lambda: run._step(next(steps))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
+from mitune.families.adapted import Adapted
 from mitune.noise import NoiseSchedule
 
 
@@ -71,7 +72,7 @@ def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
     return _weighed(error(denoiser, batch.z0, batch.noise, batch.t, batch.condition), batch.weight)
 
 
-def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def dpo(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """Diffusion-DPO (Wallace et al., 2311.12908, eq. 14): winner w and loser l of one prompt, one t and one
     noise for both:
 
@@ -91,7 +92,7 @@ def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     return -F.logsigmoid(0.5 * beta * _weighed(winner - loser, batch.weight))
 
 
-def spin(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def spin(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """SPIN-Diffusion (Yuan et al., 2402.10210): ``dpo`` played against oneself.
 
     What is compared is a chosen picture and one that the model of the last round drew; the reference is that model, the
@@ -101,7 +102,7 @@ def spin(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     return dpo(denoiser, batch, beta)
 
 
-def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def kto(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """Diffusion-KTO (Li et al., 2404.04465): winners (y = 1) and losers (y = −1) each for itself:
 
         L = 1 − σ( y · β/2 · (e_ref(x) − e_θ(x)) ),   e as in ``dpo``
@@ -115,7 +116,7 @@ def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     return 1 - torch.sigmoid(0.5 * beta * _label(batch, gain) * _weighed(gain, batch.weight))
 
 
-def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def nft(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the network's
     output, v* its target, v_old the model that drew the pictures (the adapter as it was when this training began):
 
@@ -149,9 +150,9 @@ def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
 
 
 @contextlib.contextmanager
-def _as_reference(denoiser: Denoiser, batch: Batch) -> Iterator[None]:
+def _as_reference(denoiser: Adapted, batch: Batch) -> Iterator[None]:
     """While inside, the denoiser is the reference, and no graph is built."""
-    anchor = batch.anchor or denoiser.base  # type: ignore[attr-defined]
+    anchor = batch.anchor or denoiser.base
     with torch.no_grad(), anchor():
         yield
 
@@ -166,7 +167,7 @@ def _label(batch: Batch, values: Tensor) -> Tensor:
 
 
 def _gain(
-    denoiser: Denoiser,
+    denoiser: Adapted,
     batch: Batch,
     z0: Tensor,
     noise: Tensor,

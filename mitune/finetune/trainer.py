@@ -22,9 +22,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from mitune import distributed, leaving
-from mitune.denoiser import Denoiser
 from mitune.errors import UserError, complain
 from mitune.families import lora
+from mitune.families.adapted import Adapted
 from mitune.files import clean_partial
 from mitune.finetune import checkpoint, sharding
 from mitune.finetune.adapters import trainable_parameters
@@ -80,7 +80,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def train(
-    denoiser: Denoiser,
+    denoiser: Adapted,
     dataset: Any,
     config: TrainConfig,
     folder: str | Path,
@@ -109,14 +109,14 @@ class _Run:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Adapted,
         dataset: Any,
         config: TrainConfig,
         folder: Path,
         tracker: Tracker | None,
         validate: Callable[[int], float] | None,
         on_step: Callable[[int], None] | None,
-        seed: int,
+        seed: int = 0,
     ) -> None:
         config.check("train.")
         self.denoiser, self.config, self.folder, self.seed = denoiser, config, folder, seed
@@ -138,7 +138,7 @@ class _Run:
             raise ValueError("no adapter is attached: call attach() first")
         self.parameters: list[nn.Parameter] = list(self.names.values())
         _check(config, denoiser, self.processes)
-        self.layers = lora.adapter_layers(denoiser.components.values())  # type: ignore[attr-defined]
+        self.layers = lora.adapter_layers(denoiser.components.values())
         self.data: TrainingSet = load_training_set(
             dataset, denoiser, self.objective, config.temperature, config.soft_labels
         )
@@ -153,7 +153,7 @@ class _Run:
             pin=self.device.type == "cuda",
             density=None if config.density == "uniform" else _density(config, denoiser),
         )
-        encoders: list[nn.Module] = denoiser.text_encoders  # type: ignore[attr-defined]
+        encoders = denoiser.text_encoders
         text_trains = any(
             parameter.requires_grad for encoder in encoders for parameter in encoder.parameters()
         )
@@ -163,11 +163,11 @@ class _Run:
             self.start = [parameter.detach().clone() for parameter in self.parameters]
             self.anchor = self._at_start
         self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor)
-        if denoiser.offloaded == "model":  # type: ignore[attr-defined]
-            denoiser.network.to(self.device)  # type: ignore[union-attr]  # the optimizer's state goes where it is
+        if denoiser.offloaded == "model":
+            denoiser.network.to(self.device)  # the optimizer's state goes where it is
         self.sharded = sharding.asked() and self.processes.num_processes > 1
         if self.sharded:
-            sharding.shard(denoiser.network, self.parameters, self.device)  # type: ignore[arg-type]
+            sharding.shard(denoiser.network, self.parameters, self.device)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
@@ -366,9 +366,8 @@ class _Run:
         gradient checkpointing and compilation as asked for.
         """
         network = self.denoiser.network
-        assert network is not None
         if self.config.gradient_checkpointing:
-            network.enable_gradient_checkpointing()  # type: ignore[operator]
+            network.enable_gradient_checkpointing()
         if self.config.compile and network._compiled_call_impl is None:
             network.compile()
         compose = self.config.mixed_precision == "no" and not self.sharded and not self.config.compile
@@ -379,7 +378,7 @@ class _Run:
         finally:
             self._train_mode(False)
             if self.config.gradient_checkpointing:
-                network.disable_gradient_checkpointing()  # type: ignore[operator]
+                network.disable_gradient_checkpointing()
 
     def _train_mode(self, mode: bool) -> None:
         for layer in self.layers:
@@ -450,7 +449,7 @@ class _Run:
         if best is not None and value <= best["value"]:
             return best
         if self.processes.is_main_process:
-            self.denoiser.save_adapter(checkpoint.best_path(self.folder / "checkpoints", done))  # type: ignore[attr-defined]
+            self.denoiser.save_adapter(checkpoint.best_path(self.folder / "checkpoints", done))
         return {"step": done, "value": value}
 
     def _save(self, done: int, state: Mapping[str, Any]) -> None:
@@ -488,7 +487,7 @@ class _Run:
                 f"{checkpoints} were made with other settings ({', '.join(different)}); use another run= "
                 "or delete that folder"
             )
-        checkpoint.restore(path, self.denoiser, self.optimizer, self.names, self.history)
+        checkpoint.restore(path, self.optimizer, self.names, self.history)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         return state
@@ -500,7 +499,7 @@ class _Run:
             distributed.seen(folder)
             checkpoint.restore_adapter(folder, self.names)
         if self.processes.is_main_process:
-            self.denoiser.save_adapter(self.folder / "adapter")  # type: ignore[attr-defined]
+            self.denoiser.save_adapter(self.folder / "adapter")
         distributed.wait()
 
     def _signature(self) -> dict[str, Any]:
@@ -536,11 +535,11 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _density(config: TrainConfig, denoiser: Denoiser) -> Density:
+def _density(config: TrainConfig, denoiser: Adapted) -> Density:
     return Density(denoiser.schedule.num_train_timesteps, config.density_mean, config.density_std)
 
 
-def _check(config: TrainConfig, denoiser: Denoiser, processes: PartialState) -> None:
+def _check(config: TrainConfig, denoiser: Adapted, processes: PartialState) -> None:
     """Raises UserError for what does not fit this model or this machine."""
     longest = denoiser.schedule.num_train_timesteps
     if config.t_max > longest:
