@@ -11,16 +11,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.settings import PromptsConfig
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.search.catalogue import SearchConfig
 from mitune.settings import (
     BATCH,
     GUIDANCE,
     ROUNDS,
-    ROWS,
     SEED,
     STEPS,
-    TRAINING,
     Key,
     Settings,
     declared,
@@ -96,6 +95,8 @@ class ModelConfig(Settings):
     adapter_weights: list[float] = key(
         [], "weight of each model.adapter (default: 1 each)", low=-1000, high=1000
     )
+
+
 
 
 @dataclass
@@ -287,98 +288,6 @@ class ScorerConfig(Settings):
     )
 
 
-@dataclass
-class AdapterConfig(Settings):
-    kind: str = key("dora", "dora or lora", choices=("dora", "lora"))
-    rank: int = key(32, "rank r", low=1, high=4096)
-    alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)", low=1, high=1_000_000)
-    dropout: float = key(0.0, "dropout on the adapter's input", low=0, high=1, below=1)
-    targets: list[str] = key(
-        [],
-        "layers of the denoiser network (default: its attention's projections); [all]: linear ones and convolutions",
-    )
-    text_encoder: bool = key(False, "adapt the text encoder too")
-    text_targets: list[str] = key(
-        ["q_proj", "k_proj", "v_proj", "out_proj"], "layers of the text encoder; [all]: all"
-    )
-
-
-@dataclass
-class TrainConfig(Settings):
-    objective: str = key(
-        "mse",
-        "mse (the paper's), weighted (by score), dpo, spin, kto, nft (these four need select.losers)",
-        choices=("mse", "weighted", "dpo", "spin", "kto", "nft"),
-    )
-    steps: int = key(300, "optimizer steps", low=1, high=TRAINING)
-    batch_size: int = key(400, "pictures an optimizer step, over all processes", low=1, high=BATCH)
-    micro_batch: int | None = key(
-        None,
-        "pictures a forward; the rest is accumulated (default: the share of a process)",
-        low=1,
-        high=BATCH,
-    )
-    lr: float = key(1e-4, "learning rate", low=0, high=100)
-    lr_schedule: str = key(
-        "constant",
-        "constant, linear, cosine, constant_with_warmup",
-        choices=("constant", "constant_with_warmup", "linear", "cosine"),
-    )
-    warmup: int = key(0, "warm-up steps", low=0, high=TRAINING)
-    betas: list[float] = key([0.9, 0.999], "AdamW", low=0, below=1, sizes=2)
-    weight_decay: float = key(1e-2, "AdamW", low=0, high=1000)
-    eps: float = key(1e-8, "AdamW", low=1e-30, high=1)
-    max_grad_norm: float = key(1.0, "gradient clipping", low=0, high=1e9)
-    t_min: int = key(500, "lowest training time", low=0, high=STEPS)
-    t_max: int = key(1000, "highest training time (excluded)", low=0, high=STEPS)
-    density: str = key(
-        "uniform",
-        "of the training times between them: uniform or logit_normal",
-        choices=("uniform", "logit_normal"),
-    )
-    density_mean: float = key(
-        0.0, "logit_normal: mean of logit(t); a flow's shift s adds ln s", low=-20, high=20
-    )
-    density_std: float = key(1.0, "logit_normal: standard deviation of logit(t)", above=0, high=100)
-    layout_weight: float = key(
-        0.0,
-        "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1",
-        low=0,
-        high=1,
-    )
-    caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt", low=0, high=1)
-    fresh: bool = key(
-        False, "every round trains a new adapter on the base model instead of going on from the last round's"
-    )
-    beta_dpo: float = key(
-        2000.0, "strength of the tie of dpo, spin and kto to their reference", low=0, high=1e9
-    )
-    beta_nft: float = key(
-        0.1, "nft: its steps go 1/beta times as far as winners and losers are apart", above=0, high=1000
-    )
-    soft_labels: float | None = key(
-        None,
-        "nft: a picture counts by its score, wholly where that is so many standard deviations from its prompt's mean;"
-        " null: the chosen wholly for, the others wholly against",
-        above=0,
-        high=1e6,
-    )
-    temperature: float = key(
-        1.0,
-        "weighted: of the weights exp(score/temperature), scores standardised within a prompt",
-        above=0,
-        high=1e6,
-    )
-    checkpoint_every: int = key(50, "steps between checkpoints", low=1, high=TRAINING)
-    keep_checkpoints: int = key(2, "newest checkpoints kept", low=1, high=TRAINING)
-    keep_best_by: str | None = key(None, "scorer that picks the best checkpoint on validation prompts")
-    validation_prompts: int = key(
-        24, "prompts that keep_best_by looks at; of the training source, not trained on", low=1, high=ROWS
-    )
-    log_every: int = key(10, "steps between two rows of metrics.jsonl", low=1, high=TRAINING)
-    mixed_precision: str = key("no", "no, bf16, fp16", choices=("no", "bf16", "fp16"))
-    gradient_checkpointing: bool = key(False, "trade time for memory")
-    compile: bool = key(False, "torch.compile the network for training")
 
 
 @dataclass

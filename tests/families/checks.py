@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mitune.families import load_denoiser, lora
 from mitune.files import read_json
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
-from mitune.finetune.trainer import TrainConfig, train
+from mitune.finetune.adapters import attach, trainable_parameters
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
 from mitune.noise import MIN_ALPHA
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
