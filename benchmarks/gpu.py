@@ -31,7 +31,7 @@ from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
 from mitune.finetune.batches import seed_of
 from mitune.finetune.trainer import TrainConfig, train
-from mitune.information import PathMI
+from mitune.information.mi import PathMI
 from mitune.sampling import Sampler, sample
 
 UTILISATION_AT_LEAST = 0.45

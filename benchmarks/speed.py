@@ -31,7 +31,8 @@ from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
 from mitune.finetune.batches import Draw, Draws, load_training_set
 from mitune.finetune.objectives import find_objective
 from mitune.finetune.trainer import TrainConfig, train
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.sampling import Sampler, candidate_seed, sample
 
 OBSERVERS_AT_MOST = 1.02

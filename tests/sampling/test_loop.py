@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mitune.denoiser import Condition
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
 from mitune.sampling import Sampler, Step, candidate_noise, coefficients, sample, sample_population
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
 from mitune.sampling import Cut, Pilot, Racing, Sampler, sample, sample_population
 from mitune.sampling.racing import best_of_groups, check_cuts, cuts_for, predicted, rows_of, steps_at

@@ -7,7 +7,7 @@ import torch
 from analytic import three_clouds
 
 from mitune.errors import UserError
-from mitune.information import PathLLR
+from mitune.information.llr import PathLLR
 from mitune.sampling import Sampler, candidate_seed, sample
 from mitune.search import LatentReward, Steering
 from mitune.search.das import das, steer_by_information
