@@ -32,7 +32,7 @@ from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.batches import seed_of
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
-from mitune.information import PathMI
+from mitune.information.mi import PathMI
 from mitune.sampling.loop import sample
 from mitune.sampling.steps import Sampler
 

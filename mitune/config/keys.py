@@ -13,13 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from mitune.data.settings import PromptsConfig
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.sampling.catalogue import SamplerConfig
+from mitune.scores import ScorerConfig
 from mitune.search.catalogue import SearchConfig
 from mitune.settings import (
-    BATCH,
-    GUIDANCE,
     ROUNDS,
     SEED,
-    STEPS,
     Key,
     Settings,
     declared,
@@ -37,10 +35,6 @@ from mitune.stages.settings import (
     SelectConfig,
     SweepConfig,
 )
-
-NOISES = ("independent", "antithetic", "coupled")
-WEIGHTINGS = ("continuous", "paper", "uniform", "profile")
-STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
 
 
 @dataclass
@@ -95,199 +89,6 @@ class ModelConfig(Settings):
     adapter_weights: list[float] = key(
         [], "weight of each model.adapter (default: 1 each)", low=-1000, high=1000
     )
-
-
-
-
-@dataclass
-class MIConfig(Settings):
-    t_min: int = key(
-        50, "mi, mi_continuous, rfmi: steps at or below are left out (of 1000)", low=0, high=STEPS
-    )
-
-
-@dataclass
-class TimesConfig(Settings):
-    """When a scorer noises a picture, and what each time counts."""
-
-    times: int = key(8, "times a picture is noised at", low=1, high=STEPS)
-    t_min: int = key(400, "lowest time (of 1000)", low=0, high=STEPS)
-    t_max: int = key(1000, "highest time", low=0, high=STEPS)
-    weighting: str = key(
-        "continuous",
-        "of the times: continuous (exact), paper, uniform, profile (as measured)",
-        choices=WEIGHTINGS,
-    )
-    strategy: str = key(
-        "even", "times: even, stratified, random, small, middle, large, importance", choices=STRATEGIES
-    )
-
-
-@dataclass
-class ElboConfig(TimesConfig):
-    noise: str = key("independent", "independent, antithetic, or coupled: one forward path", choices=NOISES)
-
-
-@dataclass
-class MIImageConfig(ElboConfig):
-    """Where all but ``form`` is as for elbo, one pass gives both."""
-
-    form: str = key(
-        "square",
-        "square, or orthogonal: the product of velocities, as RFMI has it for flows",
-        choices=("square", "orthogonal"),
-    )
-
-
-@dataclass
-class LLRImageConfig(TimesConfig):
-    paths: int = key(1, "forward paths averaged", low=1, high=1000)
-    guidance: float = key(1.0, "guidance of the reverse steps; 1 = none", low=0, high=GUIDANCE)
-
-
-@dataclass
-class ContrastConfig(ElboConfig):
-    times: int = key(6, "times a picture is noised at", low=1, high=STEPS)
-    t_min: int = key(560, "lowest time (of 1000)", low=0, high=STEPS)
-    edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from", low=1, high=1000)
-    negatives: str = key(
-        "edits",
-        "the other prompts: edits, words (exchanged within), pool, list (given)",
-        choices=("edits", "words", "pool", "list"),
-    )
-    kinds: list[str] = key(
-        ["swap", "substitute", "drop"],
-        "kinds of edits, mined from the prompt pool",
-        choices=("swap", "substitute", "drop"),
-        filled=True,
-    )
-    given: str | None = key(
-        None, "negatives=list: the other prompts, a source like prompts.source", path=True
-    )
-
-
-@dataclass
-class CASConfig(Settings):
-    steps: int = key(10, "steps of the inversion", low=2, high=STEPS)
-    probes: int = key(20, "random probes of the divergence a step", low=1, high=10_000)
-    recursion: int = key(2, "fixed-point passes of an inversion step", low=0, high=100)
-    divergence: str = key(
-        "hutchinson",
-        "hutchinson (finite difference) or jvp (exact derivative)",
-        choices=("hutchinson", "jvp"),
-    )
-    rule: str = key(
-        "simpson38",
-        "quadrature over the steps: simpson38, simpson13, trapezoid",
-        choices=("simpson38", "simpson13", "trapezoid"),
-    )
-    inversion: str = key(
-        "trapezoid", "a step: trapezoid (second order) or ddim (as published)", choices=("trapezoid", "ddim")
-    )
-    end: str = key(
-        "denoised",
-        "density at the path's end: denoised, or normal (as published)",
-        choices=("denoised", "normal"),
-    )
-    spacing: str = key(
-        "angle",
-        "of the steps: even in angle (arctan of noise over signal) or in time",
-        choices=("angle", "time"),
-    )
-
-
-@dataclass
-class RefereeConfig(Settings):
-    """A judge from outside: which one, and how much of it at once."""
-
-    batch_size: int = key(32, "pictures a forward", low=1, high=BATCH)
-
-
-@dataclass
-class ClipConfig(RefereeConfig):
-    path: str = key(
-        "openai/clip-vit-large-patch14",
-        "a CLIP: transformers folder, Hub id, or 'shapes' (in the package)",
-        path=True,
-    )
-    revision: str | None = key(None, "Hub branch, tag or commit")
-    form: str = key(
-        "clipscore",
-        "clipscore: 2.5 max(cos, 0); cosine; logit: times the temperature",
-        choices=("clipscore", "cosine", "logit"),
-    )
-    prefix: str | None = key(
-        None, "put before each prompt (CLIPScore's authors: 'A photo depicts ')", empty=True
-    )
-
-
-@dataclass
-class PickScoreConfig(RefereeConfig):
-    path: str = key("yuvalkirstain/PickScore_v1", "transformers folder or Hub id", path=True)
-    revision: str | None = key(None, "Hub branch, tag or commit")
-    processor: str | None = key(
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        "its tokenizer and preprocessing (null: with the model)",
-        path=True,
-    )
-
-
-@dataclass
-class AestheticConfig(RefereeConfig):
-    path: str = key(
-        "openai/clip-vit-large-patch14", "the CLIP that the head reads: folder or Hub id", path=True
-    )
-    revision: str | None = key(None, "Hub branch, tag or commit")
-    head: str | None = key(
-        None, "the head: a .safetensors file of LAION's linear or MLP predictor", path=True
-    )
-
-
-@dataclass
-class HpsConfig(RefereeConfig):
-    version: str = key("v2.1", "of the package hpsv2's weights: v2.0 or v2.1", choices=("v2.0", "v2.1"))
-    path: str | None = key(
-        None, "the weights as a transformers CLIP instead: folder or Hub id, no package", path=True
-    )
-    revision: str | None = key(None, "Hub branch, tag or commit")
-
-
-@dataclass
-class ImageRewardConfig(RefereeConfig):
-    model: str = key("ImageReward-v1.0", "as the package ImageReward names it", path=True)
-
-
-@dataclass
-class JpegConfig(Settings):
-    quality: int = key(
-        95, "of the JPEG whose kilobytes count, 1 to 95", low=1, high=95, why="above that JPEG only grows"
-    )
-
-
-@dataclass
-class ScorerConfig(Settings):
-    mi: MIConfig = section(MIConfig)
-    mi_image: MIImageConfig = section(MIImageConfig)
-    elbo: ElboConfig = section(ElboConfig)
-    llr_image: LLRImageConfig = section(LLRImageConfig)
-    contrast: ContrastConfig = section(ContrastConfig)
-    cas: CASConfig = section(CASConfig)
-    clip: ClipConfig = section(ClipConfig)
-    pickscore: PickScoreConfig = section(PickScoreConfig)
-    aesthetic: AestheticConfig = section(AestheticConfig)
-    hpsv2: HpsConfig = section(HpsConfig)
-    imagereward: ImageRewardConfig = section(ImageRewardConfig)
-    jpeg: JpegConfig = section(JpegConfig)
-    profile: str | None = key(
-        None,
-        "where the information is, for weighting=profile and strategy=importance; score.profile measures it",
-        path=True,
-    )
-    combined: str = key(
-        "z(contrast)+z(elbo)", "the score 'combined': a weighted sum; z() = standardised within a prompt"
-    )
-
-
 
 
 @dataclass

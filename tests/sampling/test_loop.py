@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mitune.denoiser import Condition
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Step, sample, sample_population
 from mitune.sampling.seeds import candidate_noise

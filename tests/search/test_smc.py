@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
-from mitune.information import PathLLR
+from mitune.information.llr import PathLLR
 from mitune.noise import NoiseSchedule
 from mitune.referees.weighted import WeightedSum
 from mitune.sampling.loop import sample
