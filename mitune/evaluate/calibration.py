@@ -11,10 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mitune.evaluate.agreement import tau
@@ -287,8 +284,10 @@ def _shown(cell: Mapping[str, Any], sign: str = "") -> str:
 
 def plot(result: Mapping[str, Any]) -> bytes:
     """PNG: τ of each running score with the target (dotted: its own final value), and recall among the best half."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     half = max(m for m in result["survivors"] if m <= max(result["candidates"] // 2, result["k"]))
     place = result["survivors"].index(half)

@@ -7,16 +7,16 @@ import functools
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALLEST, LARGEST = 128, 256  # side of a picture on a sheet, in pixels
 _GAP, _MARGIN, _LINES = 6, 14, 8
@@ -162,9 +162,10 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _figure(xlabel: str, ylabel: str, dark: bool) -> tuple[Figure, Any]:
     """A figure with one pair of axes that sits on the page: transparent ground, ink that suits it."""
+    from matplotlib.figure import Figure
+
     ink = "#d5d8de" if dark else "#33373d"
     figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.patch.set_alpha(0.0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0.0)
@@ -196,6 +197,8 @@ def _save(figure: Figure) -> bytes:
 @functools.lru_cache
 def _font(size: int) -> Any:
     """DejaVu Sans, which comes with matplotlib and knows Latin, Greek, Cyrillic and many signs."""
+    import matplotlib
+
     return ImageFont.truetype(
         str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
     )

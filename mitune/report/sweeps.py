@@ -12,8 +12,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -268,6 +266,8 @@ def _harmless(value: Any) -> Any:
 
 def plot(table: pd.DataFrame) -> bytes:
     """PNG: for every score its gain in each round of each run, with the 95 % interval."""
+    from matplotlib.figure import Figure
+
     scores, keys = _scores(table), _keys(table)
     done = table[table[[f"{name}_gain" for name in scores]].notna().any(axis=1)]
     names = []
@@ -279,7 +279,6 @@ def plot(table: pd.DataFrame) -> bytes:
             short(", ".join(words + ([f"round {row['round']}"] if several else [])), 60).replace("$", r"\$")
         )
     drawn = Figure(figsize=(4 + 4 * len(scores), 1.6 + 0.32 * len(done)), layout="constrained")
-    FigureCanvasAgg(drawn)
     panels = drawn.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     places = list(range(len(done)))[::-1]
     for axes, name in zip(panels, scores, strict=True):

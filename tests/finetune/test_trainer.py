@@ -364,12 +364,7 @@ def test_a_loss_that_is_not_finite_ends_training_with_advice(
     denoiser = _model(tiny_pipeline_folder, AdapterConfig(rank=4))
     config = dataclasses.replace(SMALL, lr=100.0, weight_decay=1000.0, lr_schedule="constant", warmup=0)
     with pytest.raises(UserError, match=r"not finite at step [1-6]; lower train.lr \(now 100.0\)"):
-        train(
-            denoiser,
-            winners,
-            dataclasses.replace(SMALL, lr=100.0, weight_decay=1000.0, lr_schedule="constant", warmup=0),
-            tmp_path,
-        )
+        train(denoiser, winners, config, tmp_path)
     assert not (tmp_path / "adapter").exists()
 
 
