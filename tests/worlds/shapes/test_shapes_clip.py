@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mitune.worlds.shapes as shapes
-from mitune.worlds.shapes.clip_examples import (
+from benchmarks.world.clip_examples import (
     PATCH,
     SEEN,
     Views,
@@ -21,8 +21,8 @@ from mitune.worlds.shapes.clip_examples import (
     questions,
     what_is_seen,
 )
-from mitune.worlds.shapes.clip_teacher import CaptionReader, SceneReader, said
-from mitune.worlds.shapes.clip_train import accuracy, clip_loss, judge_of, main, roughen, text_features
+from benchmarks.world.clip_teacher import CaptionReader, SceneReader, said
+from benchmarks.world.clip_train import accuracy, clip_loss, judge_of, main, roughen, text_features
 
 FOLDER = Path(shapes.__file__).parent / "clip"
 

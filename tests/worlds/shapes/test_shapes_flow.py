@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 import mitune.worlds.shapes as shapes
+from benchmarks.world import architecture
 from mitune.families import load_denoiser
 from mitune.sampling import Sampler, candidate_noise, candidate_seed, sample
-from mitune.worlds.shapes import architecture
 
 FOLDER = Path(shapes.__file__).parent / "model_flow"
 SAMPLER = Sampler(name="euler", steps=20, guidance=2.0)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 
+from benchmarks.world import architecture, facts, train
 from mitune.families import load_denoiser
 from mitune.files import read_json
 from mitune.noise import NoiseSchedule
-from mitune.worlds.shapes import CATEGORIES, all_prompts, architecture, facts, train
+from mitune.worlds.shapes import CATEGORIES, all_prompts
 from mitune.worlds.shapes.corpus import build_corpus
 
 
