@@ -21,7 +21,9 @@ def scorers(table: pd.DataFrame) -> list[str]:
     return [name for name in table.columns if name not in _NOT_SCORES]
 
 
-def select(table: pd.DataFrame, by: str, k: int, losers: int = 0, seed: int = 0) -> pd.DataFrame:
+def select(
+    table: pd.DataFrame, by: str, k: int, highest: bool = True, losers: int = 0, seed: int = 0
+) -> pd.DataFrame:
     """The top ``k`` rows of each prompt, best first, and the ``losers`` worst, worst first.
 
     Args:
@@ -29,6 +31,7 @@ def select(table: pd.DataFrame, by: str, k: int, losers: int = 0, seed: int = 0)
         by: a score column (higher = better), a weighted sum of columns (:mod:`mitune.scores`), or ``random``:
             an order drawn from (seed, prompt, candidate), the control every result needs beside it.
         k: rows a prompt, exactly.
+        highest: False turns the order round.
         losers: further rows a prompt, from the other end, with ``preferred=False`` (for preference training).
 
     Returns the chosen rows with ``score`` (the value of ``by``), ``rank`` (0 = best) and ``preferred`` added.
@@ -43,7 +46,7 @@ def select(table: pd.DataFrame, by: str, k: int, losers: int = 0, seed: int = 0)
     score = _scores(table, by, seed)
     ordered = (
         table.reset_index(drop=True)
-        .assign(score=score, _key=-score)
+        .assign(score=score, _key=-score if highest else score)
         .sort_values(["prompt_id", "_key", "candidate"], kind="stable")
     )
     if ordered.duplicated(["prompt_id", "candidate"]).any():
@@ -133,6 +136,11 @@ def prompt_weights(chosen: pd.DataFrame, table: pd.DataFrame, by: str, difficult
     ease = weigh({"ease": weigh(means, parts)}, [Term(1.0, "ease", normalised=True)])
     weights = np.exp(-difficulty * pd.Series(ease, means.index).reindex(chosen["prompt_id"]).to_numpy())
     return weights / weights.mean()
+
+
+def worst(table: pd.DataFrame, by: str, k: int, seed: int = 0) -> pd.DataFrame:
+    """The ``k`` lowest rows of each prompt, lowest first; else as :func:`select`."""
+    return select(table, by, k, highest=False, seed=seed)
 
 
 def thin(chosen: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mitune.data.selection import clearest, prompt_weights, reaching, scorers, select
+from mitune.data.selection import clearest, prompt_weights, reaching, scorers, select, worst
 from mitune.errors import UserError
 
 SCORES = st.integers(-3, 3).map(float) | st.floats(-1e6, 1e6)
@@ -36,18 +36,19 @@ tables = st.lists(st.lists(SCORES, min_size=3, max_size=7), min_size=1, max_size
 
 
 @settings(max_examples=40, deadline=None)
-@given(table=tables, k=st.integers(1, 3))
-def test_exactly_k_a_prompt_and_none_left_out_is_better(table: pd.DataFrame, k: int) -> None:
-    chosen = select(table, "mi", k)
+@given(table=tables, k=st.integers(1, 3), highest=st.booleans())
+def test_exactly_k_a_prompt_and_none_left_out_is_better(table: pd.DataFrame, k: int, highest: bool) -> None:
+    chosen = select(table, "mi", k, highest=highest)
     assert (chosen.groupby("prompt_id").size() == k).all()
     assert set(chosen["prompt_id"]) == set(table["prompt_id"])
     assert chosen["preferred"].all()
+    sign = 1 if highest else -1
     for prompt, rows in chosen.groupby("prompt_id"):
         assert rows["rank"].tolist() == list(range(k))
-        assert (np.diff(rows["score"]) <= 0).all()
+        assert (sign * np.diff(rows["score"]) <= 0).all()
         everything = table[table["prompt_id"] == prompt]
         left = everything[~everything["candidate"].isin(rows["candidate"])]
-        assert not (left["mi"] > rows["mi"].min()).any()
+        assert not (sign * left["mi"] > (sign * rows["mi"]).min()).any()
         # Ties go to the lower number.
         edge = rows.iloc[-1]
         assert not ((left["mi"] == edge["mi"]) & (left["candidate"] < edge["candidate"])).any()
@@ -86,6 +87,10 @@ def test_losers_come_worst_first() -> None:
     assert chosen["score"].tolist() == [5, 4, 1, 2]
     assert chosen["preferred"].tolist() == [True, True, False, False]
     assert chosen["rank"].tolist() == [0, 1, 4, 3]
+
+
+def test_worst_is_the_other_end() -> None:
+    assert worst(make([[1, 5, 3], [2, 2, 9]]), "mi", 2)["candidate"].tolist() == [0, 2, 0, 1]
 
 
 def test_a_table_with_repeated_index_is_fine() -> None:
