@@ -84,7 +84,7 @@ def build(shape: Shape, device: torch.device, seed: int = 0) -> RandomTextDenois
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from mitune.worlds.shapes.architecture import build_tokenizer
+    from benchmarks.world.architecture import build_tokenizer
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -34,7 +34,7 @@ def test_the_folder_is_small_and_has_a_card() -> None:
 def test_the_plain_pipeline_draws_the_same_pictures(denoiser) -> None:  # type: ignore[no-untyped-def]
     from diffusers import StableDiffusion3Pipeline
 
-    from mitune.worlds.shapes.architecture import ABSENT
+    from benchmarks.world.architecture import ABSENT
 
     prompts = ["a red circle", "a small striped square left of a blue cross"]
     pipeline = StableDiffusion3Pipeline.from_pretrained(str(FOLDER), dtype=torch.float32, **ABSENT)
@@ -56,7 +56,7 @@ def test_the_plain_pipeline_draws_the_same_pictures(denoiser) -> None:  # type: 
 
 
 def test_both_models_read_captions_with_the_same_text_encoder(denoiser) -> None:  # type: ignore[no-untyped-def]
-    from mitune.worlds.shapes.architecture import WIDTH
+    from benchmarks.world.architecture import WIDTH
 
     other = load_denoiser({"path": "shapes", "dtype": "float32", "device": "cpu"})
     prompts = ["a red circle", "a small striped square left of a blue cross"]
