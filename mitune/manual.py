@@ -12,8 +12,7 @@ from mitune.config import compose, conf_folder, flatten, groups
 from mitune.config.composition import SHORT
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
-from mitune.meanings import meaning
-from mitune.scores import COLUMNS, SCORERS
+from mitune.scores import COLUMNS, SCORERS, meaning
 from mitune.settings import Key
 from mitune.stages.catalogue import STAGES, Stage
 

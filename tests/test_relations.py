@@ -9,8 +9,9 @@ import pytest
 from mitune.cli import main
 from mitune.config import compose, flatten
 from mitune.config.keys import keys
-from mitune.config.relations import RELATIONS, is_deterministic
+from mitune.config.relations import RELATIONS
 from mitune.errors import UserError
+from mitune.sampling.catalogue import SAMPLERS, is_deterministic
 from mitune.stages.catalogue import STAGES, covers
 
 # What one rule, several homes, cost users: command -> what the one line says (None: it is no mistake).
@@ -117,7 +118,7 @@ def test_single_values_are_checked_whatever_the_stage(stage: str, word: str) -> 
         compose([word], stage)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "lcm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("stage", "words"), [
     ("agree", ["agree.scorers=[llr,mi]", "agree.referee=mi"]), ("calibrate", ["calibrate.by=[llr]"]),

@@ -7,19 +7,22 @@ held to the rules whose keys its stage reads, so that ``agree`` never hears of `
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
+from mitune.finetune.catalogue import OBJECTIVES
+from mitune.sampling.catalogue import is_deterministic
 from mitune.scores import (
     COLUMNS,
     COMBINED,
     INFORMATION,
-    LATENT_SCORERS,
+    NEEDS_NOISE,
     PATH_SCORERS,
+    RACERS,
     SCORERS,
     STEERED,
     columns,
@@ -72,11 +75,6 @@ def check(values: Values, stage: str | None = None) -> None:
     for own in RELATIONS:
         if own.holds_for(stage):
             own.check({name: values[name] for name in own.keys})
-
-
-def is_deterministic(name: str, eta: float) -> bool:
-    """Tell whether a sampler adds no noise, so that a path of it has no density."""
-    return name == "euler" or (name == "ddim" and eta == 0)
 
 
 _NOISE = ("sampler.name", "sampler.eta")  # what tells whether the sampler adds noise
@@ -145,8 +143,6 @@ def _combined(values: Values) -> None:
     terms(COMBINED, values["scorer.combined"])
 
 
-# What candidates can be dropped by: scores of the path, and the cheaper ones of the predicted picture.
-RACERS = (*PATH_SCORERS, *(name for name in LATENT_SCORERS if name != "cas"))
 _SCORES = (
     *("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers"),
     *("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by"),
@@ -182,24 +178,29 @@ for _key in _SCORES:
     relation(_key, "scorer.combined", *_more)(functools.partial(_known, _key))
 
 
+def _needing_noise(scores: Sequence[str], combined: str) -> list[str]:
+    """The scorers of ``scores`` that are read off the noise of the sampler's steps."""
+    return [scorer for scorer in scorers_of(scores, combined) if scorer in NEEDS_NOISE]
+
+
 def _has_noise(name: str, values: Values) -> None:
     """The ratio of path densities is there where the sampler adds noise."""
     combined, given = values["scorer.combined"], _listed(values[name])
-    if _straight(values) and "llr" in scorers_of(given, combined):
-        others = ",".join(other for other in given if "llr" not in columns([other], combined))
+    if _straight(values) and (found := _needing_noise(given, combined)):
+        others = ",".join(other for other in given if not _needing_noise([other], combined))
         way_out = f"[{others}]" if isinstance(values[name], list) else "null"
-        raise UserError(
-            f"{'' if name == 'scorers' else f'{name}: '}llr needs a stochastic sampler: say sampler=ddim sampler.eta=1"
-            f" or sampler=ddpm, or leave it out: {name}={way_out}"
-        )
+        what = found[0] if name == "scorers" else f"{name}: {found[0]}"
+        raise _no_noise(what, f"leave it out: {name}={way_out}")
+
+
+def _no_noise(what: str, way_out: str) -> UserError:
+    return UserError(
+        f"{what} needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or {way_out}"
+    )
 
 
 for _key in ("scorers", *_MEANS):
     relation(_key, "scorer.combined", *_NOISE)(functools.partial(_has_noise, _key))
-
-PREFERENCES = ("dpo", "spin", "kto", "nft")  # objectives that learn from losers
-SELF_PLAY = ("spin", "nft")  # those whose reference is the model that drew the pictures
-LABELS = ("nft",)  # those that take a picture for good or bad by itself, not in a pair
 
 
 @relation("select.by", "scorer.combined")
@@ -261,13 +262,16 @@ def _real_threshold(values: Values) -> None:
         )
 
 
+_LABELLED = " or ".join(OBJECTIVES.where(lambda row: row.labels))
+
+
 @relation("select.real", "train.objective")
 def _real_objective(values: Values) -> None:
-    objective = values["train.objective"]
-    if values["select.real"] is not None and objective in PREFERENCES and objective not in LABELS:
+    name = values["train.objective"]
+    if values["select.real"] is not None and OBJECTIVES[name].losers and not OBJECTIVES[name].labels:
         raise UserError(
-            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out, or say"
-            f" train.objective={LABELS[0]}"
+            f"select.real: train.objective={name} compares candidates of one prompt; leave one of them out, or say"
+            f" train.objective={_LABELLED}"
         )
 
 
@@ -302,27 +306,26 @@ def _kept(values: Values) -> None:
 
 @relation("train.objective", "select.losers")
 def _losers(values: Values) -> None:
-    objective = values["train.objective"]
-    if objective in PREFERENCES and values["select.losers"] < 1:
-        raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
+    name = values["train.objective"]
+    if OBJECTIVES[name].losers and values["select.losers"] < 1:
+        raise UserError(f"train.objective={name} compares winners with losers; add select.losers=1")
 
 
 @relation("train.objective", "train.soft_labels")
 def _labels(values: Values) -> None:
-    objective = values["train.objective"]
-    if values["train.soft_labels"] is not None and objective not in LABELS:
+    name = values["train.objective"]
+    if values["train.soft_labels"] is not None and not OBJECTIVES[name].labels:
         raise UserError(
-            f"train.soft_labels: train.objective={objective} has no labels; leave it out, or say"
-            f" train.objective={LABELS[0]}"
+            f"train.soft_labels: train.objective={name} has no labels; leave it out, or say train.objective={_LABELLED}"
         )
 
 
 @relation("train.objective", "train.fresh")
 def _anchor(values: Values) -> None:
-    objective = values["train.objective"]
-    if objective in SELF_PLAY and values["train.fresh"]:
+    name = values["train.objective"]
+    if OBJECTIVES[name].anchor == "start" and values["train.fresh"]:
         raise UserError(
-            f"train.objective={objective} is held to the adapter that drew the pictures, and train.fresh=true drops"
+            f"train.objective={name} is held to the adapter that drew the pictures, and train.fresh=true drops"
             " that one; leave it false"
         )
 
@@ -369,9 +372,6 @@ def _racing(values: Values) -> None:
         raise UserError("sampler.racing.at is empty: say when candidates are dropped, such as [0.4]")
 
 
-SEARCHES = ("das",)
-
-
 def check_steered(name: str, score: str, search: str | None, possible: bool = True) -> None:
     """Raise UserError unless the key ``name`` can ask for ``score``, which only a search's particles have."""
     if not possible:
@@ -395,8 +395,6 @@ def _search(values: Values) -> None:
                 f"search.reward={reward}: nothing is steered by it; say sampler=das (search.by=das)"
             )
         return
-    if by not in SEARCHES:
-        raise UserError(f"search.by={short(by)}: it is one of {', '.join(SEARCHES)}{nearest(by, SEARCHES)}")
     if reward is None:
         raise UserError(
             "search.by=das: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
@@ -432,11 +430,8 @@ def check_racer(key: str, by: str, times: int | None, straight: bool) -> None:
     if by not in RACERS:
         why = "judges finished pictures only" if by in SCORERS or by in COLUMNS else "is no running score"
         raise UserError(f"{key}: {short(by)} {why}{nearest(by, RACERS)}; choose among {', '.join(RACERS)}")
-    if by == "llr" and straight:
-        raise UserError(
-            f"{key}: llr needs a stochastic sampler: say sampler=ddim sampler.eta=1 or sampler=ddpm, or race by another"
-            " score"
-        )
+    if by in NEEDS_NOISE and straight:
+        raise _no_noise(f"{key}: {by}", "race by another score")
     if by not in PATH_SCORERS and times is None:
         section = key.rpartition(".")[0]
         raise UserError(
@@ -497,11 +492,8 @@ def _calibrate_target(values: Values) -> None:
         raise UserError(
             "calibrate: select.by=random chooses by lot; say which score: calibrate.target=contrast"
         )
-    if _straight(values) and "llr" in scorers_of([target], values["scorer.combined"]):
-        raise UserError(
-            f"calibrate.target={target}: llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or give"
-            " another score"
-        )
+    if _straight(values) and (found := _needing_noise([target], values["scorer.combined"])):
+        raise _no_noise(f"calibrate.target={target}: {found[0]}", "give another score")
 
 
 @relation("calibrate.k", "calibrate.candidates", "sampler.steps", stage="calibrate")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mitune.errors import UserError
 from mitune.families.adapter_place import PICKLED
+from mitune.families.headers import read_headers
 from mitune.families.shards import check_shards
 from mitune.families.source import asking_hub, fingerprint, is_hub_id
 from mitune.families.weights import check_settings, check_stored
@@ -41,10 +42,11 @@ class JudgeSource:
                 + "; give a folder with model.safetensors (save_pretrained writes one)"
             )
         check_settings(folder)
+        headers = read_headers(files)
         index = folder / "model.safetensors.index.json"
         if is_file(index) and not is_file(folder / "model.safetensors"):  # which is read first
-            check_shards(index, "judge")
-        check_stored(files, "judge")
+            check_shards(index, "judge", headers)
+        check_stored(headers, "judge")
         return folder
 
     def configuration(self) -> dict:
