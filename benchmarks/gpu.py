@@ -32,8 +32,8 @@ from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
 from mitune.finetune.batches import seed_of
 from mitune.finetune.trainer import TrainConfig, train
 from mitune.information import PathMI
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler
 
 UTILISATION_AT_LEAST = 0.45
 SPEEDUP_AT_LEAST = 8.0
@@ -293,9 +293,9 @@ def check(denoiser: RandomTextDenoiser, options: argparse.Namespace) -> dict[str
     }
 
 
-def sampler_of(options: argparse.Namespace, steps: int | None = None) -> Sampler:
+def sampler_of(options: argparse.Namespace, steps: int | None = None) -> SamplerConfig:
     """The paper's sampler."""
-    return Sampler(
+    return SamplerConfig(
         "ddpm", steps=steps or options.steps, spacing="leading", steps_offset=1, guidance=options.guidance
     )
 

@@ -81,6 +81,8 @@ class Denoiser(ABC):
     identity: str
     """Model id with its revision or hash."""
     forwards: int = 0
+    branches: int = 2
+    """Network rows of a guided evaluation: with ∅ and with c."""
 
     @property
     def sampler_defaults(self) -> Mapping[str, Any]:
@@ -120,6 +122,10 @@ class Denoiser(ABC):
         """(ε̂_c, ε̂_∅, ε̂_∅ + scale (ε̂_c − ε̂_∅)) from ONE batched forward; scale 1 still evaluates both branches."""
         null = self.null(len(condition)) if null is None else null
         return self.guided_pair(z, t, Condition.cat([null, condition]), scale)
+
+    def widened(self, given: Condition) -> Condition:
+        """The condition [branches · n] of all branches: [∅ rows; the n rows of ``given``]."""
+        return Condition.cat([self.null(len(given)), given])
 
     def guided_pair(self, z: Tensor, t: Time, pair: Condition, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """``guided`` with the joined condition [∅ rows; prompt rows] made once by the caller (a loop over steps)."""

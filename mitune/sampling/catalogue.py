@@ -44,6 +44,13 @@ SAMPLERS = Catalogue(
         "mitune.sampling.consistency:lcm",
         clean_end=True,
     ),
+    SamplerPart(
+        "dpmpp_2m",
+        "DPM-Solver++ of second order, without noise (Lu et al. 2022)",
+        "mitune.sampling.multistep:DPMSolverPP2M",
+        noise="never",
+        clean_end=True,
+    ),
 )
 
 
