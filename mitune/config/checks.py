@@ -7,6 +7,7 @@ from typing import Any
 
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
+from mitune.sampling.catalogue import is_deterministic
 from mitune.scores import (
     COLUMNS,
     COMBINED,
@@ -95,7 +96,7 @@ def _check_scores(values: dict[str, Any]) -> None:
                     f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
                     " give a sum without z(), such as contrast+0.5*elbo"
                 )
-    straight = _straight(values)
+    straight = is_deterministic(values["sampler.name"], values["sampler.eta"])
     for name in ("scorers", "evaluate.scorers", "train.keep_best_by"):
         if straight and "llr" in scorers_of(lists.get(name, ()), combined):
             others = ",".join(other for other in lists[name] if "llr" not in columns([other], combined))
@@ -189,12 +190,6 @@ def _by_oracle(score: str, combined: str) -> bool:
     return score != "random" and "oracle" in scorers_of([score], combined)
 
 
-def _straight(values: dict[str, Any]) -> bool:
-    """Whether the sampler adds no noise, so that a path has no density."""
-    kind = values["sampler.name"]
-    return kind == "euler" or (kind == "ddim" and values["sampler.eta"] == 0)
-
-
 def _check_racing(values: dict[str, Any]) -> None:
     """What the steps, candidates and forwards allow is told by ``stages.racing.cuts_of``, before a model is loaded."""
     by, at, survivors, speedup = (
@@ -208,7 +203,8 @@ def _check_racing(values: dict[str, Any]) -> None:
                 f" {', '.join(RACERS)}"
             )
         return
-    check_racer("sampler.racing.by", by, values["sampler.racing.times"], _straight(values))
+    straight = is_deterministic(values["sampler.name"], values["sampler.eta"])
+    check_racer("sampler.racing.by", by, values["sampler.racing.times"], straight)
     if (speedup is None) == (not survivors):
         both = "give one of them, not both" if survivors else "say how many candidates go on"
         raise UserError(
@@ -221,9 +217,6 @@ def _check_racing(values: dict[str, Any]) -> None:
         )
     if not at:
         raise UserError("sampler.racing.at is empty: say when candidates are dropped, such as [0.4]")
-
-
-SEARCHES = ("das",)
 
 
 def check_steered(name: str, score: str, search: str | None, possible: bool = True) -> None:
@@ -248,8 +241,6 @@ def _check_search(values: dict[str, Any]) -> None:
                 f"search.reward={reward}: nothing is steered by it; say sampler=das (search.by=das)"
             )
         return
-    if by not in SEARCHES:
-        raise UserError(f"search.by={short(by)}: it is one of {', '.join(SEARCHES)}{nearest(by, SEARCHES)}")
     if reward is None:
         raise UserError(
             "search.by=das: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
@@ -260,7 +251,7 @@ def _check_search(values: dict[str, Any]) -> None:
             f"search.proposal=gradient needs a differentiable reward, and '{reward}' is measured on the path; say"
             " search.proposal=bootstrap, or auto"
         )
-    if _straight(values):
+    if is_deterministic(values["sampler.name"], values["sampler.eta"]):
         raise UserError(
             f"search.by=das: sampler.name={values['sampler.name']} with sampler.eta={values['sampler.eta']:g} has no"
             " noise to choose among; say sampler.name=ddim sampler.eta=1"

@@ -20,6 +20,7 @@ from mitune.files import clean_partial, write_bytes, write_json, write_table, wr
 from mitune.information.registry import check_judges
 from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
+from mitune.sampling.catalogue import is_deterministic
 from mitune.scores import columns, is_sum, scorers_of, sums
 from mitune.stages.candidates import cost, draw
 from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
@@ -72,7 +73,7 @@ def check(config: DictConfig) -> str:
     names = list(settings.scorers)
     referee = settings.referee or ("oracle" if "oracle" in names else names[-1])
     if settings.source is None:
-        still = config.sampler.name == "ddim" and config.sampler.eta == 0
+        still = is_deterministic(config.sampler.name, config.sampler.eta)
         if still and "llr" in scorers_of(names, combined):
             raise UserError(
                 "agree.scorers: llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or leave it out"

@@ -18,6 +18,7 @@ from mitune.evaluate.calibration import Scores, calibration, markdown, plot, sum
 from mitune.files import clean_partial, write_bytes, write_json, write_text
 from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
+from mitune.sampling.catalogue import is_deterministic
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, draw
 from mitune.stages.common import (
@@ -85,7 +86,7 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 def check(config: DictConfig) -> str:
     """Whether the scores can be had from this sampler; gives the target."""
     settings, sampler = config.calibrate, config.sampler
-    straight = sampler.name == "euler" or (sampler.name == "ddim" and sampler.eta == 0)
+    straight = is_deterministic(sampler.name, sampler.eta)
     for name in settings.by:
         check_racer("calibrate.by", name, settings.times, straight)
     target: str = settings.target or config.select.by
