@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
+from mitune.analytic import AnalyticDenoiser
 from mitune.data.prompts import load_prompts
-from mitune.denoiser import AnalyticDenoiser, Condition, Denoiser
+from mitune.denoiser import Condition, Denoiser
 from mitune.families import load_denoiser
 from mitune.information.cas import CAS, RULES, cas
 from mitune.noise import NoiseSchedule, Time

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.closed_form import quadratic, tilted
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.search.catalogue import SearchConfig

@@ -10,8 +10,9 @@ import torch
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser
-from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.trainer import TrainConfig, train
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
 from mitune.out_of_memory import advice, largest_that_fits
 from tests.finetune.conftest import make_dataset
 

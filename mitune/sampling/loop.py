@@ -239,7 +239,9 @@ def walk(
     guide = guide or Guide()
     schedule, kind, device = denoiser.schedule, denoiser.prediction_type, denoiser.device
     watched = bool(observers) or guide.reads_steps
-    network = _Network(denoiser, condition, guidance, watched or guidance != 1, batch_size)
+    network = _Network(
+        denoiser, condition, guidance, watched or denoiser.needs_branches(guidance), batch_size
+    )
     rows = torch.arange(len(condition))
     by_name = {observer.name: observer for observer in observers}
     for observer in observers:

@@ -13,15 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor
 
 from mitune.families import load_denoiser, lora
 from mitune.files import read_json
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
-from mitune.finetune.trainer import TrainConfig, train
+from mitune.finetune.adapters import attach, trainable_parameters
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
 from mitune.noise import MIN_ALPHA
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
@@ -60,6 +60,8 @@ class Model:
         return self.load()
 
     def plain(self) -> Any:
+        import diffusers
+
         index = read_json(self.folder / "model_index.json")
         absent = {name: None for name, value in index.items() if value == [None, None]}
         pipeline = diffusers.DiffusionPipeline.from_pretrained(str(self.folder), **absent)

@@ -11,8 +11,9 @@ import torch
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser, memory
-from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.trainer import TrainConfig, train
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from tests.finetune.conftest import make_dataset

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mixtures import mixture, pictures
 
 from mitune.errors import UserError
-from mitune.information import PathMI, Profile, measure_profile, mi_image, time_grid
+from mitune.information.mi import PathMI, measure_profile, mi_image
+from mitune.information.times import Profile, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample

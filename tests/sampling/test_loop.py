@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Step, sample, sample_population
@@ -213,10 +214,15 @@ class HalfPrecision:
         self.prediction_type, self.dtype, self.device = "epsilon", torch.bfloat16, torch.device("cpu")
 
     sampler_defaults = Denoiser.sampler_defaults
-    widened = Denoiser.widened
 
     def null(self, n: int) -> Condition:
         return Condition({"shift": torch.zeros(n, dtype=torch.bfloat16)})
+
+    def widened(self, given: Condition) -> Condition:
+        return Condition.cat([self.null(len(given)), given])
+
+    def needs_branches(self, guidance: float) -> bool:
+        return guidance != 1
 
     def outputs(self, z, t, pair, scale):
         assert z.dtype == torch.float32

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from analytic import After, three_clouds
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.information.llr import PathLLR
 from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
@@ -26,23 +27,28 @@ LABELS, SEEDS = ["a", "b", "a", "b", "a"], [21, 22, 23, 24, 25]
 SAMPLER = SamplerConfig("dpmpp_2m", 9, guidance=GUIDANCE)
 
 
-class Exact(DPMSolverMultistepScheduler):
-    """Theirs without its casts to float32."""
+@functools.cache
+def exact_scheduler() -> Any:
+    """Theirs without its casts to float32, as a class; diffusers is imported where it is asked for."""
+    from diffusers import DPMSolverMultistepScheduler
 
-    def step(self, model_output, timestep, sample, **more):
-        self.exact = sample
-        return super().step(model_output, timestep, sample, **more)
+    class Exact(DPMSolverMultistepScheduler):
+        def step(self, model_output, timestep, sample, **more):
+            self.exact = sample
+            return super().step(model_output, timestep, sample, **more)
 
-    def dpm_solver_first_order_update(self, model_output, sample, noise=None):
-        return super().dpm_solver_first_order_update(model_output, sample=self.exact, noise=noise)
+        def dpm_solver_first_order_update(self, model_output, sample, noise=None):
+            return super().dpm_solver_first_order_update(model_output, sample=self.exact, noise=noise)
 
-    def multistep_dpm_solver_second_order_update(self, model_output_list, sample, noise=None):
-        return super().multistep_dpm_solver_second_order_update(
-            model_output_list, sample=self.exact, noise=noise
-        )
+        def multistep_dpm_solver_second_order_update(self, model_output_list, sample, noise=None):
+            return super().multistep_dpm_solver_second_order_update(
+                model_output_list, sample=self.exact, noise=noise
+            )
+
+    return Exact
 
 
-def theirs(denoiser: AnalyticDenoiser, scheduler: DPMSolverMultistepScheduler, times: list[float]) -> Tensor:
+def theirs(denoiser: AnalyticDenoiser, scheduler: Any, times: list[float]) -> Tensor:
     """Guided latents by diffusers' scheduler, the network evaluated at ``times``."""
     z = torch.cat([candidate_noise(seed, (2,), 0).double() for seed in SEEDS])
     condition = denoiser.encode_prompts(LABELS)
@@ -64,7 +70,7 @@ def test_diffusion_latents_are_those_of_diffusers(prediction_type: str, spacing:
     denoiser = three_clouds(VP, prediction_type)
     settings = replace(SAMPLER, steps=steps, spacing=spacing, steps_offset=int(spacing == "leading"))
     times = [int(at.t) for at in solver_of(denoiser, settings).steps]
-    scheduler = Exact(
+    scheduler = exact_scheduler()(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type,
         timestep_spacing="trailing",
     )  # fmt: skip
@@ -85,6 +91,8 @@ def test_diffusion_latents_are_those_of_diffusers(prediction_type: str, spacing:
 def test_latents_are_those_of_diffusers_as_it_is_installed(steps: int) -> None:
     denoiser = three_clouds(VP, "v_prediction")
     settings = replace(SAMPLER, steps=steps, spacing="trailing")
+    from diffusers import DPMSolverMultistepScheduler
+
     scheduler = DPMSolverMultistepScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
         timestep_spacing="trailing",
@@ -100,7 +108,7 @@ def test_flow_latents_are_those_of_diffusers(shift: float, steps: int) -> None:
     schedule = NoiseSchedule.rectified_flow(shift=shift)
     denoiser = three_clouds(schedule, "flow")
     times = [at.t for at in solver_of(denoiser, replace(SAMPLER, steps=steps)).steps]
-    scheduler = Exact(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    scheduler = exact_scheduler()(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
     scheduler.set_timesteps(steps)
     # Their grid begins at 1 - 1/T; ours, as FlowMatchEuler's, at pure noise: the arithmetic is compared on ours.
     scheduler.sigmas = torch.tensor([t / 1000 for t in times] + [0.0], dtype=torch.float64)

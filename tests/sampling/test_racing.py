@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample, sample_population

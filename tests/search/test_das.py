@@ -7,7 +7,7 @@ import torch
 from analytic import three_clouds
 
 from mitune.errors import UserError
-from mitune.information import PathLLR
+from mitune.information.llr import PathLLR
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks.closed_form import quadratic, tilted
 from benchmarks.steering import CommonNoise, draw
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
-from mitune.information import PathLLR
+from mitune.information.llr import PathLLR
 from mitune.noise import NoiseSchedule
 from mitune.referees.weighted import WeightedSum
 from mitune.sampling.catalogue import SamplerConfig
