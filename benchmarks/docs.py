@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.parts import Part
+from mitune.sampling.catalogue import SAMPLERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md",)
@@ -34,7 +35,16 @@ def table(
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {}
+TABLES: dict[str, Callable[[], str]] = {
+    "samplers": lambda: table(
+        SAMPLERS,
+        "sampler",
+        {
+            "noise": lambda part: "as `sampler.eta` says" if part.noise == "eta" else part.noise,
+            "models": lambda part: "flows" if part.flow_only else "all",
+        },
+    ),
+}
 
 
 def written(text: str) -> str:

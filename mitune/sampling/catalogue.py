@@ -54,6 +54,9 @@ SAMPLERS = Catalogue(
 )
 
 
+SPACINGS = ("leading", "trailing", "linspace")  # of timesteps: Lin et al. 2023, table 2
+
+
 def is_deterministic(name: str, eta: float) -> bool:
     """Tell whether the sampler ``name`` adds no noise, so that a path has no density. UserError for an unknown name."""
     noise = SAMPLERS.find(name).noise
@@ -96,9 +99,9 @@ class SamplerConfig(Settings):
     """
 
     name: str = key("ddim", "how to walk from noise to a picture", choices=SAMPLERS.meanings)
-    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS)
+    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS, basic=True)
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
-    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE)
+    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE, basic=True)
     variance: str = key(
         "small",
         "noise of a ddpm step",
@@ -107,7 +110,7 @@ class SamplerConfig(Settings):
     spacing: str | None = key(
         None,
         "timestep spacing (default: as the model's scheduler says)",
-        choices=("leading", "trailing", "linspace"),
+        choices=SPACINGS,
     )
     steps_offset: int | None = key(
         None,
