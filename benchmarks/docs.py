@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.parts import Part
+from mitune.sampling.catalogue import SAMPLERS
 from mitune.stages.catalogue import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +36,17 @@ def table(
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"stages": lambda: table(STAGES, "stage")}
+TABLES: dict[str, Callable[[], str]] = {
+    "stages": lambda: table(STAGES, "stage"),
+    "samplers": lambda: table(
+        SAMPLERS,
+        "sampler",
+        {
+            "noise": lambda part: "as `sampler.eta` says" if part.noise == "eta" else part.noise,
+            "models": lambda part: "flows" if part.flow_only else "all",
+        },
+    ),
+}
 
 
 def written(text: str) -> str:

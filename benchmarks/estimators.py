@@ -23,8 +23,8 @@ from mitune.information.llr import PathLLR, llr_image
 from mitune.information.mi import PathMI, measure_profile, mi_image
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler
 
 Row = dict[str, Any]
 SCHEDULES = {"ddpm": NoiseSchedule.ddpm(), "flow": NoiseSchedule.rectified_flow()}
@@ -130,7 +130,7 @@ def single_pictures(
                 for count in sorted(steps, reverse=True):
                     say(f"{name}, guidance {guidance:g}, {dimensions} dimensions, T = {count}")
                     watching = observers(denoiser.schedule)
-                    sampler = Sampler("ddpm", count, guidance=guidance, spacing="trailing")
+                    sampler = SamplerConfig("ddpm", count, guidance=guidance, spacing="trailing")
                     z = sample(denoiser, condition, range(n), sampler, list(watching.values()))
                     pool = z if pool is None else pool
                     exact = denoiser.information(z, labels)
@@ -183,7 +183,7 @@ def averages(cases: Sequence[tuple[int, float]], seeds: int, n: int, say: Callab
                 t, weights = time_grid(schedule, 40, 5, 1000, strategy="stratified", seed=seed)
                 mi, bound = mi_and_elbo(denoiser, z0, condition, t, weights, own, ROWS, "antithetic")
                 path_mi, path_llr = PathMI(schedule, "continuous", t_min=0), PathLLR()
-                sampler = Sampler("ddpm", 100, guidance=1.0, spacing="trailing")
+                sampler = SamplerConfig("ddpm", 100, guidance=1.0, spacing="trailing")
                 sample(denoiser, condition, own, sampler, [path_mi, path_llr])
                 for label, values in (
                     ("mi, image", mi.value), ("elbo", bound.value),

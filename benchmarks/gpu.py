@@ -33,8 +33,8 @@ from mitune.finetune.batches import seed_of
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
 from mitune.information.mi import PathMI
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler
 
 UTILISATION_AT_LEAST = 0.45
 SPEEDUP_AT_LEAST = 8.0
@@ -294,9 +294,9 @@ def check(denoiser: RandomTextDenoiser, options: argparse.Namespace) -> dict[str
     }
 
 
-def sampler_of(options: argparse.Namespace, steps: int | None = None) -> Sampler:
+def sampler_of(options: argparse.Namespace, steps: int | None = None) -> SamplerConfig:
     """The paper's sampler."""
-    return Sampler(
+    return SamplerConfig(
         "ddpm", steps=steps or options.steps, spacing="leading", steps_offset=1, guidance=options.guidance
     )
 

@@ -33,9 +33,9 @@ from mitune.finetune.catalogue import OBJECTIVES, AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
 from mitune.information.llr import PathLLR
 from mitune.information.mi import PathMI
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
-from mitune.sampling.steps import Sampler
 
 OBSERVERS_AT_MOST = 1.02
 PIPELINE_AT_MOST = 1.0
@@ -68,7 +68,7 @@ def observers(
     """
     texts, seeds = prompts_and_seeds(batch)
     condition = denoiser.encode_prompts(texts)
-    sampler = Sampler("ddpm", steps=steps, spacing="trailing", guidance=guidance)
+    sampler = SamplerConfig("ddpm", steps=steps, spacing="trailing", guidance=guidance)
 
     def plain() -> Tensor:
         return sample(denoiser, condition, seeds, sampler)
@@ -135,7 +135,7 @@ def pipeline(
         raise UserError(
             f"--steps {steps}: must divide {config.num_train_timesteps}, or the two grids differ by rounding"
         )
-    sampler = Sampler(
+    sampler = SamplerConfig(
         "ddim",
         steps=steps,
         eta=0.0,

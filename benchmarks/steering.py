@@ -20,20 +20,46 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
+from benchmarks.closed_form import quadratic, tilted
 from mitune.analytic import AnalyticDenoiser
 from mitune.noise import NoiseSchedule
-from mitune.sampling.steps import Sampler
-from mitune.search.closed_form import quadratic, tilted
+from mitune.sampling.catalogue import SamplerConfig
+from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import LatentReward, RewardPotential
 from mitune.search.resampling import effective_sample_size
-from mitune.search.smc import CommonNoise, Steered, draw, steer
-from mitune.search.tempering import Tempering, largest_temper
-from mitune.search.weights import Steering
+from mitune.search.smc import Steered, steer
+from mitune.search.tempering import largest_temper
 
 Row = dict[str, Any]
 SCHEDULE = NoiseSchedule.ddpm(rescale_zero_terminal_snr=True)
 KINDS = ("linear", "quadratic")
 STRENGTHS = (1.0, 2.0)  # 1/α in the table of distances
+
+
+class CommonNoise:
+    """All rows' noise [n, …] from one generator: quick for very large populations of a very small model.
+
+    A particle then cannot be drawn again alone, as it can with a stream of its own.
+    """
+
+    def __init__(self, n: int, shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float64) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._shape, self._dtype = (n, *shape), dtype
+
+    seeds: Sequence[int] = ()
+
+    def next(self) -> Tensor:
+        """The next map of every row."""
+        return torch.randn(self._shape, generator=self._generator, dtype=self._dtype)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Nothing to do: rows are fresh at every step."""
+
+
+def draw(steered: Steered, count: int, seed: int = 0) -> Tensor:
+    """Indices [P, count] of particles drawn by their weights, with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(steered.log_weights.exp(), count, replacement=True, generator=generator)
 
 
 def mixture(dimensions: int) -> AnalyticDenoiser:
@@ -55,9 +81,9 @@ def tilt(kind: str, dimensions: int, strength: float = 1.0) -> tuple[Tensor, Ten
     return slope, strength * (number % 2) * 3.0 / dimensions
 
 
-def sampler(steps: int) -> Sampler:
+def sampler(steps: int) -> SamplerConfig:
     """The ancestral one with the wide variance: exact for each cloud alone, so little but Monte-Carlo error is left."""
-    return Sampler("ddpm", steps, variance="large", guidance=1.0, spacing="trailing")
+    return SamplerConfig("ddpm", steps, variance="large", guidance=1.0, spacing="trailing")
 
 
 def population(
@@ -77,7 +103,7 @@ def population(
     n = repeats * particles
     return steer(
         denoiser, ["a"] * repeats, range(seed, seed + n), sampler(steps), RewardPotential(reward, denoiser),
-        Steering(batch_size=8192, **settings), noise=CommonNoise(n, (dimensions,), seed),
+        SearchConfig(**settings), noise=CommonNoise(n, (dimensions,), seed), batch_size=8192,
     )  # fmt: skip
 
 
@@ -129,7 +155,7 @@ def convergence(
     for dimensions, kind in cases:
         log_z, target = tilted(mixture(dimensions), "a", *tilt(kind, dimensions))
         say(f"{kind}, {dimensions} dimensions: reference of {reference} particles")
-        big = population(dimensions, kind, 1, reference, steps, 77, tempering=Tempering("linear"))
+        big = population(dimensions, kind, 1, reference, steps, 77, tempering="linear")
         own = {
             name: values[0]
             for name, values in moments(big.latents, big.log_weights.exp(), target.means).items()
@@ -140,7 +166,7 @@ def convergence(
             repeats = max(2, min(256, rows // particles))
             say(f"{kind}, {dimensions} dimensions: {repeats} populations of {particles}")
             out = population(
-                dimensions, kind, repeats, particles, steps, 1000 + particles, tempering=Tempering("linear")
+                dimensions, kind, repeats, particles, steps, 1000 + particles, tempering="linear"
             )
             found = moments(out.latents, out.log_weights.exp(), target.means)
             ratio = (out.log_evidence - big.log_evidence).exp()
@@ -208,13 +234,13 @@ def distances(
             population, dimensions, kind, repeats, budget, steps, strength=strength
         )  # with a seed and how it is steered
         say(f"distances: {kind}, {dimensions} dimensions, strength {strength:g}")
-        linear = {"tempering": Tempering("linear")}
+        linear = {"tempering": "linear"}
         runs = {
             "DAS, gradient proposals": go(1, ess=0.5, **linear),
             "DAS, adaptive tempering": go(2, ess=0.5),
             "DAS, bootstrap proposals": go(3, ess=0.5, proposal="bootstrap", **linear),
             "plain": go(4, ess=0.0, proposal="bootstrap", **linear),
-            "guided": go(5, ess=0.0, tempering=Tempering("constant")),
+            "guided": go(5, ess=0.0, tempering="constant"),
         }
         each = torch.arange(repeats)
 

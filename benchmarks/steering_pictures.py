@@ -32,14 +32,12 @@ from mitune.evaluate.drawings import as_png, panels
 from mitune.families import load_denoiser
 from mitune.files import write_bytes
 from mitune.referees.weighted import load_reward
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
-from mitune.sampling.steps import Sampler
-from mitune.search.das import information
-from mitune.search.potentials import RewardPotential
+from mitune.search.catalogue import SearchConfig
+from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer
-from mitune.search.tempering import Tempering
-from mitune.search.weights import Steering
 from mitune.stages.common import read_prompts, sampler_of, scoring_of
 
 METHODS = ("base", "best", "guidance", "das", "bootstrap", "llr")
@@ -80,7 +78,7 @@ class World:
     """What all methods share."""
 
     denoiser: Any
-    sampler: Sampler
+    sampler: SamplerConfig
     reward: Any
     prompts: Sequence[Prompt]
     pictures: int
@@ -129,18 +127,25 @@ def _populations(world: World, arm: Arm, texts: Sequence[str], seeds: Sequence[i
         return _pick(latents.unflatten(0, (-1, n)), rewards.view(-1, n).argmax(1))
     potential: Any = RewardPotential(world.reward, world.denoiser)
     if arm.method == "llr":
-        potential = information(world.denoiser, texts, n, "llr", batch_size=world.batch_size)
+        potential = path_potential(world.denoiser, texts, n, "llr", batch_size=world.batch_size)
     assert arm.alpha is not None
     guided = arm.method == "guidance"  # the gradient's pull alone: no weights, nobody resampled
-    settings = Steering(
+    settings = SearchConfig(
         alpha=arm.alpha,
         proposal="gradient" if arm.method in ("guidance", "das") else "bootstrap",
-        tempering=Tempering("constant" if guided else "adaptive"),
+        tempering="constant" if guided else "adaptive",
         ess=0.0 if guided else 0.5,
         max_drift=1.0,
+    )
+    out = steer(
+        world.denoiser,
+        list(texts),
+        list(seeds),
+        world.sampler,
+        potential,
+        settings,
         batch_size=world.batch_size,
     )
-    out = steer(world.denoiser, list(texts), list(seeds), world.sampler, potential, settings)
     if guided:  # the best by the reward, as among plain ones
         return _pick(out.latents, out.potential.nan_to_num(nan=-math.inf).argmax(1))
     drawn = torch.multinomial(

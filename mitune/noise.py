@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError, check_known
+from mitune.sampling.catalogue import SPACINGS
 from mitune.scheduler_config import check_scheduler, is_flow
 
 Time = int | float | Tensor
@@ -23,7 +24,6 @@ Time = int | float | Tensor
 
 BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
-SPACINGS = ("leading", "trailing", "linspace")
 
 # Smallest ᾱ. At SNR 0 itself ε no longer determines z_0 (ẑ_0 = (z − σε̂)/α), so a zero-terminal-SNR table ends at
 # α = 2⁻¹² instead: the bias of that (2.4e-4) equals the float32 round-off of ẑ_0 rebuilt from ε̂, so nothing is lost.

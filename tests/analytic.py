@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from mitune.analytic import AnalyticDenoiser
 from mitune.noise import NoiseSchedule
+from mitune.sampling.catalogue import SamplerConfig
+from mitune.sampling.loop import Guide, Population, Step
+from mitune.sampling.solver import StepCoefficients, make_solver
 
 
 def three_clouds(schedule: NoiseSchedule | None = None, prediction_type: str = "epsilon") -> AnalyticDenoiser:
@@ -41,3 +46,18 @@ def exact_kl(denoiser: AnalyticDenoiser, label: str) -> float:
 def within_three_errors(values: Tensor, truth: float) -> bool:
     """Whether the mean of ``values`` lies within three standard errors of ``truth``."""
     return bool(abs(values.mean() - truth) <= 3 * values.std() / len(values) ** 0.5)
+
+
+def coefficients(schedule: NoiseSchedule, settings: SamplerConfig) -> list[StepCoefficients]:
+    """The steps of a sampler on a schedule alone; what is None is as Stable Diffusion's first scheduler has it."""
+    plain = {"spacing": "leading", "steps_offset": 0, "set_alpha_to_one": False}
+    return list(make_solver(schedule, "epsilon", settings.resolved(plain)).steps)
+
+
+class After(Guide):
+    """A guide that asks a function after every step."""
+
+    reads_steps = True
+
+    def __init__(self, function: Callable[[Step, Population], Tensor | None]) -> None:
+        self.after = function  # type: ignore[method-assign]

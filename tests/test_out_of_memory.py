@@ -63,7 +63,7 @@ def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     from mitune.data.prompts import load_prompts
     from mitune.data.store import plan_units
     from mitune.information.registry import Scoring
-    from mitune.sampling.steps import Sampler
+    from mitune.sampling.catalogue import SamplerConfig
     from mitune.stages.candidates import draw_unit
 
     denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
@@ -72,4 +72,11 @@ def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(type(denoiser), "_predict", type(denoiser).predict, raising=False)
     monkeypatch.setattr(type(denoiser), "predict", small_device(4))
     with pytest.raises(UserError, match=r"a batch of 8; 2 fits: say generate\.batch_size=2"):
-        draw_unit(unit, denoiser, Sampler("ddim", 4), scoring, seed=0, batch_size=8)
+        draw_unit(
+            unit,
+            denoiser,
+            SamplerConfig("ddim", 4, eta=0.0, guidance=7.5, spacing="leading"),
+            scoring,
+            seed=0,
+            batch_size=8,
+        )

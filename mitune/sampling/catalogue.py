@@ -44,7 +44,17 @@ SAMPLERS = Catalogue(
         "mitune.sampling.consistency:lcm",
         clean_end=True,
     ),
+    SamplerPart(
+        "dpmpp_2m",
+        "DPM-Solver++ of second order, without noise (Lu et al. 2022)",
+        "mitune.sampling.multistep:DPMSolverPP2M",
+        noise="never",
+        clean_end=True,
+    ),
 )
+
+
+SPACINGS = ("leading", "trailing", "linspace")  # of timesteps: Lin et al. 2023, table 2
 
 
 def is_deterministic(name: str, eta: float) -> bool:
@@ -100,7 +110,7 @@ class SamplerConfig(Settings):
     spacing: str | None = key(
         None,
         "timestep spacing (default: as the model's scheduler says)",
-        choices=("leading", "trailing", "linspace"),
+        choices=SPACINGS,
     )
     steps_offset: int | None = key(
         None,

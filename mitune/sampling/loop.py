@@ -1,12 +1,15 @@
 """The one sampling loop: a population of candidates walks from noise to latents, watched by observers.
 
-The loop knows nothing of the model beyond ``Denoiser`` and nothing of what is measured beyond ``Observer``. It never
-waits for the device: all it asks of the host are numbers known before the first step.
+    evaluate the network at z_t → weigh and resample (a guide may) → mean by the solver → add noise → observe → drop
+
+The loop knows nothing of the model beyond ``Denoiser``, of the sampler beyond ``Solver``, of what is measured beyond
+``Observer`` and of who goes on beyond ``Guide``. It never waits for the device by itself: all it asks of the host are
+numbers known before the first step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -16,16 +19,17 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import NoiseStreams
-from mitune.sampling.steps import Sampler, StepCoefficients, coefficients
+from mitune.sampling.solver import Solver, StepCoefficients, solver_of
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What happened in one step, for all n rows: z_prev = a·z + b·eps + std·noise, eps = eps_null + guidance·delta.
+    """One step of all n rows: z_prev = a·z + b·eps + std·noise, eps = eps_null + guidance·delta.
 
     ``t_prev`` is −1 (VP) or 0.0 (flow) where the step lands on clean data; ``noise`` is None where ``std`` is 0;
-    ``wide`` as in ``StepCoefficients``.
+    ``wide``, ``a`` and ``b`` (NaN of a solver with memory) as in ``StepCoefficients``.
     """
 
     index: int
@@ -90,6 +94,20 @@ class Observer(Protocol):
         """What was measured so far, [n] on the device; valid after any step."""
 
 
+class Noise(Protocol):
+    """Standard normal noise of a population, map by map, as ``NoiseStreams`` gives it."""
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """One a row."""
+
+    def next(self) -> Tensor:
+        """Draw the next map of every row [n, …]."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Follow the population, which was resampled."""
+
+
 @dataclass(frozen=True, eq=False)
 class Population:
     """Who is alive: ``rows`` [n] (CPU; index among the candidates asked for), noise ``seeds``, observers by name."""
@@ -99,8 +117,34 @@ class Population:
     observers: Mapping[str, Observer]
 
 
-Resample = Callable[[Step, Population], Tensor | None]
-"""Called after every step but the last: row indices [m] that go on (fewer, reordered or repeated), or None for all."""
+class Guide:
+    """Says who goes on, and where to: the hooks of a walk, of which a subclass overrides those it needs.
+
+        class Halve(Guide):
+            reads_steps = True
+            def after(self, step: Step, population: Population) -> Tensor | None:
+                return torch.arange(len(step.z) // 2) if step.index == 9 else None
+
+    Attributes:
+        reads_steps: it wants ``after``, and so both branches of the network at every step.
+        gradient: ``look`` differentiates, so the network is evaluated with a graph, batch by batch.
+    """
+
+    reads_steps = False
+    gradient = False
+
+    def look(self, at: StepCoefficients, z: Tensor, outputs: Sequence[Tensor], rows: slice) -> None:
+        """See one batch: ``z`` at t, and the network's raw outputs, the guided one last, of ``rows``."""
+
+    def before(self, index: int, at: StepCoefficients) -> Tensor | None:
+        """Choose who takes the step, once all batches were seen: rows [m] of the population at z_t, None for all."""
+
+    def move(self, at: StepCoefficients, mean: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Give z_prev, which may overwrite ``mean``, and the noise in it as seen from the sampler's own mean."""
+        return (mean if noise is None else mean.add_(noise, alpha=at.std)), noise
+
+    def after(self, step: Step, population: Population) -> Tensor | None:
+        """Choose who goes on after any step but the last: rows [m] (fewer, reordered or repeated), None for all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,16 +159,46 @@ def sample(
     denoiser: Denoiser,
     condition: Condition,
     seeds: Sequence[int],
-    sampler: Sampler,
+    sampler: SamplerConfig,
     observers: Sequence[Observer] = (),
-    resample: Resample | None = None,
+    guide: Guide | None = None,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Latents [n, …] (float32, or float64 if the model is) of one candidate per seed and row of ``condition``.
+    """Draw latents [n, …] (float32, or float64 if the model is): one candidate per seed and row of ``condition``.
 
-    With ``resample`` only the survivors come back; ``sample_population`` also tells which they are. Raises as it does.
+        latents = sample(denoiser, denoiser.encode_prompts(["a red circle"] * 4), range(4), SamplerConfig())
+
+    With a ``guide`` only the survivors come back; ``sample_population`` also tells which they are. Raises as it does.
     """
-    return sample_population(denoiser, condition, seeds, sampler, observers, resample, batch_size).latents
+    return sample_population(denoiser, condition, seeds, sampler, observers, guide, batch_size).latents
+
+
+def sample_population(
+    denoiser: Denoiser,
+    condition: Condition,
+    seeds: Sequence[int],
+    sampler: SamplerConfig,
+    observers: Sequence[Observer] = (),
+    guide: Guide | None = None,
+    batch_size: int | None = None,
+) -> Samples:
+    """Walk from each seed's own noise by the sampler of the settings; the arguments and errors are those of ``walk``.
+
+    ValueError if seeds and conditions differ in number; UserError as ``solver_of``.
+    """
+    if len(seeds) != len(condition):
+        raise ValueError(f"{len(seeds)} seeds for {len(condition)} conditions")
+    return walk(
+        denoiser, condition, solver_of(denoiser, sampler), noise_of(denoiser, seeds), sampler.guidance, observers,
+        guide, batch_size,
+    )  # fmt: skip
+
+
+def noise_of(denoiser: Denoiser, seeds: Sequence[int]) -> NoiseStreams:
+    """Open the noise of candidates, in float32 whatever the network's type (float64 if it is in that)."""
+    # Fifty bf16 updates would cost visible precision.
+    dtype = torch.promote_types(torch.float32, denoiser.dtype)
+    return NoiseStreams(seeds, denoiser.latent_shape, denoiser.device, dtype)
 
 
 def check_start(denoiser: Denoiser) -> None:
@@ -137,75 +211,116 @@ def check_start(denoiser: Denoiser) -> None:
 
 
 @torch.no_grad()
-def sample_population(
+def walk(
     denoiser: Denoiser,
     condition: Condition,
-    seeds: Sequence[int],
-    sampler: Sampler,
+    solver: Solver,
+    noise: Noise,
+    guidance: float,
     observers: Sequence[Observer] = (),
-    resample: Resample | None = None,
+    guide: Guide | None = None,
     batch_size: int | None = None,
 ) -> Samples:
-    """Run the loop. All branches are evaluated at every step, in one forward; the one with c alone where nothing
-    takes the others: guidance 1, no observer, no ``resample``.
+    """Carry a population from noise to latents. All branches of the network are evaluated at every step, in one
+    forward; the one with c alone where nothing takes another: guidance 1, no observer, no guide that reads steps.
 
-    ``batch_size``: candidates a forward at most (None: all). The population may be larger than what the network takes
-    at once, as who is dropped is settled among all candidates of a prompt; batches are filled again after each drop.
-
-    ValueError if seeds and conditions differ in number; UserError as ``check_start`` and ``coefficients``.
+    Args:
+        denoiser: the model. UserError as ``check_start``.
+        condition: n rows.
+        solver: a fresh one; it is used up.
+        noise: of n rows.
+        guidance: classifier-free scale.
+        observers: see every step.
+        guide: drops, multiplies or moves candidates.
+        batch_size: candidates a forward at most (None: all). The population may be larger than what the network takes
+            at once, as who goes on is settled among all candidates of a prompt; batches are filled again after that.
     """
-    if len(seeds) != len(condition):
-        raise ValueError(f"{len(seeds)} seeds for {len(condition)} conditions")
     check_start(denoiser)
-    steps = coefficients(denoiser.schedule, sampler)
-    device = denoiser.device
-    # Latents stay in float32 whatever the network's type: fifty bf16 updates would cost visible precision.
-    dtype = torch.promote_types(torch.float32, denoiser.dtype)
-    streams = NoiseStreams(seeds, denoiser.latent_shape, device, dtype)
+    guide = guide or Guide()
+    schedule, kind, device = denoiser.schedule, denoiser.prediction_type, denoiser.device
+    watched = bool(observers) or guide.reads_steps
+    network = _Network(
+        denoiser, condition, guidance, watched or denoiser.needs_branches(guidance), batch_size
+    )
+    rows = torch.arange(len(condition))
     by_name = {observer.name: observer for observer in observers}
-    rows = torch.arange(len(seeds))
-    watched = bool(observers) or resample is not None
-    both = watched or denoiser.needs_branches(sampler.guidance)
-    batches = _batches(denoiser, condition, batch_size, both)
     for observer in observers:
-        observer.start(len(seeds), device)
+        observer.start(len(rows), device)
 
-    schedule, kind = denoiser.schedule, denoiser.prediction_type
-    z = streams.next()
-    for index, at in enumerate(steps):
-        parts = [denoiser.outputs(z[part], at.t, given, sampler.guidance) for part, given in batches]
-        outputs = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
-        z_prev = at.mean(z, outputs[-1], schedule, kind)
-        noise = streams.next() if at.std > 0 else None
-        if noise is not None:
-            z_prev.add_(noise, alpha=at.std)
+    def select(chosen: Tensor) -> Tensor:
+        """Follow the population in all that has rows but the latents: ``chosen`` [m] on the device."""
+        nonlocal rows
+        there = chosen.to("cpu", torch.long)
+        noise.select(there.tolist())
+        rows, chosen = rows[there], there.to(device)
+        network.select(there)
+        solver.select(chosen)
+        for observer in observers:
+            observer.select(chosen)
+        return chosen
+
+    z = noise.next()
+    for index, at in enumerate(solver.steps):
+        outputs = network.outputs(z, at, guide)
+        mean = solver.mean(at, z, outputs[-1], network.guided)
+        chosen = guide.before(index, at)
+        if chosen is not None:
+            chosen = select(chosen)
+            z, mean, outputs = z[chosen], mean[chosen], [output[chosen] for output in outputs]
+        z_prev, drawn = guide.move(at, mean, noise.next() if at.std > 0 else None)
         if watched:
             eps = [schedule.to_epsilon(output, z, at.t, kind) for output in outputs]
-            step = Step.of(index, at, z, eps, z_prev, sampler.guidance, noise)
+            step = Step.of(index, at, z, eps, z_prev, guidance, drawn)
             for observer in observers:
                 observer.observe(step)
         z = z_prev
-        if resample is None or index + 1 == len(steps):
-            continue
-        chosen = resample(step, Population(rows, tuple(streams.seeds), by_name))
-        if chosen is not None:
-            chosen = chosen.to("cpu", torch.long)
-            streams.select(chosen.tolist())
-            rows = rows[chosen]
-            z = z[chosen.to(device)]
-            condition = condition[chosen]
-            batches = _batches(denoiser, condition, batch_size, both)
-            for observer in observers:
-                observer.select(chosen.to(device))
+        if guide.reads_steps and index + 1 < len(solver.steps):
+            chosen = guide.after(step, Population(rows, tuple(noise.seeds), by_name))
+            if chosen is not None:
+                z = z[select(chosen)]
     return Samples(z, rows)
 
 
-def _batches(
-    denoiser: Denoiser, condition: Condition, batch_size: int | None, both: bool
-) -> list[tuple[slice, Condition]]:
-    """The rows of each forward, and the condition it is given: of all branches, or c alone."""
-    size = batch_size or max(1, len(condition))
-    parts = [slice(start, start + size) for start in range(0, max(1, len(condition)), size)]
-    rows = [condition[part] for part in parts]
-    given = [denoiser.widened(own) for own in rows] if both else rows
-    return list(zip(parts, given, strict=True))
+class _Network:
+    """The network on a population, in batches."""
+
+    def __init__(
+        self, denoiser: Denoiser, condition: Condition, guidance: float, widened: bool, batch_size: int | None
+    ) -> None:
+        self._denoiser, self._guidance, self._widened = denoiser, guidance, widened
+        self._condition, self._batch_size = condition, batch_size
+        self._batches = self._split()
+
+    def _split(self) -> list[tuple[slice, Condition]]:
+        """The rows of each forward, and the condition it is given: that of all branches, or the prompts' alone."""
+        size = self._batch_size or max(1, len(self._condition))
+        parts = [slice(start, start + size) for start in range(0, max(1, len(self._condition)), size)]
+        given = [self._condition[part] for part in parts]
+        return [
+            (part, self._denoiser.widened(own) if self._widened else own)
+            for part, own in zip(parts, given, strict=True)
+        ]
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with ``rows`` of the population."""
+        self._condition = self._condition[rows]
+        self._batches = self._split()
+
+    def outputs(self, z: Tensor, at: StepCoefficients, guide: Guide) -> list[Tensor]:
+        """Raw outputs [n, …], the guided one last, every batch shown to the guide before the next is evaluated."""
+        parts = []
+        for part, given in self._batches:
+            own = z[part].detach().requires_grad_() if guide.gradient else z[part]
+            with torch.set_grad_enabled(guide.gradient):
+                outputs = self._denoiser.outputs(own, at.t, given, self._guidance)
+                guide.look(at, own, outputs, part)
+            parts.append([output.detach() for output in outputs] if guide.gradient else outputs)
+        return (
+            list(parts[0]) if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
+        )
+
+    def guided(self, z: Tensor, t: float) -> Tensor:
+        """Guided raw output [n, …] at ``z`` and another time: a second evaluation within a step."""
+        return torch.cat(
+            [self._denoiser.outputs(z[part], t, given, self._guidance)[-1] for part, given in self._batches]
+        )

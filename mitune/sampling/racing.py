@@ -16,9 +16,7 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
-from mitune.sampling.loop import Population, Step
-
-BRANCHES = 2  # network rows of a candidate's step: with the prompt and without
+from mitune.sampling.loop import Guide, Population, Step
 
 Look = Callable[[Tensor, Tensor, int], Tensor]
 """``look(z0, rows, step)``: scores [n], higher = better, of the predicted pictures ẑ_0 [n, …] of the candidates
@@ -33,8 +31,8 @@ class Cut:
     survivors: int
 
 
-class Racing:
-    """The policy for the loop's ``resample`` seam: at every cut the lowest of each prompt are dropped.
+class Racing(Guide):
+    """Drops the lowest candidates of each prompt at every cut.
 
     Args:
         cuts: as ``check_cuts`` wants them.
@@ -48,6 +46,8 @@ class Racing:
     until somebody sees it.
     """
 
+    reads_steps = True
+
     def __init__(
         self, cuts: Sequence[Cut], groups: Tensor, by: str | Look, schedule: NoiseSchedule | None = None
     ) -> None:
@@ -60,8 +60,8 @@ class Racing:
         self.dropped_at = torch.zeros(len(groups), dtype=torch.long)
         self.score = torch.full((len(groups),), float("nan"), dtype=torch.float64)
 
-    def __call__(self, step: Step, population: Population) -> Tensor | None:
-        """The rows that go on after this step; None for all."""
+    def after(self, step: Step, population: Population) -> Tensor | None:
+        """Choose the rows that go on after this step; None for all."""
         cut = self.cuts.get(step.index + 1)
         if cut is None:
             return None
@@ -75,11 +75,13 @@ class Racing:
         return chosen if bool(dropped.any()) else None
 
 
-class Pilot:
-    """A policy that drops nobody and notes how every candidate would have been ranked at each of ``steps``.
+class Pilot(Guide):
+    """Drops nobody and notes how every candidate would have been ranked at each of ``steps``.
 
     ``by`` as for ``Racing``, by name. ``scores[name][step]`` is [n] float64 on the CPU.
     """
+
+    reads_steps = True
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class Pilot:
         self._schedule = schedule
         self.scores: dict[str, dict[int, Tensor]] = {name: {} for name in by}
 
-    def __call__(self, step: Step, population: Population) -> None:
+    def after(self, step: Step, population: Population) -> None:
         """Note the running scores after this step."""
         done = step.index + 1
         for name, by in self.by.items():
@@ -170,14 +172,24 @@ def check_cuts(cuts: Sequence[Cut], candidates: int, k: int, key: str = "sampler
         alive = cut.survivors
 
 
-def rows_of(cuts: Sequence[Cut], candidates: int, steps: int, look: int = 0, finish: int = 0) -> int:
-    """Network rows that one prompt's candidates take: drawing, a ``look`` of so many rows at every candidate that comes
-    to a cut, and ``finish`` rows for every one that is left at the end (its scores)."""
+def rows_of(
+    cuts: Sequence[Cut], candidates: int, steps: int, look: int = 0, finish: int = 0, branches: int = 2
+) -> int:
+    """Count the network rows that one prompt's candidates take: drawing, a ``look`` of so many rows at every candidate
+    that comes to a cut, and ``finish`` rows for every one that is left at the end (its scores).
+
+    Args:
+        cuts: when candidates are dropped.
+        candidates: at the start.
+        steps: of the sampler, one evaluation each.
+        look, finish: rows a candidate.
+        branches: rows of an evaluation (``Denoiser.branches``).
+    """
     total, alive, done = 0, candidates, 0
     for cut in cuts:
-        total += alive * (BRANCHES * (cut.step - done) + look)
+        total += alive * (branches * (cut.step - done) + look)
         alive, done = min(alive, cut.survivors), cut.step
-    return total + alive * (BRANCHES * (steps - done) + finish)
+    return total + alive * (branches * (steps - done) + finish)
 
 
 def cuts_for(

@@ -5,14 +5,19 @@ The target is p(path) · exp(U/α); a potential says U of every particle at ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mitune.denoiser import Denoiser
+from mitune.errors import UserError, check_known
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.referees.reward import Reward
 from mitune.sampling.loop import Observer
+from mitune.scores import INFORMATION
+from mitune.search.path_contrast import PathContrast
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,44 @@ class PathPotential:
 
 
 Potential = RewardPotential | PathPotential
+
+
+def path_potential(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    particles: int,
+    by: str = "llr",
+    negatives: Sequence[Sequence[str]] | None = None,
+    batch_size: int = 64,
+) -> PathPotential:
+    """Make a potential of what the path of ``particles`` particles of each of P prompts says, in nats.
+
+    Args:
+        denoiser: the model.
+        prompts: P texts.
+        particles: of each prompt.
+        by: "llr" or "mi", which cost no forward beyond guidance's own, or "contrast", which costs one a particle and
+            step for each of a prompt's ``negatives``.
+        negatives: P lists of other prompts, equally long.
+        batch_size: particles a forward of "contrast".
+
+    UserError for an unknown ``by``, and contrast without negatives.
+    """
+    check_known("search.reward", by, INFORMATION)
+    observer: Observer
+    if by == "llr":
+        observer = PathLLR()
+    elif by == "mi":
+        observer = PathMI(denoiser.schedule)
+    else:
+        lengths = {len(texts) for texts in negatives or ()}
+        if negatives is None or len(negatives) != len(prompts) or len(lengths) != 1 or 0 in lengths:
+            raise UserError(
+                "search.reward=contrast: every prompt needs the same number of other prompts, at least one"
+            )
+        conditions = [
+            denoiser.encode_prompts(list(texts)).repeat_interleave(max(particles, 1))
+            for texts in zip(*negatives, strict=True)
+        ]
+        observer = PathContrast(denoiser, conditions, batch_size)
+    return PathPotential(observer)

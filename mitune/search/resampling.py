@@ -9,42 +9,83 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, check_known
-
-SCHEMES = ("multinomial", "residual", "stratified", "systematic", "ssp")
+from mitune.errors import UserError
+from mitune.search.catalogue import RESAMPLINGS
 
 # N w_i meant to be whole may come out a rounding below it; its last copy must not be left to chance.
 _ROUND_OFF = 1e-9
 
 
-def resample(log_weights: Tensor, scheme: str = "ssp", generator: torch.Generator | None = None) -> Tensor:
-    """Ancestor indices [P, N], rising along each row, for log-weights [P, N]; the ``generator`` is a CPU's.
-
-    UserError as :func:`ancestors`.
-    """
-    uniforms = torch.rand(log_weights.shape, generator=generator, dtype=torch.float64)
-    return ancestors(log_weights, scheme, uniforms.to(log_weights.device))
-
-
 def ancestors(log_weights: Tensor, scheme: str, uniforms: Tensor) -> Tensor:
     """The ancestors [P, N] that uniform draws ``uniforms`` [P, N] in [0, 1) choose; row p depends on row p alone.
 
-    UserError for an unknown scheme, a NaN or +∞ weight, or a prompt all of whose weights are zero.
+    A scheme is a function of weights and uniforms that gives them, rising along each row. UserError for an unknown
+    scheme, a NaN or +∞ weight, or a prompt all of whose weights are zero.
     """
-    check_known("search.resampling", scheme, SCHEMES)
+    draw = RESAMPLINGS.find(scheme).load()
     weights = normalised(log_weights.to(uniforms.dtype))
-    uniforms = uniforms.to(weights)
-    if scheme == "residual":
-        return _from_counts(_residual(weights, uniforms))
-    if scheme == "ssp":
-        return _from_counts(_ssp(weights, uniforms))
+    found: Tensor = draw(weights, uniforms.to(weights))
+    return found
+
+
+# -- schemes -----------------------------------------------------------------------------------------------------------
+
+
+def multinomial(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """N independent draws."""
+    return _invert(weights, uniforms.sort(-1).values)
+
+
+def stratified(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """One draw in each of N equal strata of [0, 1) (Kitagawa 1996)."""
     n = weights.shape[-1]
-    if scheme == "multinomial":
-        points = uniforms.sort(-1).values
-    else:
-        own = uniforms if scheme == "stratified" else uniforms[..., :1]
-        points = (torch.arange(n, device=weights.device) + own) / n
-    return _invert(weights, points)
+    return _invert(weights, (torch.arange(n, device=weights.device) + uniforms) / n)
+
+
+def systematic(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """As ``stratified``, with one draw for all strata."""
+    return stratified(weights, uniforms[..., :1])
+
+
+def residual(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """⌊N w⌋ offspring for certain, the remaining ones multinomial by the remainders (Liu & Chen 1998)."""
+    whole, rest = _whole_and_rest(weights)
+    n = weights.shape[-1]
+    missing = n - whole.sum(-1, keepdim=True)
+    drawn = (torch.arange(n, device=weights.device) < missing).long()
+    return _from_counts(whole.scatter_add(-1, _invert(rest, uniforms), drawn))
+
+
+def ssp(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """⌊N w⌋ or ⌈N w⌉ offspring by the Srinivasan sampling process (Gerber, Chopin & Whiteley 2019).
+
+    Two particles with fractions x and y meet; one comes out whole (0 or 1), the other keeps x + y less that, each with
+    its mean unchanged. The order of the meetings is free: here a knock-out tournament, log₂ N rounds of it.
+    """
+    counts, fraction = _whole_and_rest(weights)
+    index = torch.arange(weights.shape[-1], device=weights.device).expand_as(counts)
+    used = 0
+    while fraction.shape[-1] > 1:
+        pairs = fraction.shape[-1] // 2
+        x, y = fraction[..., : 2 * pairs : 2], fraction[..., 1 : 2 * pairs : 2]
+        i, j = index[..., : 2 * pairs : 2], index[..., 1 : 2 * pairs : 2]
+        u = uniforms[..., used : used + pairs]
+        used += pairs
+        both = x + y
+        tops = both >= 1
+        # Below 1 the first keeps both fractions with probability x/(x + y); from 1 on it becomes whole with
+        # (1 − y)/(2 − x − y): E is x either way.
+        first = u * torch.where(tops, 2 - both, both) < torch.where(tops, 1 - y, x)
+        counts = counts.scatter_add(-1, torch.where(first, i, j), tops.long())
+        kept = torch.where(first ^ tops, i, j)
+        odd = slice(2 * pairs, None)
+        fraction = torch.cat([both - tops.to(both.dtype), fraction[..., odd]], -1)
+        index = torch.cat([kept, index[..., odd]], -1)
+    # The fractions add up to a whole number, so what is left is 0 or 1 but for round-off.
+    return _from_counts(counts.scatter_add(-1, index, (fraction > 0.5).long()))
+
+
+# -- what they share ---------------------------------------------------------------------------------------------------
 
 
 def normalised(log_weights: Tensor) -> Tensor:
@@ -111,41 +152,3 @@ def _whole_and_rest(weights: Tensor) -> tuple[Tensor, Tensor]:
     expected = weights * weights.shape[-1]
     whole = (expected + _ROUND_OFF).floor()
     return whole.long(), (expected - whole).clamp(min=0)
-
-
-def _residual(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Offspring counts: ⌊N w⌋ for certain, the remaining ones multinomial by the remainders (Liu & Chen 1998)."""
-    whole, rest = _whole_and_rest(weights)
-    n = weights.shape[-1]
-    missing = n - whole.sum(-1, keepdim=True)
-    drawn = (torch.arange(n, device=weights.device) < missing).long()
-    return whole.scatter_add(-1, _invert(rest, uniforms), drawn)
-
-
-def _ssp(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Offspring counts ⌊N w⌋ or ⌈N w⌉ by the Srinivasan sampling process (Gerber, Chopin & Whiteley 2019).
-
-    Two particles with fractions x and y meet; one comes out whole (0 or 1), the other keeps x + y less that, each with
-    its mean unchanged. The order of the meetings is free: here a knock-out tournament, log₂ N rounds of it.
-    """
-    counts, fraction = _whole_and_rest(weights)
-    index = torch.arange(weights.shape[-1], device=weights.device).expand_as(counts)
-    used = 0
-    while fraction.shape[-1] > 1:
-        pairs = fraction.shape[-1] // 2
-        x, y = fraction[..., : 2 * pairs : 2], fraction[..., 1 : 2 * pairs : 2]
-        i, j = index[..., : 2 * pairs : 2], index[..., 1 : 2 * pairs : 2]
-        u = uniforms[..., used : used + pairs]
-        used += pairs
-        both = x + y
-        tops = both >= 1
-        # Below 1 the first keeps both fractions with probability x/(x + y); from 1 on it becomes whole with
-        # (1 − y)/(2 − x − y): E is x either way.
-        first = u * torch.where(tops, 2 - both, both) < torch.where(tops, 1 - y, x)
-        counts = counts.scatter_add(-1, torch.where(first, i, j), tops.long())
-        kept = torch.where(first ^ tops, i, j)
-        odd = slice(2 * pairs, None)
-        fraction = torch.cat([both - tops.to(both.dtype), fraction[..., odd]], -1)
-        index = torch.cat([kept, index[..., odd]], -1)
-    # The fractions add up to a whole number, so what is left is 0 or 1 but for round-off.
-    return counts.scatter_add(-1, index, (fraction > 0.5).long())

@@ -3,52 +3,48 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, check_known
+from mitune.search.catalogue import TEMPERINGS
 from mitune.search.resampling import effective_sample_size
 
-SCHEDULES = ("adaptive", "gamma", "exponential", "linear", "constant")
 
+def temper_table(name: str, gamma: float, steps: int) -> Tensor:
+    """λ_k [steps + 1] float64, rising from k = 0 (noise) to 1 at the picture; of adaptive tempering, its upper bounds.
 
-@dataclass(frozen=True)
-class Tempering:
-    """A schedule of λ_k, k = 0 (noise) … S (picture). UserError where a value is not one of those below.
-
-    "adaptive": as far as the effective sample size allows (:func:`largest_temper`), but at most k/S: near the noise all
-    predicted pictures are alike, and the sample size would let λ = 1 pass before there is anything to tell.
-    "gamma": min(1, (1 + γ)^k − 1) (Kim et al. 2025). "exponential": the same curve scaled to end at 1.
-    "linear": k/S. "constant": 1 throughout, as in the twisted diffusion sampler (Wu et al. 2023).
-    All are 1 at k = S, whatever came before.
+    A schedule is a function of k = 0 … S that gives λ_k; all are 1 at k = S, whatever came before. UserError for an
+    unknown name.
     """
+    table: Tensor = TEMPERINGS.find(name).load()(torch.arange(steps + 1, dtype=torch.float64), gamma)
+    table[-1] = 1.0
+    return table
 
-    name: str = "adaptive"
-    gamma: float = 0.008
 
-    def __post_init__(self) -> None:
-        check_known("search.tempering", self.name, SCHEDULES)
-        if not (math.isfinite(self.gamma) and self.gamma > 0):
-            raise UserError(f"search.gamma={self.gamma} must be a positive number")
+def linear(k: Tensor, gamma: float) -> Tensor:
+    """k/S.
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether λ depends on the particles."""
-        return self.name == "adaptive"
+    "adaptive" goes as far as the effective sample size allows (:func:`largest_temper`), but at most so far: near the
+    noise all predicted pictures are alike, and the sample size would let λ = 1 pass before there is anything to tell.
+    """
+    return k / k[-1]
 
-    def table(self, steps: int) -> Tensor:
-        """λ_k [steps + 1] float64, rising from k = 0 to 1 at the end; of adaptive tempering, its upper bounds."""
-        k = torch.arange(steps + 1, dtype=torch.float64)
-        if self.name == "constant":
-            return torch.ones_like(k)
-        if self.name in ("linear", "adaptive"):
-            return k / steps
-        curve = torch.expm1(k * math.log1p(self.gamma))
-        curve = curve / curve[-1] if self.name == "exponential" else curve.clamp(max=1.0)
-        curve[-1] = 1.0
-        return curve
+
+def capped_growth(k: Tensor, gamma: float) -> Tensor:
+    """min(1, (1 + γ)^k − 1) (Kim et al. 2025)."""
+    return torch.expm1(k * math.log1p(gamma)).clamp(max=1.0)
+
+
+def scaled_growth(k: Tensor, gamma: float) -> Tensor:
+    """(1 + γ)^k − 1, scaled to end at 1."""
+    curve = torch.expm1(k * math.log1p(gamma))
+    return curve / curve[-1]
+
+
+def constant(k: Tensor, gamma: float) -> Tensor:
+    """1 throughout, as in the twisted diffusion sampler (Wu et al. 2023)."""
+    return torch.ones_like(k)
 
 
 def largest_temper(

@@ -13,58 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, check_known, short
-from mitune.search.resampling import SCHEMES, ancestors, capped, effective_sample_size
-from mitune.search.tempering import Tempering, largest_temper
-
-PROPOSALS = ("auto", "gradient", "bootstrap")
-
-
-@dataclass(frozen=True)
-class Steering:
-    """How a population is steered. UserError where a value is out of range.
-
-    Attributes:
-        alpha: temperature α of the target p · exp(U/α), in the unit of U; smaller is greedier.
-        tempering: when the potential begins to count.
-        proposal: "gradient" moves particles up the potential (twisted), "bootstrap" as the sampler would; "auto" is
-            gradient wherever the potential has one.
-        resampling: a scheme of :mod:`mitune.search.resampling`.
-        ess: share of N below which the effective sample size sets off resampling, and which adaptive tempering keeps;
-            0 never resamples, 1 always.
-        cap: largest share of a prompt's particles that may descend from one of its first particles: kept on average,
-            and to ±1 particle with systematic resampling. Weights make up for it, so estimates stay exact.
-        max_drift: bound on a gradient's pull, in root-mean-square deviations of the step's noise. Weights stay exact.
-        batch_size: particles of a forward (and backward).
-    """
-
-    alpha: float = 1.0
-    tempering: Tempering = field(default_factory=Tempering)
-    proposal: str = "auto"
-    resampling: str = "ssp"
-    ess: float = 0.5
-    cap: float = 1.0
-    max_drift: float = math.inf
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        check_known("search.proposal", self.proposal, PROPOSALS)
-        check_known("search.resampling", self.resampling, SCHEMES)
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise UserError(f"search.alpha={self.alpha} must be a positive number")
-        if not 0 <= self.ess <= 1:
-            raise UserError(f"search.ess={self.ess} must lie in 0…1, a share of the particles")
-        if not 0 < self.cap <= 1:
-            raise UserError(f"search.cap={self.cap} must lie in 0…1 (0 excluded), a share of the particles")
-        if not self.max_drift > 0:
-            raise UserError(f"search.max_drift={self.max_drift} must be positive")
-        if self.batch_size < 1:
-            raise UserError(f"search.batch_size={self.batch_size} must be at least 1")
+from mitune.errors import UserError, short
+from mitune.search.catalogue import TEMPERINGS, SearchConfig
+from mitune.search.resampling import ancestors, capped, effective_sample_size
+from mitune.search.tempering import largest_temper, temper_table
 
 
 class Weights:
@@ -78,12 +34,13 @@ class Weights:
     """
 
     def __init__(
-        self, prompts: Sequence[str], particles: int, seeds: Sequence[int], settings: Steering, steps: int
+        self, prompts: Sequence[str], particles: int, seeds: Sequence[int], settings: SearchConfig, steps: int
     ) -> None:
         p, n = len(prompts), particles
         self._prompts = list(prompts)
         self._settings = settings
-        self._table = settings.tempering.table(steps)
+        self._adaptive = TEMPERINGS[settings.tempering].adaptive
+        self._table = temper_table(settings.tempering, settings.gamma, steps)
         self._steps = steps
         self._tilt = torch.zeros(p, n, dtype=torch.float64)
         # One stream a prompt, so that what becomes of a prompt does not depend on those it shares a batch with.
@@ -101,7 +58,7 @@ class Weights:
     @property
     def next_temper(self) -> Tensor:
         """λ [P] that the next move may aim at: the coming one where it is known, else the present one."""
-        if self._settings.tempering.adaptive:
+        if self._adaptive:
             return self.temper
         return self._table[len(self.tempers)].expand_as(self.temper)
 
@@ -125,7 +82,7 @@ class Weights:
             )
         if k == self._steps:
             self.temper = torch.ones_like(self.temper)
-        elif self._settings.tempering.adaptive:
+        elif self._adaptive:
             limit = self._table[k].expand_as(self.temper)
             self.temper = largest_temper(base, slope, self.temper, limit, self._settings.ess)
         else:
@@ -140,7 +97,7 @@ class Weights:
         p, n = self.log.shape
         chosen = torch.arange(n).repeat(p, 1)
         short_of = self.sizes[-1] <= self._settings.ess * n
-        if self._settings.tempering.adaptive and self._settings.ess > 0:
+        if self._adaptive and self._settings.ess > 0:
             # Stopped by the ESS, adaptive tempering goes on only from even weights.
             short_of |= self.temper < self._table[len(self.tempers) - 1]
         due = short_of.nonzero().flatten()

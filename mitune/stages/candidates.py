@@ -17,9 +17,9 @@ from mitune.distributed import agreed, deal, wait
 from mitune.errors import UserError
 from mitune.information.registry import Scoring
 from mitune.out_of_memory import advice, largest_that_fits
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
-from mitune.sampling.steps import Sampler
 from mitune.stages.artefacts import tell
 from mitune.stages.progress import progress, warn_of_idle
 from mitune.stages.racing import Watch
@@ -38,7 +38,7 @@ def draw(
     folder: Path,
     units: Sequence[Unit],
     denoiser: Denoiser,
-    sampler: Sampler,
+    sampler: SamplerConfig,
     scoring: Scoring,
     seed: int,
     first: int = 0,
@@ -93,7 +93,7 @@ def draw(
 def draw_unit(
     unit: Unit,
     denoiser: Denoiser,
-    sampler: Sampler,
+    sampler: SamplerConfig,
     scoring: Scoring,
     seed: int,
     first: int = 0,
@@ -119,14 +119,14 @@ def draw_unit(
         part = slice(start, start + size)
         observers = scoring.observers()
         watcher = None if watch is None else watch.begin(texts[part], seeds[part], owner[part], observers)
-        resample = None if watcher is None else watcher.resample
+        guide = None if watcher is None else watcher.guide
         watching = observers if watcher is None else watcher.observers
         condition = encoded[owner[part]]
         steered: dict[str, list[float]] = {}
         try:
             if search is None:
                 found = sample_population(
-                    denoiser, condition, seeds[part], sampler, watching, resample, batch_size
+                    denoiser, condition, seeds[part], sampler, watching, guide, batch_size
                 )
             else:
                 prompts = [prompt.text for prompt in unit.prompts]
@@ -186,7 +186,7 @@ def _scores(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: Sampler) -> str:
+def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: SamplerConfig) -> str:
     """What to say of a batch that does not fit: how many candidates would, by one step each."""
     probe = dataclasses.replace(sampler, steps=1)
     fits = largest_that_fits(len(seeds), lambda n: sample(denoiser, condition[:n], seeds[:n], probe))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,11 +21,12 @@ from mitune.information.registry import Scoring, check_judges
 from mitune.information.times import Profile
 from mitune.reading import home, is_file, is_number, read_json
 from mitune.runs import RunFolder
-from mitune.sampling.steps import Sampler
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import COMBINED, scorers_of
 from mitune.stages.artefacts import require
 from mitune.stages.progress import warn
 
+S = TypeVar("S")
 POOL = 20_000  # prompts in which edits are looked for; a larger source adds time, not better edits
 
 
@@ -111,24 +113,21 @@ def check_lengths(denoiser: Any, prompts: Sequence[Prompt], section: DictConfig,
         warn(f"{key}: {len(cut) - 5} more prompts are too long and are cut")
 
 
-def sampler_of(config: DictConfig, denoiser: Denoiser, guidance: float | None = None) -> Sampler:
-    """The sampler of the configuration, with another guidance scale where one is given. Its steps are laid out as
+def sampler_of(config: DictConfig, denoiser: Denoiser, guidance: float | None = None) -> SamplerConfig:
+    """Read the sampler of the configuration, with another guidance scale where one is given. Its steps are laid out as
     the scheduler of ``denoiser`` has them, where the configuration does not say otherwise.
     """
-    settings = config.sampler
-    own = denoiser.sampler_defaults
-    grid = {key: own[key] if settings[key] is None else settings[key] for key in own}
-    return Sampler(
-        name=settings.name,
-        steps=settings.steps,
-        eta=1.0 if settings.name == "ddpm" else settings.eta,
-        variance=settings.variance,
-        guidance=settings.guidance if guidance is None else guidance,
-        **grid,
-    )
+    settings = settings_of(SamplerConfig, config.sampler).resolved(denoiser.sampler_defaults)
+    return settings if guidance is None else dataclasses.replace(settings, guidance=guidance)
 
 
-def candidate_sampler(config: DictConfig, denoiser: Denoiser) -> Sampler:
+def settings_of(kind: type[S], section: DictConfig) -> S:
+    """Read a section of the configuration as the dataclass that declares it."""
+    found: S = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), section))  # type: ignore[assignment]
+    return found
+
+
+def candidate_sampler(config: DictConfig, denoiser: Denoiser) -> SamplerConfig:
     """The sampler that draws the candidates: with ``generate.guidance`` where that is given."""
     return sampler_of(config, denoiser, config.generate.guidance)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mitune.denoiser import Denoiser
 from mitune.information.registry import Scoring
-from mitune.sampling.loop import Observer, Resample
+from mitune.sampling.loop import Guide, Observer
 from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_for, steps_at
 from mitune.sampling.seeds import candidate_seed
 from mitune.scores import PATH_SCORERS
@@ -23,8 +23,8 @@ class Watcher(Protocol):
     """What steers, or follows, one population while it is drawn."""
 
     @property
-    def resample(self) -> Resample:
-        """Its policy."""
+    def guide(self) -> Guide:
+        """Its guide."""
 
     @property
     def observers(self) -> Sequence[Observer]:
@@ -145,13 +145,13 @@ class Race:
 class RaceWatcher:
     """One race."""
 
-    resample: Racing
+    guide: Racing
     observers: Sequence[Observer]
 
     def columns(self, latents: Tensor) -> dict[str, list[Any]]:
         """The store's columns ``RACE``."""
-        steps = self.resample.dropped_at.tolist()
-        return {"dropped_at": [step or None for step in steps], "race": self.resample.score.tolist()}
+        steps = self.guide.dropped_at.tolist()
+        return {"dropped_at": [step or None for step in steps], "race": self.guide.score.tolist()}
 
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
@@ -197,7 +197,7 @@ class PilotRace:
 class PilotWatcher:
     """One pilot."""
 
-    resample: Pilot
+    guide: Pilot
     observers: Sequence[Observer]
     steps: int
 
@@ -205,8 +205,8 @@ class PilotWatcher:
         """``name@step`` for every running score and step, the last step's from the finished latents."""
         found: dict[str, list[Any]] = {}
         own = {observer.name: observer for observer in self.observers}
-        for name, by in self.resample.by.items():
-            for step, values in sorted(self.resample.scores[name].items()):
+        for name, by in self.guide.by.items():
+            for step, values in sorted(self.guide.scores[name].items()):
                 found[column(name, step)] = values.tolist()
             rows = torch.arange(len(latents))
             last = own[by].result() if isinstance(by, str) else by(latents, rows, self.steps)

@@ -20,32 +20,31 @@ from mitune.errors import UserError, check_known, short
 from mitune.information.registry import Scoring, check_oracle
 from mitune.referees.reward import Reward
 from mitune.referees.weighted import load_reward
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Observer, Samples
-from mitune.sampling.steps import Sampler
 from mitune.scores import INFORMATION, PICTURE_SCORERS, STEERED, scorers_of, terms
-from mitune.search.das import information
-from mitune.search.potentials import RewardPotential
+from mitune.search.catalogue import SearchConfig
+from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer
-from mitune.search.tempering import Tempering
-from mitune.search.weights import Steering
-from mitune.stages.common import prompt_pool, scoring_of
+from mitune.stages.common import prompt_pool, scoring_of, settings_of
 from mitune.stages.progress import warn
 
 
 @dataclass(frozen=True)
 class Search:
-    """Draws populations. ``reward``: a judge, or None where the model's own information ``by`` steers.
+    """Draws populations.
 
-    ``particles``: of a population; None makes one of all candidates of a prompt. ``scoring`` finds the ``edits`` other
-    prompts of by="contrast".
+    Attributes:
+        settings: the section ``search``.
+        reward: a judge, or None where the model's own information steers.
+        scoring: finds the other prompts of reward=contrast.
+        batch_size: particles a forward.
     """
 
-    by: str
+    settings: SearchConfig
     reward: Reward | None
-    settings: Steering
-    particles: int | None
     scoring: Scoring | None
-    edits: int
+    batch_size: int
 
     @property
     def judges(self) -> dict[str, str]:
@@ -57,7 +56,7 @@ class Search:
         denoiser: Denoiser,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        sampler: Sampler,
+        sampler: SamplerConfig,
         observers: Sequence[Observer],
     ) -> tuple[Samples, dict[str, list[float]]]:
         """The living particles of P ``prompts``, started from ``seeds`` [P · M], and the columns ``STEERED`` and
@@ -68,16 +67,17 @@ class Search:
         U of the finished picture. Raises UserError as ``steer``.
         """
         own = len(seeds) // len(prompts)
-        size = self.particles or own
+        size = self.settings.particles or own
         texts = [text for text in prompts for _ in range(own // size)]
+        potential = self._potential(denoiser, texts, size)
         out = steer(
-            denoiser, texts, seeds, sampler, self._potential(denoiser, texts, size), self.settings, observers
+            denoiser, texts, seeds, sampler, potential, self.settings, observers, batch_size=self.batch_size
         )
         for text, died in zip(texts, out.died.tolist(), strict=True):
             if died:
                 warn(
-                    f"search.reward={self.by}: {died} of {size} particles of {short(text)!r} died of a reward that"
-                    " was NaN or infinite"
+                    f"search.reward={self.settings.reward}: {died} of {size} particles of {short(text)!r} died of a"
+                    " reward that was NaN or infinite"
                 )
         alive = (out.log_weights > -math.inf).flatten().nonzero().flatten()
         scale = out.log_evidence + math.log(size)
@@ -94,13 +94,13 @@ class Search:
     def _potential(self, denoiser: Denoiser, texts: Sequence[str], size: int) -> Any:
         if self.reward is not None:
             return RewardPotential(self.reward, denoiser)
-        others = None
-        if self.by == "contrast":
+        by, others = str(self.settings.reward), None
+        if by == "contrast":
             assert self.scoring is not None
             # As many for all: a prompt with fewer is told from some of its own twice.
             mined = (self.scoring.edits(text) for text in texts)
-            others = [list(itertools.islice(itertools.cycle(each), self.edits)) for each in mined]
-        return information(denoiser, texts, size, self.by, others, self.settings.batch_size)
+            others = [list(itertools.islice(itertools.cycle(each), self.settings.edits)) for each in mined]
+        return path_potential(denoiser, texts, size, by, others, self.batch_size)
 
 
 def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
@@ -108,29 +108,13 @@ def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
     own = config.search
     if own.by is None:
         return None
-    informed = own.reward in INFORMATION
-    settings = Steering(
-        alpha=own.alpha,
-        tempering=Tempering(own.tempering, own.gamma),
-        proposal=own.proposal,
-        resampling=own.resampling,
-        ess=own.ess,
-        cap=own.cap,
-        max_drift=math.inf if own.max_drift is None else own.max_drift,
-        batch_size=config.generate.batch_size,
-    )
     scoring = None
     if own.reward == "contrast":
         edits: DictConfig = OmegaConf.merge(config, {"scorer": {"contrast": {"edits": own.edits}}})  # type: ignore[assignment]
         scoring = scoring_of(edits, denoiser, ["contrast"], lambda: prompt_pool(config.prompts))
-    return Search(
-        by=own.reward,
-        reward=None if informed else load_reward(own.reward, _scorers(config), denoiser.device),
-        settings=settings,
-        particles=own.particles,
-        scoring=scoring,
-        edits=own.edits,
-    )
+    informed = own.reward in INFORMATION
+    reward = None if informed else load_reward(own.reward, _scorers(config), denoiser.device)
+    return Search(settings_of(SearchConfig, own), reward, scoring, config.generate.batch_size)
 
 
 def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> None:

@@ -23,15 +23,15 @@ from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
 from mitune.noise import MIN_ALPHA
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
-from mitune.sampling.steps import Sampler
 from tests.finetune.conftest import make_dataset
 
 PROMPTS = ["a red circle", "a blue square on a green star", "two dogs"]
 SEEDS = [11, 12, 13]
-EULER = Sampler("euler", steps=6, guidance=3.0)
-DDIM = Sampler("ddim", steps=6, eta=0.0, spacing="leading", steps_offset=1, guidance=3.0)
+EULER = SamplerConfig("euler", steps=6, guidance=3.0)
+DDIM = SamplerConfig("ddim", steps=6, eta=0.0, spacing="leading", steps_offset=1, guidance=3.0)
 CLOSE = 1e-4
 
 
@@ -44,7 +44,7 @@ class Model:
     """
 
     folder: Path
-    sampler: Sampler
+    sampler: SamplerConfig
     options: Mapping[str, Any] = field(default_factory=dict)
     guidance: str = "guidance_scale"
     call: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Model:
         return self.unpack(made) if output == "latent" else made
 
 
-def sampled(model: Model, denoiser: Any, sampler: Sampler | None = None) -> Tensor:
+def sampled(model: Model, denoiser: Any, sampler: SamplerConfig | None = None) -> Tensor:
     """Its latents, as of a model that is only used: where weights require gradients ``torch.matmul`` folds the batch
     even without autograd, and another kernel may round otherwise.
     """

@@ -14,8 +14,8 @@ from mitune.families import load_denoiser, memory
 from mitune.finetune.adapters import attach
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler
 from tests.finetune.conftest import make_dataset
 
 PROMPTS = ["a red circle", "two dogs"]
@@ -27,7 +27,12 @@ def load(folder: Path, **options: Any) -> Any:
 
 
 def draw(denoiser: Any) -> torch.Tensor:
-    return sample(denoiser, denoiser.encode_prompts(PROMPTS), [1, 2], Sampler("ddim", 3))
+    return sample(
+        denoiser,
+        denoiser.encode_prompts(PROMPTS),
+        [1, 2],
+        SamplerConfig("ddim", 3, eta=0.0, guidance=7.5, spacing="leading"),
+    )
 
 
 def test_parts_come_and_go_around_our_direct_calls(tiny_pipeline_folder: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import torch
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
-from mitune.sampling.steps import Sampler
 
 PROMPTS = ["a red circle", "a blue square on a green star", "two dogs"]
 
@@ -53,7 +53,7 @@ def test_our_loop_gives_the_pipelines_latents(
     folder = request.getfixturevalue(fixture)
     denoiser = StableDiffusionDenoiser.load(folder, device="cpu", dtype="float32")
     seeds, steps = [11, 12, 13], 8
-    sampler = Sampler(
+    sampler = SamplerConfig(
         name="ddim",
         steps=steps,
         eta=0.0,

@@ -18,14 +18,14 @@ from mitune import digests
 from mitune.cli import main
 from mitune.families import load_denoiser, lora
 from mitune.files import read_json, write_json
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler
 from tests.hub.conftest import HOSTILE
 
 Refused = Callable[[list[str]], str]
 PROMPTS = ["a red circle", "a blue square on a green star"]
 SEEDS = [3, 4]
-SAMPLER = Sampler("ddim", steps=3, eta=0.0, spacing="leading", steps_offset=1, guidance=3.0)
+SAMPLER = SamplerConfig("ddim", steps=3, eta=0.0, spacing="leading", steps_offset=1, guidance=3.0)
 CLOSE = 1e-4
 
 

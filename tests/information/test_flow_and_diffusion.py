@@ -12,8 +12,8 @@ from mitune.information.llr import PathLLR
 from mitune.information.mi import PathMI, mi_image
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 RANGE = (5, 1000)
@@ -68,7 +68,7 @@ def test_on_the_sampled_path_too():
     n, truth = 300, exact_kl(three_clouds(), "a")
     for model in (three_clouds(VP), three_clouds(FLOW, "flow")):
         observers = [PathMI(model.schedule, "continuous", t_min=0), PathLLR()]
-        sampler = Sampler("ddpm", 250, guidance=1.0)
+        sampler = SamplerConfig("ddpm", 250, guidance=1.0, spacing="leading")
         z = sample(model, model.encode_prompts(["a"] * n), range(n), sampler, observers)
         mi, llr = (observer.result().double() for observer in observers)
         assert within_three_errors(mi, truth)
@@ -120,7 +120,13 @@ def test_rfmi_on_the_path_is_the_product_of_velocities():
             stretch, edge = edge - share, share
             total = total + stretch * (1 - t) ** 2 * (v_c * (v_c - v_null)).sum(1)
 
-    sample(model, given, range(3), Sampler("ddpm", 20, guidance=3.0), [observer, ByHand()])
+    sample(
+        model,
+        given,
+        range(3),
+        SamplerConfig("ddpm", 20, guidance=3.0, spacing="leading"),
+        [observer, ByHand()],
+    )
     assert observer.name == "rfmi"
     assert bool((total != 0).all())
     torch.testing.assert_close(observer.result().double(), total, rtol=1e-6, atol=1e-9)
@@ -130,7 +136,7 @@ def test_rfmi_averages_to_the_mutual_information_over_labels_and_differs_from_mi
     model = three_clouds(FLOW, "flow")
     labels = ["a", "b"] * 300
     observers = [PathMI(FLOW, "continuous", t_min=0), PathMI(FLOW, "continuous", t_min=0, form="orthogonal")]
-    sampler = Sampler("ddpm", 250, guidance=1.0)
+    sampler = SamplerConfig("ddpm", 250, guidance=1.0, spacing="leading")
     sample(model, model.encode_prompts(labels), range(len(labels)), sampler, observers)
     mi, rfmi = (observer.result().double() for observer in observers)
     truth = (exact_kl(model, "a") + exact_kl(model, "b")) / 2

@@ -12,9 +12,9 @@ from mitune.information.elbo import elbo
 from mitune.information.llr import PathLLR, llr_estimate, llr_image
 from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Step, sample
 from mitune.sampling.seeds import candidate_noise, candidate_seed
-from mitune.sampling.steps import Sampler
 
 
 class PlainLLR:
@@ -45,7 +45,13 @@ def test_llr_is_its_definition(guidance, sampler):
     denoiser = three_clouds()
     observers = [PathLLR("path"), PlainLLR()]
     c = denoiser.encode_prompts(["a", "b", "a", "b"])
-    sample(denoiser, c, range(4), Sampler(steps=15, guidance=guidance, **sampler), observers)
+    sample(
+        denoiser,
+        c,
+        range(4),
+        SamplerConfig(steps=15, guidance=guidance, spacing="leading", **sampler),
+        observers,
+    )
     torch.testing.assert_close(observers[0].result(), observers[1].result(), rtol=1e-8, atol=1e-8)
 
 
@@ -61,7 +67,7 @@ def test_llr_is_the_information_of_each_sample(dimensions, guidance, least, sche
     n = 60
     _, labels = pictures(denoiser, n, seed=0)
     observer = PathLLR()
-    sampler = Sampler("ddpm", 1000, guidance=guidance)
+    sampler = SamplerConfig("ddpm", 1000, guidance=guidance, spacing="leading")
     z = sample(denoiser, denoiser.encode_prompts(labels), range(n), sampler, [observer])
     exact = denoiser.information(z, labels)
     assert correlation(observer.result(), exact) >= least
@@ -73,7 +79,11 @@ def test_llr_averages_to_the_divergence():
     n = 300
     observer = PathLLR()
     sample(
-        denoiser, denoiser.encode_prompts(["a"] * n), range(n), Sampler("ddpm", 100, guidance=1.0), [observer]
+        denoiser,
+        denoiser.encode_prompts(["a"] * n),
+        range(n),
+        SamplerConfig("ddpm", 100, guidance=1.0, spacing="leading"),
+        [observer],
     )
     assert within_three_errors(observer.result(), exact_kl(denoiser, "a"))
 
@@ -86,7 +96,7 @@ def test_the_wide_kernel_is_nearer_the_truth_at_few_steps(guidance, schedule):
     _, labels = pictures(denoiser, n, seed=0)
     wide, narrow = PathLLR(), PathLLR("path")
     narrow.name = "narrow"
-    sampler = Sampler("ddpm", 20, guidance=guidance, spacing="trailing")
+    sampler = SamplerConfig("ddpm", 20, guidance=guidance, spacing="trailing")
     z = sample(denoiser, denoiser.encode_prompts(labels), range(n), sampler, [wide, narrow])
     exact = denoiser.information(z, labels)
     assert rmse(wide.result(), exact) < 0.9 * rmse(narrow.result(), exact)
@@ -99,7 +109,7 @@ def test_the_tail_is_the_information_of_the_first_latent():
     observers = [PathLLR(), PathLLR(tail=True)]
     observers[1].name = "with tail"
     noise = torch.cat([candidate_noise(seed, (2,), 0) for seed in range(n)]).double()
-    sampler = Sampler("ddpm", 500, guidance=4.0, spacing="trailing")
+    sampler = SamplerConfig("ddpm", 500, guidance=4.0, spacing="trailing")
     z = sample(denoiser, denoiser.encode_prompts(labels), range(n), sampler, observers)
     tail = observers[1].result() - observers[0].result()
     exact = denoiser.log_prob_t(noise, 999, labels) - denoiser.log_prob_t(noise, 999, None)
@@ -135,7 +145,13 @@ def test_a_range_of_times_and_a_weighting_pick_and_tilt_the_steps():
     _, labels = pictures(denoiser, 6, seed=0)
     steps, weight = EachStep(), Weighting(VP, "uniform", 300, 800)
     tilted = PathLLR(weighting=weight)
-    sample(denoiser, denoiser.encode_prompts(labels), range(6), Sampler("ddpm", 20), [steps, tilted])
+    sample(
+        denoiser,
+        denoiser.encode_prompts(labels),
+        range(6),
+        SamplerConfig("ddpm", 20, guidance=7.5, spacing="leading"),
+        [steps, tilted],
+    )
     expected = sum(float(weight.emphasis(t)) * term for t, term in steps.terms.items() if 300 < t <= 800)
     torch.testing.assert_close(tilted.result(), expected)
 
@@ -143,7 +159,13 @@ def test_a_range_of_times_and_a_weighting_pick_and_tilt_the_steps():
 def test_a_deterministic_path_has_no_density():
     denoiser = three_clouds()
     observer = PathLLR()
-    sample(denoiser, denoiser.encode_prompts(["a", "b"]), [0, 1], Sampler("ddim", 10), [observer])
+    sample(
+        denoiser,
+        denoiser.encode_prompts(["a", "b"]),
+        [0, 1],
+        SamplerConfig("ddim", 10, eta=0.0, guidance=7.5, spacing="leading"),
+        [observer],
+    )
     assert observer.result().tolist() == [0, 0]
 
 

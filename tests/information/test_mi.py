@@ -13,9 +13,9 @@ from mitune.errors import UserError
 from mitune.information.mi import PathMI, measure_profile, mi_image
 from mitune.information.times import Profile, time_grid
 from mitune.noise import NoiseSchedule
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
-from mitune.sampling.steps import Sampler
 
 
 def algorithm_2(denoiser, label: str, seed: int, steps: int, guidance: float, t_min: int) -> float:
@@ -47,7 +47,11 @@ def test_mi_is_the_papers_algorithm(guidance, t_min):
     labels, seeds = ["a", "b", "b"], [11, 12, 13]
     observer = PathMI(denoiser.schedule, t_min=t_min)
     sample(
-        denoiser, denoiser.encode_prompts(labels), seeds, Sampler("ddpm", 50, guidance=guidance), [observer]
+        denoiser,
+        denoiser.encode_prompts(labels),
+        seeds,
+        SamplerConfig("ddpm", 50, guidance=guidance, spacing="leading"),
+        [observer],
     )
     for ours, label, seed in zip(observer.result().tolist(), labels, seeds, strict=True):
         assert ours == pytest.approx(algorithm_2(denoiser, label, seed, 50, guidance, t_min), rel=1e-6)
@@ -58,7 +62,11 @@ def test_continuous_mi_averages_to_the_divergence():
     n = 300
     observer = PathMI(denoiser.schedule, "continuous", t_min=0)
     sample(
-        denoiser, denoiser.encode_prompts(["a"] * n), range(n), Sampler("ddpm", 250, guidance=1.0), [observer]
+        denoiser,
+        denoiser.encode_prompts(["a"] * n),
+        range(n),
+        SamplerConfig("ddpm", 250, guidance=1.0, spacing="leading"),
+        [observer],
     )
     assert observer.name == "mi_continuous"
     assert within_three_errors(observer.result(), exact_kl(denoiser, "a"))
@@ -94,7 +102,7 @@ def test_continuous_weights_cover_the_range_and_near_the_papers_on_a_dense_grid(
 def test_mi_is_never_negative_and_does_not_depend_on_the_order(seeds, guidance, weighting):
     denoiser = three_clouds()
     observer = PathMI(denoiser.schedule, weighting)
-    sampler = Sampler("ddpm", 6, guidance=guidance)
+    sampler = SamplerConfig("ddpm", 6, guidance=guidance, spacing="leading")
     c = denoiser.encode_prompts(["a"] * len(seeds))
     sample(denoiser, c, seeds, sampler, [observer])
     scores = observer.result()
@@ -106,7 +114,13 @@ def test_mi_is_never_negative_and_does_not_depend_on_the_order(seeds, guidance, 
 def test_mi_of_the_null_prompt_is_zero():
     denoiser = three_clouds()
     observer = PathMI(denoiser.schedule)
-    sample(denoiser, denoiser.null(3), range(3), Sampler("ddim", 5), [observer])
+    sample(
+        denoiser,
+        denoiser.null(3),
+        range(3),
+        SamplerConfig("ddim", 5, eta=0.0, guidance=7.5, spacing="leading"),
+        [observer],
+    )
     assert observer.result().tolist() == [0, 0, 0]
 
 
@@ -183,12 +197,24 @@ def test_bad_settings_are_refused():
     with pytest.raises(UserError, match="did you mean 'continuous'"):
         PathMI(denoiser.schedule, "continous")
     observer = PathMI(denoiser.schedule, t_min=990)
-    sample(denoiser, denoiser.encode_prompts(["a"]), [0], Sampler("ddim", 5), [observer])
+    sample(
+        denoiser,
+        denoiser.encode_prompts(["a"]),
+        [0],
+        SamplerConfig("ddim", 5, eta=0.0, guidance=7.5, spacing="leading"),
+        [observer],
+    )
     with pytest.raises(UserError, match="t_min=990"):
         observer.result()
     with pytest.raises(UserError, match="needs a measured profile"):
         PathMI(denoiser.schedule, "profile")
     observer = PathMI(denoiser.schedule, t_min=10, t_max=20)
-    sample(denoiser, denoiser.encode_prompts(["a"]), [0], Sampler("ddim", 5), [observer])
+    sample(
+        denoiser,
+        denoiser.encode_prompts(["a"]),
+        [0],
+        SamplerConfig("ddim", 5, eta=0.0, guidance=7.5, spacing="leading"),
+        [observer],
+    )
     with pytest.raises(UserError, match="t_max=20; widen"):
         observer.result()

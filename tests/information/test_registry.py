@@ -14,8 +14,8 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.edits import EditMiner
 from mitune.information.registry import Scoring, check_no_path, check_oracle
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler
 
 PROMPTS = ["a red circle and a blue square", "a blue circle and a red square", "a green star and a red dog"]
 
@@ -39,7 +39,11 @@ def test_every_scorer_gives_one_finite_number_a_candidate(tiny_pipeline_folder: 
     judge = scoring(names, tiny_pipeline_folder, pool)
     observers = judge.observers()
     z = sample(
-        judge.denoiser, judge.denoiser.encode_prompts(texts), [1, 2], Sampler("ddim", 3, eta=1.0), observers
+        judge.denoiser,
+        judge.denoiser.encode_prompts(texts),
+        [1, 2],
+        SamplerConfig("ddim", 3, eta=1.0, guidance=7.5, spacing="leading"),
+        observers,
     )
     columns = {observer.name: observer.result() for observer in observers} | judge.on_latents(
         z, texts, [1, 2]
@@ -197,7 +201,13 @@ def test_rfmi_is_for_flows_and_says_so_before_anything_is_drawn(tiny_pipeline_fo
     judge = Scoring(["rfmi"], {"mi": {"t_min": 50}}, load_denoiser("shapes_flow"))
     (observer,) = judge.observers()
     given = judge.denoiser.encode_prompts(["a red circle"] * 2)
-    sample(judge.denoiser, given, [1, 2], Sampler("ddim", 3, eta=1.0), [observer])
+    sample(
+        judge.denoiser,
+        given,
+        [1, 2],
+        SamplerConfig("ddim", 3, eta=1.0, guidance=7.5, spacing="leading"),
+        [observer],
+    )
     assert observer.name == "rfmi"
     assert observer.result().isfinite().all()
     with pytest.raises(UserError, match="rfmi is defined on rectified flows"):

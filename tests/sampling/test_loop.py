@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import three_clouds
+from analytic import After, coefficients, three_clouds
 from torch import Tensor
 
-from mitune.denoiser import Condition
+from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
 from mitune.information.llr import PathLLR
 from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Step, sample, sample_population
 from mitune.sampling.seeds import candidate_noise
-from mitune.sampling.steps import Sampler, coefficients
 
 SAMPLERS = [
-    Sampler("ddpm", 12, guidance=3.0),
-    Sampler("ddim", 12, guidance=1.0),
-    Sampler("ddim", 12, eta=0.5, guidance=3.0),
+    SamplerConfig("ddpm", 12, guidance=3.0, spacing="leading"),
+    SamplerConfig("ddim", 12, guidance=1.0, eta=0.0, spacing="leading"),
+    SamplerConfig("ddim", 12, eta=0.5, guidance=3.0, spacing="leading"),
 ]
 
 
@@ -59,7 +59,11 @@ def test_the_walk_is_the_one_written_out(sampler, prediction_type):
 
 
 def test_steps_say_what_happened():
-    denoiser, sampler, recorder = three_clouds(), Sampler("ddpm", 6, guidance=2.0), Recorder()
+    denoiser, sampler, recorder = (
+        three_clouds(),
+        SamplerConfig("ddpm", 6, guidance=2.0, spacing="leading"),
+        Recorder(),
+    )
     z = sample(denoiser, denoiser.encode_prompts(["a"] * 4), range(4), sampler, [recorder])
     assert [step.index for step in recorder.steps] == list(range(6))
     assert denoiser.forwards == 6 * 4 * 2
@@ -80,7 +84,7 @@ def test_steps_say_what_happened():
 
 
 def test_rows_do_not_depend_on_their_batch():
-    denoiser, sampler = three_clouds(), Sampler("ddpm", 8, guidance=4.0)
+    denoiser, sampler = three_clouds(), SamplerConfig("ddpm", 8, guidance=4.0, spacing="leading")
     seeds, labels = list(range(10, 19)), ["a", "b", "b"] * 3
     observers = [PathMI(denoiser.schedule), PathLLR()]
     together = sample(denoiser, denoiser.encode_prompts(labels), seeds, sampler, observers)
@@ -101,7 +105,12 @@ def test_rows_do_not_depend_on_their_batch():
 def test_unguided_ancestral_samples_follow_the_prompt():
     denoiser = three_clouds()
     n = 1500
-    z = sample(denoiser, denoiser.encode_prompts(["b"] * n), range(n), Sampler("ddpm", 100, guidance=1.0))
+    z = sample(
+        denoiser,
+        denoiser.encode_prompts(["b"] * n),
+        range(n),
+        SamplerConfig("ddpm", 100, guidance=1.0, spacing="leading"),
+    )
     exact = denoiser.sample(["b"] * 20_000, torch.Generator().manual_seed(0))
     # A standard error is 0.03 of a mean and 0.04 of a variance; "a" and ∅ lie 0.5 and more away.
     torch.testing.assert_close(z.mean(0), exact.mean(0), rtol=0, atol=0.1)
@@ -114,7 +123,8 @@ def test_guidance_sharpens():
     c = denoiser.encode_prompts(labels)
     plain, guided = (
         denoiser.information(
-            sample(denoiser, c, range(300), Sampler("ddpm", 30, guidance=scale)), labels
+            sample(denoiser, c, range(300), SamplerConfig("ddpm", 30, guidance=scale, spacing="leading")),
+            labels,
         ).mean()
         for scale in (1.0, 4.0)
     )
@@ -124,7 +134,12 @@ def test_guidance_sharpens():
 def test_flow_samples_follow_the_prompt():
     denoiser = three_clouds(NoiseSchedule.rectified_flow(), "flow")
     n = 1000
-    z = sample(denoiser, denoiser.encode_prompts(["b"] * n), range(n), Sampler("ddim", 60, guidance=1.0))
+    z = sample(
+        denoiser,
+        denoiser.encode_prompts(["b"] * n),
+        range(n),
+        SamplerConfig("ddim", 60, guidance=1.0, eta=0.0, spacing="leading"),
+    )
     exact = denoiser.sample(["b"] * 20_000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(z.mean(0), exact.mean(0), rtol=0, atol=0.1)
     torch.testing.assert_close(z.T.cov(), exact.T.cov(), rtol=0, atol=0.2)
@@ -137,7 +152,7 @@ def test_the_null_branch_is_left_out_where_nothing_takes_it(batch_size):
 
     def drawn(guidance: float, *observers: Recorder, **more) -> tuple[Tensor, int]:
         denoiser.forwards = 0
-        sampler = Sampler("ddpm", 6, guidance=guidance)
+        sampler = SamplerConfig("ddpm", 6, guidance=guidance, spacing="leading")
         z = sample(denoiser, condition, seeds, sampler, observers, batch_size=batch_size, **more)
         return z, denoiser.forwards
 
@@ -146,12 +161,12 @@ def test_the_null_branch_is_left_out_where_nothing_takes_it(batch_size):
     watched, rows = drawn(1.0, Recorder())
     assert rows == 6 * 3 * 2
     torch.testing.assert_close(alone, watched, rtol=1e-12, atol=1e-12)
-    assert drawn(1.0, resample=lambda step, population: None)[1] == 6 * 3 * 2
+    assert drawn(1.0, guide=After(lambda step, population: None))[1] == 6 * 3 * 2
     assert drawn(1.5)[1] == 6 * 3 * 2
 
 
 def test_dropped_rows_leave_the_others_untouched():
-    denoiser, sampler = three_clouds(), Sampler("ddpm", 9, guidance=3.0)
+    denoiser, sampler = three_clouds(), SamplerConfig("ddpm", 9, guidance=3.0, spacing="leading")
     labels = ["a", "b", "a", "b", "a"]
     c, seeds = denoiser.encode_prompts(labels), [21, 22, 23, 24, 25]
     observers = [PathMI(denoiser.schedule), PathLLR(), Recorder()]
@@ -163,7 +178,7 @@ def test_dropped_rows_leave_the_others_untouched():
         return {2: torch.tensor([0, 2, 4]), 5: torch.tensor([2, 0])}.get(step.index)
 
     denoiser.forwards = 0
-    survivors = sample_population(denoiser, c, seeds, sampler, observers, race)
+    survivors = sample_population(denoiser, c, seeds, sampler, observers, After(race))
     assert denoiser.forwards == 2 * (3 * 5 + 3 * 3 + 3 * 2)
     assert survivors.rows.tolist() == [4, 0]
     assert observers[2].chosen == [[0, 2, 4], [2, 0]]
@@ -178,13 +193,13 @@ def test_dropped_rows_leave_the_others_untouched():
 
 
 def test_multiplied_rows_share_their_past_and_not_their_future():
-    denoiser, sampler = three_clouds(), Sampler("ddpm", 9, guidance=1.0)
+    denoiser, sampler = three_clouds(), SamplerConfig("ddpm", 9, guidance=1.0, spacing="leading")
     c = denoiser.encode_prompts(["a", "b", "a"])
 
     def clone(step: Step, population) -> Tensor | None:
         return torch.tensor([1, 1, 1]) if step.index == 3 else None
 
-    survivors = sample_population(denoiser, c, [1, 2, 3], sampler, resample=clone)
+    survivors = sample_population(denoiser, c, [1, 2, 3], sampler, guide=After(clone))
     assert survivors.rows.tolist() == [1, 1, 1]
     assert len({tuple(row.tolist()) for row in survivors.latents}) == 3
     assert torch.equal(survivors.latents[:1], sample(denoiser, c[1], [2], sampler))
@@ -197,6 +212,8 @@ class HalfPrecision:
         self._exact = three_clouds()
         self.schedule, self.latent_shape = self._exact.schedule, (4, 2, 2)
         self.prediction_type, self.dtype, self.device = "epsilon", torch.bfloat16, torch.device("cpu")
+
+    sampler_defaults = Denoiser.sampler_defaults
 
     def null(self, n: int) -> Condition:
         return Condition({"shift": torch.zeros(n, dtype=torch.bfloat16)})
@@ -218,7 +235,9 @@ def test_latents_stay_in_float32_around_a_bf16_network():
     denoiser = HalfPrecision()
     condition = Condition({"shift": torch.ones(3, dtype=torch.bfloat16)})
     observers = [PathMI(denoiser.schedule), PathLLR()]
-    z = sample(denoiser, condition, [1, 2, 3], Sampler("ddpm", 4), observers)  # type: ignore[arg-type]
+    z = sample(
+        denoiser, condition, [1, 2, 3], SamplerConfig("ddpm", 4, guidance=7.5, spacing="leading"), observers
+    )  # type: ignore[arg-type]
     assert z.dtype == torch.float32
     assert torch.isfinite(z).all()
     assert all(observer.result().dtype == torch.float64 for observer in observers)
@@ -227,11 +246,26 @@ def test_latents_stay_in_float32_around_a_bf16_network():
 def test_what_cannot_be_sampled_is_refused():
     denoiser = three_clouds()
     with pytest.raises(ValueError, match="2 seeds for 3 conditions"):
-        sample(denoiser, denoiser.encode_prompts(["a"] * 3), [1, 2], Sampler())
+        sample(
+            denoiser,
+            denoiser.encode_prompts(["a"] * 3),
+            [1, 2],
+            SamplerConfig(name="ddpm", steps=50, guidance=7.5, spacing="leading"),
+        )
     zero = NoiseSchedule.ddpm(rescale_zero_terminal_snr=True)
     blind = three_clouds(zero)
     with pytest.raises(UserError, match="rescale_betas_zero_snr"):
-        sample(blind, blind.encode_prompts(["a"]), [1], Sampler(spacing="trailing"))
+        sample(
+            blind,
+            blind.encode_prompts(["a"]),
+            [1],
+            SamplerConfig(spacing="trailing", name="ddpm", steps=50, guidance=7.5),
+        )
     seeing = three_clouds(zero, "v_prediction")
-    z = sample(seeing, seeing.encode_prompts(["a"]), [1], Sampler(steps=20, spacing="trailing"))
+    z = sample(
+        seeing,
+        seeing.encode_prompts(["a"]),
+        [1],
+        SamplerConfig(steps=20, spacing="trailing", name="ddpm", guidance=7.5),
+    )
     assert torch.isfinite(z).all()

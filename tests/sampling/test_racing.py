@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import three_clouds
+from analytic import After, three_clouds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,6 +13,7 @@ from mitune.errors import UserError
 from mitune.information.llr import PathLLR
 from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.racing import (
     Cut,
@@ -25,11 +26,10 @@ from mitune.sampling.racing import (
     rows_of,
     steps_at,
 )
-from mitune.sampling.steps import Sampler
 
 pytestmark = pytest.mark.fresh_draws
 
-SAMPLER = Sampler("ddpm", 10, guidance=2.0)
+SAMPLER = SamplerConfig("ddpm", 10, guidance=2.0, spacing="leading")
 LABELS = ["a"] * 6 + ["b"] * 6
 GROUPS = torch.tensor([0] * 6 + [1] * 6)
 SEEDS = torch.randint(2**40, (12,), generator=torch.Generator().manual_seed(torch.seed() % 2**32)).tolist()
@@ -130,8 +130,8 @@ def test_the_predicted_picture_is_the_mean_of_the_pictures_there_could_be(kind: 
             torch.testing.assert_close(predicted(step, schedule), mean, rtol=1e-6, atol=1e-6)
             checked.append(step.index)
 
-    plain = Sampler("ddim", 8, eta=1.0, guidance=1.0)
-    sample(model, model.encode_prompts(["a"] * 5), SEEDS[:5], plain, resample=policy)
+    plain = SamplerConfig("ddim", 8, eta=1.0, guidance=1.0, spacing="leading")
+    sample(model, model.encode_prompts(["a"] * 5), SEEDS[:5], plain, guide=After(policy))
     assert len(checked) >= 5
 
 
@@ -140,13 +140,16 @@ def test_racing_by_the_exact_information_beats_a_smaller_pool() -> None:
     model, prompts, each = three_clouds(), 400, 16
     labels, groups = ["b"] * (prompts * each), torch.arange(prompts).repeat_interleave(each)
     seeds = torch.arange(len(labels)).add(SEEDS[0]).tolist()
-    sampler, condition = Sampler("ddpm", 20, guidance=2.0), model.encode_prompts(labels)
+    sampler, condition = (
+        SamplerConfig("ddpm", 20, guidance=2.0, spacing="leading"),
+        model.encode_prompts(labels),
+    )
     whole = sample(model, condition, seeds, sampler)
     best = model.information(whole, labels).reshape(prompts, each).argmax(1) + torch.arange(prompts) * each
     policy = Racing(
         [Cut(14, 4)], groups, lambda z0, rows, step: model.information(z0, ["b"] * len(z0)), model.schedule
     )
-    left = sample_population(model, condition, seeds, sampler, resample=policy)
+    left = sample_population(model, condition, seeds, sampler, guide=policy)
     kept = torch.isin(best, left.rows).double().mean()
     # By lot 0.25, with a standard error of 0.022 over 400 prompts.
     assert kept > 0.25 + 4 * 0.022

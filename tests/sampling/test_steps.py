@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from analytic import coefficients
 
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
-from mitune.sampling.steps import Sampler, coefficients
+from mitune.sampling.catalogue import SamplerConfig
 
 SCHEDULE = NoiseSchedule.ddpm()
 RAW = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -45,7 +46,7 @@ def test_ddim_step_is_that_of_diffusers(grid, eta, set_alpha_to_one):
     from diffusers import DDIMScheduler
 
     scheduler = theirs(DDIMScheduler, grid, set_alpha_to_one=set_alpha_to_one)
-    steps = coefficients(SCHEDULE, Sampler("ddim", eta=eta, set_alpha_to_one=set_alpha_to_one, **grid))
+    steps = coefficients(SCHEDULE, SamplerConfig("ddim", eta=eta, set_alpha_to_one=set_alpha_to_one, **grid))
     assert [step.t for step in steps] == scheduler.timesteps.tolist()
     z, eps, noise = tensors(2, 4, 3, 3)
     for step in steps:
@@ -60,7 +61,7 @@ def test_ddpm_step_is_that_of_diffusers(grid, variance):
     from diffusers import DDPMScheduler
 
     scheduler = theirs(DDPMScheduler, grid, variance_type=f"fixed_{variance}")
-    steps = coefficients(SCHEDULE, Sampler("ddpm", variance=variance, **grid))
+    steps = coefficients(SCHEDULE, SamplerConfig("ddpm", variance=variance, **grid))
     z, eps, _ = tensors(2, 4, 3, 3)
     for step in steps[:-1]:
         noise = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(step.t))
@@ -91,7 +92,7 @@ def test_v_prediction_at_zero_terminal_snr_is_that_of_diffusers():
         set_alpha_to_one=False,
     )
     scheduler.set_timesteps(20)
-    step = coefficients(schedule, Sampler("ddim", 20, spacing="trailing"))[0]
+    step = coefficients(schedule, SamplerConfig("ddim", 20, spacing="trailing", eta=0.0))[0]
     assert step.t == 999
     z, v, _ = (value.float() for value in tensors(2, 4, 3, 3))
     ours = step.a * z + step.b * schedule.to_epsilon(v, z, step.t, "v_prediction")
@@ -99,16 +100,18 @@ def test_v_prediction_at_zero_terminal_snr_is_that_of_diffusers():
 
 
 def test_ddpm_is_ddim_with_all_its_noise():
-    ancestral = coefficients(SCHEDULE, Sampler("ddpm", 25))
+    ancestral = coefficients(SCHEDULE, SamplerConfig("ddpm", 25, spacing="leading"))
     for one, other in zip(
-        ancestral, coefficients(SCHEDULE, Sampler("ddim", 25, eta=1.0, set_alpha_to_one=True)), strict=True
+        ancestral,
+        coefficients(SCHEDULE, SamplerConfig("ddim", 25, eta=1.0, set_alpha_to_one=True, spacing="leading")),
+        strict=True,
     ):
         assert (one.a, one.b, one.std) == pytest.approx((other.a, other.b, other.std), rel=1e-12, abs=1e-12)
 
 
 def test_ddpm_mean_is_the_posterior_mean():
     # Ho et al. 2020, eq. 7, one whole step of the chain.
-    step = coefficients(SCHEDULE, Sampler("ddpm", 1000))[400]
+    step = coefficients(SCHEDULE, SamplerConfig("ddpm", 1000, spacing="leading"))[400]
     bar = SCHEDULE.alpha_bar
     t = int(step.t)
     beta = 1 - bar[t] / bar[t - 1]
@@ -127,8 +130,10 @@ def test_flow_step_is_the_euler_step_of_diffusers(shift):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(10)
     z, v, _ = (value.float() for value in tensors(2, 4, 3, 3))
-    assert coefficients(schedule, Sampler("ddim", 10)) == coefficients(schedule, Sampler("euler", 10))
-    for step, t in zip(coefficients(schedule, Sampler("euler", 10)), scheduler.timesteps, strict=True):
+    assert coefficients(schedule, SamplerConfig("ddim", 10, eta=0.0, spacing="leading")) == coefficients(
+        schedule, SamplerConfig("euler", 10, guidance=7.5)
+    )
+    for step, t in zip(coefficients(schedule, SamplerConfig("euler", 10)), scheduler.timesteps, strict=True):
         p, q = schedule.epsilon_weights(step.t, "flow")  # as the loop steps: in the network's output
         ours = (step.a + step.b * p) * z + step.b * q * v
         torch.testing.assert_close(ours, scheduler.step(v, t, z).prev_sample, rtol=0, atol=1e-6)
@@ -141,7 +146,7 @@ def test_lcm_step_is_that_of_diffusers():
 
     scheduler = LCMScheduler(**RAW, clip_sample=False)
     scheduler.alphas_cumprod = SCHEDULE.alpha_bar
-    steps = coefficients(SCHEDULE, Sampler("lcm", 5, spacing="trailing"))
+    steps = coefficients(SCHEDULE, SamplerConfig("lcm", 5, spacing="trailing"))
     scheduler.set_timesteps(timesteps=[int(step.t) for step in steps])
     z, eps, _ = tensors(2, 4, 3, 3)
     for step in steps:
@@ -158,7 +163,7 @@ def test_lcm_step_is_that_of_diffusers():
 
 @pytest.mark.parametrize("schedule", [SCHEDULE, NoiseSchedule.rectified_flow()])
 def test_wide_is_the_deviation_of_an_lcm_step_on_unit_data(schedule):
-    step = coefficients(schedule, Sampler("lcm", 4, spacing="trailing"))[1]
+    step = coefficients(schedule, SamplerConfig("lcm", 4, spacing="trailing"))[1]
     alpha, sigma = float(schedule.alpha(step.t)), float(schedule.sigma(step.t))
     # z_s = α_s ẑ_0 + σ_s n without the network's averaging: z_0 given z_t has variance σ²/(α² + σ²).
     generator = torch.Generator().manual_seed(1)
@@ -171,18 +176,18 @@ def test_wide_is_the_deviation_of_an_lcm_step_on_unit_data(schedule):
 
 def test_euler_is_for_flows():
     with pytest.raises(UserError, match=r"sampler\.name=euler is for rectified flow"):
-        coefficients(SCHEDULE, Sampler("euler"))
+        coefficients(SCHEDULE, SamplerConfig("euler", steps=50))
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         ({"name": "dpmm"}, "did you mean 'ddpm'"),
-        ({"variance": "tiny"}, "known: small, large"),
+        ({"variance": "tiny"}, "one of small, large"),
         ({"name": "ddim", "eta": 1.5}, "eta=1.5"),
         ({"steps": 0}, "steps=0"),
     ],
 )
 def test_wrong_values_are_refused(bad, message):
     with pytest.raises(UserError, match=message):
-        Sampler(**bad)
+        SamplerConfig(**bad).check("sampler.")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.search.resampling import SCHEMES, ancestors, capped, effective_sample_size, resample
+from mitune.search.catalogue import RESAMPLINGS
+from mitune.search.resampling import ancestors, capped, effective_sample_size
 
 pytestmark = pytest.mark.fresh_draws
 
@@ -20,6 +21,11 @@ FALSE_ALARM = 1e-5
 
 def fresh() -> torch.Generator:
     return torch.Generator().manual_seed(secrets.randbits(62))
+
+
+def resample(log_weights: Tensor, scheme: str = "ssp", generator: torch.Generator | None = None) -> Tensor:
+    uniforms = torch.rand(log_weights.shape, generator=generator, dtype=torch.float64)
+    return ancestors(log_weights, scheme, uniforms)
 
 
 def offspring(found: Tensor) -> Tensor:
@@ -41,7 +47,7 @@ def p_value(counts: Tensor, expected: Tensor) -> float:
     return float(chi2.sf(float(statistic), int(real.sum())))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", RESAMPLINGS)
 def test_mean_offspring_is_the_weight(scheme):
     found = resample(WEIGHTS.log().repeat(20_000, 1), scheme, fresh())
     counts = offspring(found)
@@ -54,7 +60,8 @@ def test_mean_offspring_is_the_weight(scheme):
 def test_even_schemes_scatter_less():
     log_weights = torch.randn(1, 33, generator=fresh(), dtype=torch.float64).expand(3000, -1)
     scatter = {
-        scheme: float(offspring(resample(log_weights, scheme, fresh())).var(0).sum()) for scheme in SCHEMES
+        scheme: float(offspring(resample(log_weights, scheme, fresh())).var(0).sum())
+        for scheme in RESAMPLINGS
     }
     # Σ_i N w_i (1 − w_i) is known; 3000 draws of 33 counts place it within 2 %.
     weights = log_weights[0].softmax(0)
@@ -78,14 +85,14 @@ def test_offspring_is_the_weight_rounded(scheme, n):
     assert (counts.sum(1) == n).all()
 
 
-@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "multinomial"])
+@pytest.mark.parametrize("scheme", [scheme for scheme in RESAMPLINGS if scheme != "multinomial"])
 @pytest.mark.parametrize("n", [3, 10, 49, 128])
 def test_even_weights_change_nothing(scheme, n):
     found = resample(torch.full((5, n), -3.7), scheme, fresh())
     assert torch.equal(found, torch.arange(n).expand(5, n))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", RESAMPLINGS)
 def test_the_dead_stay_dead(scheme):
     log_weights = torch.full((4, 6), -math.inf, dtype=torch.float64)
     log_weights[0, 3] = 0.0
@@ -99,7 +106,7 @@ def test_the_dead_stay_dead(scheme):
         assert (found.diff(dim=1) >= 0).all()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", RESAMPLINGS)
 def test_prompts_do_not_touch_each_other(scheme):
     log_weights = torch.randn(6, 11, generator=fresh(), dtype=torch.float64)
     uniforms = torch.rand(6, 11, generator=fresh(), dtype=torch.float64)

@@ -12,32 +12,33 @@ import secrets
 
 import pytest
 import torch
-from analytic import three_clouds, within_three_errors
+from analytic import coefficients, three_clouds, within_three_errors
 from torch import Tensor
 
+from benchmarks.closed_form import quadratic, tilted
+from benchmarks.steering import CommonNoise, draw
 from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
 from mitune.information.llr import PathLLR
 from mitune.noise import NoiseSchedule
 from mitune.referees.weighted import WeightedSum
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
-from mitune.sampling.steps import Sampler, coefficients
-from mitune.search.closed_form import quadratic, tilted
+from mitune.search.catalogue import SearchConfig
 from mitune.search.path_contrast import PathContrast
 from mitune.search.potentials import LatentReward, PathPotential, RewardPotential
-from mitune.search.smc import CommonNoise, Steered, draw, particle_seeds, steer
-from mitune.search.tempering import Tempering
-from mitune.search.weights import Steering
+from mitune.search.smc import Steered, steer
+from mitune.search.tempering import temper_table
 
 pytestmark = pytest.mark.fresh_draws
 
 VP = NoiseSchedule.ddpm(rescale_zero_terminal_snr=True)
 FLOW = NoiseSchedule.rectified_flow()
-ANCESTRAL = Sampler("ddpm", 10, guidance=1.0, spacing="trailing")
+ANCESTRAL = SamplerConfig("ddpm", 10, guidance=1.0, spacing="trailing")
 KINDS = {
     "vp": (VP, "v_prediction", ANCESTRAL),
-    "vp, eta 0.6": (VP, "v_prediction", Sampler("ddim", 10, eta=0.6, guidance=1.0, spacing="trailing")),
-    "flow": (FLOW, "flow", Sampler("ddim", 10, eta=1.0, guidance=1.0)),
+    "vp, eta 0.6": (VP, "v_prediction", SamplerConfig("ddim", 10, eta=0.6, guidance=1.0, spacing="trailing")),
+    "flow": (FLOW, "flow", SamplerConfig("ddim", 10, eta=1.0, guidance=1.0, spacing="leading")),
 }
 # Under the steep line a few particles carry all the weight: a mean of 300 populations is then far from normal.
 REWARDS = {
@@ -56,7 +57,7 @@ def one_cloud(schedule: NoiseSchedule, prediction_type: str) -> AnalyticDenoiser
     return AnalyticDenoiser([[0.5, -0.3]], [[0.7, 1.4]], {"a": [1.0]}, {"a": 1.0}, schedule, prediction_type)
 
 
-def as_sampled(denoiser: AnalyticDenoiser, sampler: Sampler) -> AnalyticDenoiser:
+def as_sampled(denoiser: AnalyticDenoiser, sampler: SamplerConfig) -> AnalyticDenoiser:
     """What the sampler makes of one cloud: each step is z' = (a + b c) z + … + std n, so it stays one."""
     schedule, m, s = denoiser.schedule, denoiser.means, denoiser.variances
     mean, variance = torch.zeros_like(m), torch.ones_like(s)
@@ -70,13 +71,15 @@ def as_sampled(denoiser: AnalyticDenoiser, sampler: Sampler) -> AnalyticDenoiser
 
 
 def run(
-    denoiser: AnalyticDenoiser, repeats: int, particles: int, potential, sampler: Sampler, **settings
+    denoiser: AnalyticDenoiser, repeats: int, particles: int, potential, sampler: SamplerConfig, **settings
 ) -> Steered:
     """``repeats`` independent populations of one prompt, with fresh noise."""
     seeds = [secrets.randbits(62) for _ in range(repeats * particles)]
     noise = CommonNoise(len(seeds), denoiser.latent_shape, secrets.randbits(62))
-    steering = Steering(batch_size=10_000, **settings)
-    return steer(denoiser, ["a"] * repeats, seeds, sampler, potential, steering, noise=noise)
+    steering = SearchConfig(**settings)
+    return steer(
+        denoiser, ["a"] * repeats, seeds, sampler, potential, steering, noise=noise, batch_size=10_000
+    )
 
 
 CASES = [
@@ -96,7 +99,7 @@ def test_evidence_and_moments_are_exact(kind, which, proposal, tempering, resamp
     log_z, target = tilted(as_sampled(denoiser, sampler), "a", *REWARDS[which])
     out = run(
         denoiser, 300, 24, RewardPotential(reward(which), denoiser), sampler, proposal=proposal,
-        tempering=Tempering(tempering, 0.07), resampling=resampling, ess=1.0, cap=cap,
+        tempering=tempering, gamma=0.07, resampling=resampling, ess=1.0, cap=cap,
     )  # fmt: skip
     assert out.resampled.sum() > 0
     ratio = (out.log_evidence - log_z).exp()
@@ -137,8 +140,8 @@ def test_modes_of_a_mixture_get_their_masses(dimensions, adaptive):
     mass = float(target.encode_prompts(["a"]).tensors["log_weights"][0, 0].exp())  # 0.86, of 1/3 before
     potential = RewardPotential(LatentReward("line", lambda z, _: quadratic(z, slope, 0.0)), denoiser)
     # The wide variance is exact for clouds of unit variance; 40 steps are within 0.02 of the limit (Z within 4 %).
-    sampler = Sampler("ddpm", 40, variance="large", guidance=1.0, spacing="trailing")
-    tempering = Tempering("adaptive") if adaptive else Tempering("linear")
+    sampler = SamplerConfig("ddpm", 40, variance="large", guidance=1.0, spacing="trailing")
+    tempering = "adaptive" if adaptive else "linear"
     out = run(denoiser, 24, 128, potential, sampler, tempering=tempering)
     found = out.mean((out.latents[..., 0] > 0).double())
     truth = mass + (1 - mass) * 0.02275 / 2 - mass * 0.00135  # tails across the middle: means 3.0 and −2.0
@@ -156,7 +159,7 @@ def test_adaptive_tempering_keeps_the_sample_size():
     out = run(denoiser, 20, 60, RewardPotential(steep, denoiser), ANCESTRAL, ess=0.4)
     assert (out.tempers[-1] == 1).all()
     assert (out.tempers.diff(dim=0) >= 0).all()
-    bound = Tempering("adaptive").table(10).unsqueeze(1)
+    bound = temper_table("adaptive", 0.008, 10).unsqueeze(1)
     assert (out.tempers <= bound).all()
     held = (out.tempers < bound) & (out.tempers.diff(dim=0, prepend=torch.zeros(1, 20)) > 0)
     assert held.any()
@@ -168,8 +171,8 @@ def test_adaptive_tempering_keeps_the_sample_size():
 
 def test_llr_steers_to_the_sharpened_prompt():
     denoiser = three_clouds(VP, "v_prediction")
-    sampler = Sampler("ddpm", 40, guidance=1.0, spacing="trailing")
-    out = run(denoiser, 64, 100, PathPotential(PathLLR()), sampler, tempering=Tempering("linear"))
+    sampler = SamplerConfig("ddpm", 40, guidance=1.0, spacing="trailing")
+    out = run(denoiser, 64, 100, PathPotential(PathLLR()), sampler, tempering="linear")
     axis = torch.linspace(-5, 5, 301, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     labels = ["a"] * len(grid)
@@ -190,12 +193,18 @@ def test_contrast_with_the_null_prompt_is_llr():
     labels = ["a", "b", "a"]
     null = denoiser.null(3)
     both = [PathLLR(), PathContrast(denoiser, [null], batch_size=2)]
-    sample(denoiser, denoiser.encode_prompts(labels), [5, 6, 7], Sampler("ddpm", 15, guidance=2.0), both)
+    sample(
+        denoiser,
+        denoiser.encode_prompts(labels),
+        [5, 6, 7],
+        SamplerConfig("ddpm", 15, guidance=2.0, spacing="leading"),
+        both,
+    )
     torch.testing.assert_close(both[1].result(), both[0].result())
     out = steer(
-        denoiser, ["a", "b"], list(range(16)), Sampler("ddpm", 8, guidance=2.0),
+        denoiser, ["a", "b"], list(range(16)), SamplerConfig("ddpm", 8, guidance=2.0, spacing="leading"),
         PathPotential(PathContrast(denoiser, [denoiser.encode_prompts(["b", "a"]).repeat_interleave(8)], 5)),
-        Steering(alpha=0.3, ess=0.9),
+        SearchConfig(alpha=0.3, ess=0.9),
     )  # fmt: skip
     assert out.resampled.sum() > 0
     assert out.forwards == 8 * 16 * 2 + 7 * 16  # the last step has no noise, so no density
@@ -213,13 +222,13 @@ def steered(prompts, seeds, batch_size=64, potential=None, sampler=None, **setti
     potential = potential or RewardPotential(reward("steep"), denoiser)
     settings = {"alpha": 0.2, "ess": 0.9, "resampling": "systematic"} | settings
     sampler = sampler or dataclasses.replace(ANCESTRAL, guidance=2.0)
-    return steer(denoiser, prompts, seeds, sampler, potential, Steering(batch_size=batch_size, **settings))
+    return steer(
+        denoiser, prompts, seeds, sampler, potential, SearchConfig(**settings), batch_size=batch_size
+    )
 
 
 def test_neither_batches_nor_other_prompts_matter():
     prompts = ["a", "b", "a"]
-    seeds = particle_seeds(3, prompts, 7)
-    assert seeds[:7] == seeds[14:]  # of the prompt's text alone
     seeds = list(range(21))
     together = steered(prompts, seeds)
     assert (together.resampled > 0).all()
@@ -257,10 +266,10 @@ def test_no_ancestor_owns_more_than_the_cap():
 
 def test_without_resampling_it_is_the_plain_sampler():
     denoiser = three_clouds()
-    sampler = Sampler("ddpm", 12, guidance=2.0)
+    sampler = SamplerConfig("ddpm", 12, guidance=2.0, spacing="leading")
     out = steer(
         denoiser, ["a", "b"], list(range(6)), sampler, RewardPotential(reward("linear", False), denoiser),
-        Steering(ess=0.0), observers=[watched := PathLLR()],
+        SearchConfig(ess=0.0), observers=[watched := PathLLR()],
     )  # fmt: skip
     plain = PathLLR()
     z = sample(denoiser, denoiser.encode_prompts(["a"] * 3 + ["b"] * 3), range(6), sampler, [plain])
@@ -274,11 +283,11 @@ def test_drift_is_bounded_and_still_exact():
     denoiser = one_cloud(VP, "v_prediction")
     log_z, _ = tilted(as_sampled(denoiser, ANCESTRAL), "a", *REWARDS["linear"])
     potential = RewardPotential(reward("linear"), denoiser)
-    out = run(denoiser, 300, 24, potential, ANCESTRAL, max_drift=0.1, tempering=Tempering("linear"))
+    out = run(denoiser, 300, 24, potential, ANCESTRAL, max_drift=0.1, tempering="linear")
     ratio = (out.log_evidence - log_z).exp()
     assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / 300**0.5
     assert not torch.equal(
-        *(steered(["a"], [1, 2], max_drift=limit, ess=0.0).latents for limit in (math.inf, 0.1))
+        *(steered(["a"], [1, 2], max_drift=limit, ess=0.0).latents for limit in (None, 0.1))
     )
 
 
@@ -359,11 +368,11 @@ def test_a_prompt_with_no_particle_left_is_named():
 def test_settings_out_of_range_are_refused():
     for key, values in {
         "alpha": (0.0, -1.0, math.nan, math.inf), "ess": (-0.1, 1.1), "cap": (0.0, 1.5), "max_drift": (0.0,),
-        "batch_size": (0,), "proposal": ("gradiant",), "resampling": ("sistematic",),
+        "proposal": ("gradiant",), "resampling": ("sistematic",),
     }.items():  # fmt: skip
         for value in values:
             with pytest.raises(UserError, match=rf"search\.{key}"):
-                Steering(**{key: value})
+                SearchConfig(**{key: value}).check("search.")
 
 
 def test_what_cannot_be_steered_is_refused():
@@ -371,7 +380,10 @@ def test_what_cannot_be_steered_is_refused():
         steered(["a"], [])
     with pytest.raises(ValueError, match="do not divide"):
         steered(["a", "b"], [1, 2, 3])
-    for sampler in (Sampler("ddim", 10, eta=0.0), Sampler("ddpm", 1)):
+    for sampler in (
+        SamplerConfig("ddim", 10, eta=0.0, guidance=7.5, spacing="leading"),
+        SamplerConfig("ddpm", 1, guidance=7.5, spacing="leading"),
+    ):
         with pytest.raises(UserError, match="no noise"):
             steered(["a"], [1, 2], sampler=sampler)
     denoiser = three_clouds(VP, "v_prediction")

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from mitune.errors import UserError
+from mitune.search.catalogue import TEMPERINGS, SearchConfig
 from mitune.search.resampling import effective_sample_size
-from mitune.search.tempering import SCHEDULES, Tempering, largest_temper
+from mitune.search.tempering import largest_temper, temper_table
 
 pytestmark = pytest.mark.fresh_draws
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", TEMPERINGS)
 @pytest.mark.parametrize("steps", [1, 10, 100])
 def test_tables_rise_to_one(name, steps):
-    table = Tempering(name, gamma=0.05).table(steps)
+    table = temper_table(name, 0.05, steps)
     assert table.shape == (steps + 1,)
     assert (table.diff() >= 0).all()
     assert float(table[-1]) == 1.0
@@ -26,10 +27,10 @@ def test_tables_rise_to_one(name, steps):
 
 
 def test_the_published_schedule():
-    table = Tempering("gamma", 0.008).table(100)
+    table = temper_table("gamma", 0.008, 100)
     assert float(table[50]) == pytest.approx(1.008**50 - 1)
     assert float(table[90]) == 1.0
-    ratio = Tempering("exponential", 0.1).table(40)
+    ratio = temper_table("exponential", 0.1, 40)
     assert float(ratio[10]) == pytest.approx((1.1**10 - 1) / (1.1**40 - 1))
 
 
@@ -63,7 +64,7 @@ def test_adaptive_tempering_at_its_ends():
 
 def test_bad_schedules_are_refused():
     with pytest.raises(UserError, match="did you mean 'linear'"):
-        Tempering("linaer")
+        SearchConfig(tempering="linaer").check("search.")
     for gamma in (0.0, -1.0, math.nan):
         with pytest.raises(UserError, match=r"search\.gamma"):
-            Tempering("gamma", gamma)
+            SearchConfig(tempering="gamma", gamma=gamma).check("search.")

@@ -15,13 +15,13 @@ from mitune.data.prompts import make_prompt
 from mitune.data.store import plan_units
 from mitune.families import load_denoiser
 from mitune.information.registry import Scoring
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import candidate_seed
-from mitune.sampling.steps import Sampler
 from mitune.stages.candidates import cost, decode_rows, draw, draw_unit
 from mitune.stages.generate import keeper
 
 PROMPTS = [make_prompt(text) for text in ("a red circle", "a blue square and a dog", "a green star")]
-SAMPLER = Sampler("ddim", 2, eta=1.0, guidance=2.0)
+SAMPLER = SamplerConfig("ddim", 2, eta=1.0, guidance=2.0, spacing="leading")
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,14 @@ from mitune.data.store import CandidateStore, plan_units
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.registry import Scoring
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.racing import Cut, rows_of
-from mitune.sampling.steps import Sampler
 from mitune.stages.candidates import cost, draw, draw_unit
 from mitune.stages.generate import keeper
 from mitune.stages.racing import Race, cuts_of, look_cost, survivors_of
 
 PROMPTS = [make_prompt(text) for text in ("a red circle", "a blue square and a dog")]
-SAMPLER = Sampler("ddim", 6, eta=1.0, guidance=2.0)
+SAMPLER = SamplerConfig("ddim", 6, eta=1.0, guidance=2.0, spacing="leading")
 CUTS = [Cut(2, 3), Cut(4, 2)]
 
 

@@ -10,9 +10,9 @@ import torch
 
 import mitune.worlds.shapes as shapes
 from mitune.families import load_denoiser
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
-from mitune.sampling.steps import Sampler
 from tests.worlds.shapes.pairs import training_batch
 
 FOLDER = Path(shapes.__file__).parent / "model"
@@ -45,7 +45,7 @@ def test_the_base_leaves_room_and_the_best_of_many_fills_it(denoiser) -> None:  
     prompts = [text for category in shapes.CATEGORIES for text in shapes.split(category, "test")[:3]]
     texts = [text for text in prompts for _ in range(8)]
     seeds = [candidate_seed(9, text, index) for text in prompts for index in range(8)]
-    sampler = Sampler(name="ddim", eta=1.0, steps=20, guidance=2.0, spacing="trailing")
+    sampler = SamplerConfig(name="ddim", eta=1.0, steps=20, guidance=2.0, spacing="trailing")
     latents = sample(denoiser, denoiser.encode_prompts(texts), seeds, sampler)
     with torch.no_grad():
         scores = shapes.oracle_scores(denoiser.decode(latents), texts).reshape(len(prompts), 8)

@@ -10,12 +10,12 @@ import torch
 
 import mitune.worlds.shapes as shapes
 from mitune.families import load_denoiser
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise, candidate_seed
-from mitune.sampling.steps import Sampler
 
 FOLDER = Path(shapes.__file__).parent / "model_flow"
-SAMPLER = Sampler(name="euler", steps=20, guidance=2.0)
+SAMPLER = SamplerConfig(name="euler", steps=20, guidance=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_plain_pipeline_draws_the_same_pictures(denoiser) -> None:  # type: 
         guidance_scale=2.0,
         output_type="latent",
     ).images
-    sampler = Sampler(name="euler", steps=4, guidance=2.0)
+    sampler = SamplerConfig(name="euler", steps=4, guidance=2.0)
     ours = sample(denoiser, denoiser.encode_prompts(prompts), [1, 2], sampler)
     assert float((ours - theirs).abs().max()) <= 1e-4
 

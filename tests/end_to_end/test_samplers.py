@@ -1,0 +1,79 @@
+"""Samplers by the command line: a new one is a file and a row of the catalogue, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.docs import ROOT
+from mitune.cli import main
+
+SMALL = [
+    "prompts.limit=2", "generate.candidates=3", "generate.guidance=2", "generate.keep=3", "select.k=1",
+    "sampler.steps=5", "scorers=[mi]", "select.by=mi",
+]  # fmt: skip
+TOY = """
+from mitune.sampling.solver import LinearSolver
+
+
+def toy(grid, settings):
+    return LinearSolver(grid, [at.step(0.0, std=0.0, wide=0.0) for at in grid.intervals])
+"""
+ROW = '    SamplerPart("toy", "as ddim without noise", "mitune.sampling.toy:toy", noise="never"),\n'
+
+
+def drawn(run: Path) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Every kept latent of a run, and the table of its candidates."""
+    latents = [value for path in sorted(run.rglob("*.safetensors")) for value in load_file(path).values()]
+    return torch.cat(latents), pd.concat(pd.read_parquet(path) for path in sorted(run.rglob("*.parquet")))
+
+
+@pytest.mark.parametrize("model", ["shapes", "shapes_flow"])
+def test_ten_steps_of_dpm_solver_draw_and_score(model: str, tmp_path: Path) -> None:
+    assert main(["generate", f"model={model}", f"run={tmp_path}", *SMALL, "sampler=dpmpp_2m"]) == 0
+    latents, table = drawn(tmp_path)
+    assert latents.isfinite().all()
+    assert len(table) == 6
+    assert table["mi"].nunique() == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scorers=[mi,llr]"], "llr needs a stochastic sampler"),
+        (["search.by=das", "search.reward=mi"], "no noise"),
+    ],
+)
+def test_a_sampler_without_noise_has_no_density_and_nothing_to_choose(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", f"run={tmp_path / 'run'}", *SMALL, "sampler=dpmpp_2m", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_new_sampler_is_a_file_and_a_row(tmp_path: Path) -> None:
+    package = tmp_path / "mitune"
+    shutil.copytree(ROOT / "mitune", package, ignore=shutil.ignore_patterns("worlds", "__pycache__"))
+    (package / "worlds").symlink_to(ROOT / "mitune" / "worlds")
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (package / "sampling" / "toy.py").write_text(TOY, encoding="utf-8")
+    catalogue = package / "sampling" / "catalogue.py"
+    head, what, rest = catalogue.read_text(encoding="utf-8").partition('    "sampler.name",\n')
+    catalogue.write_text(head + what + ROW + rest, encoding="utf-8")
+    toy, known = tmp_path / "toy", tmp_path / "known"
+    done = subprocess.run(
+        [sys.executable, "-m", "mitune", "generate", f"run={toy}", *SMALL, "sampler.name=toy"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert main(["generate", f"run={known}", *SMALL, "sampler.name=ddim", "sampler.eta=0"]) == 0
+    assert torch.equal(drawn(toy)[0], drawn(known)[0])
