@@ -1,6 +1,10 @@
 """The scores by which the model itself judges, with their keys: a new one is a file, a row here and a test.
 
-What the code of a row (``make``) is called with is said in :mod:`mitune.information.scoring`.
+The code of a row (``make``) is called, with ``settings`` made of its keys,
+
+* of the path: (schedule, settings), once a population; it gives an :class:`mitune.sampling.loop.Observer` of its name;
+* of latents: (denoiser, z0, given, noising, settings), as :mod:`mitune.information.given` and ``noising`` say; it gives
+  [n], or {score: [n]} with those that it ``shares_pass_with``.
 """
 
 from __future__ import annotations
@@ -33,6 +37,21 @@ STRATEGIES = {
     "large": "even in its highest third",
     "importance": "dense where scorer.profile is high",
 }
+FORMS = {"square": "‖ε̂_c − ε̂_∅‖²", "orthogonal": "the product of velocities, as RFMI has it for flows"}
+NEGATIVES = {
+    "edits": "minimal edits, mined from the prompt pool",
+    "words": "words exchanged within the prompt",
+    "pool": "drawn from the prompt pool",
+    "list": "those of scorer.contrast.given",
+}
+EDITS = {"swap": "two words exchanged", "substitute": "a word in another's place", "drop": "a part left out"}
+# Of cas.
+DIVERGENCES = {"hutchinson": "finite difference", "jvp": "exact derivative, twice the work"}
+RULES = ("simpson38", "simpson13", "trapezoid")
+INVERSIONS = {"trapezoid": "second order", "ddim": "first order, as published"}
+ENDS = {"denoised": "by way of ε̂ there", "normal": "N(0, I), as published"}
+SPACINGS = {"angle": "even in arctan of noise over signal", "time": "even in t"}
+
 _WHOLE_RANGE = (
     "even",
     "stratified",
@@ -78,10 +97,7 @@ class MIImageConfig(ElboConfig):
     form: str = key(
         "square",
         "how two predictions are compared",
-        choices={
-            "square": "‖ε̂_c − ε̂_∅‖²",
-            "orthogonal": "the product of velocities, as RFMI has it for flows",
-        },
+        choices=FORMS,
     )
 
 
@@ -99,21 +115,12 @@ class ContrastConfig(ElboConfig):
     negatives: str = key(
         "edits",
         "the other prompts",
-        choices={
-            "edits": "minimal edits, mined from the prompt pool",
-            "words": "words exchanged within the prompt",
-            "pool": "drawn from the prompt pool",
-            "list": "those of scorer.contrast.given",
-        },
+        choices=NEGATIVES,
     )
     kinds: list[str] = key(
-        ["swap", "substitute", "drop"],
+        [*EDITS],
         "kinds of edits",
-        choices={
-            "swap": "two words exchanged",
-            "substitute": "a word in another's place",
-            "drop": "a part left out",
-        },
+        choices=EDITS,
         filled=True,
     )
     given: str | None = key(
@@ -129,20 +136,16 @@ class CASConfig(Settings):
     divergence: str = key(
         "hutchinson",
         "how the divergence is found",
-        choices={"hutchinson": "finite difference", "jvp": "exact derivative, twice the work"},
+        choices=DIVERGENCES,
     )
-    rule: str = key("simpson38", "quadrature over the steps", choices=("simpson38", "simpson13", "trapezoid"))
-    inversion: str = key(
-        "trapezoid", "a step", choices={"trapezoid": "second order", "ddim": "first order, as published"}
-    )
+    rule: str = key("simpson38", "quadrature over the steps", choices=RULES)
+    inversion: str = key("trapezoid", "a step", choices=INVERSIONS)
     end: str = key(
         "denoised",
         "density at the path's end",
-        choices={"denoised": "by way of ε̂ there", "normal": "N(0, I), as published"},
+        choices=ENDS,
     )
-    spacing: str = key(
-        "angle", "of the steps", choices={"angle": "even in arctan of noise over signal", "time": "even in t"}
-    )
+    spacing: str = key("angle", "of the steps", choices=SPACINGS)
 
 
 # -- the rows ----------------------------------------------------------------------------------------------------------
@@ -189,6 +192,12 @@ class Score(Part):
     needs_noise: bool = False
     needs_pool: bool = False
     external: bool = False
+
+    def __post_init__(self) -> None:
+        if self.where not in ("path", "latent", "picture") or ":" not in self.make:
+            raise ValueError(
+                f"the row of the score {self.name} does not say where it is measured and by which code"
+            )
 
     @property
     def home(self) -> str:

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-KINDS = ("swap", "substitute", "drop")
+from mitune.information.catalogue import EDITS
+
+KINDS = tuple(EDITS)
 
 # Which kind comes next, while it lasts. One in eight is a drop: a right picture satisfies that prompt too.
 _ROTA = ("swap", "substitute", "substitute", "swap", "substitute", "substitute", "substitute", "drop")

@@ -14,7 +14,7 @@ from mitune.data.store import plan_units
 from mitune.distributed import agreed, seen, state
 from mitune.finetune.adapters import AdapterConfig, attach
 from mitune.finetune.trainer import TrainConfig, train
-from mitune.information.registry import check_judges
+from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import draw_unit
