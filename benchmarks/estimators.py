@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.information.catalogue import LLRImageConfig
 from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.llr import PathLLR, llr_image
@@ -24,7 +24,8 @@ from mitune.information.mi import PathMI, measure_profile
 from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 Row = dict[str, Any]
 SCHEDULES = {"ddpm": NoiseSchedule.ddpm(), "flow": NoiseSchedule.rectified_flow()}

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
+from benchmarks.fidelity import kernel_distance
 from mitune.config import compose
 from mitune.data.store import CandidateStore
 from mitune.evaluate.bootstrap import mean_ci
-from mitune.evaluate.fidelity import kernel_distance
 from mitune.families import load_denoiser
 from mitune.referees.weighted import load_reward
 from mitune.stages.candidates import decode_rows

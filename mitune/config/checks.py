@@ -7,6 +7,7 @@ from typing import Any
 
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
+from mitune.finetune.catalogue import OBJECTIVES
 from mitune.scores import (
     COLUMNS,
     COMBINED,
@@ -104,10 +105,6 @@ def _check_scores(values: dict[str, Any]) -> None:
             )
 
 
-PREFERENCES = ("dpo", "spin", "kto", "nft")  # objectives that learn from losers
-SELF_PLAY = ("spin", "nft")  # those whose reference is the model that drew the pictures
-
-
 def _check_selection(values: dict[str, Any]) -> None:
     by, k, losers, candidates = (
         values["select.by"], values["select.k"], values["select.losers"], values["generate.candidates"],
@@ -144,11 +141,12 @@ def _check_selection(values: dict[str, Any]) -> None:
             "select.threshold: with select.real_fraction=1 no candidate is trained on, so none can reach it; leave"
             " one of them out"
         )
-    objective = values["train.objective"]
-    if values["select.real"] is not None and objective in PREFERENCES and objective != "nft":
+    name, objective = values["train.objective"], OBJECTIVES[values["train.objective"]]
+    labelled = " or ".join(OBJECTIVES.where(lambda row: row.labels))
+    if values["select.real"] is not None and objective.losers and not objective.labels:
         raise UserError(
-            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out, or say"
-            " train.objective=nft"
+            f"select.real: train.objective={name} compares candidates of one prompt; leave one of them out, or say"
+            f" train.objective={labelled}"
         )
     if losers and values["select.threshold"] is not None:
         raise UserError(
@@ -165,15 +163,15 @@ def _check_selection(values: dict[str, Any]) -> None:
         raise UserError(
             f"generate.keep={keep}: fewer than the select.k={k} winners a prompt; leave it out (null) or raise it"
         )
-    if objective in PREFERENCES and losers < 1:
-        raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
-    if values["train.soft_labels"] is not None and objective != "nft":
+    if objective.losers and losers < 1:
+        raise UserError(f"train.objective={name} compares winners with losers; add select.losers=1")
+    if values["train.soft_labels"] is not None and not objective.labels:
         raise UserError(
-            f"train.soft_labels: train.objective={objective} has no labels; leave it out, or say train.objective=nft"
+            f"train.soft_labels: train.objective={name} has no labels; leave it out, or say train.objective={labelled}"
         )
-    if objective in SELF_PLAY and values["train.fresh"]:
+    if objective.anchor == "start" and values["train.fresh"]:
         raise UserError(
-            f"train.objective={objective} is held to the adapter that drew the pictures, and train.fresh=true drops"
+            f"train.objective={name} is held to the adapter that drew the pictures, and train.fresh=true drops"
             " that one; leave it false"
         )
     best = values["train.keep_best_by"]

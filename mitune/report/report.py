@@ -24,7 +24,7 @@ from mitune.config import ScorerConfig, read_settings
 from mitune.data.decoding import open_picture
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
-from mitune.evaluate.pictures import curve, histogram
+from mitune.evaluate.drawings import curve, histogram
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
 from mitune.reading import is_file, is_number, read_bytes

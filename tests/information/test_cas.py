@@ -13,7 +13,8 @@ from analytic import three_clouds
 from torch import Tensor, nn
 
 import mitune.information.cas as module
-from mitune.denoiser import AnalyticDenoiser, Condition
+from mitune.analytic import AnalyticDenoiser
+from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.cas import CAS, in_float32, path_nodes, quadrature

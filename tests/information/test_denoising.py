@@ -14,7 +14,7 @@ from mitune.information.elbo import elbo
 from mitune.information.noising import Noising
 from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import candidate_noise, candidate_seed
+from mitune.sampling.seeds import candidate_noise, candidate_seed
 
 SCHEDULE = NoiseSchedule.ddpm()
 

@@ -8,7 +8,7 @@ from analytic import exact_kl, scene, three_clouds, within_three_errors
 from bounds import log_prob_bound
 from mixtures import LABELS, correlation, mixture, pictures, slope
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.information.denoising import denoising_errors
 from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.noising import Noising

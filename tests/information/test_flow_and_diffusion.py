@@ -13,7 +13,8 @@ from mitune.information.mi import PathMI
 from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 RANGE = (5, 1000)

@@ -15,7 +15,9 @@ from mitune.information.mi import PathMI, measure_profile
 from mitune.information.noising import Noising
 from mitune.information.times import Profile, time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, candidate_noise, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_noise
+from mitune.sampling.steps import Sampler
 
 
 def algorithm_2(denoiser, label: str, seed: int, steps: int, guidance: float, t_min: int) -> float:

@@ -11,7 +11,7 @@ from mitune.errors import UserError
 from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import candidate_noise
+from mitune.sampling.seeds import candidate_noise
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 

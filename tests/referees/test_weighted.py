@@ -12,8 +12,9 @@ import torch
 from mitune.errors import UserError
 from mitune.files import read_json, write_json
 from mitune.referees.weighted import WeightedSum, load_reward
-from mitune.worlds.shapes import oracle_scores, training_batch
+from mitune.worlds.shapes import oracle_scores
 from tests.referees.conftest import TEXTS, pictures, settings
+from tests.worlds.shapes.pairs import training_batch
 
 
 def test_a_weighted_sum_is_a_reward(clip_folder: Path) -> None:
