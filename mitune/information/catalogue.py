@@ -10,6 +10,7 @@ The code of a row (``make``) is called, with ``settings`` made of its keys,
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -245,69 +246,32 @@ def _cas_rows(own: Any) -> int:
     return int(2 * (own.steps * each + (own.steps - 1) * own.recursion))
 
 
+_mi = functools.partial(
+    Score, settings=MIConfig, where="path", section="mi", unit=_above, on_pictures="mi_image"
+)
 SCORES = Catalogue(
     "score",
-    Score(
-        "mi",
-        "MI-Tune's point-wise mutual information along the sampler's path (its eq. 2)",
-        "mitune.information.mi:path_mi",
-        MIConfig,
-        where="path", unit=_above, on_pictures="mi_image", races=True, steers=True,
-    ),
-    Score(
-        "mi_continuous",
-        "the same with the continuous weights ½(−λ')",
-        "mitune.information.mi:path_mi_continuous",
-        MIConfig,
-        where="path", section="mi", unit=_above, on_pictures="mi_image", races=True,
-    ),
-    Score(
-        "rfmi",
-        "RFMI's product of velocities along a flow's path (arXiv 2503.14358)",
-        "mitune.information.mi:path_rfmi",
-        MIConfig,
-        where="path", section="mi", unit=_above, on_pictures="mi_image", races=True, flow_only=True,
-    ),
-    Score(
-        "llr",
-        "log-likelihood ratio of the sampler's path, with the prompt against without, nats",
-        "mitune.information.llr:path_llr",
-        where="path", on_pictures="llr_image", races=True, steers=True, needs_noise=True,
-    ),
-    Score(
-        "mi_image",
-        "how far the prompt moves the denoiser on the finished picture",
-        "mitune.information.elbo:measure_both",
-        MIImageConfig,
-        rows=lambda own: 2 * own.times, unit=_nats, shares_pass_with=("elbo",), races=True,
-    ),
-    Score(
-        "elbo",
-        "how much better the prompt explains noise put on the picture than the null prompt does",
-        "mitune.information.elbo:measure",
-        ElboConfig,
-        rows=lambda own: 2 * own.times, unit=_nats, races=True,
-    ),
-    Score(
-        "llr_image",
-        "log-likelihood ratio, with the prompt against without, of forward paths from the picture",
-        "mitune.information.llr:measure",
-        LLRImageConfig,
-        rows=lambda own: 2 * own.times * own.paths, unit=_nats, races=True,
-    ),
-    Score(
-        "contrast",
-        "how much better the prompt explains the picture than minimal edits of it do",
-        "mitune.information.contrast:measure",
-        ContrastConfig,
-        # Told from a few prompts, not from all: never the information itself. Fewer rows where a prompt has few edits.
-        rows=lambda own: (own.edits + 1) * own.times, unit=_ranking, races=True, steers=True, needs_pool=True,
-    ),
-    Score(
-        "cas",
-        "log p(z|c) − log p(z) along the probability-flow ODE, nats",
-        "mitune.information.cas:measure",
-        CASConfig,
-        rows=_cas_rows,
-    ),
+    _mi("mi", "MI-Tune's point-wise mutual information along the sampler's path (its eq. 2)",
+        "mitune.information.mi:path_mi", races=True, steers=True),
+    _mi("mi_continuous", "the same with the continuous weights ½(−λ')",
+        "mitune.information.mi:path_mi_continuous", races=True),
+    _mi("rfmi", "RFMI's product of velocities along a flow's path (arXiv 2503.14358)",
+        "mitune.information.mi:path_rfmi", races=True, flow_only=True),
+    Score("llr", "log-likelihood ratio of the sampler's path, with the prompt against without, nats",
+          "mitune.information.llr:path_llr", where="path", on_pictures="llr_image", races=True, steers=True,
+          needs_noise=True),
+    Score("mi_image", "how far the prompt moves the denoiser on the finished picture",
+          "mitune.information.elbo:measure_both", MIImageConfig, rows=lambda own: 2 * own.times, unit=_nats,
+          shares_pass_with=("elbo",), races=True),
+    Score("elbo", "how much better the prompt explains noise put on the picture than the null prompt does",
+          "mitune.information.elbo:measure", ElboConfig, rows=lambda own: 2 * own.times, unit=_nats, races=True),
+    Score("llr_image", "log-likelihood ratio, with the prompt against without, of forward paths from the picture",
+          "mitune.information.llr:measure", LLRImageConfig, rows=lambda own: 2 * own.times * own.paths, unit=_nats,
+          races=True),
+    # Told from a few prompts, not from all: never the information itself. Fewer rows where a prompt has few edits.
+    Score("contrast", "how much better the prompt explains the picture than minimal edits of it do",
+          "mitune.information.contrast:measure", ContrastConfig, rows=lambda own: (own.edits + 1) * own.times,
+          unit=_ranking, races=True, steers=True, needs_pool=True),
+    Score("cas", "log p(z|c) − log p(z) along the probability-flow ODE, nats",
+          "mitune.information.cas:measure", CASConfig, rows=_cas_rows),
 )  # fmt: skip

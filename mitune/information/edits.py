@@ -175,10 +175,6 @@ class EditMiner:
             result = [Edit(other, "pool") for other in others[:k]]
         return result
 
-    def negatives(self, prompts: Iterable[str], k: int, kinds: Sequence[str] = KINDS) -> list[list[str]]:
-        """The texts of :meth:`edits` of each prompt, as `contrast` takes them (some lists may be shorter than k)."""
-        return [[edit.text for edit in self.edits(prompt, k, kinds)] for prompt in prompts]
-
     # -- word kinds ------------------------------------------------------------------------------------------
 
     def _contexts(self, prompts: Sequence[Span]) -> None:
