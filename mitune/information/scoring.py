@@ -68,6 +68,7 @@ class Scoring:
         self._pool, self._seed, self._batch_size = Pool(pool, given, seed), seed, batch_size
         self._profile = profile
         self._own = {name: SCORES[name].own(settings) for name in self.scorers}
+        self._code = {name: SCORES[name].load() for name in self.scorers}  # before anything is drawn
         self._latent = [name for name in self.scorers if SCORES[name].where == "latent"]
         self._passes = self._shared()
         self._noisings: dict[str, Noising] = {}
@@ -82,7 +83,7 @@ class Scoring:
         """Make fresh observers of one batch's path."""
         schedule = self.denoiser.schedule
         path = (name for name in self.scorers if SCORES[name].where == "path")
-        return [SCORES[name].load()(schedule, self._own[name]) for name in path]
+        return [self._code[name](schedule, self._own[name]) for name in path]
 
     def on_latents(self, latents: Tensor, texts: Sequence[str], seeds: Sequence[int]) -> dict[str, Tensor]:
         """Score final latents [n, …] for their own prompts, by noise drawn from their own seeds: each [n]."""
@@ -91,7 +92,7 @@ class Scoring:
         for name, columns in self._passes.items():
             before = self.denoiser.forwards
             noising = replace(self._noising(name), seeds=list(seeds), batch_size=self._batch_size)
-            values = SCORES[name].load()(self.denoiser, latents, given, noising, self._own[name])
+            values = self._code[name](self.denoiser, latents, given, noising, self._own[name])
             every = values if isinstance(values, Mapping) else {name: values}
             found |= {column: every[column] for column in columns}
             self.forwards.update(dict.fromkeys(columns, self.denoiser.forwards - before))
