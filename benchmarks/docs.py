@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mitune.information.catalogue import Score
 from mitune.parts import Part
 from mitune.sampling.catalogue import SAMPLERS
+from mitune.scores import SCORES
 from mitune.stages.catalogue import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +38,11 @@ def table(
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
+def _rows(score: Score) -> str:
+    """How many network rows a candidate costs by default, in words."""
+    return str(score.rows(score.own({})) or "none")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "stages": lambda: table(STAGES, "stage"),
     "samplers": lambda: table(
@@ -45,6 +52,9 @@ TABLES: dict[str, Callable[[], str]] = {
             "noise": lambda part: "as `sampler.eta` says" if part.noise == "eta" else part.noise,
             "models": lambda part: "flows" if part.flow_only else "all",
         },
+    ),
+    "scores": lambda: table(
+        SCORES, "score", {"measured on": lambda score: f"the {score.where}", "forwards by default": _rows}
     ),
 }
 
