@@ -21,7 +21,7 @@ from mitune.files import atomic_folder
 
 
 class Adapted(Denoiser):
-    """A denoiser that takes one adapter at a time, loaded and frozen or attached for training.
+    """An adapted denoiser takes one adapter at a time, loaded and frozen or attached for training.
 
         denoiser = load_denoiser("shapes", adapter="round-1/adapter")
         with denoiser.base():
@@ -40,22 +40,22 @@ class Adapted(Denoiser):
     @property
     @abstractmethod
     def pipeline(self) -> Any:
-        """The diffusers pipeline that holds the modules."""
+        """Give the diffusers pipeline that holds the modules."""
 
     @property
     @abstractmethod
     def text_encoders(self) -> list[nn.Module]:
-        """The text encoders adapters may attach to, in the order of the file's components."""
+        """List the text encoders adapters may attach to, in the order of the file's components."""
 
     @property
     @abstractmethod
     def components(self) -> dict[str, nn.Module]:
-        """The modules that may carry an adapter, under the names they have in an adapter file."""
+        """Give the modules that may carry an adapter, under the names they have in an adapter file."""
 
     @property
     @abstractmethod
     def offloaded(self) -> str:
-        """What waits on the CPU: none, model or sequential."""
+        """Say what waits on the CPU: none, model or sequential."""
 
     def load_adapter(
         self,

@@ -44,7 +44,9 @@ def write_adapter(
     layers: dict[str, dict[str, Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for component, module in components.items():
-        tensors = adapter_tensors(module, name)
+        tensors: dict[str, Tensor] = {
+            key: value.detach() for key, value in adapter_parameters(module, name).items()
+        }
         if not tensors:
             continue
         config: Any = module.peft_config[name]  # type: ignore[index]
@@ -69,7 +71,7 @@ def write_adapter(
 
 
 def _settings(config: Any, module: nn.Module, name: str) -> dict[str, Any]:
-    """What the header says of a component's adapter."""
+    """Say in the header what a component's adapter is."""
     given = {"r": config.r, "lora_alpha": config.lora_alpha, "use_dora": config.use_dora}
     if config.use_rslora:
         given["use_rslora"] = True
@@ -91,7 +93,7 @@ def _settings(config: Any, module: nn.Module, name: str) -> dict[str, Any]:
 
 
 def _canonical(data: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order: equal adapters are to be equal files."""
+    """Put the keys of a safetensors file's header in order: equal adapters are to be equal files."""
     found, tensors = header_of(data)
     header = header_text(found)
     header += b" " * (-len(header) % 8)
@@ -113,7 +115,7 @@ def make_canonical(folder: Path) -> None:
 
 
 def adapter_parameters(module: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
-    """The adapter's parameters under peft's names (the file's, without the component)."""
+    """Collect the adapter's parameters under peft's names (the file's, without the component)."""
     found = {}
     for key, parameter in module.named_parameters():
         if ".lora_" in key and f".{name}." in key:
@@ -122,13 +124,8 @@ def adapter_parameters(module: nn.Module, name: str = "default") -> dict[str, nn
     return found
 
 
-def adapter_tensors(module: nn.Module, name: str = "default") -> dict[str, Tensor]:
-    """The adapter's values under peft's names."""
-    return {key: parameter.detach() for key, parameter in adapter_parameters(module, name).items()}
-
-
 def adapter_layers(modules: Iterable[nn.Module]) -> list[Any]:
-    """Every layer of ``modules`` that carries an adapter."""
+    """List every layer of ``modules`` that carries an adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [layer for module in modules for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
@@ -177,7 +174,7 @@ def _usual(values: Mapping[str, Any]) -> Any:
 
 
 def _pattern(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
-    """Those that differ, as peft's expressions of whole names, one for each value."""
+    """Give the values that differ, under peft's expressions of whole names, one for each value."""
     other: dict[Any, list[str]] = collections.defaultdict(list)
     for layer, value in values.items():
         if value != usual:
@@ -190,9 +187,8 @@ def _by_layer(tensors: Mapping[str, Tensor], suffix: str) -> Iterator[tuple[str,
 
 
 def fitted(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, Tensor]:
-    """The tensors of ``component`` under this module's own layer names. Raises UserError if a layer is
-    missing or of another shape.
-    """
+    """Give the tensors of ``component`` under this module's own layer names. Raises UserError if a layer is missing or
+    of another shape."""
     tensors = saved.tensors[component]
     if not hasattr(module, "text_model"):
         tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
@@ -230,7 +226,7 @@ def remove(module: nn.Module) -> None:
 
 @contextlib.contextmanager
 def switched_off(layers: Iterable[Any]) -> Iterator[None]:
-    """The network as if it had no adapter, for the time of the block.
+    """Run the network as if it had no adapter, for the time of the block.
 
     peft's own switch (``enable_adapters``) also resets ``requires_grad`` of every parameter: five times the cost,
     and wrong for frozen adapters. This sets the flag that ``forward`` reads, and nothing else.
@@ -248,9 +244,7 @@ def switched_off(layers: Iterable[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def merged(layers: Iterable[Any]) -> Iterator[None]:
-    """The adapter multiplied into the weights, so that it costs nothing; on leaving, the old weights return
-    bit for bit.
-    """
+    """Multiply the adapter into the weights, so that it costs nothing; on leaving, the old ones return bit for bit."""
     layers = list(layers)
     before = [layer.get_base_layer().weight.data for layer in layers]
     try:

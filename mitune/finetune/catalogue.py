@@ -82,7 +82,10 @@ OBJECTIVES = Catalogue(
 
 @dataclass
 class AdapterConfig(Settings):
-    """The adapter that is trained; its update is scaled by alpha / r."""
+    """These keys say which adapter is trained.
+
+    attach(denoiser, AdapterConfig(kind="lora", rank=8, alpha=8))
+    """
 
     kind: str = key(
         "dora",
@@ -116,7 +119,10 @@ def _with_strengths(section: type[T]) -> type[T]:
 @_with_strengths
 @dataclass
 class TrainConfig(Settings):
-    """The training; its defaults are the paper's (Wang et al., 2405.20759)."""
+    """These keys say how it is trained; their defaults are the paper's (Wang et al., 2405.20759).
+
+    train(denoiser, dataset, TrainConfig(objective="dpo", steps=100), "run")
+    """
 
     objective: str = key("mse", "loss that is minimised", choices=OBJECTIVES.meanings, basic=True)
     steps: int = key(300, "optimizer steps", low=1, high=TRAINING, basic=True)

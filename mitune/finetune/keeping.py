@@ -36,7 +36,7 @@ _OF_THE_STAGE = {"fresh", "validation_prompts"}
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The figures of a finished training.
+    """These are the figures of a finished training.
 
     Attributes:
         loss: mean over the last tenth of the steps.

@@ -20,14 +20,18 @@ from mitune.noise import NoiseSchedule
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """n rows of training data on the device.
+    """A batch holds n rows of training data on the device.
 
-    ``z0``, ``noise`` [n, …] float32; ``t`` [n]; ``condition`` n rows; for preferences ``rejected`` [n, …],
-    the losers' latents, and ``reference``, the condition as the reference's text encoder gives it (None: the
-    same condition). ``weight`` [n]: factor on each row's errors (None: 1). ``label`` [n]: 1 for a winner, −1 for
-    a loser, in ``nft`` anything between (None: all winners). ``real`` [n], bool: pictures that no model drew (None:
-    none of them). ``anchor``: the context in which the denoiser is the reference (None: its base model, the adapter
-    switched off).
+    Attributes:
+        z0, noise: [n, …] float32.
+        t: [n].
+        condition: n rows.
+        rejected: [n, …] the losers' latents, for an objective of pairs.
+        reference: the condition as the reference's text encoder gives it (None: the same condition).
+        weight: [n] factor on each row's errors (None: 1).
+        label: [n] 1 for a winner, −1 for a loser, in ``nft`` anything between (None: all winners).
+        real: [n] bool, pictures that no model drew (None: none of them).
+        anchor: the context in which the denoiser is the reference (None: its base model, the adapter switched off).
     """
 
     z0: Tensor
@@ -43,14 +47,22 @@ class Batch:
 
 
 def error(denoiser: Denoiser, z0: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """‖network(z_t, t, c) − target‖² / D, [n]: the denoising error in the network's own prediction type."""
+    """Compute ‖network(z_t, t, c) − target‖² / D, [n], of each row: the error in the network's own prediction type.
+
+    Args:
+        denoiser: says what its network predicts.
+        z0: [n, …], of D numbers each.
+        noise: like ``z0``.
+        t: [n].
+        condition: n rows.
+    """
     target = denoiser.schedule.target(denoiser.prediction_type, z0, noise, t)
     output = denoiser.predict(denoiser.schedule.add_noise(z0, noise, t), t, condition)
     return F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
 
 
 class LayoutWeight:
-    """``NoiseSchedule.layout_weight``, its mean over the times of training scaled to 1."""
+    """The weight is ``NoiseSchedule.layout_weight``, its mean over the times of training scaled to 1."""
 
     def __init__(self, schedule: NoiseSchedule, power: float, low: int, high: int) -> None:
         """Training times are ``low`` … ``high`` (excluded), in the model's units."""
@@ -58,7 +70,7 @@ class LayoutWeight:
         self._mean = float(self._raw(torch.arange(low, high)).mean())
 
     def __call__(self, t: Tensor) -> Tensor:
-        """Weights [n], float32, of times ``t`` [n]."""
+        """Give the weights [n], float32, of times ``t`` [n]."""
         return (self._raw(t) / self._mean).float()
 
     def _raw(self, t: Tensor) -> Tensor:
@@ -66,14 +78,14 @@ class LayoutWeight:
 
 
 def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
-    """E_{t, ε} ‖ε̂_θ(z_t, t, c) − ε‖² on chosen pictures (Wang et al., 2405.20759, Algorithm 1; v or z_0 in
+    """Minimise E_{t, ε} ‖ε̂_θ(z_t, t, c) − ε‖² on chosen pictures (Wang et al., 2405.20759, Algorithm 1; v or z_0 in
     the place of ε as the model predicts).
     """
     return _weighed(error(denoiser, batch.z0, batch.noise, batch.t, batch.condition), batch.weight)
 
 
 def dpo(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """Diffusion-DPO (Wallace et al., 2311.12908, eq. 14): winner w and loser l of one prompt, one t and one
+    """Prefer as Diffusion-DPO (Wallace et al., 2311.12908, eq. 14): winner w and loser l of one prompt, one t and one
     noise for both:
 
         L = −log σ( −β/2 · [ (e_θ(w) − e_ref(w)) − (e_θ(l) − e_ref(l)) ] ),   e(x) = ‖ε̂(x_t, t, c) − ε‖² / D
@@ -93,7 +105,7 @@ def dpo(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
 
 
 def spin(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """SPIN-Diffusion (Yuan et al., 2402.10210): ``dpo`` played against oneself.
+    """Play ``dpo`` against oneself: SPIN-Diffusion (Yuan et al., 2402.10210).
 
     What is compared is a chosen picture and one that the model of the last round drew; the reference is that model, the
     adapter as it was when the round began (in round 1 the base model). With ``select.losers`` = M − k the other picture
@@ -103,7 +115,7 @@ def spin(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
 
 
 def kto(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """Diffusion-KTO (Li et al., 2404.04465): winners (y = 1) and losers (y = −1) each for itself:
+    """Prefer as Diffusion-KTO (Li et al., 2404.04465): winners (y = 1) and losers (y = −1) each for itself:
 
         L = 1 − σ( y · β/2 · (e_ref(x) − e_θ(x)) ),   e as in ``dpo``
 
@@ -117,8 +129,8 @@ def kto(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
 
 
 def nft(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the network's
-    output, v* its target, v_old the model that drew the pictures (the adapter as it was when this training began):
+    """Step as DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the
+    network's output, v* its target, v_old the model that drew the pictures (the adapter as it was when training began):
 
         L = r ‖v⁺ − v*‖² / D + (1 − r) ‖v⁻ − v*‖² / D,   v^± = v_old ± β (v_θ − v_old),   r = (1 + y) / 2
 
@@ -151,7 +163,7 @@ def nft(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
 
 @contextlib.contextmanager
 def _as_reference(denoiser: Adapted, batch: Batch) -> Iterator[None]:
-    """While inside, the denoiser is the reference, and no graph is built."""
+    """Make the denoiser the reference for the time of the block; no graph is built."""
     anchor = batch.anchor or denoiser.base
     with torch.no_grad(), anchor():
         yield
@@ -162,7 +174,7 @@ def _reference_condition(batch: Batch) -> Condition:
 
 
 def _label(batch: Batch, values: Tensor) -> Tensor:
-    """From −1 to 1, what each row is held for [n], in the type of ``values`` [n, …]."""
+    """Say from −1 to 1 what each row is held for [n], in the type of ``values`` [n, …]."""
     return values.new_ones(len(values)) if batch.label is None else batch.label.to(values.dtype)
 
 
@@ -175,7 +187,7 @@ def _gain(
     condition: Condition,
     reference: Condition,
 ) -> Tensor:
-    """e_ref − e_θ of each row: how much better than the reference the network denoises it."""
+    """Compute e_ref − e_θ of each row: how much better than the reference the network denoises it."""
     with _as_reference(denoiser, batch):
         before = error(denoiser, z0, noise, t, reference)
     return before - error(denoiser, z0, noise, t, condition)

@@ -35,9 +35,7 @@ from mitune.track import Tracker
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of ``step`` (0, 1, …): linear warm-up, then constant, or falling to 0 along a line or half a
-    cosine.
-    """
+    """Give the rate of ``step`` (0, 1, …): linear warm-up, then constant, or falling to 0 along a line or half a cosine."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -62,9 +60,18 @@ def train(
     ``folder/checkpoints``.
 
     Goes on from the newest checkpoint, bit for bit as if never interrupted; a finished run is only read back.
-    ``validate(steps done)`` -> score, higher = better, is called on every process at each checkpoint; with it
-    the adapter of the best one is kept, in ``folder/adapter`` and in ``denoiser``. ``on_step(steps done)``
-    after each step, for a progress bar.
+
+    Args:
+        denoiser: with an adapter from ``attach``.
+        dataset: as ``load_training_set`` reads it.
+        config: how.
+        folder: what is written goes there.
+        tracker: gets the figures.
+        validate: steps done -> score, higher = better; called on every process at each checkpoint. With it the adapter
+            of the best one is kept, in ``folder/adapter`` and in ``denoiser``.
+        on_step: called with the steps done after each, for a progress bar.
+        seed: of everything that is drawn.
+
     Told to leave (:mod:`mitune.leaving`), it ends the step, and a validation that is due, writes a checkpoint and
     raises Leave, on all processes after the same step. With another number of processes it goes on with the same
     batches; their sums round differently, and the adapter's dropout, if any, draws other masks.
@@ -74,7 +81,7 @@ def train(
 
 
 class _Run:
-    """One call of ``train``: what the loop needs at hand."""
+    """A run is one call of ``train``, whose arguments it takes: it holds what the loop needs at hand."""
 
     def __init__(
         self,
@@ -178,7 +185,7 @@ class _Run:
         return self.keeper.finish()
 
     def _step(self, step: int) -> bool:
-        """One optimizer step; leaves its loss and gradient norm in the history, on the device.
+        """Take one optimizer step; leaves its loss and gradient norm in the history, on the device.
 
         Gives whether to leave after it: the same answer on every process, as the question goes with the gradients.
         """
@@ -209,9 +216,8 @@ class _Run:
         return leaving.asked() if self.processes.num_processes == 1 else self._wished(wish)
 
     def _wished(self, wish: Tensor) -> bool:
-        """Whether any process wishes to leave. On a GPU the answer of the step before, which is there already: the host
-        does not wait for the step that it has just begun.
-        """
+        """Tell whether any process wishes to leave. On a GPU the answer of the step before, which is there already: the
+        host does not wait for the step that it has just begun."""
         if self.device.type != "cuda":
             return bool(wish > 0)
         answer = torch.empty((), pin_memory=True)
@@ -235,7 +241,7 @@ class _Run:
         return loss.detach()
 
     def _too_large(self, draw: Draw) -> str:
-        """What to say when these rows do not fit: how many would. Their gradients are lost, as the run ends here."""
+        """Say how many rows would fit where these do not. Their gradients are lost, as the run ends here."""
         self.optimizer.zero_grad(set_to_none=True)
         fits = largest_that_fits(len(draw.t), lambda size: self._accumulate(draw[:size]))
         rows = self.objective.rows
@@ -243,7 +249,7 @@ class _Run:
         return advice("a micro-batch", len(draw.t) * rows, fits and fits * rows, key)
 
     def _micro_batches(self) -> Iterator[slice]:
-        """This process's share of the batch in near-equal parts."""
+        """Cut this process's share of the batch in near-equal parts."""
         share = self.rows[1] - self.rows[0]
         size = max(1, (self.config.micro_batch or 2**62) // self.objective.rows)
         parts = -(-share // size)
@@ -251,9 +257,8 @@ class _Run:
         return itertools.starmap(slice, itertools.pairwise(bounds))
 
     def _place(self, draw: Draw) -> Draw:
-        """The draw where it is needed: indices beside what they index, t and noise on the device; nobody
-        waits for the copies.
-        """
+        """Put the draw where it is needed: indices beside what they index, t and noise on the device; nobody waits for
+        the copies."""
         latents, device = self.data.latents.device, self.device
         return Draw(
             draw.item,
@@ -265,7 +270,7 @@ class _Run:
         )
 
     def _batch(self, draw: Draw) -> Batch:
-        """The rows of one forward, gathered on the device."""
+        """Gather the rows of one forward on the device."""
         data, latents, objective = self.data, self.data.latents, self.objective
         return Batch(
             z0=_move(latents[draw.winner], self.device),
@@ -282,7 +287,8 @@ class _Run:
 
     @contextlib.contextmanager
     def _at_start(self) -> Iterator[None]:
-        """The adapter as it was when this training began, without dropout: a few megabytes change places."""
+        """Set the adapter back to where this training began, without dropout, for the time of the block: a few
+        megabytes change places."""
         now = [parameter.data for parameter in self.parameters]
         self._train_mode(False)
         try:
@@ -307,9 +313,8 @@ class _Run:
 
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
-        """Dropout of the adapter on (the frozen rest stays in eval mode), its weights composed where that pays,
-        gradient checkpointing and compilation as asked for.
-        """
+        """Turn dropout of the adapter on (the frozen rest stays in eval mode), compose its weights where that pays, and
+        set gradient checkpointing and compilation as asked for, for the time of the block."""
         network = self.denoiser.network
         if self.config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
@@ -342,9 +347,7 @@ class _Run:
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    """To ``device`` without making the host wait: a copy from ordinary memory would, one from pinned memory
-    does not.
-    """
+    """Copy to ``device`` without making the host wait: from ordinary memory it would, from pinned it does not."""
     if tensor.device == device:
         return tensor
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -357,7 +360,7 @@ def _density(config: TrainConfig, denoiser: Adapted) -> Density:
 
 
 def _check(config: TrainConfig, denoiser: Adapted, processes: PartialState) -> None:
-    """Raises UserError for what does not fit this model or this machine."""
+    """Raise UserError for what does not fit this model or this machine."""
     longest = denoiser.schedule.num_train_timesteps
     if config.t_max > longest:
         raise UserError(f"train.t_max={config.t_max}: this model's time ends at {longest}")
