@@ -28,8 +28,8 @@ from mitune.families.lora import fitted
 
 @dataclass(frozen=True)
 class Update:
-    """An update makes W' = diag(gain) (W + up · down) of one layer, in float32: ``down`` [r, in, …], ``up`` [out, r, …] (the
-    scale alpha / r in it), ``gain`` and ``norm`` = ‖W‖ [out], both None for LoRA.
+    """An update makes W' = diag(gain) (W + up · down) of one layer, in float32: ``down`` [r, in, …], ``up`` [out, r, …]
+    (the scale alpha / r in it), ``gain`` and ``norm`` = ‖W‖ [out], both None for LoRA.
     """
 
     down: Tensor
