@@ -31,8 +31,11 @@ from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.batches import Draw, Draws, load_training_set
 from mitune.finetune.catalogue import OBJECTIVES, AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
-from mitune.information import PathLLR, PathMI
-from mitune.sampling import Sampler, candidate_seed, sample
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_seed
+from mitune.sampling.steps import Sampler
 
 OBSERVERS_AT_MOST = 1.02
 PIPELINE_AT_MOST = 1.0

@@ -63,7 +63,7 @@ def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     from mitune.data.prompts import load_prompts
     from mitune.data.store import plan_units
     from mitune.information.registry import Scoring
-    from mitune.sampling import Sampler
+    from mitune.sampling.steps import Sampler
     from mitune.stages.candidates import draw_unit
 
     denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})

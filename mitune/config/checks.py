@@ -12,10 +12,11 @@ from mitune.scores import (
     COLUMNS,
     COMBINED,
     INFORMATION,
-    LATENT_SCORERS,
     PATH_SCORERS,
+    RACERS,
     SCORERS,
     STEERED,
+    TIMED,
     columns,
     normalised,
     scorers_of,
@@ -23,9 +24,8 @@ from mitune.scores import (
 )
 from mitune.settings import check_value
 
-_TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 INTERVALS = (
-    *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
+    *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in TIMED),
     ("train.t_min", "train.t_max"),
 )
 
@@ -54,7 +54,7 @@ def check(values: dict[str, Any]) -> None:
 
 def _check_profile(values: dict[str, Any]) -> None:
     """A profile is there where one is needed; what it says is read with the model."""
-    for name in _TIMED:
+    for name in TIMED:
         for last, value in (("weighting", "profile"), ("strategy", "importance")):
             if values[f"scorer.{name}.{last}"] == value and values["scorer.profile"] is None:
                 raise UserError(
@@ -66,8 +66,6 @@ def _check_profile(values: dict[str, Any]) -> None:
         raise UserError(f"score.profile={path}: the profile is a JSON file; give a name that ends in .json")
 
 
-# What candidates can be dropped by: scores of the path, and the cheaper ones of the predicted picture.
-RACERS = (*PATH_SCORERS, *(name for name in LATENT_SCORERS if name != "cas"))
 _SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers")
 # Where what a search says of its particles (``STEERED``) can be had.
 _STEERED_LISTS = ("scorers", "sample.scorers", "sample.by")

@@ -14,7 +14,8 @@ from mitune.families import load_denoiser, memory
 from mitune.finetune.adapters import attach
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 from tests.finetune.conftest import make_dataset
 
 PROMPTS = ["a red circle", "two dogs"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
 from mitune.families import load_denoiser, lora
 from mitune.families.stable_diffusion import StableDiffusionDenoiser

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune.denoiser import AnalyticDenoiser, Condition
+from mitune.analytic import AnalyticDenoiser
+from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
