@@ -35,7 +35,7 @@ from mitune.track import Tracker
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Give the rate of ``step`` (0, 1, …): linear warm-up, then constant, or falling to 0 by a line or half a cosine."""
+    """Give the rate of ``step`` 0, 1, …: linear warm-up, then constant, or falling to 0 by a line or half a cosine."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
