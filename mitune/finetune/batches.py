@@ -110,9 +110,8 @@ def load_training_set(
         winners = winners[count[text_of[winners]] > 0]
         if not len(winners):
             raise UserError(
-                f"train.objective={objective.name} compares winners with losers, and no prompt of the "
-                "training set has both; "
-                "select again with select.losers=1"
+                f"train.objective={objective.name} compares winners with losers, and no prompt of the training"
+                " set has both; select again with select.losers=1"
             )
     digest = hashlib.sha256("\x1f".join(texts).encode())
     digest.update(preferred.numpy().tobytes())
@@ -137,18 +136,9 @@ def load_training_set(
         label = (_standard(dataset, text_of, winners) / soft_labels).clamp(-1, 1).float()
         digest.update(label.numpy().tobytes())
     return TrainingSet(
-        latents,
-        unique,
-        winners,
-        text_of,
-        losers,
-        first[text_of],
-        count[text_of],
-        label,
-        importance,
-        real,
+        latents, unique, winners, text_of, losers, first[text_of], count[text_of], label, importance, real,
         digest.hexdigest()[:12],
-    )
+    )  # fmt: skip
 
 
 def _weights(dataset: Any, rows: Tensor) -> Tensor | None:
@@ -228,14 +218,7 @@ class Draw:
 
     def __getitem__(self, rows: slice) -> Draw:
         """Give a part of the batch; no copies."""
-        return Draw(
-            self.item[rows],
-            self.winner[rows],
-            self.loser[rows],
-            self.text[rows],
-            self.t[rows],
-            self.noise[rows],
-        )
+        return Draw(*(value[rows] for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -258,6 +241,7 @@ class Density:
         return t.clamp(low, high).float()
 
 
+@dataclass(eq=False)
 class Draws:
     """Draws the global batch of any step. Items come in epochs, each a fresh permutation, so all are seen equally
     often.
@@ -274,55 +258,51 @@ class Draws:
         density: of the times; None: uniform.
     """
 
-    def __init__(
-        self,
-        data: TrainingSet,
-        seed: int,
-        batch_size: int,
-        shape: Sequence[int],
-        times: tuple[int, int],
-        discrete: bool,
-        caption_dropout: float,
-        pin: bool = False,
-        density: Density | None = None,
-    ) -> None:
-        self._data, self._seed, self._batch = data, seed, batch_size
-        self._shape, self._times, self._discrete = tuple(shape), times, discrete
-        self._dropout, self._pin, self._density = caption_dropout, pin, density
-        self._pairs = bool((data.count > 0).all())
+    data: TrainingSet
+    seed: int
+    batch_size: int
+    shape: Sequence[int]
+    times: tuple[int, int]
+    discrete: bool
+    caption_dropout: float
+    pin: bool = False
+    density: Density | None = None
+
+    def __post_init__(self) -> None:
+        self._pairs = bool((self.data.count > 0).all())
         self._orders: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Draw:
         """Draw the batch of ``step``."""
-        data, n = self._data, self._batch
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "step", step))
+        data, n = self.data, self.batch_size
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "step", step))
         items = self._items(step)
-        low, high = self._times
-        if self._density is not None:
-            t = self._density(torch.rand(n, generator=generator, dtype=torch.float64), low, high)
-            t = t.long().clamp(max=high - 1) if self._discrete else t
-        elif self._discrete:
+        low, high = self.times
+        if self.density is not None:
+            t = self.density(torch.rand(n, generator=generator, dtype=torch.float64), low, high)
+            t = t.long().clamp(max=high - 1) if self.discrete else t
+        elif self.discrete:
             t = torch.randint(low, high, (n,), generator=generator)
         else:
             t = low + (high - low) * torch.rand(n, generator=generator)
-        dropped = torch.rand(n, generator=generator) < self._dropout
+        dropped = torch.rand(n, generator=generator) < self.caption_dropout
         winner = data.winners[items]
         loser = winner
         if self._pairs:
             chance = torch.rand(n, generator=generator, dtype=torch.float64)
             loser = data.losers[data.first[items] + (chance * data.count[items]).long()]
         text = torch.where(dropped, len(data.texts), data.text_of[items])
-        noise = torch.randn(n, *self._shape, generator=generator, pin_memory=self._pin)
+        noise = torch.randn(n, *self.shape, generator=generator, pin_memory=self.pin)
         return Draw(items, winner, loser, text, t, noise)
 
     def _items(self, step: int) -> Tensor:
         """Find the items at positions step·batch … of the endless sequence of permutations."""
-        size, found, at = len(self._data), [], step * self._batch
-        end = at + self._batch
+        size, found, at = len(self.data), [], step * self.batch_size
+        end = at + self.batch_size
         while at < end:
             epoch, start = divmod(at, size)
             if epoch not in self._orders:
-                generator = torch.Generator().manual_seed(seed_of(self._seed, "epoch", epoch))
+                generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
                 self._orders = {key: value for key, value in self._orders.items() if key == epoch - 1}
                 self._orders[epoch] = torch.randperm(size, generator=generator)
             part = self._orders[epoch][start : start + end - at]

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from mitune.families import lora
 from mitune.families.adapted import Adapted
 from mitune.finetune import sharding
 from mitune.finetune.adapters import trainable_parameters
-from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
-from mitune.finetune.catalogue import OBJECTIVES, Objective, TrainConfig
+from mitune.finetune.batches import Density, Draw, Draws, Texts, load_training_set, seed_of
+from mitune.finetune.catalogue import OBJECTIVES, TrainConfig
 from mitune.finetune.composed import composed
 from mitune.finetune.keeping import Keeper, TrainResult
 from mitune.finetune.objectives import Batch, LayoutWeight
@@ -80,28 +81,27 @@ def train(
     return _Run(denoiser, dataset, config, Path(folder), tracker, validate, on_step, seed).run()
 
 
+@dataclass(eq=False)
 class _Run:
     """A run is one call of ``train``, whose arguments it takes: it holds what the loop needs at hand."""
 
-    def __init__(
-        self,
-        denoiser: Adapted,
-        dataset: Any,
-        config: TrainConfig,
-        folder: Path,
-        tracker: Tracker | None,
-        validate: Callable[[int], float] | None,
-        on_step: Callable[[int], None] | None,
-        seed: int = 0,
-    ) -> None:
+    denoiser: Adapted
+    dataset: Any
+    config: TrainConfig
+    folder: Path
+    tracker: Tracker | None = None
+    validate: Callable[[int], float] | None = None
+    on_step: Callable[[int], None] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        denoiser, config = self.denoiser, self.config
         config.check("train.")
-        self.denoiser, self.config, self.seed = denoiser, config, seed
-        self.validate, self.on_step = validate, on_step
-        if config.keep_best_by is not None and validate is None:
+        if config.keep_best_by is not None and self.validate is None:
             raise ValueError("keep_best_by needs validate()")
         self.processes = distributed.state()
         self.device = denoiser.device
-        self.objective: Objective = OBJECTIVES.find(config.objective)
+        self.objective = OBJECTIVES.find(config.objective)
         self.loss = self.objective.load()
         self.strength = getattr(config, self.objective.strength) if self.objective.strength else 0.0
         self.weight: LayoutWeight | None = (
@@ -112,23 +112,18 @@ class _Run:
         self.names = trainable_parameters(denoiser)
         if not self.names:
             raise ValueError("no adapter is attached: call attach() first")
-        self.parameters: list[nn.Parameter] = list(self.names.values())
+        self.parameters = list(self.names.values())
         _check(config, denoiser, self.processes)
         self.layers = lora.adapter_layers(denoiser.components.values())
-        self.data: TrainingSet = load_training_set(
-            dataset, denoiser, self.objective, config.temperature, config.soft_labels
+        self.data = load_training_set(
+            self.dataset, denoiser, self.objective, config.temperature, config.soft_labels
         )
+        longest = denoiser.schedule.num_train_timesteps
         self.draws = Draws(
-            self.data,
-            seed,
-            config.batch_size,
-            denoiser.latent_shape,
-            (config.t_min, config.t_max),
-            denoiser.schedule.kind == "vp",
-            config.caption_dropout,
-            pin=self.device.type == "cuda",
-            density=None if config.density == "uniform" else _density(config, denoiser),
-        )
+            self.data, self.seed, config.batch_size, denoiser.latent_shape, (config.t_min, config.t_max),
+            denoiser.schedule.kind == "vp", config.caption_dropout, self.device.type == "cuda",
+            Density(longest, config.density_mean, config.density_std) if config.density != "uniform" else None,
+        )  # fmt: skip
         text_trains = any(p.requires_grad for encoder in denoiser.text_encoders for p in encoder.parameters())
         self.anchor = None
         if self.objective.anchor == "start":
@@ -141,26 +136,14 @@ class _Run:
         if self.sharded:
             sharding.shard(denoiser.network, self.parameters, self.device)
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.lr,
-            betas=(float(config.betas[0]), float(config.betas[1])),
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=self.device.type in ("cuda", "cpu"),
-        )
+            self.parameters, config.lr, (float(config.betas[0]), float(config.betas[1])), config.eps,
+            config.weight_decay, fused=self.device.type in ("cuda", "cpu"),
+        )  # fmt: skip
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
         self.keeper = Keeper(
-            denoiser,
-            config,
-            folder,
-            self.names,
-            self.optimizer,
-            self.scaler,
-            self.data.digest,
-            seed,
-            tracker,
-            validate and self._score,
-        )
+            denoiser, config, self.folder, self.names, self.optimizer, self.scaler, self.data.digest, self.seed,
+            self.tracker, self.validate and self._score,
+        )  # fmt: skip
         self.history = self.keeper.history
         self.wish: tuple[Tensor, torch.cuda.Event] | None = None  # of the last step, on its way to the host
         rank, ranks = self.processes.process_index, self.processes.num_processes
@@ -171,7 +154,9 @@ class _Run:
     def run(self) -> TrainResult:
         leave = False
         start = self.keeper.resume()
-        with self._training(), self._own_randomness(), leaving.deferred():
+        cuda = [self.device.index or 0] if self.device.type == "cuda" else []
+        # Seeds are set freely inside; the caller's generators are as they were afterwards.
+        with self._training(), torch.random.fork_rng(devices=cuda), leaving.deferred():
             for step in range(start, self.config.steps):
                 leave = self._step(step)
                 if self.on_step is not None:
@@ -260,14 +245,8 @@ class _Run:
         """Put the draw where it is needed: indices beside what they index, t and noise on the device; nobody waits for
         the copies."""
         latents, device = self.data.latents.device, self.device
-        return Draw(
-            draw.item,
-            _move(draw.winner, latents),
-            _move(draw.loser, latents),
-            _move(draw.text, self.texts.device),
-            _move(draw.t, device),
-            _move(draw.noise, device),
-        )
+        places = (draw.item.device, latents, latents, self.texts.device, device, device)
+        return Draw(*map(_move, vars(draw).values(), places))
 
     def _batch(self, draw: Draw) -> Batch:
         """Gather the rows of one forward on the device."""
@@ -334,13 +313,6 @@ class _Run:
         for layer in self.layers:
             layer.train(mode)
 
-    @contextlib.contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Seed freely; the caller's generators are as they were afterwards."""
-        cuda = [self.device.index or 0] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            yield
-
     def _autocast(self) -> Any:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.mixed_precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
@@ -353,10 +325,6 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # nothing is copied if it is pinned already
     return tensor.to(device, non_blocking=True)
-
-
-def _density(config: TrainConfig, denoiser: Adapted) -> Density:
-    return Density(denoiser.schedule.num_train_timesteps, config.density_mean, config.density_std)
 
 
 def _check(config: TrainConfig, denoiser: Adapted, processes: PartialState) -> None:
