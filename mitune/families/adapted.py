@@ -57,12 +57,7 @@ class Adapted(Denoiser):
     def offloaded(self) -> str:
         """Say what waits on the CPU: none, model or sequential."""
 
-    def load_adapter(
-        self,
-        adapter: str | Path | Sequence[str | Path],
-        name: str = "default",
-        weights: Sequence[float] = (),
-    ) -> None:
+    def load_adapter(self, adapter: str | Path | Sequence[str | Path], weights: Sequence[float] = ()) -> None:
         """Put a saved adapter (a folder, file or Hub id) in the place of the present one, frozen, in the weights'
         dtype. Several, or ``weights`` other than 1, are put there as the one adapter that does the same (``stacking``).
 
@@ -77,7 +72,7 @@ class Adapted(Denoiser):
         saved = found[0] if plain else stacking.stack(self.components, found, weights or [1.0] * len(found))
         self.unload_adapter()
         for component in saved.tensors:
-            lora.inject_saved(self.components[component], saved, component, name)
+            lora.inject_saved(self.components[component], saved, component)
         self._adapter = saved
 
     def unload_adapter(self) -> None:
@@ -86,11 +81,11 @@ class Adapted(Denoiser):
             lora.remove(module)
         self._adapter = None
 
-    def save_adapter(self, folder: str | Path, name: str = "default") -> None:
+    def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter to ``folder`` atomically, so that ``load_lora_weights(folder)`` of the plain pipeline
         reproduces it.
         """
-        lora.write_adapter(folder, type(self.pipeline), self.components, name)
+        lora.write_adapter(folder, type(self.pipeline), self.components)
 
     def adapter_updates(self) -> dict[str, dict[str, stacking.Update]]:
         """Give component -> layer -> what the loaded adapter makes of its weight."""

@@ -30,26 +30,22 @@ from mitune.families.source import ADAPTER_FILE as FILE
 from mitune.files import atomic_folder, write_bytes
 
 _A, _B, _MAGNITUDE = adapter_files.A, adapter_files.B, adapter_files.MAGNITUDE
+NAME = "default"  # what peft calls the one adapter that a module carries
 
 
-def write_adapter(
-    folder: str | Path, pipeline_class: Any, components: Mapping[str, nn.Module], name: str = "default"
-) -> None:
-    """Write the adapter ``name`` of ``components`` ({"unet": …, "text_encoder": …}) to ``folder``,
-    atomically, by diffusers' own writer.
-    """
+def write_adapter(folder: str | Path, pipeline_class: Any, components: Mapping[str, nn.Module]) -> None:
+    """Write the adapter of ``components`` ({"unet": …, "text_encoder": …}) to ``folder``, atomically, by diffusers' own
+    writer."""
     # PixArt's pipelines have no writer of their own: they take that of a pipeline with a transformer alone.
     from diffusers.loaders import SanaLoraLoaderMixin
 
     layers: dict[str, dict[str, Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for component, module in components.items():
-        tensors: dict[str, Tensor] = {
-            key: value.detach() for key, value in adapter_parameters(module, name).items()
-        }
+        tensors = {key: value.data for key, value in adapter_parameters(module).items()}
         if not tensors:
             continue
-        config: Any = module.peft_config[name]  # type: ignore[index]
+        config: Any = module.peft_config[NAME]  # type: ignore[index]
         if component.startswith("text_encoder") and not hasattr(module, "text_model"):
             # Older transformers nest CLIP's text model one level deeper; diffusers strips the level where it
             # is absent.
@@ -59,7 +55,7 @@ def write_adapter(
             # was; older versions take both names.
             tensors = {key + ".weight" * key.endswith(_MAGNITUDE): value for key, value in tensors.items()}
         layers[f"{component}_lora_layers"] = {key: value.cpu().contiguous() for key, value in tensors.items()}
-        settings[f"{component}_lora_adapter_metadata"] = _settings(config, module, name)
+        settings[f"{component}_lora_adapter_metadata"] = _settings(config, module)
     if not layers:
         raise ValueError("there is no adapter to write")
     with atomic_folder(folder) as partial:
@@ -70,17 +66,17 @@ def write_adapter(
         write_bytes(partial / FILE, data)
 
 
-def _settings(config: Any, module: nn.Module, name: str) -> dict[str, Any]:
+def _settings(config: Any, module: nn.Module) -> dict[str, Any]:
     """Say in the header what a component's adapter is."""
     given = {"r": config.r, "lora_alpha": config.lora_alpha, "use_dora": config.use_dora}
     if config.use_rslora:
         given["use_rslora"] = True
     if isinstance(config.target_modules, str):  # of an adapter that was read: every layer has its own values
         wrapped = {
-            key: layer for key, layer in module.named_modules() if name in getattr(layer, "lora_A", {})
+            key: layer for key, layer in module.named_modules() if NAME in getattr(layer, "lora_A", {})
         }
-        ranks = {f"^{key}": layer.r[name] for key, layer in wrapped.items()}
-        alphas = {f"^{key}": layer.lora_alpha[name] for key, layer in wrapped.items()}
+        ranks = {f"^{key}": layer.r[NAME] for key, layer in wrapped.items()}
+        alphas = {f"^{key}": layer.lora_alpha[NAME] for key, layer in wrapped.items()}
         targets = sorted(wrapped)
         patterns = {
             "rank_pattern": {key: value for key, value in ranks.items() if value != config.r},
@@ -114,12 +110,12 @@ def make_canonical(folder: Path) -> None:
 # -- inside a network ----------------------------------------------------------------------------------------
 
 
-def adapter_parameters(module: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
+def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Collect the adapter's parameters under peft's names (the file's, without the component)."""
     found = {}
     for key, parameter in module.named_parameters():
-        if ".lora_" in key and f".{name}." in key:
-            key = key.replace(f".{name}.", ".")
+        if ".lora_" in key and f".{NAME}." in key:
+            key = key.replace(f".{NAME}.", ".")
             found[key.removesuffix(".weight") if key.endswith(f"{_MAGNITUDE}.weight") else key] = parameter
     return found
 
@@ -131,19 +127,19 @@ def adapter_layers(modules: Iterable[nn.Module]) -> list[Any]:
     return [layer for module in modules for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
 
 
-def inject(module: nn.Module, config: Any, name: str = "default") -> None:
+def inject(module: nn.Module, config: Any) -> None:
     """Put an adapter of this ``peft.LoraConfig`` into ``module``, through the method its own library offers, or
     peft's where it has none (PixArt's transformer).
     """
     if hasattr(module, "add_adapter"):
-        module.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+        module.add_adapter(config, adapter_name=NAME)  # type: ignore[operator]
     else:
         from peft import inject_adapter_in_model
 
-        inject_adapter_in_model(config, module, name)
+        inject_adapter_in_model(config, module, NAME)
 
 
-def inject_saved(module: nn.Module, saved: SavedAdapter, component: str, name: str = "default") -> None:
+def inject_saved(module: nn.Module, saved: SavedAdapter, component: str) -> None:
     """Rebuild a saved adapter in ``module``, frozen, in the module's dtype. Raises UserError where it does
     not fit.
     """
@@ -163,9 +159,9 @@ def inject_saved(module: nn.Module, saved: SavedAdapter, component: str, name: s
         target_modules="|".join(re.escape(layer) for layer in sorted(ranks)),
         use_dora=saved.is_dora(component),
     )
-    inject(module, config, name)
-    copy_into(module, tensors, name)
-    for parameter in adapter_parameters(module, name).values():
+    inject(module, config)
+    copy_into(module, tensors)
+    for parameter in adapter_parameters(module).values():
         parameter.requires_grad_(False)
 
 
@@ -204,9 +200,9 @@ def fitted(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, 
 
 
 @torch.no_grad()
-def copy_into(module: nn.Module, tensors: Mapping[str, Tensor], name: str = "default") -> None:
+def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Set the adapter's values. Raises ValueError if the names differ (the callers check shapes first)."""
-    parameters = adapter_parameters(module, name)
+    parameters = adapter_parameters(module)
     if parameters.keys() != tensors.keys():
         raise ValueError(f"adapters differ in {sorted(parameters.keys() ^ tensors.keys())[:4]}")
     for key, parameter in parameters.items():

@@ -33,32 +33,19 @@ def seed_of(*parts: object) -> int:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """The training data are latents, texts, and items: which picture of a text is preferred, and to which others.
+    """The training data are latents, texts, and items: which picture of a text is preferred, and to which others."""
 
-    Attributes:
-        latents: [rows, …] float32.
-        texts: without repetition.
-        winners: [items] rows of latents; of an unpaired objective losers' rows too.
-        text_of: [items] index into ``texts``.
-        losers: rows of latents, those of one item side by side: ``count`` [items] of them (0 without preferences) from
-            ``first`` [items].
-        label: [items] 1 for a winner, −1 for a loser, or between.
-        importance: [items] how much each counts, with mean 1; None where all count alike.
-        real: [items] which of them no model drew; None where there are none.
-        digest: of all that.
-    """
-
-    latents: Tensor
-    texts: list[str]
-    winners: Tensor
-    text_of: Tensor
-    losers: Tensor
-    first: Tensor
-    count: Tensor
-    label: Tensor
-    importance: Tensor | None
-    real: Tensor | None
-    digest: str
+    latents: Tensor  # [rows, …] float32
+    texts: list[str]  # without repetition
+    winners: Tensor  # [items] rows of latents; of an unpaired objective losers' rows too
+    text_of: Tensor  # [items] index into ``texts``
+    losers: Tensor  # rows of latents, those of one item side by side:
+    first: Tensor  # [items] where its own begin
+    count: Tensor  # [items] how many it has; 0 without preferences
+    label: Tensor  # [items] 1 for a winner, −1 for a loser, or between
+    importance: Tensor | None  # [items] how much each counts, with mean 1; None where all count alike
+    real: Tensor | None  # [items] which of them no model drew; None where there are none
+    digest: str  # of all that
 
     def __len__(self) -> int:
         return len(self.winners)
@@ -244,29 +231,17 @@ class Density:
 @dataclass(eq=False)
 class Draws:
     """Draws the global batch of any step. Items come in epochs, each a fresh permutation, so all are seen equally
-    often.
-
-    Args:
-        data: what is drawn from.
-        seed: of the items, times and noise.
-        batch_size: items of a step, over all processes.
-        shape: of a latent.
-        times: the lowest and the highest, which is excluded.
-        discrete: times are whole.
-        caption_dropout: chance of the null prompt in the place of an item's.
-        pin: put the noise where a GPU can fetch it.
-        density: of the times; None: uniform.
-    """
+    often."""
 
     data: TrainingSet
-    seed: int
-    batch_size: int
-    shape: Sequence[int]
-    times: tuple[int, int]
-    discrete: bool
-    caption_dropout: float
-    pin: bool = False
-    density: Density | None = None
+    seed: int  # of the items, times and noise
+    batch_size: int  # items of a step, over all processes
+    shape: Sequence[int]  # of a latent
+    times: tuple[int, int]  # the lowest and the highest, which is excluded
+    discrete: bool  # times are whole
+    caption_dropout: float  # chance of the null prompt in the place of an item's
+    pin: bool = False  # put the noise where a GPU can fetch it
+    density: Density | None = None  # of the times; None: uniform
 
     def __post_init__(self) -> None:
         self._pairs = bool((self.data.count > 0).all())

@@ -36,51 +36,36 @@ _OF_THE_STAGE = {"fresh", "validation_prompts"}
 
 @dataclass(frozen=True)
 class TrainResult:
-    """These are the figures of a finished training.
-
-    Attributes:
-        loss: mean over the last tenth of the steps.
-        forwards: rows sent through the network.
-        best_step, best_value: of the adapter that ``validate`` scored highest, where it was asked.
-    """
+    """These are the figures of a finished training."""
 
     steps: int
     seconds: float
-    loss: float
+    loss: float  # mean over the last tenth of the steps
     trainable_parameters: int
-    forwards: int
-    best_step: int | None = None
+    forwards: int  # rows sent through the network
+    best_step: int | None = None  # of the adapter that ``validate`` scored highest, where it was asked
     best_value: float | None = None
 
 
 @dataclass(eq=False)
 class Keeper:
-    """A keeper writes a training down while it goes, and finds its place again. Every process has one.
-
-    Attributes:
-        folder: where ``checkpoints`` and ``adapter`` are written, by the main process.
-        names: the parameters that train, under the names they have in an adapter file.
-        digest: of the training data.
-        validate: steps done -> score of the adapter, higher = better.
-        history: loss and norm of the gradient [steps] on the device, which the step fills in.
-        state: the last checkpoint's.
-    """
+    """A keeper writes a training down while it goes, and finds its place again. Every process has one."""
 
     denoiser: Adapted
     config: TrainConfig
-    folder: Path
-    names: Mapping[str, nn.Parameter]
+    folder: Path  # ``checkpoints`` and ``adapter`` are written there, by the main process
+    names: Mapping[str, nn.Parameter]  # what trains, under the names in an adapter file
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    digest: str
+    digest: str  # of the training data
     seed: int
     tracker: Tracker | None
-    validate: Callable[[int], float] | None
+    validate: Callable[[int], float] | None  # steps done -> score of the adapter, higher = better
 
     def __post_init__(self) -> None:
         self.main = distributed.state().is_main_process
         self.checkpoints = self.folder / "checkpoints"
-        self.history = {
+        self.history = {  # [steps] on the device; the step fills them in
             name: torch.zeros(self.config.steps, device=self.denoiser.device)
             for name in ("loss", "grad_norm")
         }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,29 +21,18 @@ from mitune.noise import NoiseSchedule
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A batch holds n rows of training data on the device.
+    """A batch holds n rows of training data on the device."""
 
-    Attributes:
-        z0, noise: [n, …] float32.
-        t: [n].
-        condition: n rows.
-        rejected: [n, …] the losers' latents, for an objective of pairs.
-        reference: the condition as the reference's text encoder gives it (None: the same condition).
-        weight: [n] factor on each row's errors (None: 1).
-        label: [n] 1 for a winner, −1 for a loser, in ``nft`` anything between (None: all winners).
-        real: [n] bool, pictures that no model drew (None: none of them).
-        anchor: the context in which the denoiser is the reference (None: its base model, the adapter switched off).
-    """
-
-    z0: Tensor
-    noise: Tensor
-    t: Tensor
-    condition: Condition
-    rejected: Tensor | None = None
-    reference: Condition | None = None
-    weight: Tensor | None = None
-    label: Tensor | None = None
-    real: Tensor | None = None
+    z0: Tensor  # [n, …] float32
+    noise: Tensor  # [n, …] float32
+    t: Tensor  # [n]
+    condition: Condition  # n rows
+    rejected: Tensor | None = None  # [n, …] the losers' latents, for an objective of pairs
+    reference: Condition | None = None  # as the reference's text encoder gives it; None: the same condition
+    weight: Tensor | None = None  # [n] factor on each row's errors; None: 1
+    label: Tensor | None = None  # [n] 1 for a winner, −1 for a loser, in ``nft`` between; None: all winners
+    real: Tensor | None = None  # [n] bool, pictures that no model drew; None: none of them
+    # The context in which the denoiser is the reference; None: its base model, the adapter switched off.
     anchor: Callable[[], contextlib.AbstractContextManager[object]] | None = None
 
 
@@ -66,15 +56,12 @@ class LayoutWeight:
 
     def __init__(self, schedule: NoiseSchedule, power: float, low: int, high: int) -> None:
         """Training times are ``low`` … ``high`` (excluded), in the model's units."""
-        self._schedule, self._power = schedule, power
+        self._raw = partial(schedule.layout_weight, power=power)
         self._mean = float(self._raw(torch.arange(low, high)).mean())
 
     def __call__(self, t: Tensor) -> Tensor:
         """Give the weights [n], float32, of times ``t`` [n]."""
         return (self._raw(t) / self._mean).float()
-
-    def _raw(self, t: Tensor) -> Tensor:
-        return self._schedule.layout_weight(t, self._power)
 
 
 def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
@@ -96,11 +83,15 @@ def dpo(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """
     if batch.rejected is None:
         raise ValueError("dpo needs the losers' latents")
-    z0 = torch.cat([batch.z0, batch.rejected])
-    noise, t = torch.cat([batch.noise, batch.noise]), torch.cat([batch.t, batch.t])
-    condition = Condition.cat([batch.condition, batch.condition])
-    reference = Condition.cat([_reference_condition(batch)] * 2)
-    winner, loser = _gain(denoiser, batch, z0, noise, t, condition, reference).chunk(2)
+    both = replace(
+        batch,
+        z0=torch.cat([batch.z0, batch.rejected]),
+        noise=torch.cat([batch.noise] * 2),
+        t=torch.cat([batch.t] * 2),
+        condition=Condition.cat([batch.condition] * 2),
+        reference=Condition.cat([_reference_condition(batch)] * 2),
+    )
+    winner, loser = _gain(denoiser, both).chunk(2)
     return -F.logsigmoid(0.5 * beta * _weighed(winner - loser, batch.weight))
 
 
@@ -123,8 +114,7 @@ def kto(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     divergence from the reference, is left at 0: near the reference it is small, and its estimate over a batch would
     make the result depend on how the batch is split.
     """
-    reference = _reference_condition(batch)
-    gain = _gain(denoiser, batch, batch.z0, batch.noise, batch.t, batch.condition, reference)
+    gain = _gain(denoiser, batch)
     return 1 - torch.sigmoid(0.5 * beta * _label(batch, gain) * _weighed(gain, batch.weight))
 
 
@@ -178,19 +168,11 @@ def _label(batch: Batch, values: Tensor) -> Tensor:
     return values.new_ones(len(values)) if batch.label is None else batch.label.to(values.dtype)
 
 
-def _gain(
-    denoiser: Adapted,
-    batch: Batch,
-    z0: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    condition: Condition,
-    reference: Condition,
-) -> Tensor:
+def _gain(denoiser: Adapted, batch: Batch) -> Tensor:
     """Compute e_ref − e_θ of each row: how much better than the reference the network denoises it."""
     with _as_reference(denoiser, batch):
-        before = error(denoiser, z0, noise, t, reference)
-    return before - error(denoiser, z0, noise, t, condition)
+        before = error(denoiser, batch.z0, batch.noise, batch.t, _reference_condition(batch))
+    return before - error(denoiser, batch.z0, batch.noise, batch.t, batch.condition)
 
 
 def _weighed(values: Tensor, weight: Tensor | None) -> Tensor:
