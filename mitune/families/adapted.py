@@ -21,7 +21,7 @@ from mitune.files import atomic_folder
 
 
 class Adapted(Denoiser):
-    """A denoiser that takes one adapter at a time, loaded and frozen or attached for training.
+    """An adapted denoiser takes one adapter at a time, loaded and frozen or attached for training.
 
         denoiser = load_denoiser("shapes", adapter="round-1/adapter")
         with denoiser.base():
@@ -40,29 +40,24 @@ class Adapted(Denoiser):
     @property
     @abstractmethod
     def pipeline(self) -> Any:
-        """The diffusers pipeline that holds the modules."""
+        """Give the diffusers pipeline that holds the modules."""
 
     @property
     @abstractmethod
     def text_encoders(self) -> list[nn.Module]:
-        """The text encoders adapters may attach to, in the order of the file's components."""
+        """List the text encoders adapters may attach to, in the order of the file's components."""
 
     @property
     @abstractmethod
     def components(self) -> dict[str, nn.Module]:
-        """The modules that may carry an adapter, under the names they have in an adapter file."""
+        """Give the modules that may carry an adapter, under the names they have in an adapter file."""
 
     @property
     @abstractmethod
     def offloaded(self) -> str:
-        """What waits on the CPU: none, model or sequential."""
+        """Say what waits on the CPU: none, model or sequential."""
 
-    def load_adapter(
-        self,
-        adapter: str | Path | Sequence[str | Path],
-        name: str = "default",
-        weights: Sequence[float] = (),
-    ) -> None:
+    def load_adapter(self, adapter: str | Path | Sequence[str | Path], weights: Sequence[float] = ()) -> None:
         """Put a saved adapter (a folder, file or Hub id) in the place of the present one, frozen, in the weights'
         dtype. Several, or ``weights`` other than 1, are put there as the one adapter that does the same (``stacking``).
 
@@ -77,7 +72,7 @@ class Adapted(Denoiser):
         saved = found[0] if plain else stacking.stack(self.components, found, weights or [1.0] * len(found))
         self.unload_adapter()
         for component in saved.tensors:
-            lora.inject_saved(self.components[component], saved, component, name)
+            lora.inject_saved(self.components[component], saved, component)
         self._adapter = saved
 
     def unload_adapter(self) -> None:
@@ -86,11 +81,11 @@ class Adapted(Denoiser):
             lora.remove(module)
         self._adapter = None
 
-    def save_adapter(self, folder: str | Path, name: str = "default") -> None:
+    def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter to ``folder`` atomically, so that ``load_lora_weights(folder)`` of the plain pipeline
         reproduces it.
         """
-        lora.write_adapter(folder, type(self.pipeline), self.components, name)
+        lora.write_adapter(folder, type(self.pipeline), self.components)
 
     def adapter_updates(self) -> dict[str, dict[str, stacking.Update]]:
         """Give component -> layer -> what the loaded adapter makes of its weight."""

@@ -30,24 +30,22 @@ from mitune.families.layers import check_size, sizes
 from mitune.files import atomic_folder, write_bytes
 
 _A, _B, _MAGNITUDE = adapter_files.A, adapter_files.B, adapter_files.MAGNITUDE
+NAME = "default"  # what peft calls the one adapter that a module carries
 
 
-def write_adapter(
-    folder: str | Path, pipeline_class: Any, components: Mapping[str, nn.Module], name: str = "default"
-) -> None:
-    """Write the adapter ``name`` of ``components`` ({"unet": …, "text_encoder": …}) to ``folder``,
-    atomically, by diffusers' own writer.
-    """
+def write_adapter(folder: str | Path, pipeline_class: Any, components: Mapping[str, nn.Module]) -> None:
+    """Write the adapter of ``components`` ({"unet": …, "text_encoder": …}) to ``folder``, atomically, by diffusers' own
+    writer."""
     # PixArt's pipelines have no writer of their own: they take that of a pipeline with a transformer alone.
     from diffusers.loaders import SanaLoraLoaderMixin
 
     layers: dict[str, dict[str, Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for component, module in components.items():
-        tensors = adapter_tensors(module, name)
+        tensors = {key: value.data for key, value in adapter_parameters(module).items()}
         if not tensors:
             continue
-        config: Any = module.peft_config[name]  # type: ignore[index]
+        config: Any = module.peft_config[NAME]  # type: ignore[index]
         if component.startswith("text_encoder") and not hasattr(module, "text_model"):
             # Older transformers nest CLIP's text model one level deeper; diffusers strips the level where it
             # is absent.
@@ -57,7 +55,7 @@ def write_adapter(
             # was; older versions take both names.
             tensors = {key + ".weight" * key.endswith(_MAGNITUDE): value for key, value in tensors.items()}
         layers[f"{component}_lora_layers"] = {key: value.cpu().contiguous() for key, value in tensors.items()}
-        settings[f"{component}_lora_adapter_metadata"] = _settings(config, module, name)
+        settings[f"{component}_lora_adapter_metadata"] = _settings(config, module)
     if not layers:
         raise ValueError("there is no adapter to write")
     with atomic_folder(folder) as partial:
@@ -68,17 +66,17 @@ def write_adapter(
         write_bytes(partial / FILE, data)
 
 
-def _settings(config: Any, module: nn.Module, name: str) -> dict[str, Any]:
-    """What the header says of a component's adapter."""
+def _settings(config: Any, module: nn.Module) -> dict[str, Any]:
+    """Say in the header what a component's adapter is."""
     given = {"r": config.r, "lora_alpha": config.lora_alpha, "use_dora": config.use_dora}
     if config.use_rslora:
         given["use_rslora"] = True
     if isinstance(config.target_modules, str):  # of an adapter that was read: every layer has its own values
         wrapped = {
-            key: layer for key, layer in module.named_modules() if name in getattr(layer, "lora_A", {})
+            key: layer for key, layer in module.named_modules() if NAME in getattr(layer, "lora_A", {})
         }
-        ranks = {f"^{key}": layer.r[name] for key, layer in wrapped.items()}
-        alphas = {f"^{key}": layer.lora_alpha[name] for key, layer in wrapped.items()}
+        ranks = {f"^{key}": layer.r[NAME] for key, layer in wrapped.items()}
+        alphas = {f"^{key}": layer.lora_alpha[NAME] for key, layer in wrapped.items()}
         targets = sorted(wrapped)
         patterns = {
             "rank_pattern": {key: value for key, value in ranks.items() if value != config.r},
@@ -91,7 +89,7 @@ def _settings(config: Any, module: nn.Module, name: str) -> dict[str, Any]:
 
 
 def _canonical(data: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order: equal adapters are to be equal files."""
+    """Put the keys of a safetensors file's header in order: equal adapters are to be equal files."""
     found, tensors = header_of(data)
     header = header_text(found)
     header += b" " * (-len(header) % 8)
@@ -112,41 +110,36 @@ def make_canonical(folder: Path) -> None:
 # -- inside a network ----------------------------------------------------------------------------------------
 
 
-def adapter_parameters(module: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
-    """The adapter's parameters under peft's names (the file's, without the component)."""
+def adapter_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Collect the adapter's parameters under peft's names (the file's, without the component)."""
     found = {}
     for key, parameter in module.named_parameters():
-        if ".lora_" in key and f".{name}." in key:
-            key = key.replace(f".{name}.", ".")
+        if ".lora_" in key and f".{NAME}." in key:
+            key = key.replace(f".{NAME}.", ".")
             found[key.removesuffix(".weight") if key.endswith(f"{_MAGNITUDE}.weight") else key] = parameter
     return found
 
 
-def adapter_tensors(module: nn.Module, name: str = "default") -> dict[str, Tensor]:
-    """The adapter's values under peft's names."""
-    return {key: parameter.detach() for key, parameter in adapter_parameters(module, name).items()}
-
-
 def adapter_layers(modules: Iterable[nn.Module]) -> list[Any]:
-    """Every layer of ``modules`` that carries an adapter."""
+    """List every layer of ``modules`` that carries an adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [layer for module in modules for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
 
 
-def inject(module: nn.Module, config: Any, name: str = "default") -> None:
+def inject(module: nn.Module, config: Any) -> None:
     """Put an adapter of this ``peft.LoraConfig`` into ``module``, through the method its own library offers, or
     peft's where it has none (PixArt's transformer).
     """
     if hasattr(module, "add_adapter"):
-        module.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+        module.add_adapter(config, adapter_name=NAME)  # type: ignore[operator]
     else:
         from peft import inject_adapter_in_model
 
-        inject_adapter_in_model(config, module, name)
+        inject_adapter_in_model(config, module, NAME)
 
 
-def inject_saved(module: nn.Module, saved: SavedAdapter, component: str, name: str = "default") -> None:
+def inject_saved(module: nn.Module, saved: SavedAdapter, component: str) -> None:
     """Rebuild a saved adapter in ``module``, frozen, in the module's dtype. Raises UserError where it does
     not fit.
     """
@@ -166,9 +159,9 @@ def inject_saved(module: nn.Module, saved: SavedAdapter, component: str, name: s
         target_modules="|".join(re.escape(layer) for layer in sorted(ranks)),
         use_dora=saved.is_dora(component),
     )
-    inject(module, config, name)
-    copy_into(module, tensors, name)
-    for parameter in adapter_parameters(module, name).values():
+    inject(module, config)
+    copy_into(module, tensors)
+    for parameter in adapter_parameters(module).values():
         parameter.requires_grad_(False)
 
 
@@ -177,7 +170,7 @@ def _usual(values: Mapping[str, Any]) -> Any:
 
 
 def _pattern(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
-    """Those that differ, as peft's expressions of whole names, one for each value."""
+    """Give the values that differ, under peft's expressions of whole names, one for each value."""
     other: dict[Any, list[str]] = collections.defaultdict(list)
     for layer, value in values.items():
         if value != usual:
@@ -190,9 +183,8 @@ def _by_layer(tensors: Mapping[str, Tensor], suffix: str) -> Iterator[tuple[str,
 
 
 def fitted(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, Tensor]:
-    """The tensors of ``component`` under this module's own layer names. Raises UserError if a layer is
-    missing or of another shape.
-    """
+    """Give the tensors of ``component`` under this module's own layer names. Raises UserError if a layer is missing or
+    of another shape."""
     tensors = saved.tensors[component]
     if not hasattr(module, "text_model"):
         tensors = {key.removeprefix("text_model."): value for key, value in tensors.items()}
@@ -208,9 +200,9 @@ def fitted(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, 
 
 
 @torch.no_grad()
-def copy_into(module: nn.Module, tensors: Mapping[str, Tensor], name: str = "default") -> None:
+def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Set the adapter's values. Raises ValueError if the names differ (the callers check shapes first)."""
-    parameters = adapter_parameters(module, name)
+    parameters = adapter_parameters(module)
     if parameters.keys() != tensors.keys():
         raise ValueError(f"adapters differ in {sorted(parameters.keys() ^ tensors.keys())[:4]}")
     for key, parameter in parameters.items():
@@ -230,7 +222,7 @@ def remove(module: nn.Module) -> None:
 
 @contextlib.contextmanager
 def switched_off(layers: Iterable[Any]) -> Iterator[None]:
-    """The network as if it had no adapter, for the time of the block.
+    """Run the network as if it had no adapter, for the time of the block.
 
     peft's own switch (``enable_adapters``) also resets ``requires_grad`` of every parameter: five times the cost,
     and wrong for frozen adapters. This sets the flag that ``forward`` reads, and nothing else.
@@ -248,9 +240,7 @@ def switched_off(layers: Iterable[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def merged(layers: Iterable[Any]) -> Iterator[None]:
-    """The adapter multiplied into the weights, so that it costs nothing; on leaving, the old weights return
-    bit for bit.
-    """
+    """Multiply the adapter into the weights, so that it costs nothing; on leaving, the old ones return bit for bit."""
     layers = list(layers)
     before = [layer.get_base_layer().weight.data for layer in layers]
     try:

@@ -28,8 +28,8 @@ from mitune.families.lora import fitted
 
 @dataclass(frozen=True)
 class Update:
-    """W' = diag(gain) (W + up · down) of one layer, in float32: ``down`` [r, in, …], ``up`` [out, r, …] (the scale
-    alpha / r in it), ``gain`` and ``norm`` = ‖W‖ [out], both None for LoRA.
+    """An update makes W' = diag(gain) (W + up · down) of one layer, in float32: ``down`` [r, in, …], ``up`` [out, r, …]
+    (the scale alpha / r in it), ``gain`` and ``norm`` = ‖W‖ [out], both None for LoRA.
     """
 
     down: Tensor
@@ -38,14 +38,13 @@ class Update:
     norm: Tensor | None = None
 
     def added(self) -> Tensor:
-        """B A as a matrix [out, inputs]."""
+        """Multiply B A to a matrix [out, inputs]."""
         return self.up.flatten(1) @ self.down.flatten(1)
 
 
 def updates(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str, Update]:
-    """Layer -> what ``saved`` does to it. Raises UserError if the adapter does not fit this module, or is a DoRA on
-    packed weights.
-    """
+    """Give layer -> what ``saved`` does to it. Raises UserError if the adapter does not fit this module, or is a DoRA
+    on packed weights."""
     tensors = fitted(module, saved, component)
     layers = plain(module)
     found = {}
@@ -69,7 +68,7 @@ def updates(module: nn.Module, saved: SavedAdapter, component: str) -> dict[str,
 def stack(
     components: Mapping[str, nn.Module], adapters: Sequence[SavedAdapter], weights: Sequence[float]
 ) -> SavedAdapter:
-    """The one adapter that does what ``adapters`` do together with these ``weights``.
+    """Make the one adapter that does what ``adapters`` do together with these ``weights``.
 
     Raises UserError: one does not fit, or the weights take a row of a weight through zero (1 + h ≤ 0).
     """
@@ -99,7 +98,7 @@ def stack(
 def _one(
     parts: Sequence[tuple[float, Update]], base: Tensor | None, layer: str, adapters: Sequence[SavedAdapter]
 ) -> dict[str, Tensor]:
-    """The stacked layer's tensors under peft's names; ``base``: W as a matrix where the stack is a DoRA."""
+    """Stack one layer: its tensors under peft's names; ``base``: W as a matrix where the stack is a DoRA."""
     down = torch.cat([update.down for _, update in parts])
     if base is None:
         return {

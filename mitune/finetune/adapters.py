@@ -150,42 +150,32 @@ def _to_float32(module: nn.Module) -> None:
 
 def _copy(saved: lora.SavedAdapter, modules: dict[str, Any], config: AdapterConfig) -> None:
     """Fill the fresh adapter with the saved values. Raises UserError where the two are not of one make."""
+    what = f"the adapter {saved.path}"
     for component, module in modules.items():
         if component not in saved.tensors:
             continue  # a round that starts to train the text encoder
         kind = "dora" if saved.is_dora(component) else "lora"
         if kind != config.kind:
-            raise UserError(
-                f"the adapter {saved.path} is a {kind}; go on with adapter.kind={kind}, or start afresh"
-            )
+            raise UserError(f"{what} is a {kind}; go on with adapter.kind={kind}, or start afresh")
         ranks = set(saved.ranks(component).values())
         if ranks != {config.rank}:
             shown = ", ".join(map(str, sorted(ranks)))
-            raise UserError(
-                f"the adapter {saved.path} has rank {shown}; go on with adapter.rank={shown}, or start afresh"
-            )
+            raise UserError(f"{what} has rank {shown}; go on with adapter.rank={shown}, or start afresh")
         scales = {saved.scale(component, layer, rank) for layer, rank in saved.ranks(component).items()}
         alpha = next(iter(scales)) * config.rank
         if len(scales) > 1:
-            raise UserError(
-                f"the adapter {saved.path} scales its layers differently, and training has one alpha for"
-                " all; start afresh"
-            )
+            raise UserError(f"{what} scales its layers differently, and training has one alpha; start afresh")
         if not math.isclose(alpha, config.alpha):
             raise UserError(
-                f"the adapter {saved.path} has alpha {alpha:g}; go on with adapter.alpha={alpha:g}, or start "
-                "afresh"
+                f"{what} has alpha {alpha:g}; go on with adapter.alpha={alpha:g}, or start afresh"
             )
         tensors = lora.fitted(module, saved, component)
         different = sorted(tensors.keys() ^ lora.adapter_parameters(module).keys())
         if different:
             raise UserError(
-                f"the adapter {saved.path} has other target layers ('{different[0]}'); go on with the "
-                "adapter.targets it was made with"
+                f"{what} has other target layers ('{different[0]}'); go on with the adapter.targets it was made with"
             )
         lora.copy_into(module, tensors)
     extra = [component for component in saved.tensors if component not in modules]
     if extra:
-        raise UserError(
-            f"the adapter {saved.path} also adapts the {extra[0]}; go on with adapter.text_encoder=true"
-        )
+        raise UserError(f"{what} also adapts the {extra[0]}; go on with adapter.text_encoder=true")

@@ -26,32 +26,26 @@ _CHUNK = 64  # prompts or pictures encoded at once
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed that depends on ``parts`` alone."""
+    """Give a 63-bit seed that depends on ``parts`` alone."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Latents [rows, …] float32, the unique texts, and for each item of data its winner, text and losers.
+    """The training data are latents, texts, and items: which picture of a text is preferred, and to which others."""
 
-    ``winners`` [items]: rows (of an unpaired objective losers' rows too, ``label`` [items] 1, −1 or between);
-    ``text_of`` [items]: index into ``texts``; ``losers``: rows, those of one item side by side, from ``first``
-    [items], ``count`` [items] of them (0 without preferences). ``importance`` [items]: how much each counts, with mean
-    1; None where all count alike. ``real`` [items]: which of them no model drew; None where there are none.
-    """
-
-    latents: Tensor
-    texts: list[str]
-    winners: Tensor
-    text_of: Tensor
-    losers: Tensor
-    first: Tensor
-    count: Tensor
-    label: Tensor
-    importance: Tensor | None
-    real: Tensor | None
-    digest: str
+    latents: Tensor  # [rows, …] float32
+    texts: list[str]  # without repetition
+    winners: Tensor  # [items] rows of latents; of an unpaired objective losers' rows too
+    text_of: Tensor  # [items] index into ``texts``
+    losers: Tensor  # rows of latents, those of one item side by side:
+    first: Tensor  # [items] where its own begin
+    count: Tensor  # [items] how many it has; 0 without preferences
+    label: Tensor  # [items] 1 for a winner, −1 for a loser, or between
+    importance: Tensor | None  # [items] how much each counts, with mean 1; None where all count alike
+    real: Tensor | None  # [items] which of them no model drew; None where there are none
+    digest: str  # of all that
 
     def __len__(self) -> int:
         return len(self.winners)
@@ -69,9 +63,15 @@ def load_training_set(
 
     Without the column ``preferred`` every row is a winner. A winner may meet any loser of its prompt. The column
     ``weight``, where there is one, says how much each row counts, and ``real`` which are no model's.
-    ``temperature``: of a scored objective's weights.
-    ``soft_labels``: the label of a row is its score, standardised among those of its text, over this, at most 1 and at
-    least −1 (None: 1 for the preferred and −1 for the others).
+
+    Args:
+        dataset: with the columns ``text``, ``latent`` or pictures, and those above.
+        denoiser: encodes pictures, and holds the latents where they fit.
+        objective: says how winners and losers are made items.
+        temperature: of a scored objective's weights.
+        soft_labels: the label of a row is its score, standardised among those of its text, over this, at most 1 and at
+            least −1 (None: 1 for the preferred and −1 for the others).
+
     Raises UserError: no winners, no losers where the objective needs them, latents of another model, latents
     that are not finite, weights below 0 or all 0.
     """
@@ -97,9 +97,8 @@ def load_training_set(
         winners = winners[count[text_of[winners]] > 0]
         if not len(winners):
             raise UserError(
-                f"train.objective={objective.name} compares winners with losers, and no prompt of the "
-                "training set has both; "
-                "select again with select.losers=1"
+                f"train.objective={objective.name} compares winners with losers, and no prompt of the training"
+                " set has both; select again with select.losers=1"
             )
     digest = hashlib.sha256("\x1f".join(texts).encode())
     digest.update(preferred.numpy().tobytes())
@@ -124,22 +123,13 @@ def load_training_set(
         label = (_standard(dataset, text_of, winners) / soft_labels).clamp(-1, 1).float()
         digest.update(label.numpy().tobytes())
     return TrainingSet(
-        latents,
-        unique,
-        winners,
-        text_of,
-        losers,
-        first[text_of],
-        count[text_of],
-        label,
-        importance,
-        real,
+        latents, unique, winners, text_of, losers, first[text_of], count[text_of], label, importance, real,
         digest.hexdigest()[:12],
-    )
+    )  # fmt: skip
 
 
 def _weights(dataset: Any, rows: Tensor) -> Tensor | None:
-    """The column ``weight`` of ``rows``, float64; None where there is none, or it says nothing."""
+    """Read the column ``weight`` of ``rows``, float64; None where there is none, or it says nothing."""
     if "weight" not in dataset.column_names:
         return None
     weights = torch.tensor(list(dataset["weight"]), dtype=torch.float64)[rows]
@@ -149,13 +139,13 @@ def _weights(dataset: Any, rows: Tensor) -> Tensor | None:
 
 
 def _importance(dataset: Any, text_of: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """exp(s/τ), float64 [len(rows)] up to a factor, s the score of each row standardised among those of its text."""
+    """Compute exp(s/τ), float64 [len(rows)] up to a factor, s each row's score standardised among those of its text."""
     exponent = _standard(dataset, text_of, rows) / temperature
     return (exponent - exponent.max()).exp()
 
 
 def _standard(dataset: Any, text_of: Tensor, rows: Tensor) -> Tensor:
-    """The scores of ``rows``, float64, each standardised among those of its text."""
+    """Standardise the score of each of ``rows`` among those of its text; float64."""
     if "score" not in dataset.column_names:
         raise UserError(
             "the training set has no column score, which train.objective=weighted and train.soft_labels go by; select"
@@ -168,7 +158,7 @@ def _standard(dataset: Any, text_of: Tensor, rows: Tensor) -> Tensor:
 
 
 def _losers(preferred: Tensor, text_of: Tensor, texts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(losers' rows grouped by text, where each text's begin, how many it has)."""
+    """Give (losers' rows grouped by text, where each text's begin, how many it has)."""
     rows = torch.nonzero(~preferred).flatten()
     rows = rows[torch.argsort(text_of[rows], stable=True)]
     count = torch.bincount(text_of[rows], minlength=texts)
@@ -176,7 +166,7 @@ def _losers(preferred: Tensor, text_of: Tensor, texts: int) -> tuple[Tensor, Ten
 
 
 def _latents(dataset: Any, denoiser: Denoiser, texts: Sequence[str]) -> Tensor:
-    """The column ``latent``, or else the pictures encoded; [rows, …] float32 on the CPU."""
+    """Read the column ``latent``, or else encode the pictures; [rows, …] float32 on the CPU."""
     if "latent" in dataset.column_names:
         latents = datasets.latents(dataset)
     else:
@@ -203,8 +193,8 @@ def _latents(dataset: Any, denoiser: Denoiser, texts: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """Who is drawn in one step: ``item``, its ``winner`` and ``loser`` (rows of latents), ``text`` (index; the null
-    prompt where the caption is dropped) and ``t``, each [n]; ``noise`` [n, …]."""
+    """A draw says who is trained on in one step: ``item``, its ``winner`` and ``loser`` (rows of latents), ``text``
+    (index; the null prompt where the caption is dropped) and ``t``, each [n]; ``noise`` [n, …]."""
 
     item: Tensor
     winner: Tensor
@@ -214,20 +204,13 @@ class Draw:
     noise: Tensor
 
     def __getitem__(self, rows: slice) -> Draw:
-        """A part of the batch; no copies."""
-        return Draw(
-            self.item[rows],
-            self.winner[rows],
-            self.loser[rows],
-            self.text[rows],
-            self.t[rows],
-            self.noise[rows],
-        )
+        """Give a part of the batch; no copies."""
+        return Draw(*(value[rows] for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class Density:
-    """Logit-normal times (Esser et al., 2403.03206, eq. 19): logit(t / total) ~ N(mean, std²), cut to a range.
+    """Times are logit-normal (Esser et al., 2403.03206, eq. 19): logit(t / total) ~ N(mean, std²), cut to a range.
 
     A shift s of the noise levels (their eq. 23) only moves the logit: mean + ln s.
     """
@@ -237,7 +220,7 @@ class Density:
     std: float = 1.0
 
     def __call__(self, chance: Tensor, low: float, high: float) -> Tensor:
-        """Times in low … high at the quantiles ``chance`` [n] (float64, uniform in [0, 1)) of the cut density."""
+        """Give times in low … high at the quantiles ``chance`` [n] (float64, uniform in [0, 1)) of the cut density."""
         ends = torch.tensor([low, high], dtype=torch.float64) / self.total
         first, last = torch.special.ndtr((ends.logit() - self.mean) / self.std)
         normal = torch.special.ndtri(first + (last - first) * chance)
@@ -245,60 +228,56 @@ class Density:
         return t.clamp(low, high).float()
 
 
+@dataclass(eq=False)
 class Draws:
-    """Draws the global batch of any step. Items come in epochs, each a fresh permutation, so all are seen
-    equally often.
-    """
+    """Draws the global batch of any step. Items come in epochs, each a fresh permutation, so all are seen equally
+    often."""
 
-    def __init__(
-        self,
-        data: TrainingSet,
-        seed: int,
-        batch_size: int,
-        shape: Sequence[int],
-        times: tuple[int, int],
-        discrete: bool,
-        caption_dropout: float,
-        pin: bool = False,
-        density: Density | None = None,
-    ) -> None:
-        self._data, self._seed, self._batch = data, seed, batch_size
-        self._shape, self._times, self._discrete = tuple(shape), times, discrete
-        self._dropout, self._pin, self._density = caption_dropout, pin, density
-        self._pairs = bool((data.count > 0).all())
+    data: TrainingSet
+    seed: int  # of the items, times and noise
+    batch_size: int  # items of a step, over all processes
+    shape: Sequence[int]  # of a latent
+    times: tuple[int, int]  # the lowest and the highest, which is excluded
+    discrete: bool  # times are whole
+    caption_dropout: float  # chance of the null prompt in the place of an item's
+    pin: bool = False  # put the noise where a GPU can fetch it
+    density: Density | None = None  # of the times; None: uniform
+
+    def __post_init__(self) -> None:
+        self._pairs = bool((self.data.count > 0).all())
         self._orders: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Draw:
-        """The batch of ``step``."""
-        data, n = self._data, self._batch
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "step", step))
+        """Draw the batch of ``step``."""
+        data, n = self.data, self.batch_size
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "step", step))
         items = self._items(step)
-        low, high = self._times
-        if self._density is not None:
-            t = self._density(torch.rand(n, generator=generator, dtype=torch.float64), low, high)
-            t = t.long().clamp(max=high - 1) if self._discrete else t
-        elif self._discrete:
+        low, high = self.times
+        if self.density is not None:
+            t = self.density(torch.rand(n, generator=generator, dtype=torch.float64), low, high)
+            t = t.long().clamp(max=high - 1) if self.discrete else t
+        elif self.discrete:
             t = torch.randint(low, high, (n,), generator=generator)
         else:
             t = low + (high - low) * torch.rand(n, generator=generator)
-        dropped = torch.rand(n, generator=generator) < self._dropout
+        dropped = torch.rand(n, generator=generator) < self.caption_dropout
         winner = data.winners[items]
         loser = winner
         if self._pairs:
             chance = torch.rand(n, generator=generator, dtype=torch.float64)
             loser = data.losers[data.first[items] + (chance * data.count[items]).long()]
         text = torch.where(dropped, len(data.texts), data.text_of[items])
-        noise = torch.randn(n, *self._shape, generator=generator, pin_memory=self._pin)
+        noise = torch.randn(n, *self.shape, generator=generator, pin_memory=self.pin)
         return Draw(items, winner, loser, text, t, noise)
 
     def _items(self, step: int) -> Tensor:
-        """Items at positions step·batch … of the endless sequence of permutations."""
-        size, found, at = len(self._data), [], step * self._batch
-        end = at + self._batch
+        """Find the items at positions step·batch … of the endless sequence of permutations."""
+        size, found, at = len(self.data), [], step * self.batch_size
+        end = at + self.batch_size
         while at < end:
             epoch, start = divmod(at, size)
             if epoch not in self._orders:
-                generator = torch.Generator().manual_seed(seed_of(self._seed, "epoch", epoch))
+                generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
                 self._orders = {key: value for key, value in self._orders.items() if key == epoch - 1}
                 self._orders[epoch] = torch.randperm(size, generator=generator)
             part = self._orders[epoch][start : start + end - at]
@@ -308,9 +287,8 @@ class Draws:
 
 
 class Texts:
-    """The conditions of the unique texts and, last, of the null prompt: encoded once, or each time while the
-    text encoder trains.
-    """
+    """A table holds the conditions of the unique texts and, last, of the null prompt: encoded once, or each time while
+    the text encoder trains."""
 
     def __init__(
         self, denoiser: Adapted, texts: Sequence[str], trains: bool, anchor: Callable[[], Any] | None = None
@@ -334,13 +312,12 @@ class Texts:
 
     @property
     def device(self) -> torch.device:
-        """Where an index into the texts should be."""
+        """Say where an index into the texts should be."""
         return torch.device("cpu") if self._table is None else next(iter(self._table.tensors.values())).device
 
     def condition(self, index: Tensor) -> Condition:
-        """Conditions of texts ``index`` [n] on the denoiser's device; with gradient while the text encoder
-        trains.
-        """
+        """Give the conditions of texts ``index`` [n] on the denoiser's device, with gradient while the text encoder
+        trains."""
         if self._table is not None:
             return self._table[index].to(self._denoiser.device)
         unique, inverse = torch.unique(index, return_inverse=True)
@@ -355,7 +332,7 @@ class Texts:
         return Condition.cat(parts)[inverse.to(self._denoiser.device)]
 
     def reference(self, index: Tensor) -> Condition | None:
-        """The same from the reference's text encoder; None where that is no different."""
+        """Give the same from the reference's text encoder; None where that is no different."""
         if not self._trains:
             return None
         if self._base is None:

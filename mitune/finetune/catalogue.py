@@ -82,7 +82,7 @@ OBJECTIVES = Catalogue(
 
 @dataclass
 class AdapterConfig(Settings):
-    """The adapter that is trained; its update is scaled by alpha / r."""
+    """These keys say which adapter is trained: ``attach(denoiser, AdapterConfig(kind="lora", rank=8, alpha=8))``."""
 
     kind: str = key(
         "dora",
@@ -116,7 +116,10 @@ def _with_strengths(section: type[T]) -> type[T]:
 @_with_strengths
 @dataclass
 class TrainConfig(Settings):
-    """The training; its defaults are the paper's (Wang et al., 2405.20759)."""
+    """These keys say how it is trained: ``train(denoiser, dataset, TrainConfig(objective="dpo"), "run")``.
+
+    Their defaults are the paper's (Wang et al., 2405.20759).
+    """
 
     objective: str = key("mse", "loss that is minimised", choices=OBJECTIVES.meanings, basic=True)
     steps: int = key(300, "optimizer steps", low=1, high=TRAINING, basic=True)
@@ -125,7 +128,7 @@ class TrainConfig(Settings):
     )
     micro_batch: int | None = key(
         None,
-        "pictures a forward; the rest is accumulated (default: the share of a process)",
+        "pictures a forward; the rest is accumulated (default: a process's share)",
         low=1,
         high=BATCH,
         basic=True,
@@ -136,7 +139,7 @@ class TrainConfig(Settings):
         "course of the learning rate",
         choices={
             "constant": "the same at every step after train.warmup",
-            "constant_with_warmup": "another name of constant",
+            "constant_with_warmup": "another name of it",
             "linear": "down to 0 along a line",
             "cosine": "down to 0 along half a cosine",
         },
@@ -158,10 +161,7 @@ class TrainConfig(Settings):
     )
     density_std: float = key(1.0, "logit_normal: standard deviation of logit(t)", above=0, high=100)
     layout_weight: float = key(
-        0.0,
-        "p of the factor SNR^-p on errors of the noise where SNR < 1: 0 (the paper's) to 1",
-        low=0,
-        high=1,
+        0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1; 0: the paper's", low=0, high=1
     )
     caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt", low=0, high=1)
     fresh: bool = key(
@@ -175,10 +175,7 @@ class TrainConfig(Settings):
         high=1e6,
     )
     temperature: float = key(
-        1.0,
-        "weighted: of the weights exp(score/temperature), scores standardised within a prompt",
-        above=0,
-        high=1e6,
+        1.0, "weighted: of exp(score/temperature), scores standardised within a prompt", above=0, high=1e6
     )
     checkpoint_every: int = key(50, "steps between checkpoints", low=1, high=TRAINING)
     keep_checkpoints: int = key(2, "newest checkpoints kept", low=1, high=TRAINING)

@@ -32,12 +32,12 @@ STATE, OPTIMIZER, HISTORY, ADAPTER = "state.json", "optimizer.safetensors", "his
 
 
 def path_of(folder: str | Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` steps is."""
+    """Say where the checkpoint after ``step`` steps is."""
     return Path(folder) / f"step-{step:06d}"
 
 
 def steps(folder: str | Path) -> list[int]:
-    """The steps of all whole checkpoints in ``folder``, ascending."""
+    """List the steps of all whole checkpoints in ``folder``, ascending."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -46,9 +46,7 @@ def steps(folder: str | Path) -> list[int]:
 
 
 def latest(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint in ``folder``, or None. What a killed process left half-written is not
-    looked at.
-    """
+    """Find the newest whole checkpoint in ``folder``, or None. What a killed process left half-written is not seen."""
     found = steps(folder)
     return path_of(folder, found[-1]) if found else None
 
@@ -62,7 +60,17 @@ def save(
     history: Mapping[str, Tensor],
     state: Mapping[str, Any],
 ) -> Path:
-    """Write the checkpoint after ``step`` steps, atomically. UserError on a full or closed disk."""
+    """Write a checkpoint, atomically. UserError on a full or closed disk.
+
+    Args:
+        folder: of all checkpoints.
+        step: steps done.
+        denoiser: whose adapter it is.
+        optimizer: its tensors are kept under the parameters' names.
+        names: the parameters that train, by name.
+        history: figures of the steps done.
+        state: the rest, as JSON.
+    """
     path = path_of(folder, step)
     with atomic_folder(path) as partial:
         denoiser.save_adapter(partial / ADAPTER)
@@ -80,8 +88,8 @@ def _note(folder: Path) -> dict[str, str]:
 
 
 def harmed(path: Path) -> Path | None:
-    """A file of the checkpoint, or of the best adapter that goes with it, that is gone or not as it was written; None
-    where all are, or where it is of a version that noted no digests."""
+    """Find a file of the checkpoint, or of the best adapter that goes with it, that is gone or not as it was written;
+    None where all are, or where it is of a version that noted no digests."""
     try:
         state = read_json(path / STATE)
     except UserError:
@@ -102,8 +110,8 @@ def remove(path: Path) -> None:
 
 
 def latest_whole(folder: str | Path) -> tuple[Path | None, Path | None]:
-    """(the newest checkpoint that is as it was written, or None; the first file found that is not). Those that are not
-    are deleted."""
+    """Find (the newest checkpoint that is as it was written, or None; the first file found that is not). Those that are
+    not are deleted."""
     first = None
     while (path := latest(folder)) is not None and (file := harmed(path)) is not None:
         first = first or file
@@ -118,8 +126,8 @@ def prune(folder: str | Path, keep: int) -> None:
 
 
 def best_path(folder: str | Path, step: int) -> Path:
-    """Where the adapter of ``step`` is while it is the best so far: its own place, as the checkpoint that says so is
-    written after it, and a kill may come between the two."""
+    """Say where the adapter of ``step`` is while it is the best so far: its own place, as the checkpoint that says so
+    is written after it, and a kill may come between the two."""
     return Path(folder) / f"best-{step:06d}"
 
 
@@ -131,7 +139,7 @@ def prune_best(folder: str | Path, step: int) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint. Raises UserError if it is damaged."""
+    """Read the state of a checkpoint. Raises UserError if it is damaged."""
     state = read_json(path / STATE)
     if not isinstance(state, dict) or "step" not in state:
         raise UserError(f"{path / STATE} is damaged; delete {path} to go on from the checkpoint before")
@@ -191,7 +199,7 @@ def restore_adapter(folder: Path, names: Mapping[str, nn.Parameter]) -> None:
 def _optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """Every tensor of the optimizer's state as ``<parameter>.<entry>``."""
+    """Collect every tensor of the optimizer's state as ``<parameter>.<entry>``."""
     return {
         f"{name}.{entry}": value
         for name, parameter in names.items()

@@ -24,7 +24,7 @@ _OUTPUT = 1024
 
 @contextlib.contextmanager
 def composed(layers: Iterable[Any]) -> Iterator[None]:
-    """For the time of the block, the layers for which it pays compose their weight in every forward.
+    """Let the layers for which it pays compose their weight in every forward, for the time of the block.
 
     ``layers``: peft's, each with one adapter. What reads or switches them (``switched_off``, values that change places)
     finds them as ever. Not for autocast, nor for weights that are sharded.
@@ -40,9 +40,8 @@ def composed(layers: Iterable[Any]) -> Iterator[None]:
 
 
 def _pays(layer: Any) -> bool:
-    """Whether W' can take W's place, and costs less: a product of W's size for its gradient against three of A's and
-    B's, forward and back.
-    """
+    """Tell whether W' can take W's place, and costs less: a product of W's size for its gradient against three of A's
+    and B's, forward and back."""
     base, name = layer.get_base_layer(), _name(layer)
     kinds = type(base) is nn.Linear or (type(base) is nn.Conv2d and base.groups == 1)
     if name is None or not kinds or layer.lora_bias.get(name) or getattr(layer.lora_dropout[name], "p", 0.0):
@@ -70,7 +69,7 @@ def _forward(layer: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **
 
 
 def _weight(layer: Any) -> Tensor:
-    """W' [outputs, inputs, …] of one of peft's layers; its gradient goes to A, B and m [outputs] (2402.09353, 5)."""
+    """Compose W' [outputs, inputs, …] of one of peft's layers; its gradient goes to A, B and m [outputs] (eq. 5)."""
     name, weight = _name(layer), layer.get_base_layer().weight
     whole = weight + layer.get_delta_weight(name)
     if not layer.use_dora[name]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,60 +21,58 @@ from mitune.noise import NoiseSchedule
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """n rows of training data on the device.
+    """A batch holds n rows of training data on the device."""
 
-    ``z0``, ``noise`` [n, …] float32; ``t`` [n]; ``condition`` n rows; for preferences ``rejected`` [n, …],
-    the losers' latents, and ``reference``, the condition as the reference's text encoder gives it (None: the
-    same condition). ``weight`` [n]: factor on each row's errors (None: 1). ``label`` [n]: 1 for a winner, −1 for
-    a loser, in ``nft`` anything between (None: all winners). ``real`` [n], bool: pictures that no model drew (None:
-    none of them). ``anchor``: the context in which the denoiser is the reference (None: its base model, the adapter
-    switched off).
-    """
-
-    z0: Tensor
-    noise: Tensor
-    t: Tensor
-    condition: Condition
-    rejected: Tensor | None = None
-    reference: Condition | None = None
-    weight: Tensor | None = None
-    label: Tensor | None = None
-    real: Tensor | None = None
+    z0: Tensor  # [n, …] float32
+    noise: Tensor  # [n, …] float32
+    t: Tensor  # [n]
+    condition: Condition  # n rows
+    rejected: Tensor | None = None  # [n, …] the losers' latents, for an objective of pairs
+    reference: Condition | None = None  # as the reference's text encoder gives it; None: the same condition
+    weight: Tensor | None = None  # [n] factor on each row's errors; None: 1
+    label: Tensor | None = None  # [n] 1 for a winner, −1 for a loser, in ``nft`` between; None: all winners
+    real: Tensor | None = None  # [n] bool, pictures that no model drew; None: none of them
+    # The context in which the denoiser is the reference; None: its base model, the adapter switched off.
     anchor: Callable[[], contextlib.AbstractContextManager[object]] | None = None
 
 
 def error(denoiser: Denoiser, z0: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """‖network(z_t, t, c) − target‖² / D, [n]: the denoising error in the network's own prediction type."""
+    """Compute ‖network(z_t, t, c) − target‖² / D, [n], of each row: the error in the network's own prediction type.
+
+    Args:
+        denoiser: says what its network predicts.
+        z0: [n, …], of D numbers each.
+        noise: like ``z0``.
+        t: [n].
+        condition: n rows.
+    """
     target = denoiser.schedule.target(denoiser.prediction_type, z0, noise, t)
     output = denoiser.predict(denoiser.schedule.add_noise(z0, noise, t), t, condition)
     return F.mse_loss(output, target, reduction="none").flatten(1).mean(1)
 
 
 class LayoutWeight:
-    """``NoiseSchedule.layout_weight``, its mean over the times of training scaled to 1."""
+    """The weight is ``NoiseSchedule.layout_weight``, its mean over the times of training scaled to 1."""
 
     def __init__(self, schedule: NoiseSchedule, power: float, low: int, high: int) -> None:
         """Training times are ``low`` … ``high`` (excluded), in the model's units."""
-        self._schedule, self._power = schedule, power
+        self._raw = partial(schedule.layout_weight, power=power)
         self._mean = float(self._raw(torch.arange(low, high)).mean())
 
     def __call__(self, t: Tensor) -> Tensor:
-        """Weights [n], float32, of times ``t`` [n]."""
+        """Give the weights [n], float32, of times ``t`` [n]."""
         return (self._raw(t) / self._mean).float()
-
-    def _raw(self, t: Tensor) -> Tensor:
-        return self._schedule.layout_weight(t, self._power)
 
 
 def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
-    """E_{t, ε} ‖ε̂_θ(z_t, t, c) − ε‖² on chosen pictures (Wang et al., 2405.20759, Algorithm 1; v or z_0 in
+    """Minimise E_{t, ε} ‖ε̂_θ(z_t, t, c) − ε‖² on chosen pictures (Wang et al., 2405.20759, Algorithm 1; v or z_0 in
     the place of ε as the model predicts).
     """
     return _weighed(error(denoiser, batch.z0, batch.noise, batch.t, batch.condition), batch.weight)
 
 
 def dpo(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """Diffusion-DPO (Wallace et al., 2311.12908, eq. 14): winner w and loser l of one prompt, one t and one
+    """Prefer as Diffusion-DPO (Wallace et al., 2311.12908, eq. 14): winner w and loser l of one prompt, one t and one
     noise for both:
 
         L = −log σ( −β/2 · [ (e_θ(w) − e_ref(w)) − (e_θ(l) − e_ref(l)) ] ),   e(x) = ‖ε̂(x_t, t, c) − ε‖² / D
@@ -84,16 +83,20 @@ def dpo(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """
     if batch.rejected is None:
         raise ValueError("dpo needs the losers' latents")
-    z0 = torch.cat([batch.z0, batch.rejected])
-    noise, t = torch.cat([batch.noise, batch.noise]), torch.cat([batch.t, batch.t])
-    condition = Condition.cat([batch.condition, batch.condition])
-    reference = Condition.cat([_reference_condition(batch)] * 2)
-    winner, loser = _gain(denoiser, batch, z0, noise, t, condition, reference).chunk(2)
+    both = replace(
+        batch,
+        z0=torch.cat([batch.z0, batch.rejected]),
+        noise=torch.cat([batch.noise] * 2),
+        t=torch.cat([batch.t] * 2),
+        condition=Condition.cat([batch.condition] * 2),
+        reference=Condition.cat([_reference_condition(batch)] * 2),
+    )
+    winner, loser = _gain(denoiser, both).chunk(2)
     return -F.logsigmoid(0.5 * beta * _weighed(winner - loser, batch.weight))
 
 
 def spin(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """SPIN-Diffusion (Yuan et al., 2402.10210): ``dpo`` played against oneself.
+    """Play ``dpo`` against oneself: SPIN-Diffusion (Yuan et al., 2402.10210).
 
     What is compared is a chosen picture and one that the model of the last round drew; the reference is that model, the
     adapter as it was when the round began (in round 1 the base model). With ``select.losers`` = M − k the other picture
@@ -103,7 +106,7 @@ def spin(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
 
 
 def kto(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """Diffusion-KTO (Li et al., 2404.04465): winners (y = 1) and losers (y = −1) each for itself:
+    """Prefer as Diffusion-KTO (Li et al., 2404.04465): winners (y = 1) and losers (y = −1) each for itself:
 
         L = 1 − σ( y · β/2 · (e_ref(x) − e_θ(x)) ),   e as in ``dpo``
 
@@ -111,14 +114,13 @@ def kto(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     divergence from the reference, is left at 0: near the reference it is small, and its estimate over a batch would
     make the result depend on how the batch is split.
     """
-    reference = _reference_condition(batch)
-    gain = _gain(denoiser, batch, batch.z0, batch.noise, batch.t, batch.condition, reference)
+    gain = _gain(denoiser, batch)
     return 1 - torch.sigmoid(0.5 * beta * _label(batch, gain) * _weighed(gain, batch.weight))
 
 
 def nft(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
-    """DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the network's
-    output, v* its target, v_old the model that drew the pictures (the adapter as it was when this training began):
+    """Step as DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the
+    network's output, v* its target, v_old the model that drew the pictures (the adapter as it was when training began):
 
         L = r ‖v⁺ − v*‖² / D + (1 − r) ‖v⁻ − v*‖² / D,   v^± = v_old ± β (v_θ − v_old),   r = (1 + y) / 2
 
@@ -151,7 +153,7 @@ def nft(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
 
 @contextlib.contextmanager
 def _as_reference(denoiser: Adapted, batch: Batch) -> Iterator[None]:
-    """While inside, the denoiser is the reference, and no graph is built."""
+    """Make the denoiser the reference for the time of the block; no graph is built."""
     anchor = batch.anchor or denoiser.base
     with torch.no_grad(), anchor():
         yield
@@ -162,23 +164,15 @@ def _reference_condition(batch: Batch) -> Condition:
 
 
 def _label(batch: Batch, values: Tensor) -> Tensor:
-    """From −1 to 1, what each row is held for [n], in the type of ``values`` [n, …]."""
+    """Say from −1 to 1 what each row is held for [n], in the type of ``values`` [n, …]."""
     return values.new_ones(len(values)) if batch.label is None else batch.label.to(values.dtype)
 
 
-def _gain(
-    denoiser: Adapted,
-    batch: Batch,
-    z0: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    condition: Condition,
-    reference: Condition,
-) -> Tensor:
-    """e_ref − e_θ of each row: how much better than the reference the network denoises it."""
+def _gain(denoiser: Adapted, batch: Batch) -> Tensor:
+    """Compute e_ref − e_θ of each row: how much better than the reference the network denoises it."""
     with _as_reference(denoiser, batch):
-        before = error(denoiser, z0, noise, t, reference)
-    return before - error(denoiser, z0, noise, t, condition)
+        before = error(denoiser, batch.z0, batch.noise, batch.t, _reference_condition(batch))
+    return before - error(denoiser, batch.z0, batch.noise, batch.t, batch.condition)
 
 
 def _weighed(values: Tensor, weight: Tensor | None) -> Tensor:

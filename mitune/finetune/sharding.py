@@ -22,12 +22,12 @@ def _is(environment: Mapping[str, str], name: str) -> bool:
 
 
 def asked(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ``accelerate launch`` was given an FSDP configuration."""
+    """Tell whether ``accelerate launch`` was given an FSDP configuration."""
     return _is(environment, "ACCELERATE_USE_FSDP")
 
 
 def check_launch(settings: Any, processes: int, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Whether the launcher's configuration can be kept to when training; gives a line to warn with, or None.
+    """Check that the launcher's configuration can be kept to when training; gives a line to warn with, or None.
 
     ``settings``: the whole configuration. Raises UserError, saying what to change, where it cannot.
     """

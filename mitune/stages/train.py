@@ -67,7 +67,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Prompt]:
-    """``count`` prompts of the training source that are not trained on; the trained ones where the source has no more.
+    """Find ``count`` prompts of the training source that are not trained on; trained ones where it has no more.
 
     The held-out prompts of the evaluation are never looked at.
     """
@@ -82,7 +82,7 @@ def validation_prompts(config: DictConfig, count: int) -> list[Prompt]:
 
 
 def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int], float]:
-    """Mean score by ``train.keep_best_by`` of a picture for each validation prompt."""
+    """Make the judge of an adapter: the mean ``train.keep_best_by`` of a picture for each validation prompt."""
     column = config.train.keep_best_by
     prompts = validation_prompts(config, count)
     check_judges([column], [prompt.text for prompt in prompts], "train.keep_best_by", config.scorer)

@@ -422,7 +422,7 @@ def test_logit_normal_times_are_drawn_in_the_range_and_the_same_again(
     assert t.float().mean() < 700  # uniform: 750
     assert torch.equal(t, run.draws(0).t)
     assert not torch.equal(t, run.draws(1).t)
-    with pytest.raises(UserError, match=r"train\.density='lognormal'"):
+    with pytest.raises(UserError, match=r"train.density=lognormal"):
         dataclasses.replace(SMALL, density="lognormal").check("train.")
 
 
