@@ -181,12 +181,9 @@ BOUND_TWICE: tuple[str, ...] = (
     "mitune/finetune/adapters.py",
     "mitune/finetune/trainer.py",
     "mitune/information/cas.py",
-    "mitune/information/times.py",
-    "mitune/noise.py",
     "mitune/sampling/steps.py",
     "mitune/search/tempering.py",
     "mitune/search/weights.py",
-    "mitune/stages/calibrate.py",
 )
 
 
