@@ -302,22 +302,25 @@ def page(record: Mapping[str, Any]) -> str:
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cas", description=__doc__.split("\n")[0])
+    parser = common.parser(
+        "cas",
+        (__doc__ or "").split("\n")[0],
+        "cas",
+        device="cpu",
+        pictures=(2, "timed together"),
+        steps=4,
+        probes=20,
+        batch_size=128,
+        repeats=3,
+        samples=(60, "pictures of each mixture"),
+    )
     parser.add_argument(
         "--model", default="shapes", help="a Stable Diffusion folder (default: the packaged one)"
     )
-    parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--only", choices=["accuracy", "timing"], default=None, help="one half (default: both)"
     )
-    parser.add_argument("--pictures", type=int, default=2, help="timed together")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--probes", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=60, help="pictures of each mixture")
     parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16, 64])
-    common.add_output(parser, "cas")
     return parser.parse_args(argv)
 
 

@@ -317,6 +317,32 @@ def _mark(reached: bool | None) -> str:
 # -- the command -----------------------------------------------------------------------------------------------
 
 
+def parser(
+    module: str,
+    about: str | None,
+    record: str | None = None,
+    device: str | None = None,
+    **numbers: int | tuple[int | None, str] | None,
+) -> argparse.ArgumentParser:
+    """Make the parser of ``python -m benchmarks.MODULE``, with the options that most benchmarks have.
+
+    Args:
+        module: its name; ``about``: its docstring.
+        record: the default of ``--name``; with it come the options of :func:`add_output`.
+        device: the default of ``--device``; without one there is no such option.
+        numbers: whole numbers, by name: the default, or (default, help).
+    """
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=about)
+    if device is not None:
+        made.add_argument("--device", default=device)
+    for name, given in numbers.items():
+        default, told = given if isinstance(given, tuple) else (given, None)
+        made.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=told)
+    if record is not None:
+        add_output(made, record)
+    return made
+
+
 def add_output(parser: argparse.ArgumentParser, name: str | None = None, hint: str = "") -> None:
     """The options that say where the record goes; ``name`` is the default."""
     parser.add_argument("--name", default=name, help=f"of the result files{hint}")

@@ -354,17 +354,20 @@ def page(record: Mapping[str, Any]) -> str:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__)
-    parser.add_argument("--pictures", type=int, default=200, help="of each mixture in the first table")
+    parser = common.parser(
+        "estimators",
+        __doc__,
+        "estimators",
+        pictures=(200, "of each mixture in the first table"),
+        seeds=(20, "of the averages; 0 leaves them out"),
+        samples=(1000, "pictures of an average"),
+        draws=(5, "of the strategies; 0 leaves them out"),
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[1000, 50, 20, 10], help="T")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 4.0])
-    parser.add_argument("--seeds", type=int, default=20, help="of the averages; 0 leaves them out")
-    parser.add_argument("--samples", type=int, default=1000, help="pictures of an average")
-    parser.add_argument("--draws", type=int, default=5, help="of the strategies; 0 leaves them out")
     parser.add_argument(
         "--model", help="time one pass on this Stable Diffusion folder (shapes: the packaged one)"
     )
-    common.add_output(parser, "estimators")
     return parser.parse_args(argv)
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import common
+from benchmarks import common, plain
 from benchmarks.speed import random_training_set
 from mitune.denoiser import Condition
 from mitune.errors import UserError
@@ -81,7 +81,7 @@ class RandomTextDenoiser(StableDiffusionDenoiser):
 
 def build(shape: Shape, device: torch.device, seed: int = 0) -> RandomTextDenoiser:
     """A float32 denoiser on ``device``. Tokenizer, text encoder and autoencoder are there in name only."""
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from benchmarks.world.architecture import build_tokenizer
@@ -123,17 +123,9 @@ def build(shape: Shape, device: torch.device, seed: int = 0) -> RandomTextDenois
     scheduler = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=build_tokenizer(["a"]),
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    denoiser = RandomTextDenoiser(
+        plain.pipeline(vae, text_encoder, build_tokenizer(["a"]), unet, scheduler), "random"
     )
-    denoiser = RandomTextDenoiser(pipeline, "random")
     denoiser.text_width = shape.text_width
     return denoiser
 
@@ -184,46 +176,13 @@ def forward(denoiser: RandomTextDenoiser, rows: int) -> Tensor:
 # -- the plain way ---------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def plain_generate(
-    denoiser: RandomTextDenoiser, prompt: str, seeds: Sequence[int], steps: int, guidance: float
-) -> tuple[Tensor, Tensor]:
-    """Algorithm 2 as one would write it with diffusers: one prompt a batch, its mutual information step by step.
-
-    Latents [n, …] and MI [n] of the candidates ``seeds`` of ``prompt``.
-    """
-    from diffusers import DDPMScheduler
-
-    unet, device = denoiser.network, denoiser.device
-    scheduler = DDPMScheduler.from_config(denoiser.pipeline.scheduler.config)
-    scheduler.set_timesteps(steps)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    text = denoiser.encode_prompts(["", prompt]).tensors["text"].repeat_interleave(len(seeds), dim=0)
-    z = torch.stack([torch.randn(denoiser.latent_shape, generator=g) for g in generators]).to(device)
-    total, visited = torch.zeros(len(seeds), device=device, dtype=torch.float64), 0
-    alpha_bar = scheduler.alphas_cumprod
-    for t in scheduler.timesteps:
-        output = unet(torch.cat([z, z]), t, encoder_hidden_states=text).sample
-        null, cond = output.chunk(2)
-        if t > 50:
-            beta = float(scheduler.betas[t])
-            kappa = beta * len(alpha_bar) / (2 * (1 - beta) * (1 - float(alpha_bar[t])))
-            total += kappa * (cond - null).square().flatten(1).sum(1)
-            visited += 1
-        guided = null + guidance * (cond - null)
-        z = scheduler.step(guided, t, z, generator=generators).prev_sample
-    return z, total / max(visited, 1)
-
-
 def plain_training(denoiser: RandomTextDenoiser, config: TrainConfig, rows: int) -> None:
     """``rows`` pictures of a training step, one a forward, accumulated; then the optimizer's step."""
     parameters: list[nn.Parameter] = list(trainable_parameters(denoiser).values())
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    for _ in range(rows):
-        (training_loss(denoiser, 1) / rows).backward()
-    nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    plain.train_step(
+        optimizer, (training_loss(denoiser, 1) / rows for _ in range(rows)), config.max_grad_norm
+    )
 
 
 def training_loss(denoiser: RandomTextDenoiser, rows: int) -> Tensor:
@@ -283,7 +242,7 @@ def check(denoiser: RandomTextDenoiser, options: argparse.Namespace) -> dict[str
     sampler = sampler_of(options, steps=options.check_steps)
     mi = PathMI(denoiser.schedule)
     ours = sample(denoiser, denoiser.encode_prompts(["a", "a"]), seeds, sampler, (mi,))
-    latents, information = plain_generate(denoiser, "a", seeds, options.check_steps, options.guidance)
+    latents, information = plain.generate(denoiser, "a", seeds, options.check_steps, options.guidance)
     # TF32 convolutions round differently for different batch sizes; on a CPU the two agree far better.
     limit = 1e-3 if denoiser.device.type == "cpu" else 3e-2
     difference = float((ours - latents).norm() / latents.norm())
@@ -359,34 +318,21 @@ def training(
 
 def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """All figures, the plain float32 loops first, then bf16 in the place of the same weights."""
-    shape = TINY if options.tiny else SD21
     rate = matmul_rate(device, options.matmul, options.repeats)
     figures = [
         common.figure("bf16 matrix products", rate / 1e12, "TFLOP/s", note=f"best of {options.matmul}")
     ]
-
-    denoiser = build(shape, device)
+    denoiser = build(TINY if options.tiny else SD21, device)
     with torch.no_grad():
         row = flops_a_row(lambda rows: forward(denoiser, rows))
     figures.append(common.figure("one row through the network", row / 1e9, "GFLOP"))
-    apart = check(denoiser, options)
     figures += [
         common.figure(
             f"check: {name.replace('_', ' ')}", value, "", note="ours against the plain loop, both float32"
         )
-        for name, value in apart.items()
+        for name, value in check(denoiser, options).items()
     ]
-
-    plain: dict[int, float] = {}
-    for count in options.plain_candidates:
-        seeds = list(range(count))
-
-        def once(seeds: list[int] = seeds) -> Tensor:
-            return plain_generate(denoiser, "prompt", seeds, options.steps, options.guidance)[1].cpu()
-
-        once()
-        seconds = [common.timed(once, device) for _ in range(options.repeats)]
-        plain[count] = count / common.spread(seconds)["median"]
+    plain_candidates = {count: plain_rate(denoiser, count, options) for count in options.plain_candidates}
 
     adapter = AdapterConfig(kind="dora", rank=options.rank, alpha=options.rank)
     config = TrainConfig(batch_size=options.train_batch, mixed_precision="bf16")
@@ -394,54 +340,90 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str,
     training_row = flops_a_row(lambda rows: training_loss(denoiser, rows).backward())
     plain_training(denoiser, config, 1)
     plain_rows = options.plain_rows
-    plain_rate = plain_rows / common.timed(lambda: plain_training(denoiser, config, plain_rows), device)
+    plain_pictures = plain_rows / common.timed(lambda: plain_training(denoiser, config, plain_rows), device)
     denoiser.unload_adapter()
 
     denoiser.network.to(torch.bfloat16)
     denoiser.network.to(memory_format=torch.channels_last)
+    figures += of_generation(denoiser, options, row, rate, plain_candidates)
+    return figures + of_training(denoiser, options, adapter, config, training_row, rate, plain_pictures)
+
+
+def plain_rate(denoiser: RandomTextDenoiser, count: int, options: argparse.Namespace) -> float:
+    """Candidates a second of the plain loop, ``count`` of one prompt a batch."""
+
+    def once() -> Tensor:
+        return plain.generate(denoiser, "prompt", range(count), options.steps, options.guidance)[1].cpu()
+
+    once()
+    seconds = [common.timed(once, denoiser.device) for _ in range(options.repeats)]
+    return count / common.spread(seconds)["median"]
+
+
+def of_generation(
+    denoiser: RandomTextDenoiser,
+    options: argparse.Namespace,
+    row: int,
+    rate: float,
+    plain_candidates: Mapping[int, float],
+) -> list[dict[str, Any]]:
+    """The figures of drawing candidates with their mutual information.
+
+    Args:
+        denoiser, options: what draws, and how.
+        row: FLOPs of one row through the network; ``rate``: of the bf16 matrix products, a second.
+        plain_candidates: candidates a batch -> candidates a second of the plain loop.
+    """
     batch, seconds, peak = generate(denoiser, options)
     median = common.spread(seconds)["median"]
     candidates, done = batch / median, 2 * batch * options.steps * row / median
-    figures += [
-        common.figure(
-            "generate + mi",
-            candidates,
-            "candidates/s",
-            note=f"{options.steps} steps, {batch} a batch, not decoded",
-        ),
+    note = f"{options.steps} steps, {batch} a batch, not decoded"
+    figures = [
+        common.figure("generate + mi", candidates, "candidates/s", note=note),
         common.figure("generate + mi: arithmetic", done / 1e12, "TFLOP/s"),
         common.figure("generate + mi: share of the bf16 matrix rate", done / rate, "", UTILISATION_AT_LEAST),
         common.figure("generate + mi: peak memory", peak, "GiB"),
     ]
-    for count, plain_candidates in plain.items():
+    for count, theirs in plain_candidates.items():
         name = f"plain float32 eager loop, one prompt and {count} of its candidates a batch"
+        target = SPEEDUP_AT_LEAST if count == options.plain_candidates[0] else None
         figures += [
-            common.figure(name, plain_candidates, "candidates/s"),
-            common.figure(
-                f"generate + mi: times the {name}",
-                candidates / plain_candidates,
-                "x",
-                SPEEDUP_AT_LEAST if count == options.plain_candidates[0] else None,
-            ),
+            common.figure(name, theirs, "candidates/s"),
+            common.figure(f"generate + mi: times the {name}", candidates / theirs, "x", target),
         ]
+    return figures
 
+
+def of_training(
+    denoiser: RandomTextDenoiser,
+    options: argparse.Namespace,
+    adapter: AdapterConfig,
+    config: TrainConfig,
+    row: int,
+    rate: float,
+    plain_pictures: float,
+) -> list[dict[str, Any]]:
+    """The figures of a training step.
+
+    Args:
+        denoiser, options, adapter, config: what trains, and how.
+        row: FLOPs of one row forwards and back; ``rate``: of the bf16 matrix products, a second.
+        plain_pictures: pictures a second of the plain loop.
+    """
     micro_batch, seconds, peak = training(denoiser, options, adapter, config)
     median = common.spread(seconds)["median"]
-    pictures, done = config.batch_size / median, config.batch_size * training_row / median
-    figures += [
-        common.figure(
-            f"training step at batch {config.batch_size}",
-            median,
-            "s",
-            note=f"{adapter.kind} of rank {adapter.rank}, {micro_batch} rows a forward",
-        ),
+    pictures, done = config.batch_size / median, config.batch_size * row / median
+    note = f"{adapter.kind} of rank {adapter.rank}, {micro_batch} rows a forward"
+    return [
+        common.figure(f"training step at batch {config.batch_size}", median, "s", note=note),
         common.figure("training: arithmetic", done / 1e12, "TFLOP/s"),
         common.figure("training: share of the bf16 matrix rate", done / rate, "", UTILISATION_AT_LEAST),
         common.figure("training: peak memory", peak, "GiB"),
-        common.figure("training: plain float32 eager loop, one picture a forward", plain_rate, "pictures/s"),
-        common.figure("training: times the plain loop", pictures / plain_rate, "x", SPEEDUP_AT_LEAST),
+        common.figure(
+            "training: plain float32 eager loop, one picture a forward", plain_pictures, "pictures/s"
+        ),
+        common.figure("training: times the plain loop", pictures / plain_pictures, "x", SPEEDUP_AT_LEAST),
     ]
-    return figures
 
 
 # -- the command -----------------------------------------------------------------------------------------------
@@ -449,28 +431,29 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str,
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is not given is filled in for the chosen size."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cuda")
+    parser = common.parser(
+        "gpu",
+        (__doc__ or "").split("\n")[0],
+        device="cuda",
+        repeats=(None, "measured runs of each kind (3; tiny 1)"),
+        batch=(None, "candidates a batch, halved until they fit (64; tiny 2)"),
+        steps=(None, "sampling steps (50; tiny 4)"),
+        check_steps=(None, "steps of the check against the plain loop (10; tiny 4)"),
+        train_batch=(None, "pictures a training step (400; tiny 4)"),
+        micro_batch=(None, "rows a forward, halved until they fit (50; tiny 2)"),
+        rank=(None, "of the DoRA adapter (32; tiny 2)"),
+        plain_rows=(None, "pictures of the plain training loop (16; tiny 2)"),
+    )
     parser.add_argument(
         "--tiny", action="store_true", help="a tiny network: runs everything, measures nothing"
     )
-    parser.add_argument("--repeats", type=int, help="measured runs of each kind (3; tiny 1)")
-    parser.add_argument("--batch", type=int, help="candidates a batch, halved until they fit (64; tiny 2)")
-    parser.add_argument("--steps", type=int, help="sampling steps (50; tiny 4)")
-    parser.add_argument(
-        "--check-steps", type=int, help="steps of the check against the plain loop (10; tiny 4)"
-    )
     parser.add_argument("--guidance", type=float, default=7.5)
-    parser.add_argument("--train-batch", type=int, help="pictures a training step (400; tiny 4)")
-    parser.add_argument("--micro-batch", type=int, help="rows a forward, halved until they fit (50; tiny 2)")
-    parser.add_argument("--rank", type=int, help="of the DoRA adapter (32; tiny 2)")
     parser.add_argument(
         "--plain-candidates",
         type=int,
         nargs="+",
         help="of the plain loop's batches; the target is the first (1 10)",
     )
-    parser.add_argument("--plain-rows", type=int, help="pictures of the plain training loop (16; tiny 2)")
     parser.add_argument(
         "--matmul", type=int, nargs="+", help="sizes of the products (4096 8192 16384; tiny 64)"
     )

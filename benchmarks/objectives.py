@@ -98,13 +98,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.objectives", description=__doc__)
+    parser = common.parser(
+        "objectives",
+        __doc__,
+        "objectives",
+        device="cpu",
+        pictures=(48, "a step"),
+        micro_batch=(None, "rows of a forward (default: all)"),
+        repeats=15,
+    )
     parser.add_argument("--model", default="shapes")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--pictures", type=int, default=48, help="a step")
-    parser.add_argument("--micro-batch", type=int, default=None, help="rows of a forward (default: all)")
-    parser.add_argument("--repeats", type=int, default=15)
-    common.add_output(parser, "objectives")
     options = parser.parse_args(argv)
     common.warn_if_busy()
     return common.run(options, lambda: measure(options))

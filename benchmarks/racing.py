@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,17 +79,20 @@ class Arm:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write ``results/racing.json`` and its table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.racing", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=100, help="that recall and loss are measured on")
-    parser.add_argument("--candidates", type=int, default=16)
+    parser = common.parser(
+        "racing",
+        __doc__,
+        prompts=(100, "that recall and loss are measured on"),
+        candidates=16,
+        timed=(6, "prompts a timed round"),
+        repeats=7,
+        batch=(96, "candidates a forward"),
+        threads=torch.get_num_threads(),
+    )
     parser.add_argument("--target", default="contrast", help="the score that chooses the winner")
     parser.add_argument(
         "--race", type=Arm.read, action="append", help=f"may be repeated (default: {', '.join(RACES)})"
     )
-    parser.add_argument("--timed", type=int, default=6, help="prompts a timed round")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=96, help="candidates a forward")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of the preset shapes"
     )
@@ -113,35 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps, candidates = config.sampler.steps, options.candidates
     scores = study(config, denoiser, prompts, options.target, arms, options.batch)
     finish = scores["finish"]
-    whole = rows_of([], candidates, steps) + candidates * finish
-
     comparisons, figures = [], []
     seconds = timed(
         config, denoiser, prompts[: options.timed], options.target, arms, options, scores["alive"]
     )
     for arm in arms:
-        look, left = arm.look(config), arm.cuts[-1].survivors
-        drawing = rows_of(arm.cuts, candidates, steps, look)
-        raced = drawing + left * finish
-        comparisons.append(
-            common.comparison(
-                f"{arm.name}: drawing, looking and scoring against doing it for all",
-                seconds,
-                arm.name,
-                "all",
-                at_most=SLACK * raced / whole,
-                note=f"{raced / whole:.3f} of the forwards; the target is that times {SLACK}",
-            )
-        )
-        figures += [
-            common.figure(f"{arm.name}: forwards, scores included", whole / raced, "times fewer", SPEEDUP),
-            common.figure(
-                f"{arm.name}: forwards of drawing and looks",
-                rows_of([], candidates, steps) / drawing,
-                "times fewer",
-            ),
-            *outcome(arm.name, scores["alive"][arm.name], scores["target"], scores["oracle"], options.target),
-        ]
+        own, found = measured(arm, config, scores, seconds, options.target)
+        comparisons.append(own)
+        figures += found
     figures += by_lot(scores["target"], scores["oracle"], sorted({arm.cuts[-1].survivors for arm in arms}))
     common.write(
         "racing",
@@ -162,6 +144,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load_before=load,
     )
     print((options.out / "racing.md").read_text())
+
+
+def measured(
+    arm: Arm,
+    config: DictConfig,
+    scores: Mapping[str, Any],
+    seconds: Mapping[str, Sequence[float]],
+    target: str,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compare one race with doing it all.
+
+    Args:
+        arm: the race.
+        config: of the preset; ``target``: the score that chooses the winner.
+        scores: what :func:`study` gave.
+        seconds: what :func:`timed` gave.
+    """
+    steps, candidates, finish = config.sampler.steps, config.generate.candidates, scores["finish"]
+    drawing = rows_of(arm.cuts, candidates, steps, arm.look(config))
+    whole, raced = (
+        rows_of([], candidates, steps) + candidates * finish,
+        drawing + arm.cuts[-1].survivors * finish,
+    )
+    comparison = common.comparison(
+        f"{arm.name}: drawing, looking and scoring against doing it for all",
+        seconds,
+        arm.name,
+        "all",
+        at_most=SLACK * raced / whole,
+        note=f"{raced / whole:.3f} of the forwards; the target is that times {SLACK}",
+    )
+    return comparison, [
+        common.figure(f"{arm.name}: forwards, scores included", whole / raced, "times fewer", SPEEDUP),
+        common.figure(
+            f"{arm.name}: forwards of drawing and looks",
+            rows_of([], candidates, steps) / drawing,
+            "times fewer",
+        ),
+        *outcome(arm.name, scores["alive"][arm.name], scores["target"], scores["oracle"], target),
+    ]
 
 
 def study(

@@ -93,10 +93,8 @@ def _figure(name: str, value: float, at_most: float) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reading", description=__doc__)
-    parser.add_argument("--mib", type=int, default=200, help="of each file, about")
+    parser = common.parser("reading", __doc__, "reading", mib=(200, "of each file, about"))
     parser.set_defaults(device="cpu")
-    common.add_output(parser, "reading")
     options = parser.parse_args(argv)
     return common.run(options, lambda: measure(options))
 

@@ -109,12 +109,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write ``results/scoring.json`` and its table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description=__doc__)
-    parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=192, help="rows a forward, and pictures a unit")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    common.add_output(parser, "scoring")
+    parser = common.parser(
+        "scoring",
+        __doc__,
+        "scoring",
+        pictures=1000,
+        repeats=5,
+        batch=(192, "rows a forward, and pictures a unit"),
+        threads=torch.get_num_threads(),
+    )
     parser.set_defaults(device="cpu")
     options = parser.parse_args(arguments)
     return common.run(options, lambda: measure(options))

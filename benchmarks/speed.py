@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import common
+from benchmarks import common, plain
 from mitune.data.prompts import load_prompts
 from mitune.denoiser import Condition
 from mitune.errors import UserError
@@ -70,7 +70,7 @@ def observers(
     condition = denoiser.encode_prompts(texts)
     sampler = SamplerConfig("ddpm", steps=steps, spacing="trailing", guidance=guidance)
 
-    def plain() -> Tensor:
+    def unobserved() -> Tensor:
         return sample(denoiser, condition, seeds, sampler)
 
     def observed() -> tuple[Tensor, Tensor, Tensor]:
@@ -81,12 +81,16 @@ def observers(
     latents, mi, llr = observed()
     if not (mi.isfinite().all() and llr.isfinite().all() and (mi >= 0).all()):
         raise RuntimeError("mi or llr is not finite, or mi is negative")
-    apart = common.agree("latents with and without observers", float((latents - plain()).abs().max()), 0.0)
+    apart = common.agree(
+        "latents with and without observers", float((latents - unobserved()).abs().max()), 0.0
+    )
     denoiser.forwards = 0
-    plain()
+    unobserved()
     rows = denoiser.forwards
     seconds = common.interleave(
-        {"observed": observed, "plain": plain, "plain again": plain}, repeats, device=denoiser.device
+        {"observed": observed, "plain": unobserved, "plain again": unobserved},
+        repeats,
+        device=denoiser.device,
     )
     agreement = {"latents_max_difference": apart}
     comparisons = [
@@ -125,7 +129,7 @@ def pipeline(
     same grid, batch, guidance and first noise (one generator a candidate), pictures as tensors; once from embeddings
     and once from texts.
     """
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers import DDIMScheduler
 
     texts, seeds = prompts_and_seeds(batch)
     own = denoiser.pipeline
@@ -144,16 +148,7 @@ def pipeline(
         set_alpha_to_one=config.set_alpha_to_one,
         guidance=guidance,
     )
-    reference = StableDiffusionPipeline(
-        vae=own.vae,
-        text_encoder=own.text_encoder,
-        tokenizer=own.tokenizer,
-        unet=own.unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    reference = plain.pipeline(own.vae, own.text_encoder, own.tokenizer, own.unet, scheduler)
     reference.set_progress_bar_config(disable=True)
     encoded = denoiser.encode_prompts(texts)
     nothing = denoiser.null(batch).tensors["text"]
@@ -240,24 +235,21 @@ class HandLoop:
 
     def step(self, draw: Draw | None = None) -> Tensor:
         """One optimizer step on ``draw`` (None: one of its own); gives its loss."""
-        draw = self.draw() if draw is None else draw
+        return plain.train_step(
+            self.optimizer, self.losses(self.draw() if draw is None else draw), self.config.max_grad_norm
+        )
+
+    def losses(self, draw: Draw) -> Iterator[Tensor]:
+        """The batch's loss in parts, one a forward."""
         n = self.config.batch_size
-        total = torch.zeros((), device=self.latents.device)
         for at in range(0, n, self.config.micro_batch or n):
             part = draw[slice(at, at + (self.config.micro_batch or n))]
             z0, noise, t = self.latents[part.winner], part.noise, part.t
             target = self.scheduler.get_velocity(z0, noise, t) if self.velocity else noise
             noisy = self.scheduler.add_noise(z0, noise, t)
-            output = self.unet(noisy, t, encoder_hidden_states=self.embeddings[part.text], return_dict=False)[
-                0
-            ]
-            loss = F.mse_loss(output, target) * (len(t) / n)
-            loss.backward()
-            total += loss.detach()
-        nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total
+            text = self.embeddings[part.text]
+            output = self.unet(noisy, t, encoder_hidden_states=text, return_dict=False)[0]
+            yield F.mse_loss(output, target) * (len(t) / n)
 
 
 class _Losses:
@@ -392,23 +384,24 @@ def _distance(before: dict[str, Tensor], ours: dict[str, Any], theirs: dict[str,
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
+    parser = common.parser(
+        "speed",
+        (__doc__ or "").split("\n")[0],
+        "speed",
+        device="cpu",
+        repeats=(11, "rounds of each comparison"),
+        batch=(96, "candidates a batch"),
+        steps=20,
+        train_batch=48,
+        micro_batch=(None, "rows of a training forward (default: all)"),
+        rank=16,
+        threads=(None, "of torch (default: its own choice)"),
+    )
     parser.add_argument(
         "--model", default="shapes", help="a Stable Diffusion folder (default: the packaged one)"
     )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=11, help="rounds of each comparison")
-    parser.add_argument("--batch", type=int, default=96, help="candidates a batch")
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--train-batch", type=int, default=48)
-    parser.add_argument(
-        "--micro-batch", type=int, default=None, help="rows of a training forward (default: all)"
-    )
-    parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--kind", default="dora", choices=["dora", "lora"])
-    parser.add_argument("--threads", type=int, default=None, help="of torch (default: its own choice)")
-    common.add_output(parser, "speed")
     return parser.parse_args(argv)
 
 

@@ -367,20 +367,19 @@ def page(record: dict[str, Any]) -> str:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.steering", description=__doc__)
+    parser = common.parser(
+        "steering",
+        __doc__,
+        rows=(32768, "particles of all repeats at one N"),
+        reference=(131072, "particles of the reference population"),
+        steps=(25, "of the sampler, in the table of convergence"),
+        draws=(4000, "pictures of each method, in the table of distances"),
+        budget=(16, "paths a picture"),
+        distance_steps=(100, "of the sampler, in the table of distances"),
+        repeats=(7, "of the timing"),
+    )
     parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16])
     parser.add_argument("--particles", type=int, nargs="+", default=[16, 64, 256, 1024, 4096])
-    parser.add_argument("--rows", type=int, default=32768, help="particles of all repeats at one N")
-    parser.add_argument("--reference", type=int, default=131072, help="particles of the reference population")
-    parser.add_argument("--steps", type=int, default=25, help="of the sampler, in the table of convergence")
-    parser.add_argument(
-        "--draws", type=int, default=4000, help="pictures of each method, in the table of distances"
-    )
-    parser.add_argument("--budget", type=int, default=16, help="paths a picture")
-    parser.add_argument(
-        "--distance-steps", type=int, default=100, help="of the sampler, in the table of distances"
-    )
-    parser.add_argument("--repeats", type=int, default=7, help="of the timing")
     parser.add_argument("--out", type=Path, default=common.RESULTS)
     return parser.parse_args(argv)
 

@@ -335,19 +335,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write the record, its page and its plot."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.steering_pictures", description=__doc__)
+    parser = common.parser(
+        "steering_pictures",
+        __doc__,
+        "steering_pictures",
+        limit=(60, "held-out prompts"),
+        pictures=(4, "of each prompt"),
+        steps=20,
+        batch=(96, "paths a forward"),
+        at_once=(6, "prompts whose populations walk together"),
+        seed=11,
+        threads=0,
+    )
     parser.add_argument("--arms", type=Arm.read, nargs="+", default=[Arm.read(text) for text in ARMS])
-    parser.add_argument("--limit", type=int, default=60, help="held-out prompts")
-    parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument(
         "--guidance", type=float, default=None, help="classifier-free (default: the preset's)"
     )
-    parser.add_argument("--batch", type=int, default=96, help="paths a forward")
-    parser.add_argument("--at-once", type=int, default=6, help="prompts whose populations walk together")
-    parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--threads", type=int, default=0)
-    common.add_output(parser, "steering_pictures")
     parser.set_defaults(device="cpu")
     args = parser.parse_args(argv)
     return common.run(args, lambda: measure(args))

@@ -82,14 +82,17 @@ def figures(jobs: Sequence[Mapping[str, Any]], refusals: Sequence[Mapping[str, A
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=120, help="SIGKILLs that have to strike")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser = common.parser(
+        "faults",
+        __doc__,
+        "faults",
+        kills=(120, "SIGKILLs that have to strike"),
+        seed=(0, "of the moments"),
+    )
     parser.add_argument(
         "--writes", action=argparse.BooleanOptionalAction, default=True, help="refuse writes too"
     )
     parser.set_defaults(device="cpu")
-    common.add_output(parser, "faults")
     options = parser.parse_args(arguments)
     return common.run(options, lambda: measure(options))
 

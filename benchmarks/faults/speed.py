@@ -200,15 +200,18 @@ def _overhead(run: Path, options: argparse.Namespace) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults.speed", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=40, help="units of generate")
-    parser.add_argument("--candidates", type=int, default=16, help="a prompt")
-    parser.add_argument("--steps", type=int, default=20, help="of the sampler")
-    parser.add_argument("--train-steps", type=int, default=120)
-    parser.add_argument("--train-batch", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = common.parser(
+        "faults.speed",
+        __doc__,
+        "processes",
+        prompts=(40, "units of generate"),
+        candidates=(16, "a prompt"),
+        steps=(20, "of the sampler"),
+        train_steps=120,
+        train_batch=48,
+        repeats=5,
+    )
     parser.set_defaults(device="cpu")
-    common.add_output(parser, "processes")
     options = parser.parse_args(arguments)
     common.warn_if_busy()
     return common.run(options, lambda: measure(options))
