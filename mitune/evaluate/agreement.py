@@ -11,11 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from mitune.errors import UserError
 from mitune.evaluate.bootstrap import cell
@@ -135,6 +133,8 @@ def _groups(table: pd.DataFrame, names: Sequence[str]) -> list[dict[str, NDArray
 
 def tau(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Kendall's τ-b of two scores of the same candidates; NaN where either is the same for all of them."""
+    from scipy import stats
+
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return math.nan
     return float(stats.kendalltau(one, other).statistic)
@@ -209,6 +209,8 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def plot(result: Mapping[str, Any]) -> bytes:
     """PNG: the referee's mean over the top share by each score (left), τ with the referee against forwards (right)."""
+    import matplotlib
+
     referee = result["referee"]
     names = list(result["scores"])
     colours = dict(zip(names, matplotlib.colormaps[_COLOURS].colors * (1 + len(names) // 10), strict=False))

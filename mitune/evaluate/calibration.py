@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -270,6 +269,8 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def plot(result: Mapping[str, Any]) -> bytes:
     """PNG: τ of each running score with the target (dotted: its own final value), and recall among the best half."""
+    import matplotlib
+
     figure, (left, right) = panels(11, 4.2, 2)
     half = max(m for m in result["survivors"] if m <= max(result["candidates"] // 2, result["k"]))
     place = result["survivors"].index(half)

@@ -7,16 +7,16 @@ import functools
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALLEST, LARGEST = 128, 256  # side of a picture on a sheet, in pixels
 _GAP, _MARGIN, _LINES = 6, 14, 8
@@ -139,8 +139,9 @@ def curve(
 
 def panels(width: float, height: float, count: int = 1, sharey: bool = False) -> tuple[Figure, list[Any]]:
     """Make a figure of so many inches with ``count`` pairs of axes side by side, without the upper and right spines."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     made = list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
     for axes in made:
         axes.spines[["top", "right"]].set_visible(False)
@@ -192,6 +193,8 @@ def _legend(axes: Any, dark: bool) -> None:
 @functools.lru_cache
 def _font(size: int) -> Any:
     """DejaVu Sans, which comes with matplotlib and knows Latin, Greek, Cyrillic and many signs."""
+    import matplotlib
+
     return ImageFont.truetype(
         str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
     )

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -58,6 +57,8 @@ class Model:
         return self.load()
 
     def plain(self) -> Any:
+        import diffusers
+
         index = read_json(self.folder / "model_index.json")
         absent = {name: None for name, value in index.items() if value == [None, None]}
         pipeline = diffusers.DiffusionPipeline.from_pretrained(str(self.folder), **absent)
