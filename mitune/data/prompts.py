@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mitune.data.catalogue import SUFFIXES
 from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,
@@ -27,7 +28,7 @@ from mitune.data.splits import (
     split_column,
     split_of,
 )
-from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
+from mitune.data.tables import Table, open_table, read_rows, text_columns
 from mitune.distributed import state
 from mitune.errors import UserError, complain, nearest, short
 from mitune.families.source import is_hub_id
