@@ -67,7 +67,8 @@ def paired_difference(
 def paired_ratio(
     before: ArrayLike, after: ArrayLike, groups: Sequence[Any] | NDArray[Any], seed: int = 0, n: int = 2000
 ) -> Estimate:
-    """``mean(after) / mean(before)`` with its cluster-bootstrap 95 % interval; ``before`` must be positive."""
+    """``mean(after) / mean(before)`` with its cluster-bootstrap 95 % interval; ``before`` must be
+    positive."""
     return _ratio_ci(
         np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64), groups, seed, n
     )
@@ -117,8 +118,9 @@ def _ratio_ci(
 def _tail(clusters: int, level: float = 0.95) -> float:
     """Tail share of the expanded percentile interval for few clusters.
 
-    The plain percentile interval is too narrow by √((n−1)/n), and uses normal where t quantiles belong: α′/2 =
-    Φ(√(n/(n−1)) · t_{α/2, n−1}) mends both (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, §5.1).
+    The plain percentile interval is too narrow by √((n−1)/n), and uses normal where t quantiles belong:
+    α′/2 = Φ(√(n/(n−1)) · t_{α/2, n−1}) mends both (Hesterberg, What Teachers Should Know About the
+    Bootstrap, 2015, §5.1).
     """
     from scipy import stats
 

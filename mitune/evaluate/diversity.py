@@ -1,4 +1,5 @@
-"""Diversity: how far apart the pictures of one prompt are. A tuned model must not pay for alignment with sameness."""
+"""Diversity: how far apart the pictures of one prompt are. A tuned model must not pay for alignment with
+sameness."""
 
 from __future__ import annotations
 
