@@ -71,7 +71,7 @@ def seal(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def intact(value: Any) -> bool:
-    """Whether what was read back is what was sealed. Of what has neither key, nothing can be told: True."""
+    """Tell whether what was read back is what was sealed; True of what has neither key: nothing can be told."""
     if not isinstance(value, dict):
         return False
     rest = {name: item for name, item in value.items() if name != OWN}
@@ -101,7 +101,7 @@ def write_unit(
 
 
 def whole_unit(path: Path) -> bool | None:
-    """Whether the unit of the table ``path`` is as it was written; None where its note is of an earlier version."""
+    """Tell whether the unit of the table ``path`` is as it was written; None where its note is of an earlier one."""
     if sha256(path) is None:
         return False
     try:

@@ -72,14 +72,14 @@ def wait() -> None:
 
 
 def agreed(make: Callable[[], T]) -> T:
-    """What ``make`` gives on the first process, on every process: a value that JSON can hold. Others do not call it."""
+    """Call ``make`` on the first process alone and give its value, which JSON can hold, to every process."""
     fellows = _fellows()
     return make() if fellows is None else fellows.agreed(make)
 
 
 def seen(path: Path) -> bool:
-    """Whether ``path`` is there. Others than the first process look for a while: the first one made it, but a shared
-    folder may take its time to show that to another node."""
+    """Tell whether ``path`` is there. Others than the first process look for a while: the first one made it, but a
+    shared folder may take its time to show that to another node."""
     fellows = _fellows()
     if fellows is not None and fellows.rank != 0:
         until = time.monotonic() + min(SEEN, fellows.patience)
@@ -132,7 +132,7 @@ def _abandon(error: BaseException) -> Leave | None:
 
 
 def all_leave() -> bool:
-    """Whether all processes end well together; False where one was lost, which is why a launcher sent the others away.
+    """Tell whether all processes end well together; False where one was lost, and a launcher sent the others away.
 
     For the first process, once it was told to leave."""
     fellows = _fellows()
@@ -279,7 +279,7 @@ class Fellows:
         )
 
     def all_leave(self) -> bool:
-        """Whether all others say within seconds that they end, too (first process only)."""
+        """Tell whether all others say within seconds that they end, too (first process only)."""
         until = time.monotonic() + min(10.0, self.patience)
         with contextlib.suppress(torch.distributed.DistError):
             while self._store.add("leaving", 0) < self.ranks - 1:
@@ -290,7 +290,7 @@ class Fellows:
         return False
 
     def lost(self) -> Leave:
-        """What ends this process when it cannot reach another: that one's own reason, if it gave one."""
+        """Make the error that ends this process when it cannot reach another: that one's own reason, if it gave one."""
         until = time.monotonic() + 5
         while time.monotonic() < until:
             leaving.check()

@@ -61,7 +61,7 @@ def check_known(what: str, value: str, known: Collection[str]) -> None:
 
 
 def first_line(error: object) -> str:
-    """What another library's error (or the text of one) says, on one line."""
+    """Say on one line what another library's error (or the text of one) says."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

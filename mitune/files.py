@@ -58,7 +58,7 @@ _REASONS = {
 
 
 def refusal(error: BaseException) -> str | None:
-    """What to do about the operating system's refusal that ``error`` is, in words; None for any other error."""
+    """Say what to do about the operating system's refusal that ``error`` is; None for any other error."""
     if isinstance(error, OSError):
         return _REASONS.get(error.errno or 0)
     if isinstance(error, safetensors.SafetensorError):

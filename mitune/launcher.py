@@ -47,7 +47,7 @@ def launch_file(name: str) -> Path:
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is one that a launcher started."""
+    """Tell whether this process is one that a launcher started."""
     return "RANK" in environment or "LOCAL_RANK" in environment
 
 

@@ -52,7 +52,7 @@ class Leave(BaseException):
 
 
 class _Asked:
-    """Whether this process was asked to leave, and whether it may do so at once."""
+    """Tell whether this process was asked to leave, and whether it may do so at once."""
 
     def __init__(self) -> None:
         self.leave: Leave | None = None
@@ -91,7 +91,7 @@ def _heard(number: int, frame: Any) -> None:
 
 
 def asked() -> bool:
-    """Whether this process was asked to leave."""
+    """Tell whether this process was asked to leave."""
     return _asked.leave is not None
 
 

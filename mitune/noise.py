@@ -65,7 +65,15 @@ class NoiseSchedule:
         rescale_zero_terminal_snr: bool = False,
         trained_betas: Sequence[float] | None = None,
     ) -> NoiseSchedule:
-        """VP table of a DDPM. Defaults are Stable Diffusion's. UserError for an unknown ``beta_schedule``."""
+        """Build the VP table of a DDPM; the defaults are Stable Diffusion's.
+
+        Args:
+            num_train_timesteps: entries of the table.
+            beta_start, beta_end: β of the first and the last step.
+            beta_schedule: how β goes from one to the other; UserError for an unknown name.
+            rescale_zero_terminal_snr: end in noise alone (Lin et al. 2023).
+            trained_betas: the table itself, in place of the four above.
+        """
         if trained_betas is not None:
             betas = torch.as_tensor(trained_betas, dtype=torch.float64)
             num_train_timesteps = len(betas)
@@ -177,7 +185,7 @@ class NoiseSchedule:
         return alpha * z0 + sigma * noise
 
     def target(self, prediction_type: str, z0: Tensor, noise: Tensor, t: Time) -> Tensor:
-        """What a network of this prediction type should output for (z_0, ε, t). UserError for an unknown type."""
+        """Compute what a network of this type should output for (z_0, ε, t). UserError for an unknown type."""
         check_prediction_type(prediction_type)
         if prediction_type == "epsilon":
             return noise

@@ -80,7 +80,7 @@ def loading(what: str) -> Iterator[None]:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file is there; False too for a path that no file can have (too long, with a NUL in it)."""
+    """Tell whether a regular file is there; False too for a path that no file can have (too long, with a NUL in it)."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -88,7 +88,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a folder is there; False too for a path that no folder can have."""
+    """Tell whether a folder is there; False too for a path that no folder can have."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def is_folder(path: str | Path) -> bool:
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether anything is there; False too for a path that nothing can have."""
+    """Tell whether anything is there; False too for a path that nothing can have."""
     try:
         return Path(path).exists()
     except (OSError, ValueError):
@@ -200,12 +200,12 @@ def read_json(path: str | Path, way_out: str = "mend it, or give another file") 
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value that was read is a finite number: to Python, true and false are numbers too."""
+    """Tell whether a value that was read is a finite number: to Python, true and false are numbers too."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value that was read is a whole number."""
+    """Tell whether a value that was read is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -39,7 +39,7 @@ _NOT_IN_FLOW: dict[str, tuple[Any, ...]] = {
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
-    """Whether a diffusers scheduler configuration is that of a rectified flow."""
+    """Tell whether a diffusers scheduler configuration is that of a rectified flow."""
     return (
         "Flow" in str(config.get("_class_name", ""))
         or config.get("prediction_type") == "flow_prediction"

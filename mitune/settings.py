@@ -42,7 +42,7 @@ _LISTS = {int: " of whole numbers", float: " of numbers", str: ""}
 
 @dataclass(frozen=True)
 class Limits:
-    """What a value, or each item of a list, may be.
+    """Bound what a value, or each item of a list, may be.
 
     Attributes:
         low, above: it is at least ``low``, or above ``above``.

@@ -31,7 +31,7 @@ def check_versions() -> None:
 
 
 def required() -> list[str]:
-    """What this mitune asks for. A checkout says so itself: what was noted when it was installed may be older."""
+    """List what this mitune asks for. A checkout says so itself: what was noted when it was installed may be older."""
     project = _CHECKOUT / "pyproject.toml"
     if sys.version_info >= (3, 11) and project.is_file():
         import tomllib
@@ -46,8 +46,8 @@ def required() -> list[str]:
 
 
 def is_unmet(wanted: Requirement) -> bool:
-    """Whether another version is installed than ``wanted`` asks for. A library that is not there, or does not tell its
-    version, is none of these: another distribution may bring its module, and importing it tells.
+    """Tell whether another version is installed than ``wanted`` asks for. A library that is not there, or does not tell
+    its version, is none of these: another distribution may bring its module, and importing it tells.
     """
     if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
         return False

@@ -5,11 +5,8 @@ from __future__ import annotations
 import ast
 import fnmatch
 import re
-from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parent.parent / "mitune"
+from tests.tree import File, files
 
 # DESIGN §2. A module may import its own floor and those below.
 FLOORS = {
@@ -49,18 +46,7 @@ FLOORS = {
     "__main__": 6,
     "__init__": 0,
 }
-FILES = sorted(ROOT.rglob("*.py"))
-
-
-def imports(path: Path) -> set[str]:
-    """Dotted names of everything a file imports, inside functions too."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+BOTH = [*files("mitune"), *files("benchmarks")]
 
 
 def floor(part: str) -> int:
@@ -70,36 +56,43 @@ def floor(part: str) -> int:
 
 def floor_of(name: str) -> int:
     """The floor of a dotted name; a catalogue is plain data without torch, wherever it lies: floor 0."""
-    parts = name.split(".")
-    return 0 if parts[2:3] == ["catalogue"] else floor(parts[1])
+    parts = [*name.split("."), "__init__"]
+    return 0 if parts[2] == "catalogue" else floor(parts[1])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_come_from_the_same_floor_or_below(path: Path) -> None:
-    own = ".".join(["mitune", *path.relative_to(ROOT).with_suffix("").parts])
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] == "mitune" and len(parts) > 1 and parts[1] != "__version__":
-            assert floor_of(name) <= floor_of(own), f"{path.relative_to(ROOT)} imports {name} from above"
+def own_imports(file: File) -> list[str]:
+    """The names in the package that a file imports."""
+    return sorted(
+        name for name in file.imports if name.startswith("mitune.") and name != "mitune.__version__"
+    )
 
 
-# These name a pipeline class too: the world's model is built as one, two benchmarks measure against the plain one.
+def test_imports_come_from_the_same_floor_or_below() -> None:
+    assert not [
+        f"{file.name} imports {name} from above"
+        for file in files("mitune")
+        for name in own_imports(file)
+        if floor_of(name) > floor_of(file.module)
+    ]
+
+
+# Who else names a pipeline class: the world's model is built as one, and benchmarks measure against the plain one.
 PIPELINES = (
     "mitune/families/*",
     "benchmarks/world/architecture.py",
+    "benchmarks/plain.py",
     "benchmarks/speed.py",
     "benchmarks/gpu.py",
 )
-TREE = sorted([*FILES, *(ROOT.parent / "benchmarks").rglob("*.py")])
 
 
-@pytest.mark.parametrize("path", TREE, ids=lambda path: str(path.relative_to(ROOT.parent)))
-def test_only_families_know_pipelines(path: Path) -> None:
-    name = path.relative_to(ROOT.parent).as_posix()
-    if any(fnmatch.fnmatch(name, pattern) for pattern in PIPELINES):
-        return
-    assert not [name for name in imports(path) if "Pipeline" in name]
-    assert not [text for text in strings(path) if text.endswith("Pipeline")]
+def test_only_families_know_pipelines() -> None:
+    found = []
+    for file in BOTH:
+        if not any(fnmatch.fnmatch(file.name, pattern) for pattern in PIPELINES):
+            found += [f"{file.name} imports {name}" for name in file.imports if "Pipeline" in name]
+            found += [f"{file.name} names {text}" for text in file.strings if text.endswith("Pipeline")]
+    assert not found
 
 
 # Words that tell models apart by their names.
@@ -107,36 +100,78 @@ NAMES = re.compile(r"\b(sd|sd-?[123][\w.]*|sdxl|xl|flux|pixart|sana|stable[-_ ]?
 ASKS = {"startswith", "endswith", "find", "index", "count", "match", "search", "fullmatch"}
 
 
-@pytest.mark.parametrize("path", TREE, ids=lambda path: str(path.relative_to(ROOT.parent)))
-def test_nobody_tests_a_models_name(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        asked: list[ast.expr] = []
-        if isinstance(node, ast.Compare):
-            asked = [node.left, *node.comparators]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKS:
-            asked = node.args
-        elif isinstance(node, ast.match_case):
-            asked = [part.value for part in ast.walk(node.pattern) if isinstance(part, ast.MatchValue)]
-        words = [part.value for one in asked for part in ast.walk(one) if isinstance(part, ast.Constant)]
-        named = [word for word in words if isinstance(word, str) and NAMES.search(word.lower())]
-        assert not named, f"line {getattr(node, 'lineno', '?')} asks for {named}"
+def asked(node: ast.AST) -> list[ast.expr]:
+    """The expressions that a comparison, a search in a text or a case asks about."""
+    if isinstance(node, ast.Compare):
+        return [node.left, *node.comparators]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKS:
+        return node.args
+    if isinstance(node, ast.match_case):
+        return [part.value for part in ast.walk(node.pattern) if isinstance(part, ast.MatchValue)]
+    return []
 
 
-def strings(path: Path) -> set[str]:
-    """All string constants of a file."""
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+def test_nobody_tests_a_models_name() -> None:
+    found = []
+    for file in BOTH:
+        for node in file.nodes:
+            words = [
+                part.value for one in asked(node) for part in ast.walk(one) if isinstance(part, ast.Constant)
+            ]
+            named = [word for word in words if isinstance(word, str) and NAMES.search(word.lower())]
+            found += [file.at(node, f"asks for {named}")] if named else []
+    assert not found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_reads_or_writes_a_pickle(path: Path) -> None:
-    assert not imports(path) & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
-    calls = {
-        f"{node.func.value.id}.{node.func.attr}"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-    }
-    assert not calls & {"torch.load", "torch.save", "np.load", "pd.read_pickle"}
-    assert "trust_remote_code" not in path.read_text(encoding="utf-8")
+PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+LOADS = {"torch.load", "torch.save", "np.load", "pd.read_pickle"}
+
+
+def test_nothing_reads_or_writes_a_pickle() -> None:
+    found = []
+    for file in files("mitune"):
+        found += [f"{file.name} imports {name}" for name in file.imports & PICKLES]
+        found += [f"{file.name} trusts remote code"] if "trust_remote_code" in file.text else []
+        for node in file.nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                whole = f"{getattr(node.func.value, 'id', '')}.{node.func.attr}"
+                found += [file.at(node, f"calls {whole}")] if whole in LOADS else []
+    assert not found
+
+
+def node_of(name: str) -> str:
+    """The top package or module of a dotted name; a catalogue stands for itself."""
+    parts = [*name.split("."), "__init__", ""]
+    return f"{parts[1]}.catalogue" if parts[2] == "catalogue" else parts[1]
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Every set of two nodes or more that reach each other."""
+    reached = {}
+    for start in edges:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            new = edges.get(waiting.pop(), set()) - seen
+            seen |= new
+            waiting += new
+        reached[start] = seen
+    found = {frozenset(n for n in reached if n in reached[m] and m in reached.get(n, ())) for m in reached}
+    return sorted(sorted(circle) for circle in found if len(circle) > 1)
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "a"}, "b": set()}) == []
+
+
+CIRCLES = [["cli", "sweep"]]  # that remain: a sweep calls the command line, which calls it
+
+
+def test_no_packages_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count: a circle is one, whenever it is walked."""
+    edges: dict[str, set[str]] = {}
+    for file in files("mitune"):
+        own = node_of(file.module)
+        edges.setdefault(own, set()).update({node_of(name) for name in own_imports(file)} - {own})
+    assert circles(edges) == CIRCLES

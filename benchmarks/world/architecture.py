@@ -172,8 +172,13 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
     network: Network,
 ) -> None:
-    """Write a standard ``StableDiffusionPipeline`` folder, or a ``StableDiffusion3Pipeline`` one for a transformer;
-    network and autoencoder in float16, rounded in place.
+    """Write a standard pipeline folder.
+
+    Args:
+        folder: where.
+        vae: the autoencoder; like the network it is rounded to float16 in place.
+        text_encoder, tokenizer: of the captions.
+        network: a UNet for a ``StableDiffusionPipeline``, a transformer for a ``StableDiffusion3Pipeline``.
 
     The text encoder stays in float32: transformers loads weights in the type they were saved in, diffusers in float32,
     and a plain ``from_pretrained(folder)`` should give one type.

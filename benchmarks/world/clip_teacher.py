@@ -67,6 +67,6 @@ class CaptionReader(nn.Module):
 
 
 def said(texts: list[str]) -> Tensor:
-    """What captions say of each object they name, class numbers [n, MAX_OBJECTS, facts]."""
+    """Read what captions say of each object they name: class numbers [n, MAX_OBJECTS, facts]."""
     columns = [list(FACTS).index(name) for name in _SAID]
     return torch.tensor([class_numbers(text) for text in texts])[..., columns]

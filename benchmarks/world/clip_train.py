@@ -176,7 +176,12 @@ def image_features(model: CLIPModel, pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Descent:
-    """AdamW at a rate that rises and falls once, and a line of the log every fifty steps."""
+    """AdamW at a rate that rises and falls once, and a line of the log every fifty steps.
+
+    Args:
+        stage: its name in the log; ``log``: where the lines go.
+        parameters: what learns; ``lr``: the highest rate; ``steps``: of all.
+    """
 
     def __init__(self, stage: str, parameters: list[nn.Parameter], lr: float, steps: int, log: Log) -> None:
         self.stage, self.parameters, self.steps, self.log = stage, parameters, steps, log
@@ -231,7 +236,12 @@ def train_text(
     model: CLIPModel, tokenizer: CLIPTokenizer, captions: CaptionReader, views: Views, options: argparse.Namespace,
     log: Log,
 ) -> None:  # fmt: skip
-    """Teach the text half to say of a caption what ``captions`` says of its parse: 1 − cosine."""
+    """Teach the text half to say of a caption what the teacher says of its parse: 1 − cosine.
+
+    Args:
+        model, tokenizer: whose text half learns; ``log``: gets a line every fifty steps.
+        captions: the teacher; ``views``: pictures with their captions; ``options``: of the command line.
+    """
     texts = [text for rows in views.texts for row in rows for text in row]
     rng = np.random.default_rng([options.seed, 2])
     parameters = [*model.text_model.parameters(), *model.text_projection.parameters()]
@@ -251,7 +261,12 @@ def train_vision(
     options: argparse.Namespace,
     log: Log,
 ) -> None:
-    """Teach the picture half to say of a picture what ``scenes`` says of its objects, and patches what they show."""
+    """Teach the picture half to say of a picture what the teacher says of its objects, and patches what they show.
+
+    Args:
+        model: whose picture half learns; ``heads``: what reads its patches; ``log``: as for :func:`train_text`.
+        scenes: the teacher; ``views``: pictures with what is in them; ``options``: of the command line.
+    """
     rng, generator = np.random.default_rng([options.seed, 3]), torch.Generator().manual_seed(options.seed)
     take_patches(model, (as_pixels(views.pictures[:500], options.device) - MEAN) / STD)
     parameters = [
@@ -274,8 +289,12 @@ def train_vision(
 def train(
     model: CLIPModel, tokenizer: CLIPTokenizer, views: Views, options: argparse.Namespace, log: Log
 ) -> None:
-    """Both halves by CLIP's loss, from pictures and captions alone; or the picture half, towards a text half that stays
-    as it is (``--freeze-text``: more than twice as many pictures a second, as a caption is read once).
+    """Train both halves by CLIP's loss, from pictures and captions alone; or the picture half, towards a text half that
+    stays as it is (``--freeze-text``: more than twice as many pictures a second, as a caption is read once).
+
+    Args:
+        model, tokenizer: what learns; ``log``: as for :func:`train_text`.
+        views: pictures with their captions; ``options``: of the command line.
     """
     rng, generator = np.random.default_rng([options.seed, 4]), torch.Generator().manual_seed(options.seed)
     frozen = (

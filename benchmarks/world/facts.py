@@ -39,7 +39,7 @@ def class_numbers(text: str) -> list[list[int]]:
 
 
 def readings(tokens: Tensor, labels: Tensor, shapes: Tensor, end: int) -> tuple[Tensor, Tensor]:
-    """Where the facts of a caption are read: position and expected classes, [n, 2 MAX_OBJECTS] (× facts).
+    """Find where the facts of a caption are read: position and expected classes, [n, 2 MAX_OBJECTS] (× facts).
 
     `tokens` [n, PROMPT_TOKENS], `labels` [n, MAX_OBJECTS, facts]; `shapes`: token ids of the shape words; `end`: id of
     the end and of the padding. An object's own facts are read at its shape word (CLIP's encoder looks back only, so
@@ -83,7 +83,7 @@ def fact_error(states: Tensor, expected: Tensor, codes: Tensor) -> Tensor:
 
 
 def stated_facts(text: str) -> set[str]:
-    """What a caption states: names of attributes, ``direction`` or ``contact``, a ``third`` object."""
+    """List what a caption states: names of attributes, ``direction`` or ``contact``, a ``third`` object."""
     spec = parse_prompt(text)
     facts = {name for thing in spec.objects for name in thing.stated()}
     if len(spec.objects) == MAX_OBJECTS:
@@ -94,5 +94,5 @@ def stated_facts(text: str) -> set[str]:
 
 
 def caption_weights(texts: list[str], favour: dict[str, float]) -> Tensor:
-    """How often each caption is drawn, [n], relative: the largest of `favour` among what it states, else 1."""
+    """Weigh captions by how often to draw them, [n], relative: the largest `favour` of what it states, else 1."""
     return torch.tensor([max([favour.get(fact, 1.0) for fact in stated_facts(text)]) for text in texts])

@@ -273,7 +273,11 @@ def train_text(
     A UNet has to find this out through its own loss otherwise, which takes it many times as long; and what it
     finds useful first (colours) then crowds out the rest. So every class of every fact has a fixed unit vector
     (all orthogonal), and a reading's states are to lie `FACT_SCALE` along those of its facts and nowhere else:
-    a texture or a relation is as loud as a colour. `tokens` [n, PROMPT_TOKENS] are those of the n `texts`.
+    a texture or a relation is as loud as a colour.
+
+    Args:
+        text_encoder, tokenizer: what learns; `tokens` [n, PROMPT_TOKENS]: those of the n `texts`.
+        options: of the command line; `log`: gets a line every so often.
     """
     torch.manual_seed(options.seed + 4)
     device = options.device
@@ -327,7 +331,7 @@ def draw_times(
 
 
 def conditions(text_encoder: TextEncoder, tokens: Tensor) -> dict[str, Tensor]:
-    """What the network is told of captions `tokens` [n, PROMPT_TOKENS], by the names of its arguments."""
+    """Encode what the network is told of captions `tokens` [n, PROMPT_TOKENS], by the names of its arguments."""
     if isinstance(text_encoder, CLIPTextModelWithProjection):
         output = text_encoder(tokens, output_hidden_states=True)
         return {"encoder_hidden_states": output.hidden_states[-2], "pooled_projections": output.text_embeds}
@@ -340,8 +344,11 @@ def train_network(
 ) -> tuple[TextEncoder, Network]:  # fmt: skip
     """Fit noise (UNet) or velocity (transformer), errors weighted by `time_weights`; return the averaged networks.
 
-    `latents` [n, 8, 8, 8]; `tokens` [n, captions, PROMPT_TOKENS], drawn by `weights` [n · captions]; `null`
-    [PROMPT_TOKENS]: the empty caption.
+    Args:
+        latents: [n, 8, 8, 8]; `tokens` [n, captions, PROMPT_TOKENS], drawn by `weights` [n · captions].
+        null: [PROMPT_TOKENS], the empty caption.
+        vae, text_encoder, tokenizer: of the pipeline that is saved on the way; the text encoder learns, too.
+        options: of the command line; `log`: gets a line every so often.
     """
     torch.manual_seed(options.seed + 1)
     device, kind = options.device, NETWORKS[options.network]

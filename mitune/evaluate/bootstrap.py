@@ -54,8 +54,13 @@ def cell(values: Sequence[float] | NDArray[np.float64], seed: int = 0, n: int = 
 def paired_difference(
     before: ArrayLike, after: ArrayLike, groups: Sequence[Any] | NDArray[Any], seed: int = 0, n: int = 2000
 ) -> Estimate:
-    """Mean of ``after − before`` [m], row by row on the same prompt and seed, with its cluster-bootstrap 95
-    % interval."""
+    """Estimate the mean of ``after − before``, with its cluster-bootstrap 95 % interval.
+
+    Args:
+        before, after: [m], row by row of the same prompt and seed.
+        groups: the cluster of each row, [m].
+        seed, n: of the resamplings, and how many.
+    """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(
@@ -67,8 +72,12 @@ def paired_difference(
 def paired_ratio(
     before: ArrayLike, after: ArrayLike, groups: Sequence[Any] | NDArray[Any], seed: int = 0, n: int = 2000
 ) -> Estimate:
-    """``mean(after) / mean(before)`` with its cluster-bootstrap 95 % interval; ``before`` must be
-    positive."""
+    """Estimate ``mean(after) / mean(before)``, with its cluster-bootstrap 95 % interval.
+
+    Args:
+        before, after: [m] as for :func:`paired_difference`, ``before`` positive.
+        groups, seed, n: as there.
+    """
     return _ratio_ci(
         np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64), groups, seed, n
     )

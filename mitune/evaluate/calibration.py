@@ -30,7 +30,7 @@ Scores = NDArray[np.float64]  # [prompts, candidates]
 
 
 def keep_best(running: Scores, alive: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """Of those ``alive`` [P, M], the ``count`` highest of every prompt by ``running``; ties to the first."""
+    """Keep of those ``alive`` [P, M] the ``count`` highest of every prompt by ``running``; ties to the first."""
     order = np.argsort(-np.where(alive, running, -np.inf), axis=1, kind="stable")[:, :count]
     chosen = np.zeros_like(alive)
     np.put_along_axis(chosen, order, True, axis=1)
@@ -38,7 +38,7 @@ def keep_best(running: Scores, alive: NDArray[np.bool_], count: int) -> NDArray[
 
 
 def race(running: Mapping[int, Scores], cuts: Sequence[Cut]) -> NDArray[np.bool_]:
-    """Who is left [P, M] after ``cuts``; ``running``: the scores after each number of steps."""
+    """Run the race and give who is left [P, M] after ``cuts``; ``running``: the scores after each number of steps."""
     alive = np.ones_like(next(iter(running.values())), dtype=bool)
     for cut in cuts:
         alive = keep_best(running[cut.step], alive, cut.survivors)
@@ -206,7 +206,7 @@ def _propose(
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """What was measured and what is proposed, as Markdown."""
+    """Write what was measured and what is proposed as Markdown."""
     target, k, candidates = result["target"], result["k"], result["candidates"]
     best = f"the best {k}" if k > 1 else "the best one"
     lines = [

@@ -63,7 +63,13 @@ def pairs(
     size: int | None = None,
     headers: tuple[str, str] = ("before", "after"),
 ) -> Image.Image:
-    """Sheet of picture pairs side by side under their headers, the caption wrapped under each pair."""
+    """Draw a sheet of picture pairs side by side.
+
+    Args:
+        before, after, captions: of each pair; the caption is wrapped under it.
+        columns: pairs in a row; ``size``: side of a picture in pixels.
+        headers: over the two pictures of a pair.
+    """
     if len(before) != len(after):
         raise ValueError(f"{len(before)} pictures before, {len(after)} after: pairs need as many of each")
     return _sheet([list(pair) for pair in zip(before, after, strict=True)], captions, columns, size, headers)

@@ -28,12 +28,15 @@ def write_evaluation(
     examples: int = 24,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare two models picture by picture and write the result to ``folder`` (a round's); give back the
-    evaluation.
+    """Compare two models picture by picture, write the result to a folder and give it back.
 
-    ``before``, ``after``: a row a picture (see :func:`categories.summarise`), paired by (prompt_id,
-    candidate);
-    ``*_pictures``: [3, H, W] float in [0, 1], row by row of their table. Writes ``pictures/before-000.png``,
+    Args:
+        folder: the round's.
+        before, after: a row a picture (see :func:`categories.summarise`), paired by (prompt_id, candidate).
+        before_pictures, after_pictures: [3, H, W] float in [0, 1], row by row of their table.
+        examples: pairs to show; ``seed``: of their choice.
+
+    Writes ``pictures/before-000.png``,
     ``pictures/after-000.png``, …, ``pictures/before-after.png``, ``pictures/SCORE-histogram.png``,
     ``evaluation.parquet`` (all rows, column ``model``) and, last, ``evaluation.json``::
 

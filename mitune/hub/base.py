@@ -26,7 +26,7 @@ class BaseModel:
 
 
 def describe(path: str, revision: str | None = None, config: str | None = None) -> BaseModel:
-    """What can be found out about ``model.path`` without its weights; what is out of reach stays unknown."""
+    """Find out about ``model.path`` what can be without its weights; what is out of reach stays unknown."""
     folder = home(path)
     here = path in EMBEDDED or is_there(folder)
     try:

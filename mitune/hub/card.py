@@ -26,9 +26,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says. ``evaluation``: ``evaluation.json`` of the round, or {}; ``held_out``: its prompts' source;
-    ``repository``: the Hub id it goes to, if any; ``dataset``: that of the training set; ``real``: how many of the
-    pictures trained on no model drew, ``real_source``: the name of where they are from.
+    """Hold what a card says. ``evaluation``: ``evaluation.json`` of the round, or {}; ``held_out``: its prompts'
+    source; ``repository``: the Hub id it goes to, if any; ``dataset``: that of the training set; ``real``: how many of
+    the pictures trained on no model drew, ``real_source``: the name of where they are from.
     """
 
     name: str

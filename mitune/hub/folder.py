@@ -117,7 +117,7 @@ def _is_export(folder: Path) -> bool:
 
 
 def is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether ``folder`` holds just this export already."""
+    """Tell whether ``folder`` holds just this export already."""
     file = folder / PROVENANCE
     return file.is_file() and read_json(file) == wanted
 
@@ -131,8 +131,13 @@ def write_folder(
     shown: Sequence[Pair] = (),
     extras: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
-    """Write the export folder. ``adapter``: the round's; ``config``: YAML; ``origin``: ``provenance``; ``extras``: what
-    else to write, by its path in the folder.
+    """Write the export folder.
+
+    Args:
+        folder: where; ``adapter``: the round's.
+        facts: for the card; ``shown``: the files of its examples.
+        config: YAML; ``origin``: the provenance.
+        extras: what else to write, by its path in the folder.
 
     Raises UserError: the place is taken, a picture is none, the disk is full.
     """
@@ -155,7 +160,12 @@ def _picture(path: Path) -> bytes:
 
 
 def write_training_set(folder: Path, dataset: Any, name: str, model: str, origin: Mapping[str, Any]) -> None:
-    """Write a training set as a dataset repository: parquet, a card, provenance. Raises UserError as above."""
+    """Write a training set as a dataset repository: parquet, a card, provenance. Raises UserError as above.
+
+    Args:
+        folder: where; ``dataset``: the set; ``origin``: its provenance.
+        name, model: what the card calls the set and the model that drew it.
+    """
     from huggingface_hub import DatasetCard, DatasetCardData
 
     from mitune.hub.escape import literal

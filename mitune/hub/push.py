@@ -48,8 +48,13 @@ def push(
 ) -> str:
     """Send ``folder`` to ``repository`` (made if it is not there) and give the commit's address.
 
-    ``kind``: model or dataset; ``revision``: a branch, made if it is not there. Raises UserError: no token, one that is
-    refused, no network, the Hub's refusal; the folder stays, and the same call goes on.
+    Args:
+        folder: what to send; ``repository``: ``owner/name``, ``private`` if it is made here.
+        revision: a branch, made if it is not there.
+        kind: model or dataset; ``message``: of the commit.
+
+    Raises UserError: no token, one that is refused, no network, the Hub's refusal; the folder stays, and the same call
+    goes on.
     """
     from huggingface_hub import HfApi, get_token
 

@@ -45,9 +45,11 @@ def _chunk(seed: int, index: int, n: int, captions: int, wrong_share: float) -> 
 
 
 def build_corpus(n: int, captions: int, wrong_share: float, seed: int, workers: int = 1) -> Corpus:
-    """Draw `n` scenes with `captions` captions each; a caption is wrong with probability `wrong_share`.
+    """Draw scenes with captions, none of them a test prompt.
 
-    No caption is a test prompt. The corpus depends on `seed` and `n` alone, not on `workers`.
+    Args:
+        n: scenes, with `captions` captions each; a caption is wrong with probability `wrong_share`.
+        seed: the corpus depends on it and on `n` alone, not on the number of `workers`, the processes.
     """
     sizes = [min(_CHUNK, n - start) for start in range(0, n, _CHUNK)]
     jobs = [(seed, index, size, captions, wrong_share) for index, size in enumerate(sizes)]

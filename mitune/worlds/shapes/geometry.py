@@ -46,7 +46,7 @@ class PlacedShape(Placed, Protocol):
 
 
 def inside(shape: str, u: Array, v: Array) -> Array:
-    """Whether points lie inside the unit shape; `u` (right) and `v` (down) broadcast, in radii. Boolean."""
+    """Tell whether points lie inside the unit shape; `u` (right) and `v` (down) broadcast, in radii. Boolean."""
     if shape == "circle":
         return u * u + v * v <= 1.0
     if shape == "square":
@@ -126,9 +126,12 @@ TOUCHING_GAP = _TOUCHING[1]
 def relation_holds(
     relation: str, a: Placed, b: Placed, gap: Callable[[Any, Any], float], clear: bool = False
 ) -> bool:
-    """Whether `a RELATION b` holds; `gap(a, b)` in px is called only if the relation is about it.
+    """Tell whether `a RELATION b` holds.
 
-    `clear` asks for the sampler's margin. ValueError for an unknown relation.
+    Args:
+        relation: ValueError for an unknown one; `a`, `b`: the shapes.
+        gap: `gap(a, b)` in px is called only if the relation is about it.
+        clear: ask for the sampler's margin.
     """
     if relation not in RELATIONS:
         raise ValueError(f"unknown relation {relation!r}; known: {', '.join(RELATIONS)}")

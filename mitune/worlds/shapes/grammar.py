@@ -29,7 +29,7 @@ _ATTRIBUTE_WORDS = (("size", tuple(SIZES)), ("texture", TEXTURES), ("colour", tu
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """What a prompt says of one object; None is left open. ValueError for a word of another world."""
+    """Hold what a prompt says of one object; None is left open. ValueError for a word of another world."""
 
     shape: str
     colour: str | None = None
@@ -134,7 +134,7 @@ def parse_prompt(text: str) -> PromptSpec:
 
 
 def is_test_prompt(text: str) -> bool:
-    """Whether a prompt is kept for testing: about one in five, decided by the SHA-256 of its text."""
+    """Tell whether a prompt is kept for testing: about one in five, decided by the SHA-256 of its text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 5 == 0
 
 

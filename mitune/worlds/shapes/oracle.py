@@ -220,7 +220,7 @@ def _agreement(wanted: ObjectSpec, found: Any) -> float:
 
 
 def score_objects(spec: PromptSpec, found: Sequence[Any], gap: Callable[[Any, Any], float]) -> float:
-    """How well objects fit a prompt, in [0, 1].
+    """Score how well objects fit a prompt, in [0, 1].
 
     The mean over the required objects, under the best assignment, of the fraction of stated attributes that
     are right (a missing object: 0); times min / max of the numbers of objects found and required; times 0.5
@@ -255,7 +255,7 @@ def score_scene(scene: Scene, spec: PromptSpec) -> float:
 
 
 def oracle_score(picture: Any, prompt: str | PromptSpec) -> float:
-    """How well a picture shows a prompt, in [0, 1] (see `score_objects`). ValueError if it is no prompt."""
+    """Score how well a picture shows a prompt, in [0, 1] (see `score_objects`). ValueError if it is no prompt."""
     spec = parse_prompt(prompt) if isinstance(prompt, str) else prompt
     return score_objects(spec, parse_picture(picture), mask_gap)
 

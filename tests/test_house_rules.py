@@ -1,0 +1,322 @@
+"""Rules of the house that a reader relies on: short functions, one home for every list, docstrings that say it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mitune.config.keys import keys
+from mitune.parts import Catalogue
+from tests.tree import FUNCTIONS, File, files, is_text, public
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def only_in(found: list[str], known: tuple[str, ...]) -> None:
+    """Fail for an offender in another place than the known ones, and for a known place that has none any more."""
+    assert not [line for line in found if not line.startswith(known)]
+    free = [place for place in known if not any(line.startswith(place) for line in found)]
+    assert not free, f"{free}: mended; take them out of the list"
+
+
+LONGEST = 80
+
+
+def length(node: Function) -> int:
+    """Lines of a function's body, its docstring apart."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_no_function_is_longer_than_eighty_lines() -> None:
+    assert not [
+        file.at(node, f"{node.name}: {length(node)} lines")
+        for file in [*files("mitune"), *files("benchmarks")]
+        for node in file.nodes
+        if isinstance(node, FUNCTIONS) and length(node) > LONGEST
+    ]
+
+
+# -- one home for every list and bound ---------------------------------------------------------------------------------
+
+
+def catalogues() -> Iterator[Catalogue[Any]]:
+    """Every catalogue of parts."""
+    for file in files("mitune"):
+        if file.module.endswith(".catalogue"):
+            rows = vars(importlib.import_module(file.module)).values()
+            yield from (row for row in rows if isinstance(row, Catalogue))
+
+
+def literal(node: ast.AST) -> frozenset[str]:
+    """The texts of a list, tuple or set of nothing else, or of such keys of a dictionary; empty for anything else."""
+    items = (
+        node.elts
+        if isinstance(node, (ast.List, ast.Tuple, ast.Set))
+        else node.keys
+        if isinstance(node, ast.Dict)
+        else []
+    )
+    return frozenset(item.value for item in items) if all(map(is_text, items)) else frozenset()
+
+
+LISTED_TWICE: tuple[str, ...] = (
+    "mitune/config/keys.py",
+    "mitune/families/memory.py",
+    "mitune/finetune/trainer.py",
+    "mitune/information/cas.py",
+    "mitune/information/denoising.py",
+    "mitune/information/edits.py",
+    "mitune/information/times.py",
+    "mitune/noise.py",
+    "mitune/referees/clip.py",
+    "mitune/sampling/steps.py",
+    "mitune/search/resampling.py",
+    "mitune/search/tempering.py",
+    "mitune/search/weights.py",
+)
+
+
+def test_no_list_of_choices_stands_twice() -> None:
+    """Not even once where a catalogue's rows say it."""
+    once = {frozenset(one.limits.choices) for one in keys().values()}
+    never = {frozenset(one.names) for one in catalogues()}
+    places: dict[frozenset[str], list[str]] = {}
+    for file in files("mitune"):
+        for node in file.nodes:
+            texts = literal(node)
+            if len(texts) >= 3 and texts in once | never:
+                places.setdefault(texts, []).append(file.at(node, "|".join(sorted(texts))))
+    found = [place for texts, own in places.items() if texts in never or len(own) > 1 for place in own]
+    only_in(sorted(found), LISTED_TWICE)
+
+
+def is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(one) for one in node.decorator_list)
+
+
+def of_settings() -> set[str]:
+    """The names of the classes whose fields are keys."""
+    bases = {
+        node.name: {ast.unparse(base) for base in node.bases}
+        for file in files("mitune")
+        for node in file.nodes
+        if isinstance(node, ast.ClassDef)
+    }
+    found = {"Settings"}
+    while more := {name for name, own in bases.items() if own & found} - found:
+        found |= more
+    return found
+
+
+def fields(node: ast.ClassDef) -> Iterator[tuple[str, Any, ast.AST]]:
+    """(name, default, node) of the fields of a dataclass with a plain default that is not null, nothing or false."""
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None:
+            try:
+                value = ast.literal_eval(item.value)
+            except ValueError:
+                continue
+            if value:
+                yield item.target.id, value, item
+
+
+DEFAULT_TWICE: tuple[str, ...] = (
+    "mitune/data/pictures/source.py",
+    "mitune/finetune/adapters.py",
+    "mitune/finetune/trainer.py",
+    "mitune/sampling/steps.py",
+    "mitune/search/tempering.py",
+    "mitune/search/weights.py",
+)
+
+
+def test_no_default_of_a_key_stands_twice() -> None:
+    declared = {(name.split(".")[-1], repr(key.default)) for name, key in keys().items()}
+    own = of_settings()
+    found = [
+        file.at(item, f"{node.name}.{name} = {value!r}")
+        for file in files("mitune")
+        for node in file.nodes
+        if isinstance(node, ast.ClassDef) and is_dataclass(node) and node.name not in own
+        for name, value, item in fields(node)
+        if (name, repr(value)) in declared
+    ]
+    only_in(found, DEFAULT_TWICE)
+
+
+def bounds_of(name: str) -> set[float]:
+    """The bounds of the keys that a dotted name ends as: ``sampler.steps`` is one key's, ``steps`` may be many's."""
+    ends = [key for full, key in keys().items() if f".{full}".endswith(f".{name}")]
+    ends = ends or [key for full, key in keys().items() if full.split(".")[-1] == name.split(".")[-1]]
+    limits = [key.limits for key in ends]
+    return {
+        bound for one in limits for bound in (one.low, one.above, one.high, one.below) if bound is not None
+    }
+
+
+def compared(node: ast.AST) -> Iterator[tuple[str, float]]:
+    """(name, number) of the comparisons of one name with numbers alone; with another name it is a relation."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Compare):
+            sides = [one.left, *one.comparators]
+            numbers = [side.value for side in sides if isinstance(side, ast.Constant)]
+            names = [ast.unparse(side) for side in sides if not isinstance(side, ast.Constant)]
+            if len(names) == 1:
+                yield from ((names[0], number) for number in numbers if isinstance(number, (int, float)))
+
+
+def refuses(node: ast.If) -> bool:
+    """Whether a branch does nothing but raise UserError."""
+    first = node.body[0]
+    return isinstance(first, ast.Raise) and "UserError" in ast.unparse(first)
+
+
+BOUND_TWICE: tuple[str, ...] = (
+    "mitune/data/selection.py",
+    "mitune/data/store.py",
+    "mitune/finetune/adapters.py",
+    "mitune/finetune/trainer.py",
+    "mitune/information/cas.py",
+    "mitune/information/times.py",
+    "mitune/noise.py",
+    "mitune/sampling/steps.py",
+    "mitune/search/tempering.py",
+    "mitune/search/weights.py",
+    "mitune/stages/calibrate.py",
+)
+
+
+def test_no_bound_of_a_key_stands_twice() -> None:
+    """No ``if size < 1: raise UserError`` where the declaration of ``size`` says ``low=1``."""
+    found = [
+        file.at(node, ast.unparse(node.test))
+        for file in files("mitune")
+        for node in file.nodes
+        if isinstance(node, ast.If) and refuses(node)
+        if any(number in bounds_of(name) for name, number in compared(node.test))
+    ]
+    only_in(found, BOUND_TWICE)
+
+
+LISTED_IN_MEANING: tuple[str, ...] = (
+    "adapter.",
+    "model.",
+    "sampler.",
+    "score.",
+    "scorer.",
+    "search.",
+    "train.",
+)
+
+
+def test_the_meaning_of_a_key_does_not_list_its_choices_again() -> None:
+    """They are shown beside it: all of them, or three, is a list."""
+    found = []
+    for name, key in keys().items():
+        choices = [one for one in key.limits.choices if one]
+        said = [one for one in choices if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", key.meaning)]
+        if len(choices) >= 2 and len(said) >= min(3, len(choices)):
+            found.append(f"{name}: {key.meaning}")
+    only_in(found, LISTED_IN_MEANING)
+
+
+# -- types and docstrings ----------------------------------------------------------------------------------------------
+
+IGNORED = "type: ignore[" + "attr-defined"
+UNTYPED: tuple[str, ...] = (
+    "mitune/data/pictures/shards.py",
+    "mitune/finetune/adapters.py",
+    "mitune/finetune/batches.py",
+    "mitune/finetune/objectives.py",
+    "mitune/finetune/trainer.py",
+)
+
+
+def test_no_attribute_is_unknown_to_the_types() -> None:
+    found = [
+        f"{file.name}:{number}"
+        for file in files("mitune")
+        for number, line in enumerate(file.text.splitlines(), 1)
+        if IGNORED in line
+    ]
+    only_in(found, UNTYPED)
+
+
+OPENERS = ("What", "Whether", "Who", "Where", "How", "Which", "Those", "Of")  # of a clause, not of a sentence
+CLAUSES: tuple[str, ...] = (
+    "mitune/config/",
+    "mitune/data/",
+    "mitune/denoiser.py",
+    "mitune/families/",
+    "mitune/finetune/",
+    "mitune/information/",
+    "mitune/meanings.py",
+    "mitune/referees/",
+    "mitune/runs.py",
+    "mitune/sampling/",
+    "mitune/scores.py",
+    "mitune/search/",
+    "mitune/stages/",
+    "mitune/sweep/",
+)
+
+
+def documented(file: File) -> Iterator[tuple[str, ast.AST, str]]:
+    """(name, node, docstring) of its public classes and functions; a module's is a title."""
+    for name, node in public(file):
+        yield name, node, ast.get_docstring(node) or ""
+
+
+def test_docstrings_begin_with_a_sentence() -> None:
+    found = [
+        file.at(node, f"{name}: {text.splitlines()[0]}")
+        for file in files("mitune")
+        for name, node, text in documented(file)
+        if re.match(rf"({'|'.join(OPENERS)})\b", text)
+    ]
+    only_in(found, CLAUSES)
+
+
+MANY = 5
+WITHOUT_ARGS: tuple[str, ...] = (
+    "mitune/data/",
+    "mitune/denoiser.py",
+    "mitune/families/",
+    "mitune/finetune/",
+    "mitune/information/",
+    "mitune/sampling/",
+    "mitune/search/",
+    "mitune/stages/",
+)
+
+
+def parameters(node: Function) -> list[str]:
+    """The names of a function's parameters, ``self`` apart."""
+    own = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    return [name for name in own if name not in ("self", "cls")]
+
+
+def many_parameters(file: File) -> Iterator[tuple[str, Function, str]]:
+    """(name, function, where its parameters are described) of the public functions that take five or more."""
+    for name, node in public(file):
+        text = ast.get_docstring(node) or ""
+        if isinstance(node, FUNCTIONS) and len(parameters(node)) >= MANY:
+            yield name, node, text
+        elif isinstance(node, ast.ClassDef):
+            for own in node.body:
+                if isinstance(own, FUNCTIONS) and own.name == "__init__" and len(parameters(own)) >= MANY:
+                    yield name, own, text + (ast.get_docstring(own) or "")
+
+
+def test_five_parameters_are_described_one_by_one() -> None:
+    found = [
+        file.at(node, f"{name}({', '.join(parameters(node))})")
+        for file in files("mitune")
+        for name, node, text in many_parameters(file)
+        if not re.search(r"^\s*(Args|Attributes):$", text, re.MULTILINE)
+    ]
+    only_in(found, WITHOUT_ARGS)
