@@ -1,6 +1,4 @@
-"""Where a model's files are: a folder, a Hub repository, or the package; found before anything large is
-read.
-"""
+"""Where a model's files are: a folder, a Hub repository, or the package; found before anything large is read."""
 
 from __future__ import annotations
 
