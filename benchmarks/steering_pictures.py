@@ -31,7 +31,7 @@ from mitune.evaluate.diversity import by_prompt
 from mitune.evaluate.drawings import as_png, panels
 from mitune.families import load_denoiser
 from mitune.files import write_bytes
-from mitune.referees.registry import load_reward
+from mitune.referees.weighted import load_reward
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler

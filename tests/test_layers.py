@@ -20,6 +20,7 @@ FLOORS = {
     "noise": 0,
     "scheduler_config": 0,
     "denoiser": 0,
+    "analytic": 0,
     "out_of_memory": 0,
     "track": 0,
     "config": 0,
@@ -55,9 +56,9 @@ def floor(part: str) -> int:
 
 
 def floor_of(name: str) -> int:
-    """The floor of a dotted name; a catalogue is plain data without torch, wherever it lies: floor 0."""
+    """The floor of a dotted name; catalogues and settings are plain data without torch, wherever they lie: floor 0."""
     parts = [*name.split("."), "__init__"]
-    return 0 if parts[2] == "catalogue" else floor(parts[1])
+    return 0 if parts[2] in ("catalogue", "settings") else floor(parts[1])
 
 
 def own_imports(file: File) -> list[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mitune.cli import main
 from mitune.files import read_json
-from mitune.referees.registry import load_reward
+from mitune.referees.weighted import load_reward
 from tests.referees.conftest import build_clip, settings
 
 Arguments = Callable[..., list[str]]

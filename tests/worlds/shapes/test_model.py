@@ -10,7 +10,9 @@ import torch
 
 import mitune.worlds.shapes as shapes
 from mitune.families import load_denoiser
-from mitune.sampling import Sampler, candidate_seed, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_seed
+from mitune.sampling.steps import Sampler
 from tests.worlds.shapes.pairs import training_batch
 
 FOLDER = Path(shapes.__file__).parent / "model"
