@@ -490,7 +490,7 @@ def _dataset_table(dataset: Any, where: str) -> Table:
 
 
 def open_saved(folder: Path) -> Any:
-    """What ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read, or without a row."""
+    """Open what ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read or has no row."""
     import datasets
 
     with reading(folder):

@@ -114,7 +114,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
 
 
 def text_columns(columns: Sequence[str]) -> list[str]:
-    """Those of the columns that have the name of a text column, the likeliest first."""
+    """List the columns that have the name of a text column, the likeliest first."""
     return [column for name in TEXT_COLUMNS for column in columns if column.lower() == name]
 
 

@@ -58,7 +58,7 @@ def find_columns(there: Sequence[str], wanted: Wanted, where: str) -> Columns:
 
 
 def has_pictures(there: Sequence[str], wanted: Wanted) -> bool:
-    """Whether a picture column is among ``there``."""
+    """Tell whether a picture column is among ``there``."""
     try:
         find_columns([*there, "text"], Wanted(image=wanted.image), "")
     except UserError:

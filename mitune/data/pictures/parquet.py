@@ -91,7 +91,7 @@ def _rows_of_split(paths: list[Path], wanted: Wanted, root: Path | None) -> list
 
 
 def has_splits(path: Path) -> bool:
-    """Whether a parquet file has a column of splits."""
+    """Tell whether a parquet file has a column of splits."""
     return split_column(columns_of(path)) is not None
 
 

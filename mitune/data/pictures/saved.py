@@ -16,7 +16,7 @@ from mitune.reading import loading, reading
 
 
 def read_saved(folder: Path, wanted: Wanted) -> Pictures:
-    """What ``datasets.save_to_disk`` wrote."""
+    """Open what ``datasets.save_to_disk`` wrote."""
     return _dataset(open_saved(folder), str(folder), wanted, Place(folder, wanted.outside))
 
 
