@@ -237,7 +237,7 @@ def _source(name: str, folder: Path | None, index: Any, revision: str | None) ->
 
 
 def checked_index(index: Any, where: object) -> dict[str, Any]:
-    """Check ``model_index.json`` and give it. Raises UserError, naming ``where``, unless it names a pipeline and parts."""
+    """Give ``model_index.json``. Raises UserError, naming ``where``, unless it names a pipeline and its parts."""
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise UserError(f"{where}: model_index.json names no pipeline class (_class_name)")
     for key, value in index.items():
