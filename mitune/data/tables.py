@@ -108,11 +108,6 @@ def open_table(path: Path, asked: Collection[str] = ()) -> Table:
     return table
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
-    """The rows of a file as mappings, with ``columns`` only where they are given; see ``open_table``."""
-    return list(open_table(path, columns or ()).rows(columns))
-
-
 def text_columns(columns: Sequence[str]) -> list[str]:
     """List the columns that have the name of a text column, the likeliest first."""
     return [column for name in TEXT_COLUMNS for column in columns if column.lower() == name]
