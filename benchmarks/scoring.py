@@ -22,7 +22,7 @@ from mitune.config import compose
 from mitune.data.pictures import decode_picture, load_pictures
 from mitune.families import load_denoiser
 from mitune.information.scoring import Scoring
-from mitune.stages.pictures import ScoredPictures
+from mitune.stages.picture_scores import ScoredPictures
 
 SCORES = ("elbo", "mi_image")
 

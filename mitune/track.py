@@ -42,8 +42,7 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-    """Appends one JSON object a line to ``path``; NaN and infinities become null, which JSON has a word
-    for."""
+    """Appends one JSON object a line to ``path``; NaN and infinities become null, which JSON has a word for."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -90,8 +89,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Numbers as TensorBoard scalars, a subfolder of ``folder`` a stage (so that one stage can be purged
-    alone)."""
+    """Numbers as TensorBoard scalars, a subfolder of ``folder`` a stage (so that one stage can be purged alone)."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -166,8 +164,7 @@ class WeightsAndBiases:
         self._stages: set[str] = set()
 
     def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
-        """Send the numbers with their own step: stages count for themselves, so W&B's single counter is not
-        used."""
+        """Send the numbers with their own step: stages count for themselves, so W&B's single counter is not used."""
         if stage not in self._stages:
             self._run.define_metric(f"{stage}/step")
             self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
@@ -177,8 +174,7 @@ class WeightsAndBiases:
         )
 
     def truncate_after(self, stage: str, step: int) -> None:
-        """W&B cannot forget; a resumed run repeats the same values at the same steps, so the chart stays
-        right."""
+        """W&B cannot forget; a resumed run repeats the same values at the same steps, so the chart stays right."""
 
     def close(self) -> None:
         """Finish the run."""
@@ -214,8 +210,7 @@ _EXTRAS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Raise UserError for an unknown tracker name or one whose package is not installed, before anything is
-    loaded."""
+    """Raise UserError for an unknown tracker name or one whose package is not installed, before anything is loaded."""
     for name in names:
         if name not in _EXTRAS:
             raise UserError(
@@ -233,11 +228,9 @@ def make_tracker(
     config: Mapping[str, Any] | None = None,
     main: bool | None = None,
 ) -> Tracker:
-    """``metrics.jsonl`` in ``folder`` and the named extras ("tensorboard", "wandb") in folders of their own
-    beside it.
+    """``metrics.jsonl`` in ``folder`` and the named extras ("tensorboard", "wandb") in folders of their own beside it.
 
-    ``main``: whether this process writes; None asks the launcher's RANK. Raises UserError as
-    :func:`check_trackers`.
+    ``main``: whether this process writes; None asks the launcher's RANK. Raises UserError as :func:`check_trackers`.
     """
     names = list(dict.fromkeys(names))
     check_trackers(names)

@@ -10,9 +10,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
 from mitune.cli import main
-from mitune.config import Config, compose, composition, conf_folder, flatten, groups, leaves
+from mitune.config import Config, compose, conf_folder, flatten, groups, leaves
 from mitune.config.keys import keys
-from mitune.data.tables import SUFFIXES
 from mitune.errors import UserError
 from mitune.settings import check_value
 
@@ -117,10 +116,6 @@ def test_a_command_line_group_wins_over_the_presets_own() -> None:
 def test_paths_are_taken_as_they_stand(path: str) -> None:
     assert compose([f"run={path}"]).run == path
     assert compose([f"model.path={path}"]).model.path == path
-
-
-def test_the_files_without_a_presets_split_are_the_forms_of_prompts() -> None:
-    assert set(composition._FILES) == set(SUFFIXES)
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv", "TSV", "json", "jsonl", "ndjson", "parquet"])

@@ -246,12 +246,10 @@ def test_no_attribute_is_unknown_to_the_types() -> None:
 OPENERS = ("What", "Whether", "Who", "Where", "How", "Which", "Those", "Of")  # of a clause, not of a sentence
 CLAUSES: tuple[str, ...] = (
     "mitune/config/",
-    "mitune/data/",
     "mitune/denoiser.py",
     "mitune/families/",
     "mitune/finetune/",
     "mitune/information/",
-    "mitune/meanings.py",
     "mitune/referees/",
     "mitune/runs.py",
     "mitune/sampling/",

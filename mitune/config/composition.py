@@ -16,6 +16,7 @@ from mitune.config.keys import Config, flatten, keys
 from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
+from mitune.data.catalogue import SUFFIXES
 from mitune.errors import UserError, nearest, short
 from mitune.settings import check_value
 from mitune.stages.catalogue import STAGES
@@ -116,16 +117,13 @@ def compose_saved(path: Path, overrides: Sequence[str], stage: str) -> DictConfi
     return _finished(base, before, before | read_saved(path) | values, stage)
 
 
-_FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")  # of prompts; others are folders
-
-
 def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
     """The preset's split is that of its own source: of a file of one's own its columns and its name say what is held
     out, and where nothing says it all of it is meant.
     """
     for prefix in ("prompts", "evaluate.prompts"):
         named = f"{prefix}.source" in given and f"{prefix}.split" not in given
-        if named and Path(values[f"{prefix}.source"]).suffix.lower() in _FILES:
+        if named and Path(values[f"{prefix}.source"]).suffix.lower() in SUFFIXES:  # others are folders
             values[f"{prefix}.split"] = None
 
 

@@ -29,9 +29,7 @@ def open_parquet(path: Path, buffer: int) -> Any:
 
 
 def column_names(path: Path, file: Any) -> list[str]:
-    """Of an open file, without the index that pandas saves. Raises UserError where it has columns of types that are
-    none.
-    """
+    """List an open file's columns, without the index that pandas saves. Raises UserError for types that are none."""
     with reading_parquet(path):
         names = list(file.schema_arrow.names)
     return [name for name in names if not _INDEX.fullmatch(name)] or names

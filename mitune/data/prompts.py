@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mitune.data.catalogue import SUFFIXES
 from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,
@@ -27,13 +28,11 @@ from mitune.data.splits import (
     split_column,
     split_of,
 )
-from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
+from mitune.data.tables import Table, open_table, text_columns
 from mitune.distributed import state
 from mitune.errors import UserError, complain, nearest, short
 from mitune.families.source import is_hub_id
 from mitune.reading import check_regular, home, is_file, is_folder, is_there, loading, reading
-
-__all__ = ["UNCATEGORISED", "Prompt", "load_prompts", "make_prompt", "open_saved", "read_rows"]
 
 UNCATEGORISED = "uncategorised"
 CATEGORY_COLUMNS = ("category", "tag")  # the second is GenEval's
@@ -489,7 +488,7 @@ def _dataset_table(dataset: Any, where: str) -> Table:
 
 
 def open_saved(folder: Path) -> Any:
-    """What ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read, or without a row."""
+    """Open what ``datasets.save_to_disk`` wrote. Raises UserError for a folder that cannot be read or has no row."""
     import datasets
 
     with reading(folder):

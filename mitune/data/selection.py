@@ -123,8 +123,8 @@ def reaching(chosen: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def prompt_weights(chosen: pd.DataFrame, table: pd.DataFrame, by: str, difficulty: float) -> np.ndarray:
-    """How much each row of ``chosen`` is to count in training, float64 [rows], with mean 1: exp(-difficulty·s) over its
-    mean, s the mean score of the prompt's candidates, standardised over all prompts of ``table``.
+    """Give how much a row of ``chosen`` is to count in training, float64 [rows], with mean 1: exp(-difficulty·s) over
+    its mean, s the mean score of the prompt's candidates, standardised over all prompts of ``table``.
 
     So with a positive ``difficulty`` the prompts count more whose pictures share little with them by the model's own
     measure. Of a sum every part is standardised over the prompts; choice by lot makes none harder than another.

@@ -51,7 +51,7 @@ def canonical(name: str) -> str:
 
 
 def is_held_out(name: str | None) -> bool:
-    """Whether a split of this name (None: of none) is held out."""
+    """Tell whether a split of this name (None: of none) is held out."""
     return name is not None and name.lower() in HELD_OUT
 
 
@@ -66,13 +66,13 @@ def split_of(path: str | Path) -> str | None:
 
 
 def before_split(stem: str) -> str | None:
-    """What stands before the split in a file's name without its suffix; None where it names none."""
+    """Give what stands before the split in a file's name without its suffix; None where it names none."""
     named = _NAMED.fullmatch(stem)
     return (named["before"] or "") if named else None
 
 
 def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> str | None:
-    """Which of the splits ``there`` is meant by ``split``; None where none is.
+    """Choose which of the splits ``there`` is meant by ``split``; None where none is.
 
     One held-out split stands in for another. Where none is asked for: ``train``, else the first; with ``held_out``, a
     held-out one only.
@@ -92,7 +92,7 @@ def choose(split: str | None, there: Sequence[str], held_out: bool = False) -> s
 
 
 def canonical_names(names: Collection[str]) -> bool:
-    """Whether every name is one of a split that everybody knows."""
+    """Tell whether every name is one of a split that everybody knows."""
     return all(canonical(name) in KEYWORDS for name in names)
 
 
@@ -133,8 +133,8 @@ def labels_of(cells: Iterable[Any], column: str) -> set[str]:
 def choose_label(
     labels: Collection[str], split: str | None, held_out: bool = False, stand_in: bool = True
 ) -> str | None:
-    """Which of the labels of a column is meant by ``split``: ``train`` (with ``held_out`` a held-out one) where none
-    is asked for; None where it is not among them. Labels that are no usual name are splits of their own.
+    """Choose which of the labels of a column is meant by ``split``: ``train`` (with ``held_out`` a held-out one) where
+    none is asked for; None where it is not among them. Labels that are no usual name are splits of their own.
     """
     asked = label_of(split) if split else (TEST if held_out else TRAIN)
     others = (VALIDATION, TEST) if stand_in and asked in (VALIDATION, TEST) else ()

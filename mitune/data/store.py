@@ -161,7 +161,7 @@ class CandidateStore:
         return [self.table_path(index) for index in sorted(self._tables()) if not self._whole(index)]
 
     def old(self) -> bool:
-        """Whether there are units from before digests were kept."""
+        """Tell whether there are units from before digests were kept."""
         return any(whole_unit(self.table_path(index)) is None for index in self._tables())
 
     def artefacts(self) -> list[Path]:

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from mitune.data.catalogue import FORMS, SUFFIXES
 from mitune.data.json_rows import Row, rows_of_lines, rows_of_value
 from mitune.data.parquet import column_names, open_parquet, reading_parquet
 from mitune.errors import UserError, short
@@ -20,8 +21,6 @@ from mitune.reading import check_regular, lines, parse_json, read_text, reading
 
 # The names a text column goes by.
 TEXT_COLUMNS = ("prompt", "text", "caption", "prompts", "texts", "captions")
-SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
-FORMS = ".txt (a prompt a line), .csv, .tsv, .json, .jsonl, .ndjson or .parquet"
 _SEPARATORS = (",", ";", "\t", "|")
 _BATCH = 1024  # rows of a parquet file in memory at a time
 _BUFFER = 1 << 20  # bytes of a column chunk in memory at a time
@@ -109,13 +108,8 @@ def open_table(path: Path, asked: Collection[str] = ()) -> Table:
     return table
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
-    """The rows of a file as mappings, with ``columns`` only where they are given; see ``open_table``."""
-    return list(open_table(path, columns or ()).rows(columns))
-
-
 def text_columns(columns: Sequence[str]) -> list[str]:
-    """Those of the columns that have the name of a text column, the likeliest first."""
+    """List the columns that have the name of a text column, the likeliest first."""
     return [column for name in TEXT_COLUMNS for column in columns if column.lower() == name]
 
 

@@ -127,9 +127,8 @@ def _ratio_ci(
 def _tail(clusters: int, level: float = 0.95) -> float:
     """Tail share of the expanded percentile interval for few clusters.
 
-    The plain percentile interval is too narrow by √((n−1)/n), and uses normal where t quantiles belong:
-    α′/2 = Φ(√(n/(n−1)) · t_{α/2, n−1}) mends both (Hesterberg, What Teachers Should Know About the
-    Bootstrap, 2015, §5.1).
+    The plain percentile interval is too narrow by √((n−1)/n), and uses normal where t quantiles belong: α′/2 =
+    Φ(√(n/(n−1)) · t_{α/2, n−1}) mends both (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, §5.1).
     """
     from scipy import stats
 

@@ -18,8 +18,7 @@ CONTRACT = ("oracle", "exact", "mi")  # always in a summary, null where the tabl
 
 
 def score_columns(table: pd.DataFrame) -> list[str]:
-    """Names of the score columns: numeric or boolean, no identity column, not wholly empty; contract names
-    first."""
+    """Names of the score columns: numeric or boolean, no identity column, not wholly empty; contract names first."""
     names = [
         str(name)
         for name in table.columns
@@ -33,10 +32,9 @@ def score_columns(table: pd.DataFrame) -> list[str]:
 def summarise(table: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Mean of every score over all rows and in each category, with cluster-bootstrap 95 % intervals.
 
-    ``table`` has a row a picture: prompt_id, category, candidate and one column a score. Gives
-    ``{"all": row, category: row, …}``, each row ``{"oracle", "exact", "mi", other scores, "n", "prompts",
-    "oracle_ci95", "ci95": {score: [low, high]}}``; n counts pictures. Raises UserError for an empty table or
-    a score that is not finite.
+    ``table`` has a row a picture: prompt_id, category, candidate and one column a score. Gives ``{"all": row, category:
+    row, …}``, each row ``{"oracle", "exact", "mi", other scores, "n", "prompts", "oracle_ci95", "ci95": {score: [low,
+    high]}}``; n counts pictures. Raises UserError for an empty table or a score that is not finite.
     """
     _check(table)
     names = score_columns(table)
@@ -46,9 +44,8 @@ def summarise(table: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Any]]:
 def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Paired difference after − before of every score both tables hold, over all rows and in each category.
 
-    Rows are paired by (prompt_id, candidate). Gives ``{"all": {score: {"before", "after", "difference",
-    "ci95"}, "n", "prompts"}, category: …}``. Raises UserError when the two tables are not about the same
-    pictures.
+    Rows are paired by (prompt_id, candidate). Gives ``{"all": {score: {"before", "after", "difference", "ci95"}, "n",
+    "prompts"}, category: …}``. Raises UserError when the two tables are not about the same pictures.
     """
     _check(before)
     _check(after)
@@ -144,8 +141,7 @@ def _summary_row(rows: pd.DataFrame, names: list[str], seed: int) -> dict[str, A
 
 
 def _check(table: pd.DataFrame) -> None:
-    """Raise UserError for an empty table and for the first score that is not finite, naming prompt and
-    candidate."""
+    """Raise UserError for an empty table and for the first score that is not finite, naming prompt and candidate."""
     if table.empty:
         raise UserError(
             "there is no picture to evaluate: the table is empty; check prompts= and evaluate.prompts="

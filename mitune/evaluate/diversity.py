@@ -1,5 +1,4 @@
-"""Diversity: how far apart the pictures of one prompt are. A tuned model must not pay for alignment with
-sameness."""
+"""Diversity: how far apart the pictures of one prompt are. A tuned model must not pay for alignment with sameness."""
 
 from __future__ import annotations
 

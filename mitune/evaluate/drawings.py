@@ -1,5 +1,4 @@
-"""Pictures for people: captioned grids, before/after pairs, histograms and curves, all drawn without a
-display."""
+"""Pictures for people: captioned grids, before/after pairs, histograms and curves, all drawn without a display."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ _BEFORE, _AFTER = "#8a8f98", "#d9731a"  # told apart by lightness as well as hue
 
 
 def to_image(picture: Any) -> Image.Image:
-    """RGB image of a PIL image, a tensor [3, H, W] (float in [0, 1] or uint8) or an array [H, W, 3] of the
-    same."""
+    """RGB image of a PIL image, a tensor [3, H, W] (float in [0, 1] or uint8) or an array [H, W, 3] of the same."""
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, Tensor):
@@ -49,8 +47,7 @@ def grid(
 ) -> Image.Image:
     """Sheet of pictures, ``columns`` wide, the caption wrapped under each.
 
-    ``size``: side of a picture in pixels; by default small ones are enlarged to 128 and large ones reduced
-    to 256.
+    ``size``: side of a picture in pixels; by default small ones are enlarged to 128 and large ones reduced to 256.
     """
     return _sheet([[image] for image in images], captions, columns, size, ())
 
@@ -99,8 +96,7 @@ def wrap(text: str, font: Any, width: float, lines: int = _LINES) -> list[str]:
 
 
 def histogram(before: ArrayLike, after: ArrayLike, label: str, dark: bool = False) -> bytes:
-    """PNG of the two distributions of a score on common bins, a dashed line at each mean; ``dark``: for a
-    dark page."""
+    """PNG of the two distributions of a score on common bins, a dashed line at each mean; ``dark``: for a dark page."""
     old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     both = np.concatenate([old, new])
     # Far outliers go into the outermost bins, or the body of both distributions would shrink to two bars.
@@ -145,11 +141,9 @@ def curve(
 
 def panels(width: float, height: float, count: int = 1, sharey: bool = False) -> tuple[Figure, list[Any]]:
     """Make a figure of so many inches with ``count`` pairs of axes side by side, without the upper and right spines."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     made = list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
     for axes in made:
         axes.spines[["top", "right"]].set_visible(False)
@@ -175,7 +169,6 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _figure(xlabel: str, ylabel: str, dark: bool) -> tuple[Figure, Any]:
     """A figure with one pair of axes that sits on the page: transparent ground, ink that suits it."""
-
     ink = "#d5d8de" if dark else "#33373d"
     figure, (axes,) = panels(6.4, 3.2)
     figure.set_dpi(110)
@@ -223,8 +216,7 @@ def _sheet(
     size: int | None,
     headers: Sequence[str],
 ) -> Image.Image:
-    """Cells of one or more pictures in rows of ``columns``, headers above the top row, captions below each
-    cell."""
+    """Cells of one or more pictures in rows of ``columns``, headers above the top row, captions below each cell."""
     if not cells:
         raise ValueError("a sheet needs one picture or more")
     if len(captions) != len(cells):

@@ -1,5 +1,4 @@
-"""The evaluation of one round: base and tuned model on the same prompts and seeds, written for people and
-machines."""
+"""The evaluation of one round: base and tuned model on the same prompts and seeds, written for people and machines."""
 
 from __future__ import annotations
 
@@ -104,8 +103,7 @@ def evaluation_files(folder: Path) -> list[Path]:
 
 
 def choose_examples(table: pd.DataFrame, count: int) -> list[int]:
-    """Row positions of up to ``count`` pictures to show: one a prompt, categories in turn, never chosen by
-    score."""
+    """Row positions of up to ``count`` pictures to show: one a prompt, categories in turn, never chosen by score."""
     first = table.reset_index(drop=True).drop_duplicates("prompt_id")
     queues: dict[str, list[int]] = {}
     for row in first.index.tolist():
@@ -124,6 +122,5 @@ def _scores(table: pd.DataFrame, row: int) -> dict[str, float]:
 
 
 def _file_name(score: str) -> str:
-    """A score's name as part of a file name: sums such as ``mi+0.5*clip`` hold signs that folders do not
-    take."""
+    """A score's name as part of a file name: sums such as ``mi+0.5*clip`` hold signs that folders do not take."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in score)

@@ -12,8 +12,7 @@ _COUNTS = ("n", "prompts")
 
 
 def figure(value: float | None, sign: bool = False) -> str:
-    """A figure as a person reads it: three decimals below ten, one above, a dash for null; ``sign``: with +
-    or −."""
+    """A figure as a person reads it: three decimals below ten, one above, a dash for null; ``sign``: with + or −."""
     if value is None:
         return "–"
     digits = 3 if abs(value) < 10 else 1
@@ -37,8 +36,7 @@ def in_words(cell: Mapping[str, Any] | None, style: str = "+.2f", interval: bool
 
 
 def comparison_table(comparison: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
-    """Rows of category × score: before, after, paired difference with its interval
-    (:func:`categories.compare`).
+    """Rows of category × score: before, after, paired difference with its interval (:func:`categories.compare`).
 
     A difference is green where its whole interval is above zero, red where it is below.
     """

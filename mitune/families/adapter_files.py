@@ -51,11 +51,11 @@ class SavedAdapter:
         }
 
     def is_dora(self, component: str) -> bool:
-        """Whether it holds magnitudes."""
+        """Tell whether it holds magnitudes."""
         return any(name.endswith(MAGNITUDE) for name in self.tensors[component])
 
     def rslora(self, component: str) -> bool:
-        """Whether alpha is divided by √r, not by r (2312.03732)."""
+        """Tell whether alpha is divided by √r, not by r (2312.03732)."""
         return bool(self.settings.get(component, {}).get("use_rslora"))
 
     def alpha(self, component: str, layer: str, rank: int) -> float:
@@ -65,7 +65,7 @@ class SavedAdapter:
         return rank if found is None else found
 
     def scale(self, component: str, layer: str, rank: int) -> float:
-        """What a layer's B A is multiplied with. The one place that says so."""
+        """Give what a layer's B A is multiplied with. This is the one place that says so."""
         return adapter_settings.scale(self.alpha(component, layer, rank), rank, self.rslora(component))
 
 

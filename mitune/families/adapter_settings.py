@@ -139,7 +139,7 @@ def _matched(pattern: Mapping[str, Any], names: Iterable[str], what: object) -> 
 
 
 def left_out(settings: Mapping[str, Any], layers: Iterable[tuple[str, ...]], what: object) -> list[str]:
-    """Those of ``layers`` (the names each may go by) that the settings say the adapter does not go to."""
+    """List those of ``layers`` (the names each may go by) that the settings say the adapter does not go to."""
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -163,7 +163,7 @@ def left_out(settings: Mapping[str, Any], layers: Iterable[tuple[str, ...]], wha
 
 
 def scale(alpha: float | None, rank: int, rslora: bool) -> float:
-    """What B A is multiplied with: alpha / r, alpha / √r with rslora, 1 where there is no alpha."""
+    """Give what B A is multiplied with: alpha / r, alpha / √r with rslora, 1 where there is no alpha."""
     if alpha is None:
         return 1.0
     return alpha / math.sqrt(rank) if rslora else alpha / rank

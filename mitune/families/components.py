@@ -146,5 +146,5 @@ def check_tokenizers(folder: Path, index: Mapping[str, Any]) -> None:
 
 
 def without(components: Iterable[str]) -> list[str]:
-    """Those of the components that are not loaded."""
+    """List those of the components that are not loaded."""
     return [part for part in components if part in UNUSED]

@@ -42,9 +42,7 @@ def matrix(layer: nn.Module, name: str) -> Tensor:
 
 
 def check_size(what: str, size: tuple[int, int], down: Tensor, up: Tensor) -> None:
-    """Raise UserError unless A (``down``) and B (``up``) are for a layer of this ``size``; ``what``: adapter and
-    layer.
-    """
+    """Raise UserError unless A (``down``) and B (``up``) are for a layer of this ``size``. ``what`` names both."""
     for here, there, side in ((size[1], down.shape[1], "inputs"), (size[0], up.shape[0], "outputs")):
         if here != there:
             raise UserError(f"{what} has {here} {side} here, {there} there")

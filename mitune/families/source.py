@@ -1,6 +1,4 @@
-"""Where a model's files are: a folder, a Hub repository, or the package; found before anything large is
-read.
-"""
+"""Where a model's files are: a folder, a Hub repository, or the package; found before anything large is read."""
 
 from __future__ import annotations
 
@@ -136,13 +134,13 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether ``text`` may name a repository of the Hub: ``owner/name``."""
+    """Tell whether ``text`` may name a repository of the Hub: ``owner/name``."""
     return _HUB_ID.fullmatch(text) is not None
 
 
 def find_adapter(name: str | Path) -> Path:
-    """Where an adapter is: a folder or file here, or fetched from the Hub (``owner/name``, ``owner/name/FILE`` where it
-    has several, either with ``@revision``).
+    """Find an adapter: a folder or file here, or fetched from the Hub (``owner/name``, ``owner/name/FILE`` where it has
+    several, either with ``@revision``).
 
     Raises UserError: neither, or the Hub does not have it.
     """
@@ -186,7 +184,7 @@ def _fetch(name: str, file: str, revision: str | None, missing: str) -> str:
 
 @contextlib.contextmanager
 def asking_hub(name: str, revision: str | None, missing: str) -> Iterator[None]:
-    """What the Hub and its client raise within the block, as a UserError about ``name``.
+    """Turn what the Hub and its client raise within the block into a UserError about ``name``.
 
     ``missing``: what the repository is if a file is not there.
     """
@@ -236,7 +234,7 @@ def _source(name: str, folder: Path | None, index: Any, revision: str | None) ->
 
 
 def checked_index(index: Any, where: object) -> dict[str, Any]:
-    """What ``model_index.json`` says. Raises UserError, naming ``where``, for one that names no pipeline and parts."""
+    """Give ``model_index.json``. Raises UserError, naming ``where``, unless it names a pipeline and its parts."""
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise UserError(f"{where}: model_index.json names no pipeline class (_class_name)")
     for key, value in index.items():

@@ -164,7 +164,7 @@ def check_settings(part: Path) -> None:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """What a component's configuration says. Raises UserError unless it is a JSON object."""
+    """Read what a component's configuration says. Raises UserError unless it is a JSON object."""
     found = read_json(file, _WAY_OUT)
     if not isinstance(found, dict):
         raise UserError(f"{file} is not a configuration: it is no JSON object; {_WAY_OUT}")
@@ -255,6 +255,6 @@ def _some(keys: Iterable[str]) -> str:
 
 
 def config_is_quantized(part: Path) -> bool:
-    """Whether a component was saved in fewer bits."""
+    """Tell whether a component was saved in fewer bits."""
     file = part / "config.json"
     return is_file(file) and bool(read_config(file).get("quantization_config"))

@@ -186,8 +186,7 @@ def _verdict(interval: list[float] | None) -> str:
 
 
 def _placed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add ``bar`` = (low, value, high) in percent of a common axis with zero at 50, for the small interval
-    plot."""
+    """Add ``bar`` = (low, value, high) in percent of a common axis with zero at 50, for the small interval plot."""
     reach = max((abs(bound) for row in rows if row["ci95"] for bound in row["ci95"]), default=0.0)
     for row in rows:
         points = [row["ci95"][0], row["difference"], row["ci95"][1]] if row["ci95"] and reach > 0 else None
@@ -196,8 +195,7 @@ def _placed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _headline(rounds: Iterable[Mapping[str, Any]], scorer: str | None) -> dict[str, Any] | None:
-    """The last evaluated round's leading figures: the oracle's where there is one, else the chosen
-    scorer's."""
+    """The last evaluated round's leading figures: the oracle's where there is one, else the chosen scorer's."""
     evaluated = [entry for entry in rounds if entry["tables"]]
     if not evaluated:
         return None
@@ -247,11 +245,9 @@ def _candidates(example: Mapping[str, Any], folder: Path | None, run: Path) -> d
 
 
 def _picture(folder: Path | None, relative: str | None, run: Path) -> str | None:
-    """A picture of the round as a data URI, reduced to the size it is shown at; None where it is not to be
-    had.
+    """A picture of the round as a data URI, reduced to the size it is shown at; None where it is not to be had.
 
-    Only files inside the run folder are read: a run folder from somebody else must not draw other files
-    into the page.
+    Only files inside the run folder are read: a run folder from somebody else must not draw other files into the page.
     """
     if folder is None or not relative:
         return None

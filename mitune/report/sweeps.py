@@ -267,7 +267,6 @@ def _harmless(value: Any) -> Any:
 
 def plot(table: pd.DataFrame) -> bytes:
     """PNG: for every score its gain in each round of each run, with the 95 % interval."""
-
     scores, keys = _scores(table), _keys(table)
     done = table[table[[f"{name}_gain" for name in scores]].notna().any(axis=1)]
     names = []

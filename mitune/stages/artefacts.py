@@ -22,7 +22,7 @@ def files_in(*folders: Path) -> list[Path]:
 
 
 def harmed(run: RunFolder, number: int, stage: str) -> list[Path]:
-    """What a stage that is marked done left, and what is gone or changed since. Main process only."""
+    """List what a stage that is marked done left, and is gone or changed since. Main process only."""
     result = run.round(number) / STAGES[stage].result[0]
     gone = [] if result.exists() else [result]
     noted = run.noted(number, stage)
@@ -57,7 +57,7 @@ def require(
 
 
 def told(found: list[Path]) -> str:
-    """Which files are harmed, the first by name."""
+    """Say which files are harmed, the first by name."""
     more = f", and {len(found) - 1} more" if found[1:] else ""
     return f"{found[0]} {'is not what was written there' if found[0].exists() else 'is gone'}{more}"
 

@@ -24,7 +24,7 @@ from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
 from mitune.stages.common import load_model, previous_adapter, prompt_pool, scoring_of
-from mitune.stages.pictures import ScoredPictures
+from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.sharing import real_name, shared
 
 CATEGORY = "real"
@@ -33,7 +33,7 @@ LOOKED_AT = 4  # pictures of the embedded world that are looked at for each one 
 
 @dataclass(frozen=True, eq=False)
 class RealPictures:
-    """Those chosen: ``rows`` as :func:`mitune.data.selection.select` gives them, of which ``candidate`` is the row of
+    """The chosen: ``rows`` as :func:`mitune.data.selection.select` gives them, of which ``candidate`` is the row of
     ``source``; ``figures`` for the summary."""
 
     rows: pd.DataFrame
@@ -64,7 +64,7 @@ def stand_in(score: str, combined: str = "") -> tuple[Term, ...]:
 
 
 def count_real(config: DictConfig, pictures: int) -> int:
-    """How many of the training set's ``pictures`` are real."""
+    """Count how many of the training set's ``pictures`` are real."""
     return round(config.select.real_fraction * pictures) if config.select.real is not None else 0
 
 

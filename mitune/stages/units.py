@@ -69,7 +69,7 @@ class Meter:
         self.started = time.perf_counter()
 
     def read(self) -> dict[str, Any]:
-        """What it took, for the unit's note."""
+        """Read what it took, for the unit's note."""
         cost: dict[str, Any] = {
             "forwards": self.denoiser.forwards,
             "seconds": time.perf_counter() - self.started,
@@ -81,7 +81,7 @@ class Meter:
 
 
 def read_cost(tables: Iterable[Path]) -> Cost:
-    """What the units of these tables took, whichever command made them."""
+    """Add up what the units of these tables took, whichever command made them."""
     parts = [read_json(path.with_suffix(".json")) for path in tables]
     scorers: Counter[str] = Counter()
     for part in parts:

@@ -21,7 +21,7 @@ from mitune.data import dataset
 from mitune.data.decoding import decode_picture
 from mitune.data.pictures import Pictures, load_pictures, write_pictures
 from mitune.errors import UserError
-from mitune.stages.pictures import ScoredPictures
+from mitune.stages.picture_scores import ScoredPictures
 
 
 def png(level: int = 0) -> bytes:

@@ -7,14 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mitune.data.prompts import load_prompts, read_rows
+from mitune.data.prompts import load_prompts
 from mitune.data.tables import open_table
 from mitune.errors import UserError
+
+
+def read_rows(path: Path, columns: list[str] | None = None) -> list[Any]:
+    """Read the rows of a file, with ``columns`` only where they are given."""
+    return list(open_table(path, columns or ()).rows(columns))
+
 
 TWO = [("a cat, red", "animals"), ("a car", "vehicles")]
 PAIRS = {

@@ -6,11 +6,11 @@ import ast
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mitune.data.pictures.source import Wanted
+from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.prompts import make_prompt
 from mitune.errors import UserError, nearest, short
 
@@ -58,7 +58,7 @@ def find_columns(there: Sequence[str], wanted: Wanted, where: str) -> Columns:
 
 
 def has_pictures(there: Sequence[str], wanted: Wanted) -> bool:
-    """Whether a picture column is among ``there``."""
+    """Tell whether a picture column is among ``there``."""
     try:
         find_columns([*there, "text"], Wanted(image=wanted.image), "")
     except UserError:
@@ -96,6 +96,47 @@ def caption_of(value: Any, identity: str, wanted: Wanted, where: str) -> str:
         return texts[0]
     digest = hashlib.sha256(f"{wanted.seed}\x1f{identity}".encode()).digest()
     return texts[int.from_bytes(digest[:8], "big") % len(texts)]
+
+
+def of_rows(
+    where: str,
+    captions: Sequence[Any],
+    labels: Sequence[Sequence[Any]],
+    columns: Columns,
+    wanted: Wanted,
+    read: Callable[[int, int], bytes],
+) -> Pictures:
+    """Make the source of a table's rows: of each its picture, or both one after the other where a row is a pair.
+
+    Args:
+        where: the source in messages.
+        captions: the caption cell of each row.
+        labels: what the pictures of each row were given where they were compared, as ``columns.labels``.
+        columns: the columns of the table; its pictures are told by the keys ``pair`` and ``side`` where it has two.
+        wanted: what was asked for.
+        read: gives the contents of a row's picture by the row and the side.
+    """
+    texts = [caption_of(value, f"of row {row}", wanted, where) for row, value in enumerate(captions)]
+    if len(columns.pictures) == 1:
+        return Pictures(
+            where, texts, [f"of row {row}" for row in range(len(texts))], lambda row: read(row, 0)
+        )
+    rows = [(row, side) for row in range(len(texts)) for side in range(2)]
+    keys: dict[str, list[Any]] = {"pair": [row for row, _ in rows], "side": [side for _, side in rows]}
+    if columns.labels:
+        given = [labels[row][side] for row, side in rows]
+        keys["label"] = [float(one) if isinstance(one, (int, float)) else float("nan") for one in given]
+    return Pictures(
+        where,
+        [texts[row] for row, _ in rows],
+        [f"of row {row} ({columns.pictures[side]})" for row, side in rows],
+        lambda row: read(*rows[row]),
+        keys=keys,
+        notes=(
+            f"{where}: each row has two pictures ({' and '.join(columns.pictures)}); both are scored,"
+            " score.image_column chooses one",
+        ),
+    )
 
 
 def _texts(value: Any, identity: str, where: str, depth: int = 0) -> list[str]:

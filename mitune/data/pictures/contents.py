@@ -33,7 +33,7 @@ class Contents:
 
     @property
     def digest(self) -> str:
-        """Of all rows so far."""
+        """The digest is of all rows so far."""
         return self._sha256.hexdigest()
 
 

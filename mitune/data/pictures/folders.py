@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mitune.data.catalogue import SUFFIXES
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import IMAGE_COLUMNS, caption_of, find_columns, has_pictures
 from mitune.data.pictures.parquet import columns_of, has_splits, read_parquet
@@ -16,7 +17,7 @@ from mitune.data.pictures.shards import caption_field, read_shards
 from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.pictures.splits import chosen_rows
 from mitune.data.splits import TRAIN, by_split, is_held_out, split_column, split_of
-from mitune.data.tables import SUFFIXES, open_table
+from mitune.data.tables import open_table
 from mitune.errors import UserError, short
 from mitune.reading import check_regular, is_file, is_there, lines, parse_json, read_text
 

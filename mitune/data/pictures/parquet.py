@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mitune.data.parquet import column_names, open_parquet, reading_parquet
 from mitune.data.pictures.cells import Place
-from mitune.data.pictures.columns import Columns, caption_of, find_columns
+from mitune.data.pictures.columns import Columns, find_columns, of_rows
 from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.pictures.splits import check_lone, chosen_rows, is_named
 from mitune.data.splits import split_column, split_of
@@ -58,11 +58,9 @@ def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) ->
     sides = len(files[0].columns.pictures)
     if any(len(file.columns.pictures) != sides for file in files):
         raise UserError(f"{where}: some of its files hold pairs of pictures, others do not; give one of them")
-    texts = [caption_of(value, f"of row {row}", wanted, where) for row, value in enumerate(values)]
     ends = list(accumulate(counts))
 
-    def read(row: int) -> bytes:
-        row, side = divmod(row, sides)
+    def read(row: int, side: int) -> bytes:
         number = bisect.bisect_right(ends, row)
         place = row - (ends[number] - counts[number])
         chosen = kept[number]
@@ -70,9 +68,7 @@ def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) ->
             place if chosen is None else chosen[place], side, f"of row {row} of {where}"
         )
 
-    if sides == 1:
-        return Pictures(where, texts, [f"of row {row}" for row in range(len(texts))], read)
-    return paired(where, texts, labels, files[0].columns, read)
+    return of_rows(where, values, labels, files[0].columns, wanted, read)
 
 
 def _rows_of_split(paths: list[Path], wanted: Wanted, root: Path | None) -> list[list[int] | None]:
@@ -95,35 +91,8 @@ def _rows_of_split(paths: list[Path], wanted: Wanted, root: Path | None) -> list
 
 
 def has_splits(path: Path) -> bool:
-    """Whether a parquet file has a column of splits."""
+    """Tell whether a parquet file has a column of splits."""
     return split_column(columns_of(path)) is not None
-
-
-def paired(
-    where: str, texts: list[str], labels: list[tuple[Any, ...]], columns: Columns, read: Any
-) -> Pictures:
-    """A source of pairs: both pictures of each are rows, one after the other, told by the column of the table ``pair``;
-    ``label`` is what they were given where they were compared. ``read(2 * pair + side)`` gives a picture.
-    """
-    rows = [(row, side) for row in range(len(texts)) for side in range(2)]
-    keys: dict[str, list[Any]] = {"pair": [row for row, _ in rows], "side": [side for _, side in rows]}
-    if columns.labels:
-        keys["label"] = [_number(labels[row][side]) for row, side in rows]
-    return Pictures(
-        where,
-        [texts[row] for row, _ in rows],
-        [f"of row {row} ({columns.pictures[side]})" for row, side in rows],
-        read,
-        keys=keys,
-        notes=(
-            f"{where}: each row has two pictures ({' and '.join(columns.pictures)}); both are scored,"
-            " score.image_column chooses one",
-        ),
-    )
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
 def columns_of(path: Path) -> list[str]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.data.pictures.cells import Place
-from mitune.data.pictures.columns import caption_of, find_columns
-from mitune.data.pictures.parquet import paired
+from mitune.data.pictures.columns import find_columns, of_rows
 from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.pictures.splits import check_lone, chosen_rows
 from mitune.data.prompts import open_saved
@@ -17,7 +16,7 @@ from mitune.reading import loading, reading
 
 
 def read_saved(folder: Path, wanted: Wanted) -> Pictures:
-    """What ``datasets.save_to_disk`` wrote."""
+    """Open what ``datasets.save_to_disk`` wrote."""
     return _dataset(open_saved(folder), str(folder), wanted, Place(folder, wanted.outside))
 
 
@@ -56,19 +55,14 @@ def _dataset(loaded: Any, where: str, wanted: Wanted, place: Place) -> Pictures:
     with reading(where):
         values = list(loaded[columns.caption])
         labels = list(zip(*(list(loaded[name]) for name in columns.labels), strict=True))
-    texts = [caption_of(value, f"of row {row}", wanted, where) for row, value in enumerate(values)]
-    sides = len(columns.pictures)
 
-    def read(row: int) -> bytes:
-        row, side = divmod(row, sides)
+    def read(row: int, side: int) -> bytes:
         what = f"the picture of row {row} of {where}"
         with reading(what):
             cell = raw[row][columns.pictures[side]]
         return place.contents(cell, what)
 
-    if sides == 2:
-        return paired(where, texts, labels, columns, read)
-    return Pictures(where, texts, [f"of row {row}" for row in range(len(texts))], read)
+    return of_rows(where, values, labels, columns, wanted, read)
 
 
 def _of_split(part: Any, where: str, wanted: Wanted, name: str | None) -> Any:

@@ -15,7 +15,7 @@ from mitune.errors import short
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of a source is wanted: see :func:`mitune.data.pictures.load_pictures`."""
+    """This is what of a source is wanted: see :func:`mitune.data.pictures.load_pictures`."""
 
     split: str | None = None
     image: str | None = None
@@ -62,13 +62,13 @@ class Pictures:
 
     @property
     def digest(self) -> str:
-        """What the rows are, whatever folder they lie in."""
+        """The digest says what the rows are, whatever folder they lie in."""
         lines = "\x1f".join(f"{name}\x1e{text}" for name, text in zip(self.names, self.texts, strict=True))
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def numbers(texts: Iterable[str]) -> list[int]:
-    """How many earlier rows have the same caption: with it, the number that a picture's seed comes from."""
+    """Count how many earlier rows have the same caption: with it, the number that a picture's seed comes from."""
     seen: dict[str, int] = {}
     result = []
     for text in texts:

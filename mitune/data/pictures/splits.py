@@ -53,6 +53,6 @@ def check_lone(source: Path, own: str | None, wanted: Wanted) -> None:
 
 
 def is_named(path: Path, root: Path | None) -> bool:
-    """Whether the name of a file, or of a folder above it up to ``root``, tells a split."""
+    """Tell whether the name of a file, or of a folder above it up to ``root``, tells a split."""
     parts = (path.name,) if root is None else path.relative_to(root).parts
     return any(split_of(part) for part in parts)

@@ -75,7 +75,7 @@ def _in_order(
 
 
 def written_here(folder: Path) -> bool:
-    """Whether a folder holds nothing but what :func:`write_pictures` wrote."""
+    """Tell whether a folder holds nothing but what :func:`write_pictures` wrote."""
     try:
         metadata = pq.read_schema(folder / _FILE).metadata or {}
     except Exception:  # whatever a file that is none of ours brings

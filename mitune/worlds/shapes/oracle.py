@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from mitune.worlds.shapes.geometry import Array, inside, relation_holds, shape_gap
 from mitune.worlds.shapes.grammar import ObjectSpec, PromptSpec, parse_prompt
-from mitune.worlds.shapes.scenes import BACKGROUNDS, Scene
+from mitune.worlds.shapes.scenes import BACKGROUNDS, Object, Scene
 from mitune.worlds.shapes.vocabulary import COLOURS, SHAPES, size_word
 
 SATURATION = 35.0  # max − min channel (0-255) from which a pixel can belong to an object
@@ -44,21 +44,10 @@ _HUES = _hue_vectors(_TABLE) / _CHROMAS[:, None]
 
 
 @dataclass(frozen=True, eq=False)
-class ParsedObject:
-    """An object found: centre of its box and half the box's mean side, in px, and its boolean mask [H, W]."""
+class ParsedObject(Object):
+    """An object was found: centre of its box and half the box's mean side, in px, and its boolean mask [H, W]."""
 
-    shape: str
-    colour: str
-    texture: str
-    x: float
-    y: float
-    radius: float
     mask: Array
-
-    @property
-    def size(self) -> str:
-        """The size word that is true of it."""
-        return size_word(self.radius)
 
 
 def as_pixels(picture: Any) -> Array:

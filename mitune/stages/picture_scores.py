@@ -52,7 +52,7 @@ class ScoredPictures:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the units are of."""
+        """The plan says what the units are of."""
         return {"rows": len(self.pictures), "rows_per_unit": self.size, "sha256": self.pictures.digest}
 
     def check(self) -> None:
@@ -150,7 +150,7 @@ class ScoredPictures:
         wait()
 
     def seeds(self, seed: int) -> Sequence[int]:
-        """Of each picture's noise: a candidate's own, or one that follows from ``seed``, caption and number."""
+        """Give the seed of each picture's noise: a candidate's own, or one by ``seed``, the caption and its number."""
         texts = self.pictures.texts
         return self.pictures.seeds or [
             candidate_seed(seed, text, number) for text, number in zip(texts, numbers(texts), strict=True)
@@ -272,7 +272,7 @@ class ScoredPictures:
         return result
 
     def none_opened(self, what: str) -> UserError:
-        """What to raise where all pictures were left out: ``what``, and why the first could not be read."""
+        """Make the error where all pictures were left out: ``what``, and why the first could not be read."""
         try:
             if self.pictures.read is not None:
                 self.pictures.read(0)
@@ -282,11 +282,11 @@ class ScoredPictures:
         return UserError(what)
 
     def cost(self) -> Cost:
-        """What the units took."""
+        """Add up what the units took."""
         return read_cost(self.path(unit) for unit in self.units)
 
     def report(self, table: pd.DataFrame) -> dict[str, int]:
-        """What became of the pictures, said where something is to be said: {"resized", "left_out"}."""
+        """Tell what became of the pictures, and warn where something is to be said: {"resized", "left_out"}."""
         undecodable = len(self.pictures) - len(table)
         resized = table.attrs["resized"]
         if resized:
