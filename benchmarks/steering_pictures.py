@@ -24,7 +24,6 @@ from torch import Tensor
 
 from benchmarks import common
 from mitune.config import compose
-from mitune.data.prompts import Prompt
 from mitune.evaluate.bootstrap import mean_ci, paired_difference, paired_ratio
 from mitune.evaluate.diversity import by_prompt, truncated_entropy
 from mitune.evaluate.pictures import scatter
@@ -40,6 +39,7 @@ from mitune.search.smc import steer
 from mitune.search.tempering import Tempering
 from mitune.search.weights import Steering
 from mitune.stages.common import read_prompts, sampler_of, scoring_of
+from mitune.tasks import Task
 
 METHODS = ("base", "best", "guidance", "das", "bootstrap", "llr")
 ARMS = ("base:1", "best:8", "guidance:8@0.1", "das:8@0.1", "bootstrap:8@0.1", "llr:8@4")
@@ -81,7 +81,7 @@ class World:
     denoiser: Any
     sampler: Sampler
     reward: Any
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Task]
     pictures: int
     seed: int
     batch_size: int

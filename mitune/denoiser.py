@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mitune.noise import NoiseSchedule, Time
+from mitune.tasks import Task, check_texts_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +87,18 @@ class Denoiser(ABC):
         """The fields of a ``Sampler`` that lay out its steps, as this model was made to be sampled."""
         return {"spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": False}
 
+    def encode(self, tasks: Sequence[Task]) -> Condition:
+        """Say each task to the network: one row each. UserError for a picture where the model takes a text alone."""
+        check_texts_only(tasks, self.identity)
+        return self.encode_prompts([task.text for task in tasks])
+
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Condition:
-        """One row per prompt."""
+        """Say texts alone: one row per prompt."""
 
     @abstractmethod
     def null(self, n: int) -> Condition:
-        """``n`` rows of the null prompt ∅."""
+        """Give ``n`` rows of ∅: nothing is said at all."""
 
     @abstractmethod
     def predict(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
@@ -115,14 +121,18 @@ class Denoiser(ABC):
 
     # -- guidance ----------------------------------------------------------------------------------------------------
 
+    def retold(self, given: Condition, told: Condition) -> Condition:
+        """Take the text of ``told`` and all else of ``given``: ``told`` itself where a model is told a text alone."""
+        return told
+
     def reference(self, given: Condition) -> Condition:
-        """``given`` without its text: what guidance pushes away from, and what information about the text is measured
-        against. Of a model that is told nothing but a text it is ∅.
+        """Leave the text out of ``given``: what guidance pushes away from, and what information about the text is
+        measured against. Of a model that is told a text alone it is ∅.
         """
-        return self.null(len(given))
+        return self.retold(given, self.null(len(given)))
 
     def widened(self, given: Condition) -> Condition:
-        """The condition of all branches of one forward [branches · n]: what is told least first, ``given`` last."""
+        """Join the conditions of all branches of one forward [branches · n]: the least told first, ``given`` last."""
         return Condition.cat([self.reference(given), given])
 
     def needs_branches(self, guidance: float) -> bool:

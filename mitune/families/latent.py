@@ -62,10 +62,12 @@ class LatentDenoiser(Denoiser):
         resolution: int | None = None,
         max_tokens: int | None = None,
         guidance_embedding: float | None = None,
+        picture_guidance: float | None = None,
     ) -> None:
         """Wrap a loaded pipeline. ``resolution``: side of a picture in pixels (default: the model's own);
         ``max_tokens``: in the place of ``text_tokens``; ``guidance_embedding``: what a guidance-distilled network is
-        told, where 1 stands for no guidance.
+        told, where 1 stands for no guidance; ``picture_guidance``: how far a model that edits pictures is pushed
+        towards the picture (default 1.5, its pipeline's own).
 
         Raises UserError for a model that cannot be compared with its null prompt, and for a size it cannot draw.
         """
@@ -87,6 +89,11 @@ class LatentDenoiser(Denoiser):
                 f"model.guidance_embedding={guidance_embedding}: {identity} is not guidance-distilled; leave it out"
             )
         self._guidance = guidance_embedding
+        if picture_guidance is not None and self.branches == 2:
+            raise UserError(
+                f"model.picture_guidance={picture_guidance}: {identity} edits no pictures; leave it out"
+            )
+        self.picture_guidance = 1.5 if picture_guidance is None else picture_guidance
         missing = [
             name
             for name in self.encoder_names

@@ -210,7 +210,7 @@ def cas(
     _check(probes, recursion, divergence, epsilon, inversion, end)
     nodes = path_nodes(denoiser.schedule, steps, rule, spacing, t_min, t_max)
     n = len(z0)
-    null = denoiser.null(n) if null is None else null
+    null = denoiser.reference(condition) if null is None else null
     if not n == len(condition) == len(null) == len(seeds):
         raise ValueError(
             f"{n} latents need as many conditions, null rows and seeds: {len(condition)}, {len(null)}, {len(seeds)}"

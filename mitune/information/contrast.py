@@ -19,12 +19,13 @@ from torch import Tensor
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
 from mitune.information.denoising import gaps
+from mitune.tasks import Task, tasks_of
 
 
 def contrast(
     denoiser: Denoiser,
     z0: Tensor,
-    prompts: Sequence[str],
+    prompts: Sequence[Task | str],
     negatives: Sequence[Sequence[str]],
     t: Tensor,
     weights: Tensor,
@@ -37,7 +38,7 @@ def contrast(
 
     Args:
         z0: latents [n, ...].
-        prompts: n texts; those of different candidates share the batches.
+        prompts: n tasks or texts; those of different candidates share the batches. A picture stays as it is.
         negatives: n lists, such as :func:`mitune.information.negatives.negatives` finds; they may differ in length, but
             none is empty.
         t, weights: [m] times and their weights, from :func:`mitune.information.times.time_grid`.
@@ -56,25 +57,29 @@ def contrast(
             f"{len(z0)} latents, {len(prompts)} prompts, {len(negatives)} negatives, {len(seeds)} seeds"
         )
     groups: defaultdict[int, list[int]] = defaultdict(list)
+    tasks = tasks_of(prompts)
     for row, others in enumerate(negatives):
         if not others:
             raise UserError(
-                f"contrast: prompt {prompts[row]!r} has no other prompt to be told from; give more prompts"
+                f"contrast: prompt {tasks[row].text!r} has no other prompt to be told from; give more prompts"
             )
         groups[len(others)].append(row)
     if not groups:
         return torch.empty(0, dtype=torch.float64, device=z0.device)
 
-    texts = sorted({text for row, others in enumerate(negatives) for text in (prompts[row], *others)})
-    number = {text: place for place, text in enumerate(texts)}
-    encoded = encode(denoiser, texts, batch_size)
+    sets = [
+        [task, *(task.reworded(text) for text in others)]
+        for task, others in zip(tasks, negatives, strict=True)
+    ]
+    unique = {task.key: task for own in sets for task in own}
+    number = {key: place for place, key in enumerate(sorted(unique))}
+    encoded = encode(denoiser, [unique[key] for key in number], batch_size)
     score = torch.empty(len(z0), dtype=torch.float64, device=z0.device)
     # Pictures with equally many negatives go together: no forward is spent on padding.
     for count in sorted(groups):
         for start in range(0, len(groups[count]), batch_size):
             rows = groups[count][start : start + batch_size]
-            sets = [(prompts[row], *negatives[row]) for row in rows]
-            conditions = [encoded[[number[texts[k]] for texts in sets]] for k in range(count + 1)]
+            conditions = [encoded[[number[sets[row][k].key] for row in rows]] for k in range(count + 1)]
             index = torch.tensor(rows, device=z0.device)
             error = gaps(
                 denoiser,
@@ -96,10 +101,7 @@ def soft_least(gap: Tensor) -> Tensor:
     return -torch.logsumexp(-gap, dim=-1)
 
 
-def encode(denoiser: Denoiser, texts: Sequence[str], batch_size: int) -> Condition:
-    """The condition of each text, one row each, encoded ``batch_size`` at a time."""
-    parts = [
-        denoiser.encode_prompts(list(texts[start : start + batch_size]))
-        for start in range(0, len(texts), batch_size)
-    ]
+def encode(denoiser: Denoiser, tasks: Sequence[Task], batch_size: int) -> Condition:
+    """Encode each task, one row each, ``batch_size`` at a time."""
+    parts = [denoiser.encode(tasks[start : start + batch_size]) for start in range(0, len(tasks), batch_size)]
     return Condition.cat(parts)

@@ -38,7 +38,7 @@ def elbo(
     Under "coupled" noise it is the log-likelihood ratio of one forward path, which tends to i(z_0; c) for each picture,
     not only on average, as the times grow dense.
     """
-    conditions = [denoiser.null(len(z0)), condition]
+    conditions = [denoiser.reference(condition), condition]
     error = denoising_errors(
         denoiser, z0, conditions, t, weights, seeds, batch_size, noise, emphasis=emphasis
     ).error
@@ -62,7 +62,7 @@ def mi_and_elbo(
 
     Arguments as ``denoising_terms``; ``random_times`` where ``t`` was drawn all over its range (strategy "random").
     """
-    conditions = [denoiser.null(len(z0)), condition]
+    conditions = [denoiser.reference(condition), condition]
     error, mi = denoising_terms(
         denoiser, z0, conditions, t, weights, seeds, batch_size, noise, 0, form, emphasis
     )

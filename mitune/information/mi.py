@@ -109,7 +109,7 @@ def mi_image(
     weights and strategy of the times are those of the grid (``time_grid``), and len(t) times cost 2 len(t) forwards a
     picture. :func:`mitune.information.elbo.mi_and_elbo` gives the standard error as well.
     """
-    conditions = [denoiser.null(len(z0)), condition]
+    conditions = [denoiser.reference(condition), condition]
     both = denoising_errors(
         denoiser, z0, conditions, t, weights, seeds, batch_size, noise, reference=0, form=form
     )
@@ -135,7 +135,7 @@ def measure_profile(
     schedule = denoiser.schedule
     t = time_grid(schedule, times, t_min, schedule.num_train_timesteps if t_max is None else t_max).t
     weights = schedule.kappa_continuous(t)
-    conditions = [denoiser.null(len(z0)), condition]
+    conditions = [denoiser.reference(condition), condition]
     mi = denoising_terms(denoiser, z0, conditions, t, weights, seeds, batch_size, reference=0).mi
     assert mi is not None
     return Profile(tuple(t.tolist()), tuple(mi[:, :, 1].mean(0).tolist()))

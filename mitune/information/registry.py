@@ -36,6 +36,7 @@ from mitune.scores import (
     scorers_of,
     sums,
 )
+from mitune.tasks import Task, tasks_of
 
 
 class Scoring:
@@ -100,17 +101,19 @@ class Scoring:
     def _path_mi(self, weighting: str, form: str = "square") -> PathMI:
         return PathMI(self.denoiser.schedule, weighting, self.settings["mi"]["t_min"], form=form)
 
-    def on_latents(self, latents: Tensor, texts: Sequence[str], seeds: Sequence[int]) -> dict[str, Tensor]:
-        """Scores of final latents [n, …] for their own prompts, by noise drawn from their own seeds: each [n]."""
+    def on_latents(
+        self, latents: Tensor, tasks: Sequence[Task | str], seeds: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Score final latents [n, …] for their own tasks, by noise drawn from their own seeds: each [n]."""
         wanted = [name for name in self.scorers if name in LATENT_SCORERS]
-        texts, seeds = list(texts), list(seeds)
-        condition = self._encode(texts) if set(wanted) - {"contrast"} else None
+        tasks, seeds = tasks_of(tasks), list(seeds)
+        condition = self._encode(tasks) if set(wanted) - {"contrast"} else None
         found: dict[str, Tensor] = {}
         for names in self._passes(wanted):
             before = self.denoiser.forwards
             values: tuple[Tensor, ...]
             if condition is None or names == ("contrast",):
-                values = (self._contrast(latents, texts, seeds),)
+                values = (self._contrast(latents, tasks, seeds),)
             else:
                 values = self._PASSES[names](self, latents, condition, seeds)
             found |= dict(zip(names, values, strict=True))
@@ -145,12 +148,12 @@ class Scoring:
     def needs_pictures(self) -> bool:
         return any(name in PICTURE_SCORERS for name in self.scorers)
 
-    def _encode(self, texts: list[str]) -> Condition:
-        """The condition of each row; candidates of one prompt share one encoding."""
-        unique = list(dict.fromkeys(texts))
-        number = {text: place for place, text in enumerate(unique)}
+    def _encode(self, tasks: list[Task]) -> Condition:
+        """Encode each row; candidates of one task share one encoding."""
+        unique = list({task.key: task for task in tasks}.values())
+        number = {task.key: place for place, task in enumerate(unique)}
         with torch.no_grad():
-            return encode(self.denoiser, unique, self.batch_size)[[number[text] for text in texts]]
+            return encode(self.denoiser, unique, self.batch_size)[[number[task.key] for task in tasks]]
 
     def _passes(self, wanted: Sequence[str]) -> list[tuple[str, ...]]:
         """The scorers; those together that one pass gives: mi_image and elbo, where they are set alike."""
@@ -222,9 +225,9 @@ class Scoring:
         ("cas",): _cas,
     }
 
-    def _contrast(self, z: Tensor, texts: list[str], seeds: list[int]) -> Tensor:
-        others = [self.edits(text) for text in texts]
-        return contrast(self.denoiser, z, texts, others, **self._noising("contrast", seeds))
+    def _contrast(self, z: Tensor, tasks: list[Task], seeds: list[int]) -> Tensor:
+        others = [self.edits(task.text) for task in tasks]
+        return contrast(self.denoiser, z, tasks, others, **self._noising("contrast", seeds))
 
     def edits(self, text: str) -> list[str]:
         """The other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""

@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data import dataset as datasets
-from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
 from mitune.distributed import agreed, seen, state
 from mitune.finetune.adapters import AdapterConfig, attach
@@ -28,6 +27,7 @@ from mitune.stages.common import (
     training_prompts,
 )
 from mitune.stages.progress import progress
+from mitune.tasks import Task
 from mitune.track import make_tracker
 
 
@@ -67,7 +67,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     return agreed(finish)
 
 
-def validation_prompts(config: DictConfig, count: int) -> list[Prompt]:
+def validation_prompts(config: DictConfig, count: int) -> list[Task]:
     """``count`` prompts of the training source that are not trained on; the trained ones where the source has no more.
 
     The held-out prompts of the evaluation are never looked at.

@@ -194,6 +194,7 @@ class HalfPrecision:
         self._exact = three_clouds()
         self.schedule, self.latent_shape = self._exact.schedule, (4, 2, 2)
         self.prediction_type, self.dtype, self.device = "epsilon", torch.bfloat16, torch.device("cpu")
+        self.branches = 2
 
     def null(self, n: int) -> Condition:
         return Condition({"shift": torch.zeros(n, dtype=torch.bfloat16)})
