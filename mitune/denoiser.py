@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,35 @@ class Condition:
         )
 
 
+class Tap(Protocol):
+    """Looks at the attention of a forward, and may change it.
+
+    >>> class Mean:
+    ...     def layer(self, place, kind, maps):
+    ...         self.total = getattr(self, "total", 0.0) + maps.mean(1)  # over the heads
+    """
+
+    def layer(self, place: str, kind: str, maps: Tensor) -> Tensor | None:
+        """Take the maps [n, heads, queries, keys], float32, rows that sum to 1, of the layer named ``place``.
+
+        ``kind``: "self" (picture to picture), "cross" (picture to text) or "joint" (both to both). Other maps that are
+        returned are used in their place; None leaves them. Gradients flow through them.
+        """
+
+
+@dataclass(frozen=True)
+class Span:
+    """A word of a text, its characters ``start`` … ``stop``, and its ``columns`` of the condition's text by encoder.
+
+    A word that an encoder cuts off has no columns there.
+    """
+
+    word: str
+    start: int
+    stop: int
+    columns: Mapping[str, tuple[int, ...]]
+
+
 class Denoiser(ABC):
     """A model that estimates the noise ε̂(z_t, t, c) in a latent. Subclasses set the attributes below.
 
@@ -101,10 +130,11 @@ class Denoiser(ABC):
         """Give ``n`` rows of ∅: nothing is said at all."""
 
     @abstractmethod
-    def predict(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
-        """Raw network output [n, …] at ``z`` [n, …], time ``t`` (a number or [n]); differentiable.
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+        """Give the raw network output [n, …] at ``z`` [n, …], time ``t`` (a number or [n]); differentiable.
 
-        The implementation adds n to ``forwards`` and casts ``z`` to the network's own dtype.
+        The implementation adds n to ``forwards`` and casts ``z`` to the network's own dtype. ``tap`` looks at the
+        attention; UserError where there is none to be seen.
         """
 
     @abstractmethod
