@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
 from mitune import launcher
 from mitune.errors import UserError
@@ -32,6 +31,8 @@ KINDS = {
 
 
 def test_every_file_is_one_that_accelerate_reads() -> None:
+    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+
     assert {path.stem for path in FOLDER.glob("*.yaml")} == KINDS.keys()
     for name, kind in KINDS.items():
         config = load_config_from_file(str(FOLDER / f"{name}.yaml"))
@@ -42,6 +43,8 @@ def test_every_file_is_one_that_accelerate_reads() -> None:
 
 
 def test_fsdp_and_deepspeed_ask_for_what_training_can_keep() -> None:
+    from accelerate.commands.config.config_args import ClusterConfig
+
     fsdp = ClusterConfig.from_yaml_file(FOLDER / "fsdp.yaml").fsdp_config
     assert fsdp["fsdp_version"] == 2
     assert fsdp["fsdp_offload_params"] is False

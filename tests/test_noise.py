@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,12 +22,16 @@ times = st.floats(0, 999, allow_nan=False)
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_those_of_diffusers(name):
+    from diffusers import DDPMScheduler
+
     ours = NoiseSchedule.ddpm(500, 0.001, 0.02, name).alpha_bar
     theirs = DDPMScheduler(500, 0.001, 0.02, name).alphas_cumprod.double()
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_zero_terminal_snr_is_that_of_diffusers_but_for_its_last_entry():
+    from diffusers import DDIMScheduler
+
     ours = SCHEDULES["zero_snr"].alpha_bar
     theirs = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
@@ -47,6 +50,8 @@ def test_trained_betas():
 
 @pytest.mark.parametrize("name", TABLES)
 def test_from_config_reads_a_diffusers_configuration(name):
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
     config = DDIMScheduler(800, 0.0005, 0.01, name).config
     schedule = NoiseSchedule.from_config(config)
     assert torch.equal(schedule.alpha_bar, NoiseSchedule.ddpm(800, 0.0005, 0.01, name).alpha_bar)
@@ -63,19 +68,23 @@ def test_unknown_names_are_refused_with_the_nearest():
         SCHEDULES["linear"].target("v_predict", torch.zeros(1, 2), torch.zeros(1, 2), 0)
 
 
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, DDPMScheduler])
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DDPMScheduler"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_grids_are_those_of_diffusers(scheduler, spacing):
+    import diffusers
+
     schedule = NoiseSchedule.ddpm()
     for steps in (1, 2, 3, 7, 10, 20, 28, 30, 50, 64, 100, 250, 333, 999, 1000):
         for offset in (0, 1) if spacing == "leading" and steps < 999 else (0,):
-            theirs = scheduler(timestep_spacing=spacing, steps_offset=offset)
+            theirs = getattr(diffusers, scheduler)(timestep_spacing=spacing, steps_offset=offset)
             theirs.set_timesteps(steps)
             assert torch.equal(schedule.timesteps(steps, spacing, offset), theirs.timesteps), (steps, offset)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_grid_is_that_of_diffusers(shift):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
     theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
     theirs.set_timesteps(28)
     ours = NoiseSchedule.rectified_flow(shift=shift).timesteps(28)
@@ -86,6 +95,7 @@ def test_flow_grid_is_that_of_diffusers(shift):
 @pytest.mark.parametrize("even", [False, True])
 def test_a_shift_that_follows_the_size_is_that_of_diffusers(kind, even):
     import numpy as np
+    from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
     theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind, shift=3.0)

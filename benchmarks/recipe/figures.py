@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from benchmarks import common, held_out
@@ -112,10 +110,11 @@ def _interval(entry: Mapping[str, Any]) -> str:
 
 def plot(rows: Sequence[Row]) -> bytes:
     """PNG: every arm's gain by its own choice, by lot and by the oracle."""
+    from matplotlib.figure import Figure
+
     last = {(row["arm"], row["role"]): row for row in rows}  # of several rounds the last
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     drawn = Figure(figsize=(7, 1.4 + 0.55 * len(arms)), layout="constrained")
-    FigureCanvasAgg(drawn)
     axes = drawn.subplots()
     for offset, (role, colour) in zip(
         (0.0, -0.2, 0.2), (("own", "tab:blue"), ("random", "grey"), ("oracle", "tab:green")), strict=True

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 _DRAWS_AT_ONCE = 4_000_000  # resampling weights held in memory at a time (32 MB)
 
@@ -40,6 +39,16 @@ def mean_ci(
     """
     data = np.asarray(values, dtype=np.float64)
     return _ratio_ci(data, np.ones_like(data), groups, seed, n)
+
+
+def cell(values: Sequence[float] | NDArray[np.float64], seed: int = 0, n: int = 2000) -> dict[str, Any]:
+    """Give ``{"mean", "ci95"}`` of one value a prompt, as JSON holds them; NaN is left out, and nothing is null."""
+    told = np.asarray(values, dtype=np.float64)
+    told = told[np.isfinite(told)]
+    if not len(told):
+        return {"mean": None, "ci95": None}
+    estimate = mean_ci(told, np.arange(len(told)), seed, n)
+    return {"mean": estimate.mean, "ci95": estimate.interval}
 
 
 def paired_difference(
@@ -113,5 +122,7 @@ def _tail(clusters: int, level: float = 0.95) -> float:
     α′/2 = Φ(√(n/(n−1)) · t_{α/2, n−1}) mends both (Hesterberg, What Teachers Should Know About the
     Bootstrap, 2015, §5.1).
     """
+    from scipy import stats
+
     quantile = stats.t.ppf((1.0 - level) / 2.0, clusters - 1)
     return float(stats.norm.cdf(math.sqrt(clusters / (clusters - 1)) * quantile))

@@ -17,7 +17,8 @@ from torch import Tensor
 from mitune.data import dataset as datasets
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.finetune.objectives import Objective
+from mitune.families.adapted import Adapted
+from mitune.finetune.catalogue import Objective
 from mitune.scores import Term, weigh
 from mitune.tasks import PictureRef, Task, tasks_of
 
@@ -341,7 +342,7 @@ class Texts:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Adapted,
         texts: Sequence[Task | str],
         trains: bool,
         anchor: Callable[[], Any] | None = None,
@@ -395,6 +396,6 @@ class Texts:
         if not self._trains:
             return None
         if self._base is None:
-            with (self._anchor or self._denoiser.base)():  # type: ignore[attr-defined]
+            with (self._anchor or self._denoiser.base)():
                 self._base = self._encode_all()
         return self._base[index].to(self._denoiser.device)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from mitune.families import lora
@@ -33,6 +32,8 @@ class Net(nn.Module):
 
 def adapted(layer: nn.Module, dora: bool, dropout: float = 0.0, rank: int = 4) -> tuple[Net, list[Any]]:
     """(network with an adapter far from zero, its layers)."""
+    from peft import LoraConfig, inject_adapter_in_model
+
     net = Net(layer).requires_grad_(False)
     config = LoraConfig(
         r=rank,

@@ -8,10 +8,13 @@ from analytic import exact_kl, three_clouds, within_three_errors
 from mixtures import correlation, mixture, pictures, rmse, slope
 
 from mitune.errors import UserError
-from mitune.information import PathLLR, elbo, llr_estimate, llr_image, time_grid
-from mitune.information.times import Weighting
+from mitune.information.elbo import elbo
+from mitune.information.llr import PathLLR, llr_estimate, llr_image
+from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, Step, candidate_noise, candidate_seed, sample
+from mitune.sampling.loop import Step, sample
+from mitune.sampling.seeds import candidate_noise, candidate_seed
+from mitune.sampling.steps import Sampler
 
 
 class PlainLLR:

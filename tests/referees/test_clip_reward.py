@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPModel, CLIPProcessor
 
 from mitune.errors import UserError
 from mitune.referees.clip import Clip, ClipReward
@@ -21,6 +20,8 @@ def reward(folder: Path, form: str = "cosine", batch_size: int = 32, prefix: str
 
 def by_the_package(folder: Path, shown: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, float]:
     """(cosine of each picture with its own text, exp of the temperature) through CLIPProcessor and CLIPModel."""
+    from transformers import CLIPModel, CLIPProcessor
+
     model = CLIPModel.from_pretrained(folder).eval()
     inputs = CLIPProcessor.from_pretrained(folder)(
         text=texts, images=to_images(shown), return_tensors="pt", padding=True
@@ -60,6 +61,8 @@ def test_the_prefix_is_part_of_the_text(clip_folder: Path) -> None:
 
 
 def test_the_gradient_is_that_of_the_package_s_forward(clip_folder: Path) -> None:
+    from transformers import CLIPModel, CLIPProcessor
+
     shown = pictures(3).requires_grad_()
     (ours,) = torch.autograd.grad(reward(clip_folder).score(shown, TEXTS).sum(), shown)
     model, processor = (

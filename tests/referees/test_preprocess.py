@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import CLIPImageProcessor
 
 from mitune.errors import UserError
 from mitune.referees.preprocess import Preprocess, read_preprocess, to_images
@@ -16,6 +15,8 @@ SIZES = [(32, 32), (64, 64), (97, 64), (50, 83), (20, 31), (224, 160)]
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("resample", [2, 3])
 def test_it_is_the_processor_s_up_to_rounding(height: int, width: int, resample: int) -> None:
+    from transformers import CLIPImageProcessor
+
     processor = CLIPImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, resample=resample
     )
@@ -29,6 +30,8 @@ def test_it_is_the_processor_s_up_to_rounding(height: int, width: int, resample:
 
 
 def test_a_size_of_two_sides_and_no_crop() -> None:
+    from transformers import CLIPImageProcessor
+
     processor = CLIPImageProcessor(size={"height": 24, "width": 40}, do_center_crop=False)
     shown = pictures(1, 60, 50)
     theirs = processor(to_images(shown), return_tensors="pt")["pixel_values"]
@@ -38,6 +41,8 @@ def test_a_size_of_two_sides_and_no_crop() -> None:
 
 
 def test_a_crop_larger_than_the_picture_gets_a_black_border() -> None:
+    from transformers import CLIPImageProcessor
+
     processor = CLIPImageProcessor(do_resize=False, crop_size={"height": 41, "width": 38})
     shown = pictures(1, 30, 45)
     theirs = processor(to_images(shown), return_tensors="pt")["pixel_values"]

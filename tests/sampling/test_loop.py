@@ -9,9 +9,12 @@ from torch import Tensor
 
 from mitune.denoiser import Condition
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, Step, candidate_noise, coefficients, sample, sample_population
+from mitune.sampling.loop import Step, sample, sample_population
+from mitune.sampling.seeds import candidate_noise
+from mitune.sampling.steps import Sampler, coefficients
 
 SAMPLERS = [
     Sampler("ddpm", 12, guidance=3.0),

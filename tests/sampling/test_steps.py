@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, coefficients
+from mitune.sampling.steps import Sampler, coefficients
 
 SCHEDULE = NoiseSchedule.ddpm()
 RAW = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -25,6 +24,8 @@ def tensors(*shape: int) -> list[torch.Tensor]:
 
 
 def theirs(scheduler, grid: dict, **more):
+    from diffusers import DDIMScheduler
+
     made = scheduler(
         **RAW, timestep_spacing=grid["spacing"], steps_offset=grid["steps_offset"], clip_sample=False, **more
     )
@@ -41,6 +42,8 @@ def theirs(scheduler, grid: dict, **more):
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("set_alpha_to_one", [False, True])
 def test_ddim_step_is_that_of_diffusers(grid, eta, set_alpha_to_one):
+    from diffusers import DDIMScheduler
+
     scheduler = theirs(DDIMScheduler, grid, set_alpha_to_one=set_alpha_to_one)
     steps = coefficients(SCHEDULE, Sampler("ddim", eta=eta, set_alpha_to_one=set_alpha_to_one, **grid))
     assert [step.t for step in steps] == scheduler.timesteps.tolist()
@@ -54,6 +57,8 @@ def test_ddim_step_is_that_of_diffusers(grid, eta, set_alpha_to_one):
 @pytest.mark.parametrize("grid", [*GRIDS, {"spacing": "linspace", "steps_offset": 0, "steps": 17}])
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm_step_is_that_of_diffusers(grid, variance):
+    from diffusers import DDPMScheduler
+
     scheduler = theirs(DDPMScheduler, grid, variance_type=f"fixed_{variance}")
     steps = coefficients(SCHEDULE, Sampler("ddpm", variance=variance, **grid))
     z, eps, _ = tensors(2, 4, 3, 3)
@@ -74,6 +79,8 @@ def test_ddpm_step_is_that_of_diffusers(grid, variance):
 
 
 def test_v_prediction_at_zero_terminal_snr_is_that_of_diffusers():
+    from diffusers import DDIMScheduler
+
     schedule = NoiseSchedule.ddpm(rescale_zero_terminal_snr=True)
     scheduler = DDIMScheduler(
         **RAW,
@@ -114,6 +121,8 @@ def test_ddpm_mean_is_the_posterior_mean():
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_step_is_the_euler_step_of_diffusers(shift):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
     schedule = NoiseSchedule.rectified_flow(shift=shift)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(10)
@@ -128,6 +137,8 @@ def test_flow_step_is_the_euler_step_of_diffusers(shift):
 
 
 def test_lcm_step_is_that_of_diffusers():
+    from diffusers import LCMScheduler
+
     scheduler = LCMScheduler(**RAW, clip_sample=False)
     scheduler.alphas_cumprod = SCHEDULE.alpha_bar
     steps = coefficients(SCHEDULE, Sampler("lcm", 5, spacing="trailing"))

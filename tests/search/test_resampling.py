@@ -7,7 +7,6 @@ import secrets
 
 import pytest
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 from mitune.errors import UserError
@@ -32,6 +31,8 @@ def offspring(found: Tensor) -> Tensor:
 
 def p_value(counts: Tensor, expected: Tensor) -> float:
     """Of Hotelling's statistic: mean counts against ``expected``, in the counts' own covariance (χ², its rank)."""
+    from scipy.stats import chi2
+
     off = counts.mean(0) - expected
     scale, axes = torch.linalg.eigh(torch.cov(counts.T))
     real = scale > 1e-9

@@ -7,7 +7,6 @@ import secrets
 
 import pytest
 import torch
-from scipy.optimize import brentq
 
 from mitune.errors import UserError
 from mitune.search.resampling import effective_sample_size
@@ -35,6 +34,8 @@ def test_the_published_schedule():
 
 
 def test_adaptive_tempering_is_the_root():
+    from scipy.optimize import brentq
+
     generator = torch.Generator().manual_seed(secrets.randbits(62))
     slope = 6 * torch.randn(20, 50, generator=generator, dtype=torch.float64)
     low = torch.rand(20, generator=generator, dtype=torch.float64) * 0.01

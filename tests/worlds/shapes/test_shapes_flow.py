@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 import mitune.worlds.shapes as shapes
 from mitune.families import load_denoiser
-from mitune.sampling import Sampler, candidate_noise, candidate_seed, sample
-from mitune.worlds.shapes import architecture
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_noise, candidate_seed
+from mitune.sampling.steps import Sampler
 
 FOLDER = Path(shapes.__file__).parent / "model_flow"
 SAMPLER = Sampler(name="euler", steps=20, guidance=2.0)
@@ -32,10 +32,12 @@ def test_the_folder_is_small_and_has_a_card() -> None:
 
 
 def test_the_plain_pipeline_draws_the_same_pictures(denoiser) -> None:  # type: ignore[no-untyped-def]
+    from diffusers import StableDiffusion3Pipeline
+
+    from benchmarks.world.architecture import ABSENT
+
     prompts = ["a red circle", "a small striped square left of a blue cross"]
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
-        str(FOLDER), dtype=torch.float32, **architecture.ABSENT
-    )
+    pipeline = StableDiffusion3Pipeline.from_pretrained(str(FOLDER), dtype=torch.float32, **ABSENT)
     pipeline.set_progress_bar_config(disable=True)
     said, none = denoiser.encode_prompts(prompts).tensors, denoiser.null(2).tensors
     theirs = pipeline(  # which reads texts with two CLIPs or not at all
@@ -54,16 +56,20 @@ def test_the_plain_pipeline_draws_the_same_pictures(denoiser) -> None:  # type: 
 
 
 def test_both_models_read_captions_with_the_same_text_encoder(denoiser) -> None:  # type: ignore[no-untyped-def]
+    from benchmarks.world.architecture import WIDTH
+
     other = load_denoiser({"path": "shapes", "dtype": "float32", "device": "cpu"})
     prompts = ["a red circle", "a small striped square left of a blue cross"]
     encoder = denoiser.text_encoders[0]
     with torch.no_grad():
         said, known = denoiser.encode_prompts(prompts).tensors, other.encode_prompts(prompts).tensors["text"]
         torch.testing.assert_close(encoder.text_model.final_layer_norm(said["text"]), known)
-    assert said["pooled"].shape == (2, architecture.WIDTH)
+    assert said["pooled"].shape == (2, WIDTH)
 
 
 def test_the_autoencoder_is_the_other_models(denoiser) -> None:  # type: ignore[no-untyped-def]
+    from diffusers import AutoencoderKL
+
     one, other = (
         AutoencoderKL.from_pretrained(folder / "vae") for folder in (FOLDER, FOLDER.parent / "model")
     )

@@ -8,16 +8,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 
+from benchmarks.world import facts
 from mitune.families import load_denoiser
 from mitune.files import read_json
 from mitune.noise import NoiseSchedule
-from mitune.worlds.shapes import CATEGORIES, all_prompts, architecture, facts, train
+from mitune.worlds.shapes import CATEGORIES, all_prompts
 from mitune.worlds.shapes.corpus import build_corpus
 
 
-def test_every_word_of_the_world_is_one_token() -> None:
+@pytest.fixture(scope="module")
+def architecture() -> Any:
+    """The module: diffusers comes with it, which the other files' tests need not wait for."""
+    from benchmarks.world import architecture
+
+    return architecture
+
+
+@pytest.fixture(scope="module")
+def train() -> Any:
+    """The script, for the same reason."""
+    from benchmarks.world import train
+
+    return train
+
+
+def test_every_word_of_the_world_is_one_token(architecture: Any) -> None:
     texts = [text for category in CATEGORIES for text in all_prompts(category)[::7]]
     tokenizer = architecture.build_tokenizer(texts)
     for text in texts:
@@ -27,7 +43,7 @@ def test_every_word_of_the_world_is_one_token() -> None:
     assert tokenizer.decode(tokenizer("Façade 42").input_ids, skip_special_tokens=True) == "façade 4 2"
 
 
-def test_crops_are_parts_of_their_pictures_with_colour_in_them() -> None:
+def test_crops_are_parts_of_their_pictures_with_colour_in_them(train: Any) -> None:
     pictures = build_corpus(5, 1, 0.0, seed=1).pictures
     drawn = train.crops(pictures, np.random.default_rng(0), 20, 32)
     assert drawn.shape == (20, 32, 32, 3)
@@ -40,7 +56,11 @@ def test_crops_are_parts_of_their_pictures_with_colour_in_them() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["unet", "transformer"])
-def test_the_script_writes_a_pipeline_that_diffusers_loads(network: str, tmp_path: Path) -> None:
+def test_the_script_writes_a_pipeline_that_diffusers_loads(
+    network: str, tmp_path: Path, train: Any, architecture: Any
+) -> None:
+    from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
+
     out = tmp_path / "model"
     small = (
         "--pictures 24 --captions 2 --vae-steps 10 --text-steps 2 --text-batch 8 --decoder-steps 3 --steps 4"
@@ -76,7 +96,9 @@ def test_the_script_writes_a_pipeline_that_diffusers_loads(network: str, tmp_pat
     assert (tmp_path / "next" / network).is_dir()
 
 
-def test_a_text_encoder_in_the_form_of_stable_diffusion_3_says_the_same() -> None:
+def test_a_text_encoder_in_the_form_of_stable_diffusion_3_says_the_same(
+    train: Any, architecture: Any
+) -> None:
     tokenizer = architecture.build_tokenizer(["a red circle left of a square"])
     torch.manual_seed(0)
     plain = architecture.build_text_encoder(tokenizer)
@@ -88,7 +110,7 @@ def test_a_text_encoder_in_the_form_of_stable_diffusion_3_says_the_same() -> Non
     torch.testing.assert_close(said["pooled_projections"], state.pooler_output)
 
 
-def test_facts_are_read_where_they_can_be_known() -> None:
+def test_facts_are_read_where_they_can_be_known(train: Any, architecture: Any) -> None:
     text = "a small red circle left of a striped cross"
     names = list(facts.FACTS)
     said = [dict(zip(names, row, strict=True)) for row in facts.class_numbers(text)]
@@ -116,7 +138,7 @@ def test_facts_are_read_where_they_can_be_known() -> None:
     assert (expected[0, 2] == facts.IGNORED).all()
 
 
-def test_the_text_encoder_learns_whose_attribute_is_whose() -> None:
+def test_the_text_encoder_learns_whose_attribute_is_whose(train: Any, architecture: Any) -> None:
     corpus = build_corpus(60, 2, 0.0, seed=3)
     texts = [text for captions in corpus.texts for text in captions]
     tokenizer = architecture.build_tokenizer([text for c in CATEGORIES for text in all_prompts(c)])
@@ -124,7 +146,7 @@ def test_the_text_encoder_learns_whose_attribute_is_whose() -> None:
     options = train.arguments(
         ["--out", "unused", "--text-steps", "100", "--text-batch", "48", "--device", "cpu"]
     )
-    log: train.Log = []
+    log: list[Any] = []
     train.train_text(
         architecture.build_text_encoder(tokenizer),
         tokenizer,
@@ -156,7 +178,7 @@ def test_a_state_that_says_its_facts_and_nothing_else_has_no_error() -> None:
         facts.fact_codes(5, 4)
 
 
-def test_a_frozen_text_encoder_comes_out_as_it_went_in() -> None:
+def test_a_frozen_text_encoder_comes_out_as_it_went_in(train: Any, architecture: Any) -> None:
     corpus = build_corpus(6, 1, 0.0, seed=4)
     tokenizer = architecture.build_tokenizer([texts[0] for texts in corpus.texts])
     torch.manual_seed(0)
@@ -175,10 +197,10 @@ def test_a_frozen_text_encoder_comes_out_as_it_went_in() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), start, strict=True))
 
 
-def test_sharpening_leaves_the_encoder_alone() -> None:
+def test_sharpening_leaves_the_encoder_alone(train: Any, architecture: Any) -> None:
     torch.manual_seed(0)
     options = train.arguments(["--out", "unused", "--decoder-steps", "2", "--device", "cpu"])
-    vae: AutoencoderKL = architecture.build_vae()
+    vae = architecture.build_vae()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     train.sharpen(vae, build_corpus(6, 1, 0.0, seed=2), options, [])
     changed = {
@@ -187,7 +209,7 @@ def test_sharpening_leaves_the_encoder_alone() -> None:
     assert changed == {"decoder", "post_quant_conv"}
 
 
-def test_errors_weigh_as_in_min_snr_and_more_where_the_layout_is_settled() -> None:
+def test_errors_weigh_as_in_min_snr_and_more_where_the_layout_is_settled(train: Any) -> None:
     schedule = NoiseSchedule.ddpm()
     t = torch.tensor([5, 50, 200, 600, 900])
     snr = (schedule.alpha_bar[t] / (1 - schedule.alpha_bar[t])).float()
@@ -216,7 +238,7 @@ def test_what_a_caption_states(text: str, stated: set[str]) -> None:
     assert facts.stated_facts(text) == stated
 
 
-def test_captions_that_state_what_is_favoured_are_drawn_more_often() -> None:
+def test_captions_that_state_what_is_favoured_are_drawn_more_often(train: Any) -> None:
     texts = ["a circle", "a striped circle", "a red circle above a striped cross"]
     assert facts.caption_weights(texts, {}).tolist() == [1, 1, 1]
     # The largest of what it states: favours do not multiply.
