@@ -22,7 +22,6 @@ from omegaconf import DictConfig
 
 from benchmarks import common
 from mitune.config import RACERS, compose
-from mitune.data.prompts import Prompt
 from mitune.data.store import Unit, plan_units
 from mitune.evaluate.bootstrap import mean_ci
 from mitune.evaluate.calibration import race, recall, winners_mean
@@ -33,6 +32,7 @@ from mitune.scores import PATH_SCORERS
 from mitune.stages.candidates import draw_unit
 from mitune.stages.common import quiet, read_prompts, sampler_of, scoring_of
 from mitune.stages.racing import PilotRace, Race, column, look_cost, look_scoring
+from mitune.tasks import Task
 
 RACES = ("llr@8=6", "elbo:2@8=6", "elbo:4@8=5", "contrast:2x3@8=5", "elbo:2@6=11,12=4")
 SPEEDUP, RECALL, LOSS, SLACK = 1.9, 0.9, 0.01, 1.1
@@ -187,7 +187,7 @@ def measured(
 
 
 def study(
-    config: DictConfig, denoiser: Any, prompts: Sequence[Prompt], target: str, arms: Sequence[Arm], batch: int
+    config: DictConfig, denoiser: Any, prompts: Sequence[Task], target: str, arms: Sequence[Arm], batch: int
 ) -> dict[str, Any]:
     """Target and oracle scores [P, M] of all candidates, who each race would leave [P, M], and the target's forwards a
     candidate."""
@@ -222,7 +222,7 @@ def study(
 def timed(
     config: DictConfig,
     denoiser: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Task],
     target: str,
     arms: Sequence[Arm],
     options: argparse.Namespace,

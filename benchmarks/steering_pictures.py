@@ -25,7 +25,6 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.fidelity import truncated_entropy
 from mitune.config import compose
-from mitune.data.prompts import Prompt
 from mitune.evaluate.bootstrap import mean_ci, paired_difference, paired_ratio
 from mitune.evaluate.diversity import by_prompt
 from mitune.evaluate.drawings import as_png, panels
@@ -39,6 +38,7 @@ from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer
 from mitune.stages.common import read_prompts, sampler_of, scoring_of
+from mitune.tasks import Task
 
 METHODS = ("base", "best", "guidance", "das", "bootstrap", "llr")
 ARMS = ("base:1", "best:8", "guidance:8@0.1", "das:8@0.1", "bootstrap:8@0.1", "llr:8@4")
@@ -80,7 +80,7 @@ class World:
     denoiser: Any
     sampler: SamplerConfig
     reward: Any
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Task]
     pictures: int
     seed: int
     batch_size: int

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.denoiser import Condition, Denoiser
+from mitune.denoiser import Condition, Denoiser, Tap
 from mitune.errors import UserError, nearest
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 
@@ -77,8 +77,10 @@ class AnalyticDenoiser(Denoiser):
         """The marginal mixture, ``n`` times."""
         return Condition({"log_weights": self._null_weights.log().expand(n, -1)})
 
-    def predict(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
-        """The exact output [n, d] of this prediction type, in the dtype of ``z``."""
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+        """Give the exact output [n, d] of this prediction type, in the dtype of ``z``. UserError for a ``tap``."""
+        if tap is not None:
+            raise UserError("the analytic model has no attention to look at; use a network")
         self.forwards += len(z)
         z64 = z.to(torch.float64)
         alpha, sigma = self.schedule._scales(t, z64)

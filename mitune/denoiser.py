@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mitune.noise import NoiseSchedule, Time
+from mitune.tasks import Task, check_texts_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,35 @@ class Condition:
         )
 
 
+class Tap(Protocol):
+    """Looks at the attention of a forward, and may change it.
+
+    >>> class Mean:
+    ...     def layer(self, place, kind, maps):
+    ...         self.total = getattr(self, "total", 0.0) + maps.mean(1)  # over the heads
+    """
+
+    def layer(self, place: str, kind: str, maps: Tensor) -> Tensor | None:
+        """Take the maps [n, heads, queries, keys], float32, rows that sum to 1, of the layer named ``place``.
+
+        ``kind``: "self" (picture to picture), "cross" (picture to text) or "joint" (both to both). Other maps that are
+        returned are used in their place; None leaves them. Gradients flow through them.
+        """
+
+
+@dataclass(frozen=True)
+class Span:
+    """A word of a text, its characters ``start`` … ``stop``, and its ``columns`` of the condition's text by encoder.
+
+    A word that an encoder cuts off has no columns there.
+    """
+
+    word: str
+    start: int
+    stop: int
+    columns: Mapping[str, tuple[int, ...]]
+
+
 class Denoiser(ABC):
     """A model that estimates the noise ε̂(z_t, t, c) in a latent. Subclasses set the attributes below.
 
@@ -86,19 +116,25 @@ class Denoiser(ABC):
         """The fields of a ``Sampler`` that lay out its steps, as this model was made to be sampled."""
         return {"spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": False}
 
+    def encode(self, tasks: Sequence[Task]) -> Condition:
+        """Say each task to the network: one row each. UserError for a picture where the model takes a text alone."""
+        check_texts_only(tasks, self.identity)
+        return self.encode_prompts([task.text for task in tasks])
+
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> Condition:
-        """One row per prompt."""
+        """Say texts alone: one row per prompt."""
 
     @abstractmethod
     def null(self, n: int) -> Condition:
-        """``n`` rows of the null prompt ∅."""
+        """Give ``n`` rows of ∅: nothing is said at all."""
 
     @abstractmethod
-    def predict(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
-        """Raw network output [n, …] at ``z`` [n, …], time ``t`` (a number or [n]); differentiable.
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+        """Give the raw network output [n, …] at ``z`` [n, …], time ``t`` (a number or [n]); differentiable.
 
-        The implementation adds n to ``forwards`` and casts ``z`` to the network's own dtype.
+        The implementation adds n to ``forwards`` and casts ``z`` to the network's own dtype. ``tap`` looks at the
+        attention; UserError where there is none to be seen.
         """
 
     @abstractmethod
@@ -115,14 +151,18 @@ class Denoiser(ABC):
 
     # -- guidance ----------------------------------------------------------------------------------------------------
 
+    def retold(self, given: Condition, told: Condition) -> Condition:
+        """Take the text of ``told`` and all else of ``given``: ``told`` itself where a model is told a text alone."""
+        return told
+
     def reference(self, given: Condition) -> Condition:
-        """``given`` without its text: what guidance pushes away from, and what information about the text is measured
-        against. Of a model that is told nothing but a text it is ∅.
+        """Leave the text out of ``given``: what guidance pushes away from, and what information about the text is
+        measured against. Of a model that is told a text alone it is ∅.
         """
-        return self.null(len(given))
+        return self.retold(given, self.null(len(given)))
 
     def widened(self, given: Condition) -> Condition:
-        """The condition of all branches of one forward [branches · n]: what is told least first, ``given`` last."""
+        """Join the conditions of all branches of one forward [branches · n]: the least told first, ``given`` last."""
         return Condition.cat([self.reference(given), given])
 
     def needs_branches(self, guidance: float) -> bool:

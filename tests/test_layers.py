@@ -21,6 +21,7 @@ FLOORS = {
     "scheduler_config": 0,
     "denoiser": 0,
     "analytic": 0,
+    "tasks": 0,
     "out_of_memory": 0,
     "track": 0,
     "config": 0,

@@ -59,6 +59,9 @@ class ModelConfig(Settings):
     guidance_embedding: float | None = key(
         None, "what a guidance-distilled model (FLUX.1-dev) is told; 1 = no guidance", low=0, high=1000
     )
+    picture_guidance: float | None = key(
+        None, "guidance towards the picture of a model that edits pictures (default 1.5)", low=0, high=1000
+    )
     dtype: str = key(
         "auto",
         "number format; auto: bfloat16 on CUDA, else float32",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mitune.data.decoding import as_tensor, open_picture
 from mitune.data.selection import scorers
+from mitune.data.store import PICTURE
 from mitune.errors import UserError, first_line, nearest, short
 from mitune.files import atomic_folder
 from mitune.reading import read_bytes
@@ -64,7 +65,8 @@ def build(
         model: identity of the model that made them (``Denoiser.identity``), of all or of each.
 
     Columns: image, text, latent, score, scores (JSON object of all score columns), seed, candidate,
-    prompt_id, category, preferred, weight (how much the row counts in training; 1 unless chosen otherwise), real
+    prompt_id, category, picture (what it was made from, only where there is one), preferred, weight (how
+    much the row counts in training; 1 unless chosen otherwise), real
     (whether no model drew it), round, model.
 
     Raises UserError for no rows, ValueError where the numbers of rows, pictures and latents differ.
@@ -97,6 +99,8 @@ def build(
         "round": [round] * count,
         "model": [model] * count if isinstance(model, str) else list(model),
     }
+    if PICTURE in rows:  # what they were made from
+        columns[PICTURE] = rows[PICTURE].tolist()
     kinds = {
         "score": "float64", "weight": "float64", "preferred": "bool", "real": "bool",
         "seed": "int64", "candidate": "int64", "round": "int64",
@@ -129,7 +133,8 @@ def _with_fingerprint(dataset: Dataset) -> Dataset:
     digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
     for cell in table.column("image").to_pylist():
         digest.update(cell["bytes"])
-    for name in ("text", "score", "seed", "candidate", "preferred", "weight", "real", "round", "model"):
+    own = [PICTURE] if PICTURE in table.column_names else []
+    for name in ("text", "score", "seed", "candidate", "preferred", "weight", "real", "round", "model", *own):
         digest.update(repr(table.column(name).to_pylist()).encode())
     return datasets.Dataset(table, info=dataset.info, fingerprint=digest.hexdigest()[:16])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,8 +32,10 @@ from mitune.distributed import state
 from mitune.errors import UserError, complain, nearest, short
 from mitune.families.source import is_hub_id
 from mitune.reading import check_regular, home, is_file, is_folder, is_there, loading, reading
+from mitune.tasks import UNCATEGORISED, PictureRef, Task
 
-UNCATEGORISED = "uncategorised"
+__all__ = ["UNCATEGORISED", "load_prompts", "make_prompt", "open_saved"]
+
 CATEGORY_COLUMNS = ("category", "tag")  # the second is GenEval's
 
 # The names of T2I-CompBench's own files: they say the category even without a `_train` or `_val` behind it.
@@ -51,13 +52,7 @@ _SHARD = re.compile(r"-?\d{5}-of-\d{5}.*", re.DOTALL)
 _PART = re.compile(r"(shard|part|chunk|batch|file|data|metadata)?[-_. ]?\d*", re.IGNORECASE)  # no category
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt. ``id``, 12 hex digits of the text's SHA-256, names it in tables."""
-
-    id: str
-    text: str
-    category: str = UNCATEGORISED
+_Row = tuple[str, str, Path | None]  # text, category, the file of a picture
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,7 @@ class _Asked:
     column: str | None
     category_column: str | None
     held_out: bool
+    picture_column: str | None = None
 
     def choose(self, there: Sequence[str], where: str) -> str:
         """The one of the splits that is meant. Raises UserError."""
@@ -84,21 +80,21 @@ class _Asked:
         )
 
 
-def make_prompt(text: str, category: str = UNCATEGORISED) -> Prompt:
-    """Make a :class:`Prompt`; runs of white space (line breaks too) become one space.
+def make_prompt(text: str, category: str = UNCATEGORISED, picture: PictureRef | None = None) -> Task:
+    """Make a :class:`Task`; runs of white space (line breaks too) become one space.
 
     Raises UserError for characters that no text can hold (lone surrogates).
     """
     text = " ".join(text.split())
     try:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        text.encode()
         category.encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"the prompt {short(text)!a} (category {category!a}) holds half a character (a lone"
             " surrogate); mend it"
         ) from error
-    return Prompt(digest, text, category)
+    return Task.of(text, category, picture)
 
 
 def load_prompts(
@@ -110,7 +106,8 @@ def load_prompts(
     category_column: str | None = None,
     subset: str | None = None,
     held_out: bool = False,
-) -> list[Prompt]:
+    picture_column: str | None = None,
+) -> list[Task]:
     """Read prompts from ``source``; duplicates are dropped, the order of the source is kept.
 
     Args:
@@ -129,6 +126,7 @@ def load_prompts(
         category_column: default ``category`` or ``tag``, where there is one.
         subset: the configuration of a Hub dataset (or a folder with such a README.md) that has several.
         held_out: where no split is asked for, take a held-out one instead of ``train``.
+        picture_column: the column that names the picture to be edited: a file in the table's folder or below.
 
     Raises:
         UserError: missing file, a form not known, nothing in it, unknown column, undecodable text, unknown split.
@@ -136,8 +134,12 @@ def load_prompts(
     for name, value in (("limit", limit), ("per_category", per_category)):
         if value is not None and value < 1:
             raise UserError(f"prompts.{name}={value}: must be at least 1 (leave it out to take all prompts)")
-    pairs = _read(str(source), _Asked(split, column, category_column, held_out), subset)
-    prompts = _spread((make_prompt(text, category) for text, category in pairs), limit, per_category)
+    rows = _read(str(source), _Asked(split, column, category_column, held_out, picture_column), subset)
+    unread = (
+        make_prompt(text, category, PictureRef(str(path), str(path)) if path else None)
+        for text, category, path in rows
+    )
+    prompts = _with_pictures(_spread(unread, limit, per_category))
     if not prompts:
         raise UserError(
             f"no prompt in {source}{f' (split {split})' if split else ''}: give a file with a prompt a line"
@@ -145,7 +147,19 @@ def load_prompts(
     return prompts
 
 
-def _spread(prompts: Iterable[Prompt], limit: int | None, per_category: int | None) -> list[Prompt]:
+def _with_pictures(prompts: list[Task]) -> list[Task]:
+    """The prompts with their pictures read, told by contents; only those that were chosen are opened."""
+    if not any(prompt.picture for prompt in prompts):
+        return prompts
+    read = (
+        prompt if prompt.picture is None
+        else Task.of(prompt.text, prompt.category, PictureRef.of(Path(prompt.picture.path)))
+        for prompt in prompts
+    )  # fmt: skip
+    return list({prompt.id: prompt for prompt in read}.values())
+
+
+def _spread(prompts: Iterable[Task], limit: int | None, per_category: int | None) -> list[Task]:
     """The distinct first prompts of each category in turn, until ``limit``, in the order they came in.
 
     No more are held than that may be among them; of all others only the id.
@@ -153,7 +167,7 @@ def _spread(prompts: Iterable[Prompt], limit: int | None, per_category: int | No
     most = min((value for value in (limit, per_category) if value is not None), default=None)
     seen: set[int] = set()
     rank: dict[str, int] = {}
-    kept: list[tuple[int, int, Prompt]] = []  # (round of the category's turn, position, prompt)
+    kept: list[tuple[int, int, Task]] = []  # (round of the category's turn, position, prompt)
     for prompt in prompts:
         number = int(prompt.id, 16)
         if not prompt.text or number in seen:
@@ -167,8 +181,12 @@ def _spread(prompts: Iterable[Prompt], limit: int | None, per_category: int | No
     return [prompt for _, _, prompt in sorted(chosen, key=lambda entry: entry[1])]
 
 
-def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[tuple[str, str]]:
+def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[_Row]:
     if source == "shapes":
+        if asked.picture_column is not None:
+            raise UserError(
+                "prompts.picture_column: the embedded world has no pictures to edit; leave it out"
+            )
         return _read_world(asked)
     if not source.strip():
         raise UserError("prompts.source is empty; give a file, a folder, a Hub dataset id, or shapes")
@@ -196,7 +214,7 @@ def _beside(path: Path) -> list[str]:
         return ["shapes"]
 
 
-def _read_world(asked: _Asked) -> Iterator[tuple[str, str]]:
+def _read_world(asked: _Asked) -> Iterator[_Row]:
     from mitune.worlds import shapes  # which takes numpy and more: only where it is asked for
 
     splits = ("train", "test")
@@ -211,7 +229,7 @@ def _read_world(asked: _Asked) -> Iterator[tuple[str, str]]:
         for prompt in sorted(
             (make_prompt(text, category) for text in shapes.split(category, chosen)), key=lambda p: p.id
         ):
-            yield prompt.text, category
+            yield prompt.text, category, None
 
 
 # -- files and folders -------------------------------------------------------------------------------------------------
@@ -252,7 +270,7 @@ def _is_hpsv2(path: Path) -> bool:
     return path.suffix.lower() == ".json" and path.stem in _HPSV2
 
 
-def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
+def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[_Row]:
     files: dict[tuple[Path, str], list[tuple[Path, str | None]]] = {}
     for path, split in labelled(folder, SUFFIXES, subset):
         if split is not None or path.stem != _NOUNS:
@@ -331,10 +349,11 @@ def _of_several(path: Path, count: int) -> Iterator[None]:
 
 
 def _asked_columns(asked: _Asked) -> list[str]:
-    return [name for name in (asked.column, asked.category_column) if name is not None]
+    named = (asked.column, asked.category_column, asked.picture_column)
+    return [name for name in named if name is not None]
 
 
-def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[tuple[str, str]]:
+def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[_Row]:
     category = _category(path) if category is None else category
     table = open_table(path, _asked_columns(asked))
     own, column = split_of(path.name), _split_column(table)
@@ -394,12 +413,16 @@ def _rows_of_split(
 
 def _pairs(
     table: Table, where: str, asked: _Asked, category: str, split_column: str | None = None
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[_Row]:
     """The texts and categories of a table's rows; ``category`` where a row has none. Only their columns are read."""
     if not table.columns:
         return
     text, given = _column(table, asked.column, where), _category_column(table.columns, asked, where)
-    columns = [text] if given is None or given == text else [text, given]
+    pictures = asked.picture_column
+    if pictures is not None and pictures not in table.columns:
+        raise UserError(f"{where} has no column '{pictures}' (prompts.picture_column)"
+                        f"{nearest(pictures, table.columns)}; it has {short(', '.join(table.columns))}")  # fmt: skip
+    columns = list(dict.fromkeys(name for name in (text, given, pictures) if name is not None))
     if split_column is None or split_column == text:
         rows = table.rows(columns)
     else:
@@ -412,7 +435,31 @@ def _pairs(
             raise UserError(f"{where}, row {number}: column '{text}' holds {type(value).__name__}, not text")
         if "\0" in value:
             raise UserError(f"{where}, row {number}: column '{text}' holds a NUL character; remove it")
-        yield value, _cell_category(row, given, asked, f"{where}, row {number}") or category
+        here = f"{where}, row {number}"
+        yield (
+            value,
+            _cell_category(row, given, asked, here) or category,
+            _cell_picture(row, asked, where, here),
+        )
+
+
+def _cell_picture(row: Mapping[str, Any], asked: _Asked, where: str, here: str) -> Path | None:
+    """Give the picture that a row names, None where none is asked for. UserError for no file in the table's folder."""
+    column = asked.picture_column
+    if column is None:
+        return None
+    from mitune.data.pictures.cells import Place  # whose package reads prompts
+
+    cell = row[column]
+    if not isinstance(cell, str) or not cell or not is_file(where):
+        raise UserError(
+            f"{here}: column '{column}' holds {type(cell).__name__}, not a picture's file beside the table; save the"
+            " pictures as files and name them there (prompts.picture_column)"
+        )
+    what = f"{here}: the picture {short(cell)!r}"
+    path = Place(Path(where).parent, way_out="copy it there").find(cell, what)
+    check_regular(path, what)
+    return path
 
 
 def _category_column(columns: Sequence[str], asked: _Asked, where: str) -> str | None:
@@ -502,7 +549,7 @@ def open_saved(folder: Path) -> Any:
             raise UserError(f"{folder} has no rows; give a dataset with at least one") from error
 
 
-def _read_saved(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
+def _read_saved(folder: Path, asked: _Asked) -> Iterator[_Row]:
     import datasets
 
     saved = open_saved(folder)
@@ -516,7 +563,7 @@ def _read_saved(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
     return _pairs(table, where, asked, UNCATEGORISED)
 
 
-def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[tuple[str, str]]:
+def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[_Row]:
     """The prompts of the split that is meant: one of the parts, of which a column may tell more; of a single part the
     column decides.
     """
@@ -533,7 +580,7 @@ def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[tupl
     return _pairs(table, where, asked, UNCATEGORISED, column)
 
 
-def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[tuple[str, str]]:
+def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[_Row]:
     """Read a Hub dataset. The download lies in the Hugging Face cache, as for any tool."""
     import datasets
 

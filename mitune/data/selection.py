@@ -9,11 +9,23 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mitune.data.store import KEYS, RACE, ROOT
+from mitune.data.store import KEYS, PICTURE, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
-_NOT_SCORES = {*KEYS, *RACE, ROOT, "unit", "latent_row", "preferred", "score", "rank", "weight", "real"}
+_NOT_SCORES = {
+    *KEYS,
+    *RACE,
+    ROOT,
+    PICTURE,
+    "unit",
+    "latent_row",
+    "preferred",
+    "score",
+    "rank",
+    "weight",
+    "real",
+}
 
 
 def scorers(table: pd.DataFrame) -> list[str]:

@@ -24,4 +24,7 @@ class PromptsConfig(Settings):
     per_category: int | None = key(None, "at most this many prompts of each category", low=1, high=ROWS)
     column: str | None = key(None, "text column (default: prompt, text or caption)")
     category_column: str | None = key(None, "category column (default: category or tag, where there is one)")
+    picture_column: str | None = key(
+        None, "column that names the picture to be edited, a file beside the table"
+    )
     strict: bool = key(False, "refuse prompts too long for the text encoder; else warn, naming what is cut")

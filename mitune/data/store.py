@@ -27,11 +27,11 @@ import safetensors
 import torch
 from torch import Tensor
 
-from mitune.data.prompts import Prompt
 from mitune.digests import whole_unit, write_unit
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json, write_tensors
 from mitune.reading import reading
+from mitune.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +50,8 @@ RACE = ("dropped_at", "race")
 _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
 # Of candidates that were steered as one population: which of its first particles each descends from.
 ROOT = "root"
+# Of candidates that were made from a picture: that picture (``PictureRef``).
+PICTURE = "picture"
 _SIZE = b"mitune.latents_bytes"
 _AGAIN = "delete it, and the command that drew these candidates makes it again"
 MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
@@ -60,19 +62,19 @@ class Unit:
     """The prompts whose candidates are made together and committed together."""
 
     index: int
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Task, ...]
     candidates_per_prompt: int
 
     @property
     def rows(self) -> int:
         return len(self.prompts) * self.candidates_per_prompt
 
-    def candidates(self) -> list[tuple[Prompt, int]]:
+    def candidates(self) -> list[tuple[Task, int]]:
         """Every (prompt, candidate number) of the unit, prompt by prompt."""
         return [(prompt, number) for prompt in self.prompts for number in range(self.candidates_per_prompt)]
 
 
-def plan_units(prompts: Sequence[Prompt], candidates: int, rows_per_unit: int) -> list[Unit]:
+def plan_units(prompts: Sequence[Task], candidates: int, rows_per_unit: int) -> list[Unit]:
     """Cut ``prompts`` into units of whole prompts, about ``rows_per_unit`` rows each (at least one prompt).
 
     The plan knows nothing of processes: the same units come out on one machine and on sixty-four.
@@ -213,7 +215,7 @@ class CandidateStore:
         """
         self._check(unit, table, latents)
         scorers = [name for name in table if name not in KEYS]
-        types = _TYPES | _RACE_TYPES | {ROOT: pa.int64()}
+        types = _TYPES | _RACE_TYPES | {ROOT: pa.int64(), PICTURE: pa.string()}
         arrays = {
             name: pa.array(_plain(table[name]), type=types.get(name, pa.float64()))
             for name in (*KEYS, *scorers)
@@ -255,7 +257,7 @@ class CandidateStore:
         if any(gone and keep for gone, keep in zip(dropped, table["kept"], strict=True)):
             raise ValueError(f"unit {unit.index}: a candidate that was dropped has no latent to keep")
         for name in table:
-            if name in KEYS or name == "dropped_at":
+            if name in (*KEYS, "dropped_at", PICTURE):
                 continue
             for row, value in enumerate(_plain(table[name])):
                 if dropped[row] and name not in RACE:

@@ -22,11 +22,15 @@ class Autoencoder:
 
     def encode(self, pictures: Tensor, device: torch.device) -> Tensor:
         """Latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]; the sides divide by ``downscale``."""
+        return (self.mean(pictures, device) - self.shift) * self.scale
+
+    def mean(self, pictures: Tensor, device: torch.device) -> Tensor:
+        """Give their posterior mean [n, C, h, w], float32, without shift and scale."""
         parts = []
         for part in pictures.split(_pictures_a_batch(pictures.shape[-1] * pictures.shape[-2])):
             encoded = self.vae.encode(2 * part.to(device, self.vae.dtype) - 1, return_dict=False)[0]
             mean = encoded if isinstance(encoded, Tensor) else encoded.mode()  # else a Gaussian
-            parts.append((mean.float() - self.shift) * self.scale)
+            parts.append(mean.float())
         return torch.cat(parts)
 
     def decode(self, z: Tensor, device: torch.device) -> Tensor:

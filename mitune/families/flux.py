@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError
+from mitune.families import attention
 from mitune.families.latent import ATTENTION, LatentDenoiser
 from mitune.noise import NoiseSchedule
 
@@ -25,6 +26,7 @@ class FluxDenoiser(LatentDenoiser):
     adapter_targets = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     latent_patch = 2
     text_tokens = 512
+    joint = "text first"
 
     def _check(self) -> None:
         if self.network.config.guidance_embeds and self._guidance is None:
@@ -52,6 +54,9 @@ class FluxDenoiser(LatentDenoiser):
 
     def _prompt_limits(self) -> list[tuple[Any, int]]:
         return [(self._pipeline.tokenizer_2, self._text_tokens)]
+
+    def _readers(self) -> list[attention.Reader]:
+        return [attention.Reader("text_encoder_2", self._pipeline.tokenizer_2, self._text_tokens)]
 
     def _forward(self, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         height, width = z.shape[-2:]

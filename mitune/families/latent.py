@@ -6,6 +6,7 @@ prompts are encoded and how (z, t, c) go through the network. It is found by ``l
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mitune.denoiser import Condition
+from mitune.denoiser import Condition, Span, Tap
 from mitune.errors import UserError
-from mitune.families import lora, memory
+from mitune.families import attention, lora, memory
 from mitune.families.adapted import Adapted
 from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
@@ -50,6 +51,8 @@ class LatentDenoiser(Adapted):
     """Layers of the network an adapter goes to unless told otherwise: the attention's projections."""
     latent_patch: ClassVar[int] = 1
     """Latent cells that make one token, along each side: the latent's sides divide by it."""
+    joint: ClassVar[str | None] = None
+    """Which tokens come first where picture and text are one sequence: "picture first" or "text first"."""
     text_tokens: ClassVar[int | None] = None
     """Tokens its pipeline gives a text encoder of no fixed length (T5, Gemma)."""
 
@@ -60,10 +63,12 @@ class LatentDenoiser(Adapted):
         resolution: int | None = None,
         max_tokens: int | None = None,
         guidance_embedding: float | None = None,
+        picture_guidance: float | None = None,
     ) -> None:
         """Wrap a loaded pipeline. ``resolution``: side of a picture in pixels (default: the model's own);
         ``max_tokens``: in the place of ``text_tokens``; ``guidance_embedding``: what a guidance-distilled network is
-        told, where 1 stands for no guidance.
+        told, where 1 stands for no guidance; ``picture_guidance``: how far a model that edits pictures is pushed
+        towards the picture (default 1.5, its pipeline's own).
 
         Raises UserError for a model that cannot be compared with its null prompt, and for a size it cannot draw.
         """
@@ -83,6 +88,11 @@ class LatentDenoiser(Adapted):
                 f"model.guidance_embedding={guidance_embedding}: {identity} is not guidance-distilled; leave it out"
             )
         self._guidance = guidance_embedding
+        if picture_guidance is not None and self.branches == 2:
+            raise UserError(
+                f"model.picture_guidance={picture_guidance}: {identity} edits no pictures; leave it out"
+            )
+        self.picture_guidance = 1.5 if picture_guidance is None else picture_guidance
         missing = [
             name
             for name in self.encoder_names
@@ -359,8 +369,8 @@ class LatentDenoiser(Adapted):
 
     # -- the network -----------------------------------------------------------------------------------------
 
-    def predict(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
-        """Raw network output [n, C, H, W] in the dtype of ``z``; one forward, differentiable."""
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+        """Give the raw network output [n, C, H, W] in the dtype of ``z``; one forward, differentiable."""
         n = len(z)
         self.forwards += n
         if isinstance(t, Tensor):
@@ -370,7 +380,43 @@ class LatentDenoiser(Adapted):
                 (n,), t, device=self.device, dtype=torch.long if isinstance(t, int) else torch.float32
             )
         dtype = self.dtype
-        return self._forward(z.to(dtype), time, condition.to(dtype=dtype).tensors).to(z.dtype)
+        looking = attention.tapped(self.network, tap, self._kind) if tap else contextlib.nullcontext()
+        with looking:
+            return self._forward(z.to(dtype), time, condition.to(dtype=dtype).tensors).to(z.dtype)
+
+    def _kind(self, told: bool, queries: int) -> str:
+        """Name a call of attention: whether its layer reads a text, and its number of queries."""
+        if told:
+            return "cross"
+        return "self" if self.joint is None or queries == self._picture_tokens else "joint"
+
+    @property
+    def _picture_tokens(self) -> int:
+        side = max(self.latent_patch, self._patch())
+        return (self.latent_shape[1] // side) * (self.latent_shape[2] // side)
+
+    def to_text(self, kind: str, maps: Tensor) -> Tensor | None:
+        """Cut from maps how the picture looks at the text [n, heads, picture, text]; None where it does not.
+
+        Rows of joint maps sum to less than 1: the rest looks at the picture.
+        """
+        if kind != "joint":
+            return maps if kind == "cross" else None
+        text = maps.shape[-1] - self._picture_tokens
+        if self.joint == "text first":
+            return maps[..., text:, :text]
+        return maps[..., : self._picture_tokens, self._picture_tokens :]
+
+    def spans(self, text: str) -> list[Span]:
+        """Find the words of a text, and which columns of the condition's ``text`` each has in every encoder."""
+        return attention.spans(text, self._readers())
+
+    def _readers(self) -> list[attention.Reader]:
+        """Tell who reads a text into the condition's columns; by default each encoder's tokens begin at the first."""
+        return [
+            attention.Reader(name, tokenizer, limit)
+            for name, (tokenizer, limit) in zip(self._encoders, self._prompt_limits(), strict=True)
+        ]
 
     # -- pictures --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mitune.families import attention
 from mitune.families.latent import LatentDenoiser
 
 
@@ -28,6 +29,9 @@ class PixArtSigmaDenoiser(LatentDenoiser):
 
     def _prompt_limits(self) -> list[tuple[Any, int]]:
         return [(self._pipeline.tokenizer, self._text_tokens)]
+
+    def _readers(self) -> list[attention.Reader]:
+        return [reader._replace(lower=True) for reader in super()._readers()]
 
     def _forward(self, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         size: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mitune.families import attention
 from mitune.families.latent import LatentDenoiser
 
 
@@ -38,6 +39,13 @@ class SanaDenoiser(LatentDenoiser):
 
     def _prompt_limits(self) -> list[tuple[Any, int]]:
         return [(self._pipeline.tokenizer, self._text_tokens)]
+
+    def _readers(self) -> list[attention.Reader]:
+        """Kept are the first token, and the last ones; so a prompt's columns begin where the instruction ends."""
+        before, tokenizer = "\n".join(_instruction(self._pipeline)), self._pipeline.tokenizer
+        count = len(tokenizer.encode(before))
+        limit = count + self._text_tokens - 2
+        return [attention.Reader("text_encoder", tokenizer, limit, 2 - count, before, lower=True)]
 
     def _forward(self, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         output = self.network(

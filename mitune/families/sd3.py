@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mitune.errors import UserError
+from mitune.families import attention
 from mitune.families.latent import ATTENTION, LatentDenoiser
 
 
@@ -25,6 +26,7 @@ class SD3Denoiser(LatentDenoiser):
     adapted_encoders = ("text_encoder", "text_encoder_2")
     optional_encoders = encoder_names
     text_tokens = 256
+    joint = "picture first"
     adapter_targets = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
     def _check(self) -> None:
@@ -80,6 +82,13 @@ class SD3Denoiser(LatentDenoiser):
         if "text_encoder_3" in self._encoders:
             limits[-1] = (limits[-1][0], self._text_tokens)
         return limits
+
+    def _readers(self) -> list[attention.Reader]:
+        clips = self._pipeline.tokenizer_max_length
+        return [
+            reader._replace(first=clips) if reader.name == "text_encoder_3" else reader
+            for reader in super()._readers()
+        ]
 
     def _forward(self, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         return self.network(

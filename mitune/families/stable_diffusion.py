@@ -28,17 +28,19 @@ class StableDiffusionDenoiser(LatentDenoiser):
         return self.network(z, t, encoder_hidden_states=condition["text"], return_dict=False)[0]
 
 
-def check_unet(denoiser: LatentDenoiser) -> None:
-    """Raises UserError for a UNet without a null prompt, and for one that takes more than a prompt."""
+def check_unet(denoiser: LatentDenoiser, pictures: int = 0) -> None:
+    """Raise UserError for a UNet without a null prompt, and for one that takes more than a prompt and the latents of as
+    many ``pictures``.
+    """
     unet, vae, name = denoiser.pipeline.unet.config, denoiser.pipeline.vae.config, denoiser.identity
     if unet.time_cond_proj_dim is not None:
         raise UserError(
             f"{name} is guidance-distilled: it has no null prompt to compare with, so no "
             "information can be measured; use the model it was made from"
         )
-    if unet.in_channels != vae.latent_channels:
+    if unet.in_channels != (1 + pictures) * vae.latent_channels:
         raise UserError(
             f"{name} takes {unet.in_channels} latent channels where its autoencoder has "
             f"{vae.latent_channels} (inpainting, depth and editing models need more than a "
-            "prompt); use the text-to-image model"
+            f"prompt); use {'an editing model' if pictures else 'the text-to-image model'}"
         )

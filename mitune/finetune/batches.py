@@ -20,6 +20,7 @@ from mitune.errors import UserError
 from mitune.families.adapted import Adapted
 from mitune.finetune.catalogue import Objective
 from mitune.scores import Term, weigh
+from mitune.tasks import PictureRef, Task, tasks_of
 
 _ON_DEVICE = 4 * 2**30  # bytes of a cache that may live in the device's memory; larger ones stay with the CPU
 _CHUNK = 64  # prompts or pictures encoded at once
@@ -36,7 +37,7 @@ class TrainingSet:
     """The training data are latents, texts, and items: which picture of a text is preferred, and to which others."""
 
     latents: Tensor  # [rows, …] float32
-    texts: list[str]  # without repetition
+    texts: list[Task]  # without repetition
     winners: Tensor  # [items] rows of latents; of an unpaired objective losers' rows too
     text_of: Tensor  # [items] index into ``texts``
     losers: Tensor  # rows of latents, those of one item side by side:
@@ -49,6 +50,14 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.winners)
+
+    @property
+    def silent_of(self) -> Tensor:
+        """Where each item's condition without its text stands in ``Texts``, [items]: all share ∅, unless it has a
+        picture, which is kept.
+        """
+        own = self.text_of if _pictured(self.texts) else torch.zeros_like(self.text_of)
+        return len(self.texts) + own
 
 
 @torch.no_grad()
@@ -79,9 +88,10 @@ def load_training_set(
     marked = dataset["preferred"] if "preferred" in dataset.column_names else [True] * len(texts)
     preferred = torch.tensor(list(marked), dtype=torch.bool)
     latents = _latents(dataset, denoiser, texts)
-    unique = list(dict.fromkeys(texts))
-    index = {text: number for number, text in enumerate(unique)}
-    text_of = torch.tensor([index[text] for text in texts], dtype=torch.long)
+    tasks = _tasks(dataset, texts)
+    unique = list({task.key: task for task in tasks}.values())
+    index = {task.key: number for number, task in enumerate(unique)}
+    text_of = torch.tensor([index[task.key] for task in tasks], dtype=torch.long)
     winners = torch.nonzero(preferred).flatten()
     if not len(winners):
         raise UserError("the training set has no preferred picture; run the select stage again")
@@ -100,7 +110,7 @@ def load_training_set(
                 f"train.objective={objective.name} compares winners with losers, and no prompt of the training"
                 " set has both; select again with select.losers=1"
             )
-    digest = hashlib.sha256("\x1f".join(texts).encode())
+    digest = hashlib.sha256("\x1f".join(task.key for task in tasks).encode())
     digest.update(preferred.numpy().tobytes())
     importance = _weights(dataset, winners)
     if objective.scored:
@@ -126,6 +136,22 @@ def load_training_set(
         latents, unique, winners, text_of, losers, first[text_of], count[text_of], label, importance, real,
         digest.hexdigest()[:12],
     )  # fmt: skip
+
+
+def _pictured(tasks: Sequence[Task]) -> bool:
+    """Whether a picture is told beside the text."""
+    return any(task.picture is not None for task in tasks)
+
+
+def _tasks(dataset: Any, texts: Sequence[str]) -> list[Task]:
+    """Tell what each row is a picture of: its text, and the picture that it was made from, where there is one."""
+    if "picture" not in dataset.column_names:
+        return tasks_of(texts)
+    lines = dataset["picture"]
+    return [
+        Task.of(text, picture=PictureRef.parse(line) if line else None)
+        for text, line in zip(texts, lines, strict=True)
+    ]
 
 
 def _weights(dataset: Any, rows: Tensor) -> Tensor | None:
@@ -245,6 +271,7 @@ class Draws:
 
     def __post_init__(self) -> None:
         self._pairs = bool((self.data.count > 0).all())
+        self._silent = self.data.silent_of
         self._orders: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Draw:
@@ -266,7 +293,7 @@ class Draws:
         if self._pairs:
             chance = torch.rand(n, generator=generator, dtype=torch.float64)
             loser = data.losers[data.first[items] + (chance * data.count[items]).long()]
-        text = torch.where(dropped, len(data.texts), data.text_of[items])
+        text = torch.where(dropped, self._silent[items], data.text_of[items])
         noise = torch.randn(n, *self.shape, generator=generator, pin_memory=self.pin)
         return Draw(items, winner, loser, text, t, noise)
 
@@ -287,28 +314,41 @@ class Draws:
 
 
 class Texts:
-    """A table holds the conditions of the unique texts and, last, of the null prompt: encoded once, or each time while
-    the text encoder trains."""
+    """The conditions of the unique tasks and, last, without their text (∅ once, or with pictures one for each task).
+
+    They are encoded once, or each time while the text encoder trains.
+    """
 
     def __init__(
-        self, denoiser: Adapted, texts: Sequence[str], trains: bool, anchor: Callable[[], Any] | None = None
+        self,
+        denoiser: Adapted,
+        texts: Sequence[Task | str],
+        trains: bool,
+        anchor: Callable[[], Any] | None = None,
     ) -> None:
         """``anchor``: as ``Batch.anchor``."""
-        self._denoiser, self._texts, self._trains = denoiser, list(texts), trains
+        self._denoiser, self._texts, self._trains = denoiser, tasks_of(texts), trains
         self._anchor = anchor
         self.null = len(self._texts)
+        self._pictured = _pictured(self._texts)
         self._table: Condition | None = None if trains else self._encode_all()
         self._base: Condition | None = None
 
     @torch.no_grad()
     def _encode_all(self) -> Condition:
         parts = [
-            self._denoiser.encode_prompts(self._texts[at : at + _CHUNK])
-            for at in range(0, len(self._texts), _CHUNK)
+            self._denoiser.encode(self._texts[at : at + _CHUNK]) for at in range(0, len(self._texts), _CHUNK)
         ]
-        table = Condition.cat([*parts, self._denoiser.null(1)])
+        told = Condition.cat(parts)
+        table = Condition.cat([told, self._silent(told)])
         size = sum(value.nbytes for value in table.tensors.values())
         return table if size <= _ON_DEVICE else table.to("cpu")
+
+    def _silent(self, told: Condition | None) -> Condition:
+        """Give the conditions of ``told`` without their text: one row of ∅ where there are no pictures."""
+        if told is None or not self._pictured:
+            return self._denoiser.null(1)
+        return self._denoiser.reference(told)
 
     @property
     def device(self) -> torch.device:
@@ -322,13 +362,11 @@ class Texts:
             return self._table[index].to(self._denoiser.device)
         unique, inverse = torch.unique(index, return_inverse=True)
         wanted = unique.tolist()
-        parts = (
-            [self._denoiser.encode_prompts([self._texts[i] for i in wanted if i != self.null])]
-            if wanted != [self.null]
-            else []
-        )
-        if wanted[-1] == self.null:  # ``unique`` is sorted, and the null prompt is the last
-            parts.append(self._denoiser.null(1))
+        told = [self._texts[i] for i in wanted if i < self.null]
+        silent = [self._texts[i - self.null] for i in wanted if i >= self.null]
+        parts = [self._denoiser.encode(told)] if told else []
+        if silent:  # ``unique`` is sorted: they come last
+            parts.append(self._silent(self._denoiser.encode(silent) if self._pictured else None))
         return Condition.cat(parts)[inverse.to(self._denoiser.device)]
 
     def reference(self, index: Tensor) -> Condition | None:

@@ -196,7 +196,7 @@ def cas(
     _check(settings, epsilon)
     nodes = path_nodes(denoiser.schedule, settings.steps, settings.rule, settings.spacing)
     n = len(z0)
-    null = denoiser.null(n) if null is None else null
+    null = denoiser.reference(condition) if null is None else null
     if not n == len(condition) == len(null) == len(seeds):
         raise ValueError(
             f"{n} latents need as many conditions, null rows and seeds: {len(condition)}, {len(null)}, {len(seeds)}"

@@ -23,6 +23,7 @@ from mitune.information.catalogue import ContrastConfig
 from mitune.information.denoising import gaps
 from mitune.information.given import Given, encode
 from mitune.information.noising import Noising
+from mitune.tasks import Task, tasks_of
 
 
 def measure(
@@ -32,13 +33,13 @@ def measure(
     others = [
         given.pool.others(text, settings.negatives, settings.edits, settings.kinds) for text in given.texts
     ]
-    return contrast(denoiser, z0, given.texts, others, noising)
+    return contrast(denoiser, z0, given.tasks, others, noising)
 
 
 def contrast(
     denoiser: Denoiser,
     z0: Tensor,
-    prompts: Sequence[str],
+    prompts: Sequence[Task | str],
     negatives: Sequence[Sequence[str]],
     noising: Noising,
 ) -> Tensor:
@@ -46,7 +47,7 @@ def contrast(
 
     Args:
         z0: latents [n, ...].
-        prompts: n texts; those of different candidates share the batches.
+        prompts: n tasks or texts; those of different candidates share the batches. A picture stays as it is.
         negatives: n lists, such as :meth:`mitune.information.negatives.Pool.others` finds; they may differ in length,
             but none is empty.
         noising: along one forward path ("coupled") the gaps are log-likelihood ratios of that path, ``llr`` against
@@ -62,25 +63,29 @@ def contrast(
             f"{len(z0)} latents, {len(prompts)} prompts, {len(negatives)} negatives, {len(seeds)} seeds"
         )
     groups: defaultdict[int, list[int]] = defaultdict(list)
+    tasks = tasks_of(prompts)
     for row, others in enumerate(negatives):
         if not others:
             raise UserError(
-                f"contrast: prompt {prompts[row]!r} has no other prompt to be told from; give more prompts"
+                f"contrast: prompt {tasks[row].text!r} has no other prompt to be told from; give more prompts"
             )
         groups[len(others)].append(row)
     if not groups:
         return torch.empty(0, dtype=torch.float64, device=z0.device)
 
-    texts = sorted({text for row, others in enumerate(negatives) for text in (prompts[row], *others)})
-    number = {text: place for place, text in enumerate(texts)}
-    encoded = encode(denoiser, texts, batch_size)
+    sets = [
+        [task, *(task.reworded(text) for text in others)]
+        for task, others in zip(tasks, negatives, strict=True)
+    ]
+    unique = {task.key: task for own in sets for task in own}
+    number = {key: place for place, key in enumerate(sorted(unique))}
+    encoded = encode(denoiser, [unique[key] for key in number], batch_size)
     score = torch.empty(len(z0), dtype=torch.float64, device=z0.device)
     # Pictures with equally many negatives go together: no forward is spent on padding.
     for count in sorted(groups):
         for start in range(0, len(groups[count]), batch_size):
             rows = groups[count][start : start + batch_size]
-            sets = [(prompts[row], *negatives[row]) for row in rows]
-            conditions = [encoded[[number[texts[k]] for texts in sets]] for k in range(count + 1)]
+            conditions = [encoded[[number[sets[row][k].key] for row in rows]] for k in range(count + 1)]
             index = torch.tensor(rows, device=z0.device)
             error = gaps(
                 denoiser, z0[index], conditions, replace(noising, seeds=[seeds[row] for row in rows])

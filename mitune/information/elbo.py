@@ -26,7 +26,7 @@ def elbo(denoiser: Denoiser, z0: Tensor, condition: Condition, noising: Noising)
     Under "coupled" noise it is the log-likelihood ratio of one forward path, which tends to i(z_0; c) for each picture,
     not only on average, as the times grow dense.
     """
-    error = denoising_errors(denoiser, z0, [denoiser.null(len(z0)), condition], noising).error
+    error = denoising_errors(denoiser, z0, [denoiser.reference(condition), condition], noising).error
     return (error[:, 0] - error[:, 1]).float()
 
 
@@ -44,7 +44,7 @@ def mi_and_elbo(
         form: of ``mi_image``, as :func:`mitune.information.denoising.denoising_terms`; "orthogonal" is RFMI's.
         random_times: the times were drawn all over their range (strategy "random").
     """
-    conditions = [denoiser.null(len(z0)), condition]
+    conditions = [denoiser.reference(condition), condition]
     error, mi = denoising_terms(denoiser, z0, conditions, noising, 0, form)
     assert mi is not None
     return (

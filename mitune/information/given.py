@@ -9,14 +9,12 @@ import torch
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.information.negatives import Pool
+from mitune.tasks import Task, tasks_of
 
 
-def encode(denoiser: Denoiser, texts: Sequence[str], batch_size: int) -> Condition:
-    """Encode each text, one row each, ``batch_size`` at a time."""
-    parts = [
-        denoiser.encode_prompts(list(texts[start : start + batch_size]))
-        for start in range(0, len(texts), batch_size)
-    ]
+def encode(denoiser: Denoiser, tasks: Sequence[Task], batch_size: int) -> Condition:
+    """Encode each task, one row each, ``batch_size`` at a time."""
+    parts = [denoiser.encode(tasks[start : start + batch_size]) for start in range(0, len(tasks), batch_size)]
     return Condition.cat(parts)
 
 
@@ -24,20 +22,25 @@ class Given:
     """The prompts of n pictures.
 
     Args:
-        texts: n.
+        tasks: n, or their texts.
         pool: where other prompts are found.
-        batch_size: texts encoded at once.
+        batch_size: tasks encoded at once.
     """
 
-    def __init__(self, denoiser: Denoiser, texts: Sequence[str], pool: Pool, batch_size: int) -> None:
-        self.texts, self.pool = list(texts), pool
+    def __init__(self, denoiser: Denoiser, tasks: Sequence[Task | str], pool: Pool, batch_size: int) -> None:
+        self.tasks, self.pool = tasks_of(tasks), pool
         self._denoiser, self._batch_size = denoiser, batch_size
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each."""
+        return [task.text for task in self.tasks]
 
     @cached_property
     def condition(self) -> Condition:
-        """The condition of each row; candidates of one prompt share one encoding."""
-        unique = list(dict.fromkeys(self.texts))
-        number = {text: place for place, text in enumerate(unique)}
+        """The condition of each row; candidates of one task share one encoding."""
+        unique = {task.key: task for task in self.tasks}
+        number = {key: place for place, key in enumerate(unique)}
         with torch.no_grad():
-            found = encode(self._denoiser, unique, self._batch_size)
-        return found[[number[text] for text in self.texts]]
+            found = encode(self._denoiser, list(unique.values()), self._batch_size)
+        return found[[number[task.key] for task in self.tasks]]

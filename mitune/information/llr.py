@@ -48,7 +48,8 @@ class PathLLR:
     leans on what the network says at T alone, of which trained ones know least: off unless asked for.
 
     With Δ = ε̂_c − ε̂_∅, guidance s, step noise n: z_{t−1} − μ_∅ = b s Δ + std n and z_{t−1} − μ_c = b (s − 1) Δ + std n,
-    so a step adds b² (2s − 1) ‖Δ‖² / 2 s_t² + (b std / s_t²) Δ·n: two reductions, one shared with ``mi``.
+    so a step adds b² (2s − 1) ‖Δ‖² / 2 s_t² + (b std / s_t²) Δ·n: two reductions, one shared with ``mi``. Where
+    guidance pulls by r beside s Δ (three branches), b² r·Δ / s_t² comes on top.
     UserError for an unknown kernel.
     """
 
@@ -81,6 +82,9 @@ class PathLLR:
         width = step.wide if self.kernel == "wide" else step.std
         ratio = step.b / width
         self._total.add_(step.squared_gap, alpha=emphasis * 0.5 * ratio**2 * (2 * step.guidance - 1))
+        if not step.linear:
+            pull = (step.eps - step.eps_null).flatten(1) - step.guidance * step.delta
+            self._total.add_((pull * step.delta).sum(1), alpha=emphasis * ratio**2)
         self._total.add_(
             (step.delta * step.noise.flatten(1)).sum(1), alpha=emphasis * ratio * step.std / width
         )
@@ -122,7 +126,7 @@ def llr_image(
     paths, guidance = (1, 1.0) if settings is None else (settings.paths, settings.guidance)
     if paths < 1:
         raise ValueError(f"paths={paths} must be at least 1")
-    conditions = [denoiser.null(len(z0)) if null is None else null, condition]
+    conditions = [denoiser.reference(condition) if null is None else null, condition]
     noising = replace(noising, noise="coupled")
     noising = replace(noising, weights=noising.plan(denoiser.schedule).weights)
     each = []

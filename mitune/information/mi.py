@@ -127,7 +127,7 @@ def measure_profile(
     schedule = denoiser.schedule
     t = time_grid(schedule, times, t_min, schedule.num_train_timesteps if t_max is None else t_max).t
     weights = schedule.kappa_continuous(t)
-    conditions = [denoiser.null(len(z0)), condition]
+    conditions = [denoiser.reference(condition), condition]
     mi = denoising_terms(denoiser, z0, conditions, Noising(t, weights, seeds, batch_size), reference=0).mi
     assert mi is not None
     return Profile(tuple(t.tolist()), tuple(mi[:, :, 1].mean(0).tolist()))

@@ -19,6 +19,7 @@ from mitune.information.noising import Noising, noising_of
 from mitune.information.times import Profile
 from mitune.referees.weighted import load_reward
 from mitune.scores import SCORES, scorers_of, sums
+from mitune.tasks import Task
 
 
 class Scoring:
@@ -85,9 +86,11 @@ class Scoring:
         path = (name for name in self.scorers if SCORES[name].where == "path")
         return [self._code[name](schedule, self._own[name]) for name in path]
 
-    def on_latents(self, latents: Tensor, texts: Sequence[str], seeds: Sequence[int]) -> dict[str, Tensor]:
-        """Score final latents [n, …] for their own prompts, by noise drawn from their own seeds: each [n]."""
-        given = Given(self.denoiser, texts, self._pool, self._batch_size)
+    def on_latents(
+        self, latents: Tensor, tasks: Sequence[Task | str], seeds: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Score final latents [n, …] for their own tasks, by noise drawn from their own seeds: each [n]."""
+        given = Given(self.denoiser, tasks, self._pool, self._batch_size)
         found: dict[str, Tensor] = {}
         for name, columns in self._passes.items():
             before = self.denoiser.forwards

@@ -28,6 +28,8 @@ from mitune.sampling.solver import Solver, StepCoefficients, solver_of
 class Step:
     """One step of all n rows: z_prev = a·z + b·eps + std·noise, eps = eps_null + guidance·delta.
 
+    Where it is not ``linear``, of a model with further branches, eps has their pull too.
+
     ``t_prev`` is −1 (VP) or 0.0 (flow) where the step lands on clean data; ``noise`` is None where ``std`` is 0;
     ``wide``, ``a`` and ``b`` (NaN of a solver with memory) as in ``StepCoefficients``.
     """
@@ -46,6 +48,7 @@ class Step:
     wide: float
     guidance: float
     noise: Tensor | None = None
+    linear: bool = True
 
     @classmethod
     def of(
@@ -57,12 +60,13 @@ class Step:
         z_prev: Tensor,
         guidance: float,
         noise: Tensor | None,
+        linear: bool = True,
     ) -> Step:
         """The step ``at``, from ``z`` to ``z_prev``; ``eps``: with c, with ∅, guided."""
         eps_cond, eps_null, guided = eps
         return cls(
             index, at.t, at.t_prev, z, eps_cond, eps_null, guided, z_prev,
-            at.a, at.b, at.std, at.wide, guidance, noise,
+            at.a, at.b, at.std, at.wide, guidance, noise, linear,
         )  # fmt: skip
 
     @cached_property
@@ -270,7 +274,7 @@ def walk(
         z_prev, drawn = guide.move(at, mean, noise.next() if at.std > 0 else None)
         if watched:
             eps = [schedule.to_epsilon(output, z, at.t, kind) for output in outputs]
-            step = Step.of(index, at, z, eps, z_prev, guidance, drawn)
+            step = Step.of(index, at, z, eps, z_prev, guidance, drawn, denoiser.branches == 2)
             for observer in observers:
                 observer.observe(step)
         z = z_prev

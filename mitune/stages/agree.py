@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from mitune.data.prompts import Prompt, make_prompt
+from mitune.data.prompts import make_prompt
 from mitune.data.store import KEYS, find_store, plan_units
 from mitune.distributed import agreed, state
 from mitune.errors import UserError
@@ -24,6 +24,7 @@ from mitune.scores import columns, is_sum, scorers_of, sums
 from mitune.stages.candidates import cost, draw
 from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
 from mitune.stages.progress import say
+from mitune.tasks import Task
 
 
 def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
     """Draw the candidates, on all processes; gives what reads them, for one."""
     settings, combined = config.agree, config.scorer.combined
     section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
-    prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
+    prompts: list[Task] = read_prompts(section)  # type: ignore[arg-type]
     if len(prompts) < 2:
         raise UserError(f"agree: {config.prompts.source} has one prompt only; at least two are needed")
     check_judges(settings.scorers, [prompt.text for prompt in prompts], "agree.scorers", config.scorer)

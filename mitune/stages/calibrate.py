@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
 from mitune.distributed import agreed, state
 from mitune.errors import UserError
@@ -29,6 +28,7 @@ from mitune.stages.common import (
 )
 from mitune.stages.progress import say
 from mitune.stages.racing import PilotRace, column, look_cost, look_scoring
+from mitune.tasks import Task
 
 
 def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _draw(
     running and final scores, what was drawn and what it took)."""
     settings, combined = config.calibrate, config.scorer.combined
     section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
-    prompts: list[Prompt] = read_prompts(section)  # type: ignore[arg-type]
+    prompts: list[Task] = read_prompts(section)  # type: ignore[arg-type]
     if len(prompts) < 2:
         raise UserError(f"calibrate: {config.prompts.source} has one prompt only; at least two are needed")
     check_judges([target], [prompt.text for prompt in prompts], "calibrate.target", config.scorer)

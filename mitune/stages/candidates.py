@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mitune.data.store import CandidateStore, Unit
+from mitune.data.store import PICTURE, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
 from mitune.distributed import agreed, deal, wait
 from mitune.errors import UserError
@@ -25,6 +25,7 @@ from mitune.stages.progress import progress, warn_of_idle
 from mitune.stages.racing import Watch
 from mitune.stages.search import Search
 from mitune.stages.units import Cost, Meter, claim_model, read_cost
+from mitune.tasks import Task, check_texts_only
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
 
@@ -107,10 +108,10 @@ def draw_unit(
     died in a ``search`` are not in the table.
     """
     rows = unit.candidates()
-    encoded = denoiser.encode_prompts([prompt.text for prompt in unit.prompts])
+    encoded = denoiser.encode(unit.prompts)
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
-    seeds = [candidate_seed(seed, prompt.text, first + number) for prompt, number in rows]
-    texts = [prompt.text for prompt, _ in rows]
+    seeds = [candidate_seed(seed, prompt.key, first + number) for prompt, number in rows]
+    tasks = [prompt for prompt, _ in rows]
     # Who goes on is settled among all candidates of a prompt, so races and searches split their forwards themselves.
     size = batch_size if watch is None and search is None else len(rows)
     latents, scores, finished = [], [], []
@@ -118,7 +119,7 @@ def draw_unit(
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         observers = scoring.observers()
-        watcher = None if watch is None else watch.begin(texts[part], seeds[part], owner[part], observers)
+        watcher = None if watch is None else watch.begin(tasks[part], seeds[part], owner[part], observers)
         guide = None if watcher is None else watcher.guide
         watching = observers if watcher is None else watcher.observers
         condition = encoded[owner[part]]
@@ -129,6 +130,7 @@ def draw_unit(
                     denoiser, condition, seeds[part], sampler, watching, guide, batch_size
                 )
             else:
+                check_texts_only(unit.prompts, "search.by: a steered candidate")
                 prompts = [prompt.text for prompt in unit.prompts]
                 found, steered = search.draw(denoiser, prompts, seeds, sampler, observers)
         except torch.OutOfMemoryError as error:
@@ -142,7 +144,7 @@ def draw_unit(
             scoring,
             denoiser,
             found.latents,
-            [texts[row] for row in own],
+            [tasks[row] for row in own],
             [seeds[row] for row in own],
             batch_size,
         )
@@ -157,11 +159,13 @@ def draw_unit(
     there = range(len(rows)) if search is None else finished
     table: dict[str, list[Any]] = {
         "prompt_id": [rows[row][0].id for row in there],
-        "prompt": [texts[row] for row in there],
+        "prompt": [tasks[row].text for row in there],
         "category": [rows[row][0].category for row in there],
         "candidate": [rows[row][1] for row in there],
         "seed": [seeds[row] for row in there],
     }
+    if any(task.picture for task in tasks):
+        table[PICTURE] = [str(tasks[row].picture) for row in there]
     for name, values in results.items():
         table[name] = [values[place[row]] if row in place else None for row in there]
     return table | added, torch.cat(latents)
@@ -171,7 +175,7 @@ def _scores(
     scoring: Scoring,
     denoiser: Denoiser,
     latents: Tensor,
-    texts: Sequence[str],
+    tasks: Sequence[Task],
     seeds: Sequence[int],
     batch_size: int,
 ) -> dict[str, Tensor]:
@@ -179,9 +183,9 @@ def _scores(
     parts = []
     for start in range(0, len(latents), batch_size):
         part = slice(start, start + batch_size)
-        found = scoring.on_latents(latents[part], texts[part], seeds[part])
+        found = scoring.on_latents(latents[part], tasks[part], seeds[part])
         if scoring.needs_pictures:
-            found |= scoring.on_pictures(denoiser.decode(latents[part]), texts[part])
+            found |= scoring.on_pictures(denoiser.decode(latents[part]), [task.text for task in tasks[part]])
         parts.append(found)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

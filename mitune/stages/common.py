@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from mitune.data.prompts import Prompt, load_prompts
+from mitune.data.prompts import load_prompts
 from mitune.denoiser import Denoiser
 from mitune.distributed import agreed, seen
 from mitune.errors import UserError, first_line, short
@@ -25,6 +25,7 @@ from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import COMBINED, SCORES, scorers_of
 from mitune.stages.artefacts import require
 from mitune.stages.progress import warn
+from mitune.tasks import Task
 
 S = TypeVar("S")
 POOL = 20_000  # prompts in which edits are looked for; a larger source adds time, not better edits
@@ -48,7 +49,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument", category=UserWarning)
 
 
-def read_prompts(section: DictConfig, everything: bool = False, held_out: bool = False) -> list[Prompt]:
+def read_prompts(section: DictConfig, everything: bool = False, held_out: bool = False) -> list[Task]:
     """The prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits; ``held_out``:
     where it names no split, a held-out one.
     """
@@ -60,6 +61,8 @@ def read_prompts(section: DictConfig, everything: bool = False, held_out: bool =
         column=section.column,
         category_column=section.category_column,
         held_out=held_out,
+        # Of everything only the texts are wanted: no picture is read for them.
+        picture_column=None if everything else section.picture_column,
     )
 
 
@@ -68,14 +71,14 @@ def prompt_pool(section: DictConfig, held_out: bool = False) -> list[str]:
     return [prompt.text for prompt in read_prompts(section, True, held_out)]
 
 
-def training_prompts(config: DictConfig) -> list[Prompt]:
+def training_prompts(config: DictConfig) -> list[Task]:
     """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
     check_judges(config.scorers, [prompt.text for prompt in prompts], "scorers", config.scorer)
     return prompts
 
 
-def held_out_prompts(config: DictConfig) -> list[Prompt]:
+def held_out_prompts(config: DictConfig) -> list[Task]:
     """The prompts of the evaluation."""
     prompts = read_prompts(config.evaluate.prompts, held_out=True)
     texts = [prompt.text for prompt in prompts]
@@ -99,7 +102,7 @@ def load_model(config: DictConfig, adapter: Path | None = None) -> Adapted:
     return load_denoiser(config.model, adapter=adapter)
 
 
-def check_lengths(denoiser: Any, prompts: Sequence[Prompt], section: DictConfig, key: str) -> None:
+def check_lengths(denoiser: Any, prompts: Sequence[Task], section: DictConfig, key: str) -> None:
     """Warn of prompts that the text encoder cuts, naming what is cut; refuse them where ``strict`` is set."""
     cut = denoiser.prompt_length_report([prompt.text for prompt in prompts])
     for text, tokens in cut[:5]:

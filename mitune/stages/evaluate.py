@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mitune.config import flatten
-from mitune.data.prompts import Prompt
 from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.distributed import agreed
 from mitune.evaluate.evaluation import evaluation_files, write_evaluation
@@ -25,6 +24,7 @@ from mitune.stages.common import (
     scoring_of,
 )
 from mitune.stages.sharing import shared
+from mitune.tasks import Task
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
 _BASELINE = ("model.dtype", "sampler.", "scorer.", "evaluate.")
@@ -74,9 +74,7 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     return agreed(finish)
 
 
-def _draw(
-    config: DictConfig, folder: Path, prompts: list[Prompt], denoiser: Any, title: str
-) -> CandidateStore:
+def _draw(config: DictConfig, folder: Path, prompts: list[Task], denoiser: Any, title: str) -> CandidateStore:
     """The held-out pictures of a model, resumed where a killed command left them."""
     sampler = sampler_of(config, denoiser, config.evaluate.guidance)
     return draw(
@@ -91,11 +89,11 @@ def _draw(
     )
 
 
-def _units(config: DictConfig, prompts: list[Prompt]) -> list[Unit]:
+def _units(config: DictConfig, prompts: list[Task]) -> list[Unit]:
     return plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
 
 
-def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Prompt], identity: str) -> Path:
+def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Task], identity: str) -> Path:
     """The folder of the base model's held-out pictures, named by everything they depend on: the model and prompts
     themselves, not where they were read from."""
     values = {

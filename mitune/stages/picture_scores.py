@@ -177,7 +177,9 @@ class ScoredPictures:
             if not batch:
                 continue
             texts = [self.pictures.texts[row] for row in batch]
-            found = scoring.on_latents(latents, texts, [seeds[row] for row in batch])
+            found = scoring.on_latents(
+                latents, [self.pictures.task(row) for row in batch], [seeds[row] for row in batch]
+            )
             if scoring.needs_pictures:
                 found |= scoring.on_pictures(denoiser.decode(latents) if shown is None else shown, texts)
             rows += batch

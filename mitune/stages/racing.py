@@ -17,6 +17,7 @@ from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_fo
 from mitune.sampling.seeds import candidate_seed
 from mitune.scores import SCORES
 from mitune.stages.common import prompt_pool, scoring_of
+from mitune.tasks import Task
 
 
 class Watcher(Protocol):
@@ -41,7 +42,7 @@ class Watch(Protocol):
     def forwards(self) -> int: ...
 
     def begin(
-        self, texts: Sequence[str], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
+        self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
     ) -> Watcher:
         """Of these candidates; ``groups`` [n]: the prompt of each, as numbers; ``observers``: there already."""
 
@@ -92,7 +93,7 @@ def look_scoring(config: DictConfig, denoiser: Denoiser, by: str, times: int | N
     return scoring_of(own, denoiser, [by], lambda: prompt_pool(config.prompts))
 
 
-def running_score(scoring: Scoring, texts: Sequence[str], seeds: Sequence[int]) -> str | Look:
+def running_score(scoring: Scoring, tasks: Sequence[Task], seeds: Sequence[int]) -> str | Look:
     """What ranks the candidates of one population: the observer's name, or a look by the one score of ``scoring``.
 
     Each look draws its own noise from the candidates' own seeds: none that the sampler, another look or a score of the
@@ -105,7 +106,7 @@ def running_score(scoring: Scoring, texts: Sequence[str], seeds: Sequence[int]) 
     def look(z0: Tensor, rows: Tensor, step: int) -> Tensor:
         chosen = rows.tolist()
         fresh = [candidate_seed(seeds[row], "look", step) for row in chosen]
-        return scoring.on_latents(z0, [texts[row] for row in chosen], fresh)[name]
+        return scoring.on_latents(z0, [tasks[row] for row in chosen], fresh)[name]
 
     return look
 
@@ -130,10 +131,10 @@ class Race:
         return sum(self.scoring.forwards.values())
 
     def begin(
-        self, texts: Sequence[str], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
+        self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
     ) -> RaceWatcher:
         """The race of these candidates."""
-        by = running_score(self.scoring, texts, seeds)
+        by = running_score(self.scoring, tasks, seeds)
         policy = Racing(self.cuts, groups, by, self.scoring.denoiser.schedule)
         return RaceWatcher(policy, _together(observers, [self.scoring]))
 
@@ -181,10 +182,10 @@ class PilotRace:
         return sum(sum(scoring.forwards.values()) for scoring in self.scorings.values())
 
     def begin(
-        self, texts: Sequence[str], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
+        self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
     ) -> PilotWatcher:
         """The pilot of these candidates."""
-        by = {name: running_score(scoring, texts, seeds) for name, scoring in self.scorings.items()}
+        by = {name: running_score(scoring, tasks, seeds) for name, scoring in self.scorings.items()}
         schedule = next(iter(self.scorings.values())).denoiser.schedule
         every = _together(observers, self.scorings.values())
         return PilotWatcher(Pilot(by, dict(self.at), schedule), every, self.steps)

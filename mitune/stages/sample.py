@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from mitune.data.prompts import Prompt, make_prompt
+from mitune.data.prompts import make_prompt
 from mitune.data.selection import select
-from mitune.data.store import KEYS, ROOT, plan_units
+from mitune.data.store import KEYS, PICTURE, ROOT, plan_units
 from mitune.distributed import agreed
 from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png
@@ -34,6 +34,7 @@ from mitune.stages.common import (
 )
 from mitune.stages.progress import say
 from mitune.stages.search import check_search, search_of
+from mitune.tasks import Task
 
 SHEET = 64  # pictures on the sheet
 _WRITTEN = re.compile(r"\d{6,}\.png|metadata\.jsonl")  # what lies in the folder of pictures
@@ -79,7 +80,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         found = store.table()
         table = choose(found, by, config.sample.pictures, config.seed)
         pictures = decode_rows(store, table, denoiser, config.generate.batch_size)
-        scores = [name for name in found.columns if name not in (*KEYS, "unit", "latent_row")]
+        scores = [name for name in found.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
         _write(run.root / "pictures", table, pictures, scores)
         sheet = grid(pictures[:SHEET], _captions(table[:SHEET]), config.sample.pictures)
         write_bytes(run.root / "sheet.png", png(sheet))
@@ -116,7 +117,7 @@ def check_place(folder: Path) -> None:
         )
 
 
-def _prompts(config: DictConfig) -> list[Prompt]:
+def _prompts(config: DictConfig) -> list[Task]:
     text = config.sample.prompt
     if text is None:
         return read_prompts(config.prompts)
@@ -127,7 +128,7 @@ def _prompts(config: DictConfig) -> list[Prompt]:
     return [make_prompt(text)]
 
 
-def check(config: DictConfig, prompts: list[Prompt]) -> tuple[str | None, int, list[str]]:
+def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, list[str]]:
     """(what picks the pictures, how many are drawn a prompt, the scores each gets). Raises UserError."""
     settings, combined = config.sample, config.scorer.combined
     by, drawn = settings.by, settings.of or settings.pictures

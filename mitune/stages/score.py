@@ -264,7 +264,7 @@ def _write_profile(config: DictConfig, work: ScoredPictures, denoiser: Any) -> s
         profile = measure_profile(
             denoiser,
             latents,
-            denoiser.encode_prompts([pictures.texts[row] for row in rows]),
+            denoiser.encode([pictures.task(row) for row in rows]),
             [seeds[row] for row in rows],
             batch_size=config.score.batch_size,
         )

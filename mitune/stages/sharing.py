@@ -20,7 +20,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mitune import leaving, reading
-from mitune.data.prompts import Prompt
 from mitune.distributed import agreed, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, user_errors
@@ -28,11 +27,12 @@ from mitune.runs import dependencies
 from mitune.stages.common import selecting
 from mitune.stages.progress import say
 from mitune.stages.racing import survivors_of
+from mitune.tasks import Task
 
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
 
-def candidates_name(config: DictConfig, number: int, prompts: Sequence[Prompt], identity: str) -> str:
+def candidates_name(config: DictConfig, number: int, prompts: Sequence[Task], identity: str) -> str:
     """Names the candidates of round ``number`` by all they depend on: seeds, prompts, sampler, scores, the model's
     weights (``identity``; from the second round on with the adapter's), and which latents are kept.
     """

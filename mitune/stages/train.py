@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data import dataset as datasets
-from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
 from mitune.distributed import agreed, seen, state
 from mitune.finetune.adapters import attach
@@ -29,6 +28,7 @@ from mitune.stages.common import (
     training_prompts,
 )
 from mitune.stages.progress import progress
+from mitune.tasks import Task
 from mitune.track import make_tracker
 
 
@@ -66,7 +66,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     return agreed(finish)
 
 
-def validation_prompts(config: DictConfig, count: int) -> list[Prompt]:
+def validation_prompts(config: DictConfig, count: int) -> list[Task]:
     """Find ``count`` prompts of the training source that are not trained on; trained ones where it has no more.
 
     The held-out prompts of the evaluation are never looked at.

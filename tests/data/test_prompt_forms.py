@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mitune.data.prompts import Prompt, load_prompts
+from mitune.data.prompts import load_prompts
 from mitune.errors import UserError
+from mitune.tasks import Task
 from tests.times import TIMES
 
 ROWS = [("a cat, red", "color"), ("a dög", "shape"), ('a "bird"', "color"), ("two\tthings", "shape")] * 5
@@ -25,7 +26,7 @@ FUZZ = settings(
 )
 
 
-def outcome(path: Path, **options: object) -> list[Prompt] | str:
+def outcome(path: Path, **options: object) -> list[Task] | str:
     """The prompts, or the one line; anything else fails the test."""
     try:
         prompts = load_prompts(path, **options)  # type: ignore[arg-type]

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mitune import files
-from mitune.data.prompts import Prompt, make_prompt
+from mitune.data.prompts import make_prompt
 from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.errors import UserError
+from mitune.tasks import Task
 
 
-def prompts(n: int) -> list[Prompt]:
+def prompts(n: int) -> list[Task]:
     return [make_prompt(f"a prompt, number {i}", "even" if i % 2 == 0 else "odd") for i in range(n)]
 
 

@@ -110,13 +110,13 @@ def autoencoder(channels: int = 4, shift: float | None = None, scale: float = 0.
     )
 
 
-def unet(**more: Any) -> Any:
+def unet(in_channels: int = 4, **more: Any) -> Any:
     """A ``UNet2DConditionModel`` of two levels for latents of 4 × 8 × 8; ``more``: what it reads texts with."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -142,16 +142,27 @@ def ddim(prediction_type: str = "epsilon") -> Any:
     )
 
 
-def stable_diffusion(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+def instruct_pix2pix(folder: Path, seed: int = 0) -> Path:
+    """Write a ``StableDiffusionInstructPix2PixPipeline`` below ``folder``, built like ``stable_diffusion``."""
+    return stable_diffusion(folder, seed=seed, in_channels=8, kind="StableDiffusionInstructPix2PixPipeline")
+
+
+def stable_diffusion(
+    folder: Path,
+    prediction_type: str = "epsilon",
+    seed: int = 0,
+    in_channels: int = 4,
+    kind: str = "StableDiffusionPipeline",
+) -> Path:
     """Write a ``StableDiffusionPipeline`` below ``folder``: 16 × 16 pictures, latents 4 × 8 × 8, 32-wide text."""
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = unet(cross_attention_dim=32, attention_head_dim=2)
+        network = unet(in_channels, cross_attention_dim=32, attention_head_dim=2)
         vae = autoencoder()
         tokenizer, encoder = clip(folder / "words", 32, projected=False, layers=1, heads=4, inner=37)
-    pipeline = StableDiffusionPipeline(
+    pipeline = getattr(diffusers, kind)(
         vae=vae,
         text_encoder=encoder,
         tokenizer=tokenizer,

@@ -312,7 +312,7 @@ def test_a_dropped_caption_is_the_null_prompt(
         run = trainer._Run(denoiser, winners, config, tmp_path, None, None, None)
         index = torch.tensor([run.texts.null, 2, 0, run.texts.null])
         null = denoiser.null(1).tensors["text"]
-        told = denoiser.encode_prompts([run.data.texts[2], run.data.texts[0]]).tensors["text"]
+        told = denoiser.encode([run.data.texts[2], run.data.texts[0]]).tensors["text"]
         expected = torch.cat([null, told, null])
         given = run.texts.condition(index).tensors["text"]
         assert torch.allclose(given, expected, atol=1e-6)

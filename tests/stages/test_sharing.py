@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from mitune.config import compose
-from mitune.data.prompts import Prompt
 from mitune.errors import UserError
 from mitune.stages import sharing
 from mitune.stages.sharing import candidates_name, real_name, shared
 from mitune.sweep.sweep import kept_by_all
+from mitune.tasks import Task
 
-PROMPTS = [Prompt("p1", "a red circle", "color"), Prompt("p2", "a blue square", "color")]
+PROMPTS = [Task("p1", "a red circle", "color"), Task("p2", "a blue square", "color")]
 
 
 @functools.cache

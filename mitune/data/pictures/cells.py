@@ -30,6 +30,7 @@ class Place:
     folder: Path
     outside: bool = False
     more: tuple[Path, ...] = ()
+    way_out: str = "copy it there, or allow it with score.outside=true"
 
     def check(self, path: Path, what: str) -> None:
         """Raise UserError for a path that leads out of the folder, by itself or through a link."""
@@ -37,9 +38,7 @@ class Place:
             return
         real = os.path.realpath(path)
         if not any(_within(real, own) for own in _own(self.folder, self.more)):
-            raise UserError(
-                f"{what} lies outside {self.folder} ({short(real)}); copy it there, or allow it with score.outside=true"
-            )
+            raise UserError(f"{what} lies outside {self.folder} ({short(real)}); {self.way_out}")
 
     def find(self, name: str, what: str) -> Path:
         """The file that a table names. Raises UserError for one outside, an address, or a name that cannot be."""

@@ -6,7 +6,7 @@ from PIL import Image
 
 from mitune.data.dataset import encode_png
 from mitune.data.pictures.source import Pictures
-from mitune.data.store import KEYS, CandidateStore
+from mitune.data.store import KEYS, PICTURE, CandidateStore
 from mitune.errors import UserError
 
 WORLD = "shapes"
@@ -22,7 +22,7 @@ def read_candidates(store: CandidateStore) -> Pictures:
         raise UserError(
             f"{folder} kept no latent of its {len(table)} candidates; generate again with generate.keep=1000"
         )
-    scores = [name for name in kept.columns if name not in (*KEYS, "unit", "latent_row")]
+    scores = [name for name in kept.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
     keys = ("prompt_id", "category", "candidate", "seed")
     return Pictures(
         str(folder),
@@ -35,6 +35,7 @@ def read_candidates(store: CandidateStore) -> Pictures:
         seeds=kept["seed"].tolist(),
         keys={name: kept[name].tolist() for name in keys},
         scores={name: kept[name].tolist() for name in scores},
+        made_from=kept[PICTURE].tolist() if PICTURE in kept else None,
         left_out=len(store.table(dropped=True)) - len(kept),
     )
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mitune.data.prompts import Prompt, make_prompt
+from mitune.data.prompts import make_prompt
 from mitune.errors import short
+from mitune.tasks import PictureRef, Task
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Pictures:
     ``keys``: further columns that identify a row in the table of scores. ``scores``: columns known already.
     ``read``: file contents of a row's picture (None: there is only a latent), quick where rows are asked for in their
     order. ``latents``: the latents of some rows [n, …]. ``seeds``: those of the candidates; other pictures get theirs
-    from :func:`numbers`. ``notes``: what the user is to know of how the source was read.
+    from :func:`numbers`. ``made_from``: the picture that each candidate was made from, as a line (``PictureRef``).
+    ``notes``: what the user is to know of how the source was read.
     """
 
     where: str
@@ -52,6 +54,7 @@ class Pictures:
     scores: Mapping[str, list[float]] = field(default_factory=dict)
     left_out: int = 0
     notes: tuple[str, ...] = ()
+    made_from: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -59,6 +62,11 @@ class Pictures:
     def what(self, row: int) -> str:
         """The row in words, for messages."""
         return f"the picture {short(self.names[row])} of {self.where} ({short(self.texts[row], 80)!r})"
+
+    def task(self, row: int) -> Task:
+        """What the row is a picture of, to whom it is told."""
+        picture = None if self.made_from is None else PictureRef.parse(self.made_from[row])
+        return Task.of(self.texts[row], picture=picture)
 
     @property
     def digest(self) -> str:
@@ -77,6 +85,6 @@ def numbers(texts: Iterable[str]) -> list[int]:
     return result
 
 
-def prompts_of(pictures: Pictures) -> list[Prompt]:
+def prompts_of(pictures: Pictures) -> list[Task]:
     """The distinct captions."""
     return [make_prompt(text) for text in dict.fromkeys(pictures.texts)]
