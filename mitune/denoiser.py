@@ -113,7 +113,7 @@ class Denoiser(ABC):
 
     @property
     def sampler_defaults(self) -> Mapping[str, Any]:
-        """The fields of a ``Sampler`` that lay out its steps, as this model was made to be sampled."""
+        """The fields of a ``SamplerConfig`` that lay out its steps, as this model was made to be sampled."""
         return {"spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": False}
 
     def encode(self, tasks: Sequence[Task]) -> Condition:

@@ -43,8 +43,8 @@ P = TypeVar("P", bound=Part)
 class Catalogue(Mapping[str, P], Generic[P]):
     """The parts of one kind, by name, in their order.
 
-        SAMPLERS = Catalogue("sampler.name", Sampler("ddim", "Song et al. 2021", "mitune.sampling.ddim:ddim"), …)
-        SAMPLERS["ddim"].noisy        SAMPLERS.names        SAMPLERS.where(lambda part: part.flow_only)
+        SAMPLERS = Catalogue("sampler.name", SamplerPart("ddim", "Song et al.", "mitune.sampling.ddim:ddim"), …)
+        SAMPLERS["ddim"].noise        SAMPLERS.names        SAMPLERS.where(lambda part: part.flow_only)
 
     Args:
         what: what such a part is called, in messages.

@@ -40,7 +40,7 @@ def test_every_option_of_every_group_composes(group: str) -> None:
         extra = []
         if group == "select":
             extra = ["scorers=[mi,mi_continuous,llr,elbo,contrast,oracle]"]
-        if option == "euler":  # no noise on the path, no ratio of path densities
+        if option in ("euler", "dpmpp_2m"):  # no noise on the path, no ratio of path densities
             extra = ["scorers=[mi,contrast]", "select=contrast"]
         if option == "das":
             extra = ["reward=clip"]
