@@ -205,9 +205,9 @@ def timing(
                 condition[i],
                 seeds[i : i + 1],
                 CASConfig(steps, probes),
-                1,
+                batch_size=1,
                 null=null[i],
-            )
+            )  # fmt: skip
             for i in range(pictures)
         ]
         return CAS(*(torch.cat([getattr(part, name) for part in parts]) for name in CAS.__dataclass_fields__))
