@@ -207,7 +207,7 @@ def timing(
                 CASConfig(steps, probes),
                 batch_size=1,
                 null=null[i],
-            )  # fmt: skip
+            )
             for i in range(pictures)
         ]
         return CAS(*(torch.cat([getattr(part, name) for part in parts]) for name in CAS.__dataclass_fields__))
