@@ -69,7 +69,7 @@ class Case:
         self.model.forwards = 0
         found = cas(
             self.model, self.z0, self.condition, [candidate_seed(1, self.name, i) for i in range(n)],
-            CASConfig(**options), _BATCH,
+            CASConfig(**options), batch_size=_BATCH,
         )  # fmt: skip
         covariance = torch.cov(torch.stack([found.total, self.information]))
         return {
@@ -195,7 +195,7 @@ def timing(
 
     def batched(divergence: str = "hutchinson") -> CAS:
         settings = CASConfig(steps, probes, divergence=divergence)
-        return cas(denoiser, z0, condition, seeds, settings, batch_size, null=null)
+        return cas(denoiser, z0, condition, seeds, settings, batch_size=batch_size, null=null)
 
     def single() -> CAS:
         parts = [
@@ -205,7 +205,7 @@ def timing(
                 condition[i],
                 seeds[i : i + 1],
                 CASConfig(steps, probes),
-                1,
+                batch_size=1,
                 null=null[i],
             )
             for i in range(pictures)
