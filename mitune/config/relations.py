@@ -1,7 +1,7 @@
 """What must fit together in a configuration: rules, each with the keys that it reads.
 
-A rule is a function under :func:`relation`, which names its keys; it is given the values of these alone. A command is
-held to the rules whose keys its stage reads, so that ``agree`` never hears of ``select.by``.
+A rule is a function under :func:`relation`, which names its keys, and is called with their values in that order. A
+command is held to the rules whose keys its stage reads, so that ``agree`` never hears of ``select.by``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
@@ -33,17 +33,18 @@ from mitune.scores import (
 from mitune.settings import check_value
 from mitune.stages.catalogue import STAGES, covers
 
-Values = Mapping[str, Any]
+Rule = Callable[..., None]
+R = TypeVar("R", bound=Rule)
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A rule: ``check`` raises UserError for values of ``keys`` that do not fit together.
+    """A rule: ``check`` raises UserError for values of ``keys``, in their order, that do not fit together.
 
     ``stage``: it is asked of this stage alone, since the defaults of its keys need not fit another's command.
     """
 
-    check: Callable[[Values], None]
+    check: Rule
     keys: tuple[str, ...]
     stage: str = ""
 
@@ -57,31 +58,28 @@ class Relation:
 RELATIONS: list[Relation] = []
 
 
-def relation(*names: str, stage: str = "") -> Callable[[Callable[[Values], None]], Callable[[Values], None]]:
-    """Make a function that raises UserError a rule of the keys ``names``; ``stage``: as :class:`Relation`."""
+def relation(names: str, stage: str = "") -> Callable[[R], R]:
+    """Make a function that raises UserError a rule of the keys ``names``, parted by spaces; ``stage``: as
+    :class:`Relation`."""
 
-    def add(rule: Callable[[Values], None]) -> Callable[[Values], None]:
-        RELATIONS.append(Relation(rule, names, stage))
+    def add(rule: R) -> R:
+        RELATIONS.append(Relation(rule, tuple(names.split()), stage))
         return rule
 
     return add
 
 
-def check(values: Values, stage: str | None = None) -> None:
+def check(values: Mapping[str, Any], stage: str | None = None) -> None:
     """Refuse ``values`` ({full key: value}) that cannot work, alone or together in a command of ``stage`` (None: in
     any). Raises UserError."""
     for name, one in keys().items():
         check_value(one, values[name])
     for own in RELATIONS:
         if own.holds_for(stage):
-            own.check({name: values[name] for name in own.keys})
+            own.check(*(values[name] for name in own.keys))
 
 
-_NOISE = ("sampler.name", "sampler.eta")  # what tells whether the sampler adds noise
-
-
-def _straight(values: Values) -> bool:
-    return is_deterministic(*(values[name] for name in _NOISE))
+_NOISE = "sampler.name sampler.eta"  # what tells whether the sampler adds noise
 
 
 def _beside(*ends: str) -> list[str]:
@@ -90,19 +88,17 @@ def _beside(*ends: str) -> list[str]:
     return [own for own in sections if all(f"{own}.{end}" in keys() for end in ends)]
 
 
-def _interval(low: str, high: str, values: Values) -> None:
-    if values[low] >= values[high]:
-        raise UserError(f"{low}={values[low]} is not below {high}={values[high]}")
+def _interval(section: str, low: float, high: float) -> None:
+    if low >= high:
+        raise UserError(f"{section}.t_min={low} is not below {section}.t_max={high}")
 
 
 for _section in _beside("t_min", "t_max"):
-    _ends = (f"{_section}.t_min", f"{_section}.t_max")
-    relation(*_ends)(functools.partial(_interval, *_ends))
+    relation(f"{_section}.t_min {_section}.t_max")(functools.partial(_interval, _section))
 
 
-@relation("model.adapter", "model.adapter_weights")
-def _weights(values: Values) -> None:
-    adapters, weights = values["model.adapter"], values["model.adapter_weights"]
+@relation("model.adapter model.adapter_weights")
+def _weights(adapters: list[str], weights: list[float]) -> None:
     if weights and len(weights) != len(adapters):
         raise UserError(
             f"model.adapter_weights={weights}: {len(weights)} weights for {len(adapters)} adapters in model.adapter;"
@@ -110,37 +106,35 @@ def _weights(values: Values) -> None:
         )
 
 
-@relation("scorer.contrast.negatives", "scorer.contrast.given")
-def _negatives(values: Values) -> None:
-    if values["scorer.contrast.negatives"] == "list" and values["scorer.contrast.given"] is None:
+@relation("scorer.contrast.negatives scorer.contrast.given")
+def _negatives(negatives: str, given: str | None) -> None:
+    if negatives == "list" and given is None:
         raise UserError("scorer.contrast.negatives=list: say which prompts with scorer.contrast.given=")
 
 
-def _profiled(key: str, wanted: str, values: Values) -> None:
+def _profiled(key: str, needs: str, value: str, profile: str | None) -> None:
     """A profile is there where one is needed; what it says is read with the model."""
-    if values[key] == wanted and values["scorer.profile"] is None:
+    if value == needs and profile is None:
         raise UserError(
-            f"{key}={wanted} needs a measured profile: scorer.profile=FILE.json, which"
+            f"{key}={value} needs a measured profile: scorer.profile=FILE.json, which"
             " mitune score score.source=… score.profile=FILE.json writes"
         )
 
 
 for _section in _beside("weighting", "strategy"):
-    for _end, _value in (("weighting", "profile"), ("strategy", "importance")):
-        _key = f"{_section}.{_end}"
-        relation(_key, "scorer.profile")(functools.partial(_profiled, _key, _value))
+    for _key, _value in ((f"{_section}.weighting", "profile"), (f"{_section}.strategy", "importance")):
+        relation(f"{_key} scorer.profile")(functools.partial(_profiled, _key, _value))
 
 
 @relation("score.profile")
-def _profile_name(values: Values) -> None:
-    path = values["score.profile"]
+def _profile_name(path: str | None) -> None:
     if path is not None and Path(path).suffix != ".json":
         raise UserError(f"score.profile={path}: the profile is a JSON file; give a name that ends in .json")
 
 
 @relation("scorer.combined")
-def _combined(values: Values) -> None:
-    terms(COMBINED, values["scorer.combined"])
+def _combined(combined: str) -> None:
+    terms(COMBINED, combined)
 
 
 _SCORES = (
@@ -148,24 +142,23 @@ _SCORES = (
     *("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by"),
 )
 # Where what a search says of its particles (``STEERED``) can be had.
-_STEERED_LISTS = ("scorers", "sample.scorers", "sample.by")
+_WITH_SEARCH = ("scorers", "sample.scorers", "sample.by")
 _MEANS = ("evaluate.scorers", "train.keep_best_by")  # a mean over prompts counts
 
 
-def _listed(value: Any) -> list[str]:
+def _listed(value: list[str] | str | None) -> list[str]:
     return [*value] if isinstance(value, list) else [value] if value else []
 
 
-def _known(name: str, values: Values) -> None:
+def _known(name: str, value: list[str] | str | None, combined: str, search: str | None = None) -> None:
     """Every score named is one, and can be had where it is asked for."""
-    combined = values["scorer.combined"]
-    for score in _listed(values[name]):
+    for score in _listed(value):
         try:
             terms(score, combined)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
         for steered in set(STEERED).intersection(columns([score], combined)):
-            check_steered(name, steered, values.get("search.by"), name in _STEERED_LISTS)
+            _check_steered(name, steered, search, name in _WITH_SEARCH)
         if name in _MEANS and normalised(score, combined):
             raise UserError(
                 f"{name}: {score} is standardised within each prompt, so its mean is 0 for every model;"
@@ -173,24 +166,27 @@ def _known(name: str, values: Values) -> None:
             )
 
 
+def _check_steered(name: str, score: str, search: str | None, possible: bool = True) -> None:
+    """Raise UserError unless the key ``name`` can ask for ``score``, which only a search's particles have."""
+    if not possible:
+        raise UserError(
+            f"{name}: {score} is a figure of the population that a picture was drawn in, and these have none; judge by"
+            " the reward's own name, such as clip"
+        )
+    if search is None:
+        raise UserError(
+            f"{name}: only a search gives {score}; say sampler=das reward=clip (or another reward)"
+        )
+
+
 for _key in _SCORES:
-    _more = ("search.by",) if _key in _STEERED_LISTS else ()
-    relation(_key, "scorer.combined", *_more)(functools.partial(_known, _key))
+    _more = " search.by" if _key in _WITH_SEARCH else ""
+    relation(f"{_key} scorer.combined{_more}")(functools.partial(_known, _key))
 
 
 def _needing_noise(scores: Sequence[str], combined: str) -> list[str]:
     """The scorers of ``scores`` that are read off the noise of the sampler's steps."""
     return [scorer for scorer in scorers_of(scores, combined) if scorer in NEEDS_NOISE]
-
-
-def _has_noise(name: str, values: Values) -> None:
-    """The ratio of path densities is there where the sampler adds noise."""
-    combined, given = values["scorer.combined"], _listed(values[name])
-    if _straight(values) and (found := _needing_noise(given, combined)):
-        others = ",".join(other for other in given if not _needing_noise([other], combined))
-        way_out = f"[{others}]" if isinstance(values[name], list) else "null"
-        what = found[0] if name == "scorers" else f"{name}: {found[0]}"
-        raise _no_noise(what, f"leave it out: {name}={way_out}")
 
 
 def _no_noise(what: str, way_out: str) -> UserError:
@@ -199,17 +195,29 @@ def _no_noise(what: str, way_out: str) -> UserError:
     )
 
 
+def _has_noise(name: str, value: list[str] | str | None, combined: str, sampler: str, eta: float) -> None:
+    """The ratio of path densities is there where the sampler adds noise."""
+    given = _listed(value)
+    if is_deterministic(sampler, eta) and (found := _needing_noise(given, combined)):
+        others = ",".join(other for other in given if not _needing_noise([other], combined))
+        way_out = f"[{others}]" if isinstance(value, list) else "null"
+        what = found[0] if name == "scorers" else f"{name}: {found[0]}"
+        raise _no_noise(what, f"leave it out: {name}={way_out}")
+
+
 for _key in ("scorers", *_MEANS):
-    relation(_key, "scorer.combined", *_NOISE)(functools.partial(_has_noise, _key))
+    relation(f"{_key} scorer.combined {_NOISE}")(functools.partial(_has_noise, _key))
 
 
-@relation("select.by", "scorer.combined")
-def _selects(values: Values) -> None:
-    by, combined = values["select.by"], values["scorer.combined"]
-    if by == "random":
-        return
+def _wanted(by: str, combined: str) -> list[str]:
+    """The columns that ``select.by`` goes by."""
+    return [] if by == "random" else columns([by], combined)
+
+
+@relation("select.by scorer.combined")
+def _selects(by: str, combined: str) -> None:
     try:
-        columns([by], combined)
+        _wanted(by, combined)
     except UserError as error:
         known = [*SCORERS, *COLUMNS, COMBINED, "random"]
         if by.isidentifier():
@@ -220,42 +228,33 @@ def _selects(values: Values) -> None:
         raise UserError(f"select.by={by}: {error}") from error
 
 
-def _wanted(values: Values) -> list[str]:
-    """The columns that ``select.by`` goes by."""
-    by = values["select.by"]
-    return [] if by == "random" else columns([by], values["scorer.combined"])
-
-
-@relation("select.by", "scorer.combined", "search.by", "select.real")
-def _selects_steered(values: Values) -> None:
-    for steered in set(STEERED).intersection(_wanted(values)):
-        check_steered("select.by", steered, values["search.by"])
-        if values["select.real"] is not None:
+@relation("select.by scorer.combined search.by select.real")
+def _selects_steered(by: str, combined: str, search: str | None, real: str | None) -> None:
+    for steered in set(STEERED).intersection(_wanted(by, combined)):
+        _check_steered("select.by", steered, search)
+        if real is not None:
             raise UserError(
-                f"select.real: real pictures have no {steered}, which select.by={values['select.by']} goes by;"
-                " leave one out"
+                f"select.real: real pictures have no {steered}, which select.by={by} goes by; leave one out"
             )
 
 
-def _only_real(values: Values) -> bool:
-    return values["select.real"] is not None and values["select.real_fraction"] == 1
-
-
-@relation("select.by", "scorer.combined", "scorers", "select.real", "select.real_fraction")
-def _selects_what_is_scored(values: Values) -> None:
-    wanted, there = _wanted(values), scorers_of(values["scorers"], values["scorer.combined"])
-    missing = [scorer for scorer in scorers_of(wanted) if scorer not in there]
-    if missing and not _only_real(values):  # real pictures get the scores that select.by names
-        what = "this score" if wanted == [values["select.by"]] else f"the score {missing[0]}"
+@relation("select.by scorer.combined scorers select.real select.real_fraction")
+def _selects_what_is_scored(
+    by: str, combined: str, scorers: list[str], real: str | None, fraction: float
+) -> None:
+    if real is not None and fraction == 1:
+        return  # real pictures get the scores that select.by names
+    wanted, there = _wanted(by, combined), scorers_of(scorers, combined)
+    if missing := [scorer for scorer in scorers_of(wanted) if scorer not in there]:
+        what = "this score" if wanted == [by] else f"the score {missing[0]}"
         raise UserError(
-            f"select.by={values['select.by']}: the candidates do not get {what}; add it:"
-            f" scorers=[{','.join([*values['scorers'], *missing])}]"
+            f"select.by={by}: the candidates do not get {what}; add it: scorers=[{','.join([*scorers, *missing])}]"
         )
 
 
-@relation("select.real", "select.real_fraction", "select.threshold")
-def _real_threshold(values: Values) -> None:
-    if _only_real(values) and values["select.threshold"] is not None:
+@relation("select.real select.real_fraction select.threshold")
+def _real_threshold(real: str | None, fraction: float, threshold: float | None) -> None:
+    if real is not None and fraction == 1 and threshold is not None:
         raise UserError(
             "select.threshold: with select.real_fraction=1 no candidate is trained on, so none can reach it; leave"
             " one of them out"
@@ -265,29 +264,26 @@ def _real_threshold(values: Values) -> None:
 _LABELLED = " or ".join(OBJECTIVES.where(lambda row: row.labels))
 
 
-@relation("select.real", "train.objective")
-def _real_objective(values: Values) -> None:
-    name = values["train.objective"]
-    if values["select.real"] is not None and OBJECTIVES[name].losers and not OBJECTIVES[name].labels:
+@relation("select.real train.objective")
+def _real_objective(real: str | None, objective: str) -> None:
+    if real is not None and OBJECTIVES[objective].losers and not OBJECTIVES[objective].labels:
         raise UserError(
-            f"select.real: train.objective={name} compares candidates of one prompt; leave one of them out, or say"
+            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out, or say"
             f" train.objective={_LABELLED}"
         )
 
 
-@relation("select.losers", "select.threshold")
-def _losers_threshold(values: Values) -> None:
-    losers = values["select.losers"]
-    if losers and values["select.threshold"] is not None:
+@relation("select.losers select.threshold")
+def _losers_threshold(losers: int, threshold: float | None) -> None:
+    if losers and threshold is not None:
         raise UserError(
             "select.threshold: winners and losers are told apart by rank, not by a score that both may reach;"
             f" leave out the threshold or select.losers={losers}"
         )
 
 
-@relation("select.k", "select.losers", "generate.candidates")
-def _enough(values: Values) -> None:
-    k, losers, candidates = values["select.k"], values["select.losers"], values["generate.candidates"]
+@relation("select.k select.losers generate.candidates")
+def _enough(k: int, losers: int, candidates: int) -> None:
     if k + losers > candidates:
         more = f" and select.losers={losers}" if losers else ""
         raise UserError(
@@ -295,69 +291,69 @@ def _enough(values: Values) -> None:
         )
 
 
-@relation("generate.keep", "select.k")
-def _kept(values: Values) -> None:
-    keep, k = values["generate.keep"], values["select.k"]
+@relation("generate.keep select.k")
+def _kept(keep: int | None, k: int) -> None:
     if keep is not None and keep < k:
         raise UserError(
             f"generate.keep={keep}: fewer than the select.k={k} winners a prompt; leave it out (null) or raise it"
         )
 
 
-@relation("train.objective", "select.losers")
-def _losers(values: Values) -> None:
-    name = values["train.objective"]
-    if OBJECTIVES[name].losers and values["select.losers"] < 1:
-        raise UserError(f"train.objective={name} compares winners with losers; add select.losers=1")
+@relation("train.objective select.losers")
+def _losers(objective: str, losers: int) -> None:
+    if OBJECTIVES[objective].losers and losers < 1:
+        raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
 
 
-@relation("train.objective", "train.soft_labels")
-def _labels(values: Values) -> None:
-    name = values["train.objective"]
-    if values["train.soft_labels"] is not None and not OBJECTIVES[name].labels:
+@relation("train.objective train.soft_labels")
+def _labels(objective: str, soft: float | None) -> None:
+    if soft is not None and not OBJECTIVES[objective].labels:
         raise UserError(
-            f"train.soft_labels: train.objective={name} has no labels; leave it out, or say train.objective={_LABELLED}"
+            f"train.soft_labels: train.objective={objective} has no labels; leave it out, or say"
+            f" train.objective={_LABELLED}"
         )
 
 
-@relation("train.objective", "train.fresh")
-def _anchor(values: Values) -> None:
-    name = values["train.objective"]
-    if OBJECTIVES[name].anchor == "start" and values["train.fresh"]:
+@relation("train.objective train.fresh")
+def _anchor(objective: str, fresh: bool) -> None:
+    if OBJECTIVES[objective].anchor == "start" and fresh:
         raise UserError(
-            f"train.objective={name} is held to the adapter that drew the pictures, and train.fresh=true drops"
+            f"train.objective={objective} is held to the adapter that drew the pictures, and train.fresh=true drops"
             " that one; leave it false"
         )
 
 
-@relation("train.keep_best_by", "select.by", "scorer.combined")
-def _judge(values: Values) -> None:
-    def by_oracle(score: str) -> bool:
-        return score != "random" and "oracle" in scorers_of([score], values["scorer.combined"])
-
-    best = values["train.keep_best_by"]
-    if best is not None and by_oracle(best) and not by_oracle(values["select.by"]):
+@relation("train.keep_best_by select.by scorer.combined")
+def _judge(best: str | None, by: str, combined: str) -> None:
+    judged = "oracle" in scorers_of(_wanted(by, combined))
+    if best is not None and "oracle" in scorers_of([best], combined) and not judged:
         raise UserError(
             f"train.keep_best_by={best}: the oracle only judges; it may choose only in the control select=oracle"
         )
 
 
-_RACE = tuple(f"sampler.racing.{name}" for name in ("by", "at", "survivors", "speedup", "times"))
+_RACE = ("by", "at", "survivors", "speedup", "times")
 
 
-@relation(*_RACE, *_NOISE)
-def _racing(values: Values) -> None:
+@relation(f"{' '.join(f'sampler.racing.{name}' for name in _RACE)} {_NOISE}")
+def _racing(
+    by: str | None,
+    at: list[float],
+    survivors: list[int],
+    speedup: float | None,
+    times: int | None,
+    *noise: Any,
+) -> None:
     """What the steps, candidates and forwards allow is told by ``stages.racing.cuts_of``, before a model is loaded."""
-    by, at, survivors, speedup, times = (values[name] for name in _RACE)
     if by is None:
-        given = [name for name in ("survivors", "speedup", "times") if values[f"sampler.racing.{name}"]]
+        given = [name for name, own in zip(_RACE[2:], (survivors, speedup, times), strict=True) if own]
         if given:
             raise UserError(
                 f"sampler.racing.{given[0]}: say which score drops candidates: sampler.racing.by=, one of"
                 f" {', '.join(RACERS)}"
             )
         return
-    check_racer("sampler.racing.by", by, times, _straight(values))
+    _check_racer("sampler.racing.by", by, times, *noise)
     if (speedup is None) == (not survivors):
         both = "give one of them, not both" if survivors else "say how many candidates go on"
         raise UserError(
@@ -372,65 +368,12 @@ def _racing(values: Values) -> None:
         raise UserError("sampler.racing.at is empty: say when candidates are dropped, such as [0.4]")
 
 
-def check_steered(name: str, score: str, search: str | None, possible: bool = True) -> None:
-    """Raise UserError unless the key ``name`` can ask for ``score``, which only a search's particles have."""
-    if not possible:
-        raise UserError(
-            f"{name}: {score} is a figure of the population that a picture was drawn in, and these have none; judge by"
-            " the reward's own name, such as clip"
-        )
-    if search is None:
-        raise UserError(
-            f"{name}: only a search gives {score}; say sampler=das reward=clip (or another reward)"
-        )
-
-
-@relation("search.by", "search.reward", "search.proposal")
-def _search(values: Values) -> None:
-    """What the prompts, the reward and its weights allow is told by ``stages.search``."""
-    by, reward = values["search.by"], values["search.reward"]
-    if by is None:
-        if reward is not None:
-            raise UserError(
-                f"search.reward={reward}: nothing is steered by it; say sampler=das (search.by=das)"
-            )
-        return
-    if reward is None:
-        raise UserError(
-            "search.by=das: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
-            f" (aesthetic+20*clip), or one of the model's own {', '.join(INFORMATION)}"
-        )
-    if values["search.proposal"] == "gradient" and reward in INFORMATION:
-        raise UserError(
-            f"search.proposal=gradient needs a differentiable reward, and '{reward}' is measured on the path; say"
-            " search.proposal=bootstrap, or auto"
-        )
-
-
-@relation("search.by", *_NOISE)
-def _search_noise(values: Values) -> None:
-    if values["search.by"] is not None and _straight(values):
-        raise UserError(
-            f"search.by=das: sampler.name={values['sampler.name']} with sampler.eta={values['sampler.eta']:g} has no"
-            " noise to choose among; say sampler.name=ddim sampler.eta=1"
-        )
-
-
-@relation("search.by", "sampler.racing.by")
-def _one_way(values: Values) -> None:
-    if values["search.by"] is not None and values["sampler.racing.by"] is not None:
-        raise UserError(
-            "search.by and sampler.racing.by: a population is either raced or steered; set one to null"
-        )
-
-
-def check_racer(key: str, by: str, times: int | None, straight: bool) -> None:
-    """Raise UserError, naming ``key``, unless candidates can be dropped by ``by``; ``times``: of a look;
-    ``straight``: the sampler adds no noise."""
+def _check_racer(key: str, by: str, times: int | None, sampler: str, eta: float) -> None:
+    """Raise UserError, naming ``key``, unless candidates can be dropped by ``by``; ``times``: of a look."""
     if by not in RACERS:
         why = "judges finished pictures only" if by in SCORERS or by in COLUMNS else "is no running score"
         raise UserError(f"{key}: {short(by)} {why}{nearest(by, RACERS)}; choose among {', '.join(RACERS)}")
-    if by in NEEDS_NOISE and straight:
+    if by in NEEDS_NOISE and is_deterministic(sampler, eta):
         raise _no_noise(f"{key}: {by}", "race by another score")
     if by not in PATH_SCORERS and times is None:
         section = key.rpartition(".")[0]
@@ -440,37 +383,67 @@ def check_racer(key: str, by: str, times: int | None, straight: bool) -> None:
         )
 
 
+@relation("search.by search.reward search.proposal")
+def _search(by: str | None, reward: str | None, proposal: str) -> None:
+    """What the prompts, the reward and its weights allow is told by ``stages.search``."""
+    if by is None and reward is not None:
+        raise UserError(f"search.reward={reward}: nothing is steered by it; say sampler=das (search.by=das)")
+    if by is not None and reward is None:
+        raise UserError(
+            f"search.by={by}: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
+            f" (aesthetic+20*clip), or one of the model's own {', '.join(INFORMATION)}"
+        )
+    if by is not None and proposal == "gradient" and reward in INFORMATION:
+        raise UserError(
+            f"search.proposal=gradient needs a differentiable reward, and '{reward}' is measured on the path; say"
+            " search.proposal=bootstrap, or auto"
+        )
+
+
+@relation(f"search.by {_NOISE}")
+def _search_noise(by: str | None, sampler: str, eta: float) -> None:
+    if by is not None and is_deterministic(sampler, eta):
+        raise UserError(
+            f"search.by={by}: sampler.name={sampler} with sampler.eta={eta:g} has no noise to choose among; say"
+            " sampler.name=ddim sampler.eta=1"
+        )
+
+
+@relation("search.by sampler.racing.by")
+def _one_way(search: str | None, race: str | None) -> None:
+    if search is not None and race is not None:
+        raise UserError(
+            "search.by and sampler.racing.by: a population is either raced or steered; set one to null"
+        )
+
+
 @relation("sampler.racing.by", stage="sample")
-def _sample_whole(values: Values) -> None:
-    if values["sampler.racing.by"] is not None:
+def _sample_whole(race: str | None) -> None:
+    if race is not None:
         raise UserError(
             "sampler.racing: sample draws every picture to its end; leave it out (sampler.racing.by=null)"
         )
 
 
-@relation("sample.of", "sample.pictures", "sample.by", "search.by", stage="sample")
-def _sample_of(values: Values) -> None:
-    pictures, of = values["sample.pictures"], values["sample.of"]
-    if of is None:
-        return
-    if of < pictures:
+@relation("sample.of sample.pictures sample.by search.by", stage="sample")
+def _sample_of(of: int | None, pictures: int, by: str | None, search: str | None) -> None:
+    if of is not None and of < pictures:
         raise UserError(f"sample.pictures={pictures} but only sample.of={of} are drawn; raise sample.of")
-    if of > pictures and values["sample.by"] is None and values["search.by"] is None:
+    if of is not None and of > pictures and by is None and search is None:
         raise UserError(
             f"sample.of={of}: say which score picks {pictures} of them: sample.by=mi (or another)"
         )
 
 
-@relation("agree.scorers", "agree.source", "scorer.combined", *_NOISE, stage="agree")
-def _agree_noise(values: Values) -> None:
-    if values["agree.source"] is None:
-        _has_noise("agree.scorers", values)
+@relation(f"agree.source agree.scorers scorer.combined {_NOISE}", stage="agree")
+def _agree_noise(source: str | None, *scored: Any) -> None:
+    if source is None:
+        _has_noise("agree.scorers", *scored)
 
 
-@relation("agree.scorers", "agree.referee", "agree.source", "scorer.combined", stage="agree")
-def _agree_referee(values: Values) -> None:
-    names, referee, combined = values["agree.scorers"], values["agree.referee"], values["scorer.combined"]
-    if values["agree.source"] is not None or referee is None:
+@relation("agree.source agree.scorers agree.referee scorer.combined", stage="agree")
+def _agree_referee(source: str | None, names: list[str], referee: str | None, combined: str) -> None:
+    if source is not None or referee is None:
         return
     if not set(columns([referee], combined)) <= {*columns(names, combined), "exact"}:
         raise UserError(
@@ -479,26 +452,25 @@ def _agree_referee(values: Values) -> None:
         )
 
 
-@relation("calibrate.by", "calibrate.times", *_NOISE, stage="calibrate")
-def _calibrate_racers(values: Values) -> None:
-    for name in values["calibrate.by"]:
-        check_racer("calibrate.by", name, values["calibrate.times"], _straight(values))
+@relation(f"calibrate.by calibrate.times {_NOISE}", stage="calibrate")
+def _calibrate_racers(names: list[str], times: int | None, *noise: Any) -> None:
+    for name in names:
+        _check_racer("calibrate.by", name, times, *noise)
 
 
-@relation("calibrate.target", "select.by", "scorer.combined", *_NOISE, stage="calibrate")
-def _calibrate_target(values: Values) -> None:
-    target = values["calibrate.target"] or values["select.by"]
+@relation(f"calibrate.target select.by scorer.combined {_NOISE}", stage="calibrate")
+def _calibrate_target(target: str | None, by: str, combined: str, sampler: str, eta: float) -> None:
+    target = target or by
     if target == "random":
         raise UserError(
             "calibrate: select.by=random chooses by lot; say which score: calibrate.target=contrast"
         )
-    if _straight(values) and (found := _needing_noise([target], values["scorer.combined"])):
+    if is_deterministic(sampler, eta) and (found := _needing_noise([target], combined)):
         raise _no_noise(f"calibrate.target={target}: {found[0]}", "give another score")
 
 
-@relation("calibrate.k", "calibrate.candidates", "sampler.steps", stage="calibrate")
-def _calibrate_numbers(values: Values) -> None:
-    k, candidates, steps = (values[name] for name in ("calibrate.k", "calibrate.candidates", "sampler.steps"))
+@relation("calibrate.k calibrate.candidates sampler.steps", stage="calibrate")
+def _calibrate_numbers(k: int, candidates: int, steps: int) -> None:
     if k >= candidates:
         raise UserError(
             f"calibrate.k={k}: nobody could be dropped of calibrate.candidates={candidates}; lower k"
