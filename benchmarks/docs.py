@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mitune.finetune.catalogue import OBJECTIVES, Objective
 from mitune.parts import Part
+from mitune.stages.catalogue import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md",)
@@ -34,7 +36,18 @@ def table(
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {}
+def _data(objective: Objective) -> str:
+    return "pairs" if objective.pairs else "winners and losers" if objective.unpaired else "winners"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "stages": lambda: table(STAGES, "stage"),
+    "objectives": lambda: table(
+        OBJECTIVES,
+        "`train.objective`",
+        {"learns from": _data, "strength": lambda row: row.strength and f"`train.{row.strength}`"},
+    ),
+}
 
 
 def written(text: str) -> str:

@@ -23,119 +23,24 @@ from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
 from mitune.reading import check_regular, home, is_file
+from mitune.stages.catalogue import ROUND, STAGES, covers
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
 _SEALS = (digests.FILES, digests.OWN)
-STAGES = ("generate", "select", "train", "evaluate")
-
-# The stages that depend on a section of the configuration: once one of them has begun, the section is fixed.
-_NEEDED = {
-    "seed": ("generate", "sample", "score", "agree", "calibrate"),
-    "scorers": ("generate",),
-    "model": ("generate", "sample", "score", "agree", "calibrate"),
-    "prompts": ("generate", "sample", "agree", "calibrate"),
-    "sampler": ("generate", "sample", "agree", "calibrate"),
-    "sampler.racing": ("generate",),
-    "search": ("generate", "sample"),
-    "scorer": ("generate", "sample", "score", "agree", "calibrate"),
-    "generate": ("generate",),
-    "generate.guidance": ("generate", "calibrate"),
-    "select": ("select", "real"),
-    "adapter": ("train",),
-    "train": ("train",),
-    "evaluate": ("evaluate",),
-    "sample": ("sample",),
-    "score": ("score",),
-    "agree": ("agree",),
-    "calibrate": ("calibrate",),
-}
-# What may change between two commands: it does not change what is made, only where, how far and how fast.
-_FREE = {
-    "name",
-    "run",
-    "round",
-    "rounds",
-    "launch",
-    "model.device",
-    "model.offload",
-    "model.vae_slicing",
-    "prompts.strict",
-    "generate.batch_size",
-    "evaluate.batch_size",
-    "evaluate.prompts.strict",
-    "train.micro_batch",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.log_every",
-    "train.compile",
-    "train.gradient_checkpointing",
-    "tracker.wandb",
-    "tracker.tensorboard",
-    "sample.out",
-    "sample.round",  # the model's identity tells
-    # Which pictures were scored is known by what they are, not by where they lay or how they were found.
-    "score.source",
-    "score.split",
-    "score.image_column",
-    "score.text_column",
-    "score.caption",
-    "score.outside",
-    "score.limit",
-    "score.out",
-    "score.by",
-    "score.top_fraction",
-    "score.profile",
-    "score.skip",
-    "score.batch_size",
-    "agree.referee",
-    "agree.positions",
-    "agree.fractions",
-    "agree.resamples",
-    "agree.source",
-    "calibrate.k",
-    "calibrate.recall",
-    "calibrate.resamples",
-}
-# What a stage leaves first, from the run folder.
-_BEGUN = {
-    "generate": "round-*/candidates/plan.json",
-    "select": "round-*/done/select.json",
-    "real": "round-*/real/plan.json",
-    "train": "round-*/checkpoints",
-    "evaluate": "round-*/after/plan.json",
-    "sample": "candidates/plan.json",
-    "score": "plan.json",
-    "agree": "agree/candidates/plan.json",
-    "calibrate": "calibrate/candidates/plan.json",
-}
-
 
 # What each node may spell its own way: whether it means the same is seen by what lies there.
 _PLACES = {"run", "model.device"}
 
 
-def _section(name: str) -> str:
-    """The section of a key that stages depend on as a whole."""
-    parts = (own for own in _NEEDED if "." in own and f"{name}.".startswith(f"{own}."))
-    return next(parts, name.partition(".")[0])
-
-
 def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:
     """{key: value} of every key that what ``stage`` makes depends on."""
-    return {
-        name: value
-        for name, value in flatten(config).items()
-        if name not in _FREE and stage in _NEEDED.get(_section(name), ())
-    }
+    return {name: value for name, value in flatten(config).items() if covers(STAGES[stage].binds, name)}
 
 
 # What commands write in their folder, after its config.yaml: where that is not there, it is somebody else's. What
 # sample writes is looked after by itself: a folder of pictures may well lie where a run is to be.
-_WRITTEN = (
-    *("round-*", "baseline-*", "summary.json", "report.html", "agree", "calibrate"),
-    *("plan.json", "model.json", "unit-*", "scores.parquet", "score.json", "top"),
-)
+_WRITTEN = tuple(pattern for stage in STAGES.values() for pattern in stage.writes)
 
 
 class RunFolder:
@@ -224,8 +129,8 @@ class RunFolder:
         if rank == 0:
             (self.root / name).unlink(missing_ok=True)
 
-    def recall(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration that made this run, with ``run``, ``model.*`` and ``export.*`` of ``overrides`` set in it.
+    def recall(self, overrides: Sequence[str], stage: str = "export") -> DictConfig:
+        """The configuration that made this run, with what ``stage`` lets ``overrides`` say set in it.
 
         Raises UserError where there is no run, or for any other override.
         """
@@ -233,7 +138,7 @@ class RunFolder:
         if not is_file(path):
             raise UserError(f"{self.root} holds no run (no config.yaml); give the folder of one with run=")
         here = f"run={self.root}"  # where it was made may be elsewhere
-        return compose_saved(path, [*overrides, here], ("run", "model", "export"))
+        return compose_saved(path, [*overrides, here], stage)
 
     def trained(self) -> list[int]:
         """The rounds whose adapter is done, ascending."""
@@ -276,7 +181,7 @@ class RunFolder:
         fixed = self._fixed(config)
         changed = {}
         for name, default, _ in leaves():
-            if name in _FREE or _section(name) not in fixed:
+            if not any(covers(binds, name) for binds in fixed):
                 continue
             # A key that came with a later version had its default's effect.
             before = old.get(name, default)
@@ -284,12 +189,12 @@ class RunFolder:
                 changed[name] = (before, now[name])
         return changed
 
-    def _fixed(self, config: DictConfig) -> set[str]:
-        """The sections that stages already begun depend on."""
-        begun = {stage for stage, sign in _BEGUN.items() if any(self.root.glob(sign))}
-        fixed = {name for name, stages in _NEEDED.items() if begun.intersection(stages)}
-        if "generate" in begun and (config.generate.keep or 0) < config.generate.candidates:
-            fixed.add("select")  # which latents were kept follows from what selects
+    def _fixed(self, config: DictConfig) -> list[str]:
+        """What stages already begun depend on, of each what :func:`covers` takes."""
+        begun = [stage for stage in STAGES.values() if any(any(self.root.glob(sign)) for sign in stage.begun)]
+        fixed = [stage.binds for stage in begun]
+        if STAGES["generate"] in begun and (config.generate.keep or 0) < config.generate.candidates:
+            fixed.append(STAGES["select"].binds)  # which latents were kept follows from what selects
         return fixed
 
     def mark_path(self, number: int, stage: str) -> Path:
@@ -358,7 +263,7 @@ class RunFolder:
 
     def _users(self, number: int, stage: str) -> list[Path]:
         """The marks of stages that went on from what a stage left, the next one first."""
-        after = STAGES[STAGES.index(stage) + 1 :] if stage in STAGES else ()
+        after = ROUND[ROUND.index(stage) + 1 :] if stage in ROUND else ()
         paths = [self.mark_path(number, other) for other in after]
         if after:
             paths.append(self.mark_path(number + 1, "generate"))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 import mitune
-from mitune import cli
-from mitune.cli import STAGES, main
-from mitune.config import leaves
+from mitune import command, completion, manual
+from mitune.cli import main
+from mitune.config import compose, groups
+from mitune.config.keys import keys
+from mitune.config.schema import schema
 from mitune.errors import UserError
+from mitune.stages.catalogue import STAGES
 
 
 def test_help_names_every_stage_and_preset(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,20 +30,70 @@ def test_help_names_every_stage_and_preset(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_help_lists_every_key_with_its_default(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stage_help_is_a_page_of_what_the_stage_reads(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert main([stage, "--help", "--all"]) == 0
+    whole = capsys.readouterr().out
+    assert page.count("\n") <= 60
+    for shown in (page, whole):
+        assert STAGES[stage].meaning in shown
+        listed = re.findall(r"^  ([a-z_.]+)=", shown, re.MULTILINE)
+        assert all(STAGES[stage].shows(name) for name in listed)
+    assert {*re.findall(r"^  ([a-z_.]+)=", page, re.MULTILINE)} >= {
+        name for name, key in keys().items() if key.basic and STAGES[stage].shows(name)
+    }
+    for name, key in keys().items():
+        assert (f"  {name}=" in whole) == STAGES[stage].shows(name)
+        assert key.meaning in whole or not STAGES[stage].shows(name)
+
+
+def test_the_help_of_run_begins_with_what_a_user_meets_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    page = capsys.readouterr().out
+    for word in (
+        "model.path=",
+        "prompts.source=",
+        "sampler.steps=",
+        "generate.candidates=",
+        "train.steps=",
+        "reward",
+    ):
+        assert word in page
+    assert "adapter.kind" not in page
+    assert main(["run", "--help", "--all"]) == 0
+    whole = capsys.readouterr().out
+    assert "adapter.kind=dora" in whole
+    assert "contrast, contrast_elbo, contrast_half_elbo, elbo" in whole
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sampler.steps", ["type: whole number", "allowed: 1 to 1000", "default: 20", "read by: generate"]),
+        ("model.offload", ["encoders layer by layer", "choices:"]),
+        ("reward", ["search.reward:", "short: reward="]),
+        ("evaluate.scorers", ["list of texts", "read by: evaluate, run"]),
+        ("ddim", ["sampler.name=ddim", "sampler=ddim sets sampler.name=ddim"]),
+        ("elbo", ["score elbo:", "scorer.elbo.times", "select=elbo sets select.by=elbo"]),
+        ("sampler", ["sampler= is a group", "sampler.eta"]),
+        ("experiment", ["mitune_sd21"]),
+        ("agree", ["mitune agree:"]),
+    ],
+)  # fmt: skip
+def test_help_tells_all_of_one_name(name: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", name]) == 0
     shown = capsys.readouterr().out
-    assert STAGES[stage] in shown
-    for name, _, meaning in leaves():
-        assert f"  {name}=" in shown
-        assert meaning in shown
-    assert "adapter.kind=dora" in shown
-    assert "contrast, contrast_elbo, contrast_half_elbo, elbo" in shown
+    for word in words:
+        assert word in shown
+
+
+def test_help_knows_every_key_and_option_of_a_group() -> None:
+    for name in (*keys(), *groups(), *(option for names in groups().values() for option in names)):
+        assert manual.explain(name)
 
 
 def test_cfg_prints_the_resolved_configuration_as_yaml(capsys: pytest.CaptureFixture[str]) -> None:
-    from omegaconf import OmegaConf
-
     assert main(["run", "experiment=mitune_sd21", "seed=5", "--cfg"]) == 0
     shown = OmegaConf.create(capsys.readouterr().out)
     assert shown.seed == 5
@@ -57,6 +114,9 @@ def test_no_stage_shows_the_overview_and_fails(capsys: pytest.CaptureFixture[str
     ("arguments", "hint"),
     [
         (["rnu"], "did you mean 'run'"),
+        (["shema"], "did you mean 'schema'"),
+        (["help", "sampler.stepz"], "did you mean 'sampler.steps'"),
+        (["completion", "fsh"], "did you mean 'fish'"),
         (["seed=3"], "the stage comes first"),
         (["run", "--cgf"], "did you mean '--cfg'"),
         (["run", "train.stepz=3"], "did you mean 'train.steps'"),
@@ -82,7 +142,7 @@ def test_ctrl_c_says_that_the_command_goes_on(
     def interrupt(stage: str, config: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_work", interrupt)
+    monkeypatch.setattr(command, "work", interrupt)
     assert main(["run"]) == 130
     assert "goes on" in capsys.readouterr().err
 
@@ -93,7 +153,7 @@ def test_a_message_of_several_lines_is_folded(
     def fail(stage: str, config: object) -> int:
         raise UserError("first\n  second")
 
-    monkeypatch.setattr(cli, "_work", fail)
+    monkeypatch.setattr(command, "work", fail)
     assert main(["run"]) == 2
     assert capsys.readouterr().err == "mitune: first second\n"
 
@@ -102,21 +162,109 @@ def test_faults_of_our_own_keep_their_traceback(monkeypatch: pytest.MonkeyPatch)
     def fail(stage: str, config: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_work", fail)
+    monkeypatch.setattr(command, "work", fail)
     with pytest.raises(ZeroDivisionError):
         main(["run"])
 
 
-def test_python_m_mitune_answers_without_loading_torch() -> None:
-    code = (
-        "import sys; from mitune.cli import main; main(['run', '--help']); sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False
-    )
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"], ["run", "--help"], ["run", "--help", "--all"], ["help", "ddim"], ["help", "elbo"], ["schema"],
+        ["completion", "bash"], ["complete", "run", "sampler.name="], ["agree", "--cfg"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_only_tells_answers_without_loading_torch(words: list[str]) -> None:
+    code = f"import sys; from mitune.cli import main; code = main({words}); sys.exit(code or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_python_m_mitune_refuses_in_a_line() -> None:
     module = subprocess.run(
         [sys.executable, "-m", "mitune", "nonsense"], capture_output=True, text=True, check=False
     )
     assert module.returncode == 2
     assert module.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([""], ["generate", "schema", "--help"]),
+        (["sa"], ["sample"]),
+        (["run", "sampler.n"], ["sampler.name="]),
+        (["run", "sampler.name=d"], ["sampler.name=ddpm", "sampler.name=ddim"]),
+        (["run", "sampler="], ["sampler=das", "sampler=ddim"]),
+        (["run", "scorer.contrast.kinds=swap,d"], ["scorer.contrast.kinds=swap,drop"]),
+        (["run", "train.fr"], ["train.fresh="]),
+        (["run", "train.fresh=t"], ["train.fresh=true"]),
+        (["run", "--c"], ["--cfg"]),
+        (["help", "train.fr"], ["train.fresh"]),
+        (["completion", "z"], ["zsh"]),
+        (["nonsense", ""], []),
+    ],
+)
+def test_completion_offers_what_fits(
+    words: list[str], wanted: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["complete", *words]) == 0
+    found = capsys.readouterr().out.split()
+    assert set(wanted) <= set(found)
+    assert all(word.startswith(words[-1]) for word in found)
+    assert wanted or not found
+
+
+def test_completion_of_a_stage_offers_only_keys_that_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["complete", "agree", ""]) == 0
+    found = capsys.readouterr().out.split()
+    assert "agree.scorers=" in found
+    assert "select.by=" not in found
+
+
+def test_bash_completes_a_command_line(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    script = tmp_path / "try.sh"
+    script.write_text(
+        f'mitune() {{ {sys.executable} -m mitune "$@"; }}\ncompopt() {{ :; }}\n{completion.script("bash")}'
+        "COMP_LINE='mitune run sampler.name=dd'; COMP_POINT=${#COMP_LINE}; _mitune; echo \"${COMPREPLY[@]}\"\n"
+        "COMP_LINE='mitune run train.fr'; COMP_POINT=${#COMP_LINE}; _mitune; echo \"${COMPREPLY[@]}\"\n"
+    )
+    done = subprocess.run([bash, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["ddpm ddim", "train.fresh="]
+
+
+def test_the_schema_has_every_key_with_its_bounds() -> None:
+    found: dict[str, Any] = schema()
+    assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    for name, key in keys().items():
+        place = found
+        for part in name.split("."):
+            assert place.get("additionalProperties", False) is False
+            place = place["properties"][part]
+        assert place["description"] == key.meaning
+        assert ("null" in place["type"]) == key.optional
+        inner = place["items"] if key.many else place
+        assert tuple(inner.get("enum", ()))[: len(key.limits.choices)] == key.limits.choices
+        assert inner.get("minimum") == key.limits.low
+        assert inner.get("exclusiveMaximum") == key.limits.below
+    assert found["properties"]["train"]["properties"]["betas"]["maxItems"] == 2
+
+
+def test_the_schema_takes_what_compose_gives_and_refuses_what_it_refuses() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(schema())
+    validator = jsonschema.Draft202012Validator(schema())
+    for preset in groups()["experiment"]:
+        validator.validate(OmegaConf.to_container(compose([f"experiment={preset}"])))
+    for section, name, value in (
+        ("sampler", "eta", 2), ("sampler", "name", "ddpn"), ("train", "betas", [0.9]), ("train", "stepz", 3),
+        ("adapter", "dropout", 1.0), ("search", "alpha", 0),
+    ):  # fmt: skip
+        wrong: Any = OmegaConf.to_container(compose())
+        wrong[section][name] = value
+        assert not validator.is_valid(wrong), f"{section}.{name}={value}"

@@ -45,8 +45,11 @@ FLOORS = {
     "report": 3,
     "runs": 3,
     "stages": 4,
+    "command": 4,
+    "manual": 4,
+    "completion": 4,
     "sweep": 5,
-    "cli": 5,
+    "cli": 6,
     "__main__": 6,
     "__init__": 0,
 }

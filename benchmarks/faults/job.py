@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from mitune.data import dataset as datasets
 from mitune.data.store import CandidateStore
-from mitune.families.source import ADAPTER_FILE
+from mitune.families.adapter_place import ADAPTER_FILE
 
 # Two processes sum their halves of a batch in another order than one: the adapter may be that far away, each element.
 TOLERANCE = 1e-3

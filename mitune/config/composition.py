@@ -12,12 +12,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mitune.config.checks import check
 from mitune.config.keys import Config, flatten, keys
+from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
 from mitune.errors import UserError, nearest, short
 from mitune.settings import check_value
+from mitune.stages.catalogue import STAGES
 
 
 def shipped_folder(name: str, sign: str) -> Path:
@@ -43,8 +44,9 @@ def groups() -> dict[str, list[str]]:
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The resolved, validated and read-only configuration that ``overrides`` (``key=value``, ``group=option``) ask for.
+def compose(overrides: Sequence[str] = (), stage: str | None = None) -> DictConfig:
+    """Give the resolved, validated and read-only configuration that ``overrides`` (``key=value``, ``group=option``) ask
+    for; ``stage``: whose command it is, so that only what it reads has to go together.
 
     Raises UserError on one line: an unknown key, group option or value, a value of the wrong type, values that do not
     go together (k > M).
@@ -56,7 +58,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     if "sampler.guidance" in given and "generate.guidance" not in given:
         # Who names a guidance means the candidates too, whatever the preset has.
         values["generate.guidance"] = None
-    return _finished(base, before, values)
+    return _finished(base, before, values, stage)
 
 
 @functools.lru_cache(maxsize=256)
@@ -79,13 +81,15 @@ def _composed(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
     return config, flatten(config, resolve=False)
 
 
-def _finished(base: DictConfig, before: Mapping[str, Any], values: dict[str, Any]) -> DictConfig:
+def _finished(
+    base: DictConfig, before: Mapping[str, Any], values: dict[str, Any], stage: str | None
+) -> DictConfig:
     """``base``, whose values are ``before``, with ``values``: checked and closed. Where no run folder was named, the
     configuration's name makes one.
     """
     if values["run"] == keys()["run"].default:
         values["run"] = values["run"].replace("${name}", values["name"])
-    check(values)
+    check(values, stage)
     config = copy.deepcopy(base)
     for name, value in values.items():
         if value != before[name]:
@@ -94,12 +98,13 @@ def _finished(base: DictConfig, before: Mapping[str, Any], values: dict[str, Any
     return config
 
 
-def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) -> DictConfig:
-    """The configuration saved at ``path`` with ``overrides`` set in it, for a stage that goes by what a run was.
+def compose_saved(path: Path, overrides: Sequence[str], stage: str) -> DictConfig:
+    """Give the configuration saved at ``path`` with ``overrides`` set in it, for a stage that goes by what a run was.
 
-    Keys that came later have their defaults. Raises UserError: unreadable, of another version, an override that is
-    neither one of ``allowed`` nor in such a section.
+    Keys that came later have their defaults. Raises UserError: unreadable, of another version, an override that the
+    stage does not take.
     """
+    allowed = STAGES[stage].inherits.split()
     choices, values = _read_overrides(overrides)
     for name in [*(group for group, _ in choices), *values]:
         if name.partition(".")[0] not in allowed or name in dict(choices):
@@ -108,7 +113,7 @@ def compose_saved(path: Path, overrides: Sequence[str], allowed: Sequence[str]) 
             )
     base = OmegaConf.structured(Config)
     before = flatten(base, resolve=False)
-    return _finished(base, before, before | read_saved(path) | values)
+    return _finished(base, before, before | read_saved(path) | values, stage)
 
 
 _FILES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")  # of prompts; others are folders
@@ -150,7 +155,7 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], di
         else:
             raise UserError(
                 f"there is no key '{short(name, 80)}'{_nearest_key(name, list(known), options)};"
-                " mitune run --help lists all keys"
+                " mitune run --help --all lists the keys"
             )
     return list(choices.items()), values
 

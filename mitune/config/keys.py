@@ -43,6 +43,7 @@ class ModelConfig(Settings):
         "shapes",
         "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
         path=True,
+        basic=True,
     )
     config: str | None = key(
         None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)", path=True
@@ -60,10 +61,11 @@ class ModelConfig(Settings):
     )
     dtype: str = key(
         "auto",
-        "float32, float16, bfloat16, or auto: bfloat16 on CUDA, else float32",
+        "number format; auto: bfloat16 on CUDA, else float32",
         choices=("auto", "float32", "float16", "bfloat16"),
+        basic=True,
     )
-    device: str = key("auto", "auto, cpu, cuda, cuda:1, mps")
+    device: str = key("auto", "auto, cpu, cuda, cuda:1, mps", basic=True)
     compile: bool = key(False, "torch.compile the denoiser network")
     channels_last: bool = key(False, "channels-last memory layout (CUDA)")
     fast_decoder: str | None = key(
@@ -71,13 +73,13 @@ class ModelConfig(Settings):
     )
     offload: str = key(
         "none",
-        "what waits on the CPU: none, model (each part), sequential (encoders by layer)",
-        choices=("none", "model", "sequential"),
+        "what waits on the CPU until it is needed",
+        choices={"none": "nothing", "model": "each part", "sequential": "encoders layer by layer"},
     )
     quantization: str = key(
         "none",
-        "weights of the network and of T5 or Gemma: none, 8bit, 4bit (bitsandbytes), int8 (torchao)",
-        choices=("none", "8bit", "4bit", "int8"),
+        "smaller weights of the network and of T5 or Gemma",
+        choices={"none": "as they are", "8bit": "bitsandbytes", "4bit": "bitsandbytes", "int8": "torchao"},
     )
     vae_slicing: bool = key(False, "decode one picture at a time")
     vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
@@ -85,6 +87,7 @@ class ModelConfig(Settings):
         [],
         "start with this adapter (a folder, file or Hub id), or several [a,b]; training goes on from one",
         path=True,
+        basic=True,
     )
     adapter_weights: list[float] = key(
         [], "weight of each model.adapter (default: 1 each)", low=-1000, high=1000
@@ -100,18 +103,25 @@ class TrackerConfig(Settings):
 @dataclass
 class Config(Settings):
     name: str = key("shapes", "name of the preset, of the run folder")
-    run: str = key("runs/${name}", "the run folder", path=True)
-    seed: int = key(0, "every random draw follows from it", low=0, high=SEED)
+    run: str = key("runs/${name}", "the run folder", path=True, basic=True)
+    seed: int = key(0, "every random draw follows from it", low=0, high=SEED, basic=True)
     rounds: int = key(
-        1, "R: generate, select, train, evaluate, and again with the new adapter", low=1, high=ROUNDS
+        1,
+        "R: generate, select, train, evaluate, and again with the new adapter",
+        low=1,
+        high=ROUNDS,
+        basic=True,
     )
     round: int = key(1, "the round that a stage run alone belongs to", low=1, high=ROUNDS)
     launch: str | None = key(
         None,
         "start the processes by accelerate: a file of launch/ (multi_gpu) or of your own (null: this process)",
         path=True,
+        basic=True,
     )
-    scorers: list[str] = key(["mi", "llr", "contrast"], "scores every candidate gets", filled=True)
+    scorers: list[str] = key(
+        ["mi", "llr", "contrast"], "scores every candidate gets", filled=True, basic=True
+    )
     model: ModelConfig = section(ModelConfig)
     prompts: PromptsConfig = section(PromptsConfig)
     sampler: SamplerConfig = section(SamplerConfig)

@@ -13,11 +13,14 @@ class PromptsConfig(Settings):
         "shapes",
         "txt, csv, tsv, json, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'",
         path=True,
+        basic=True,
     )
     split: str | None = key(
         None, "split of a folder or Hub dataset (default: train, or a held-out one to evaluate)"
     )
-    limit: int | None = key(None, "at most this many prompts, evenly over the categories", low=1, high=ROWS)
+    limit: int | None = key(
+        None, "at most this many prompts, evenly over the categories", low=1, high=ROWS, basic=True
+    )
     per_category: int | None = key(None, "at most this many prompts of each category", low=1, high=ROWS)
     column: str | None = key(None, "text column (default: prompt, text or caption)")
     category_column: str | None = key(None, "category column (default: category or tag, where there is one)")

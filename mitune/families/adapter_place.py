@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mitune.errors import UserError, listed
-from mitune.families.source import ADAPTER_FILE, PICKLED
 from mitune.reading import check_regular, is_folder, reading
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 FORMS = "diffusers, peft, kohya and ComfyUI files in safetensors are read"

@@ -24,9 +24,9 @@ from mitune.errors import UserError
 from mitune.families import adapter_files
 from mitune.families.adapter_files import SavedAdapter
 from mitune.families.adapter_files import read_adapter as read_adapter
+from mitune.families.adapter_place import ADAPTER_FILE as FILE
 from mitune.families.headers import header_of, header_text
 from mitune.families.layers import check_size, sizes
-from mitune.families.source import ADAPTER_FILE as FILE
 from mitune.files import atomic_folder, write_bytes
 
 _A, _B, _MAGNITUDE = adapter_files.A, adapter_files.B, adapter_files.MAGNITUDE

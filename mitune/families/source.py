@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError, first_line, short
+from mitune.families.adapter_place import ADAPTER_FILE, PEFT_FILE, PEFT_SETTINGS, PICKLED, choose
 from mitune.families.headers import Header, read_header
 from mitune.families.marks import read_marks
 from mitune.reading import check_regular, home, is_file, is_folder, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
 """The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-PICKLED = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 _HUB_ADAPTER = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:/((?!.*\.\.)[^@]+\.safetensors))?(?:@(.+))?")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EITHER = "stabilityai/stable-diffusion-2-1"
@@ -158,8 +157,6 @@ def _fetch_adapter(name: str, file: str | None, revision: str | None) -> str:
     """The adapter file of a Hub repository, in the Hub's cache, with peft's settings beside it."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    from mitune.families.adapter_place import PEFT_FILE, PEFT_SETTINGS, choose
 
     with asking_hub(name, revision, f"has no {file or ADAPTER_FILE}"):
         if file is None:

@@ -89,7 +89,7 @@ class AdapterConfig(Settings):
         "how it changes a weight",
         choices={"dora": "its direction and its length", "lora": "by a product of two thin matrices"},
     )
-    rank: int = key(32, "rank r", low=1, high=4096)
+    rank: int = key(32, "rank r", low=1, high=4096, basic=True)
     alpha: int = key(32, "scale alpha (the update is multiplied by alpha / r)", low=1, high=1_000_000)
     dropout: float = key(0.0, "dropout on the adapter's input", low=0, high=1, below=1)
     targets: list[str] = key(
@@ -123,9 +123,11 @@ class TrainConfig(Settings):
 
     objective: str = key("mse", "loss that is minimised", choices=OBJECTIVES.meanings, basic=True)
     steps: int = key(300, "optimizer steps", low=1, high=TRAINING, basic=True)
-    batch_size: int = key(400, "pictures an optimizer step, over all processes", low=1, high=BATCH)
+    batch_size: int = key(
+        400, "pictures an optimizer step, over all processes", low=1, high=BATCH, basic=True
+    )
     micro_batch: int | None = key(
-        None, "pictures a forward; the rest is accumulated (default: a process's share)", low=1, high=BATCH
+        None, "pictures a forward; the rest is accumulated (default: all)", low=1, high=BATCH, basic=True
     )
     lr: float = key(1e-4, "learning rate", low=0, high=100, basic=True)
     lr_schedule: str = key(

@@ -25,7 +25,7 @@ import mitune
 from mitune.data.dataset import encode_png
 from mitune.data.decoding import open_picture
 from mitune.errors import UserError
-from mitune.families.source import ADAPTER_FILE
+from mitune.families.adapter_place import ADAPTER_FILE
 from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_text
 from mitune.hub.card import Example, Facts, write_card
 from mitune.reading import is_there as found_at

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mitune.errors import UserError
-from mitune.families.source import PICKLED, fingerprint
+from mitune.families.adapter_place import PICKLED
+from mitune.families.source import fingerprint
 from mitune.reading import home, is_file, reading
 from mitune.referees.catalogue import AestheticConfig
 from mitune.referees.clip import Clip, clip_of

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mitune.errors import UserError
+from mitune.families.adapter_place import PICKLED
 from mitune.families.headers import read_headers
 from mitune.families.shards import check_shards
-from mitune.families.source import PICKLED, asking_hub, fingerprint, is_hub_id
+from mitune.families.source import asking_hub, fingerprint, is_hub_id
 from mitune.families.weights import check_settings, check_stored
 from mitune.reading import home, is_file, is_folder, is_there, read_json
 

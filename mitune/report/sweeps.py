@@ -22,7 +22,8 @@ from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_bytes, write_table, write_text
 from mitune.hub.escape import literal, plain
 from mitune.reading import is_folder
-from mitune.runs import STAGES, RunFolder
+from mitune.runs import RunFolder
+from mitune.stages.catalogue import ROUND
 
 NOTE, SUMMARY = "sweep.json", "summary.json"
 _ENDS = ("md", "csv", "parquet", "png")
@@ -156,7 +157,7 @@ def _rounds(run: Path) -> list[dict[str, Any]]:
         return summary["rounds"]
     folder, found, number = RunFolder(run), [], 1
     while folder.mark(number, "generate") is not None:
-        marks = {stage: folder.mark(number, stage) for stage in STAGES}
+        marks = {stage: folder.mark(number, stage) for stage in ROUND}
         found.append({"round": number} | {stage: mark for stage, mark in marks.items() if mark is not None})
         number += 1
     return found

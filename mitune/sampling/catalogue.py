@@ -89,9 +89,9 @@ class SamplerConfig(Settings):
     """
 
     name: str = key("ddim", "how to walk from noise to a picture", choices=SAMPLERS.meanings)
-    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS)
+    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS, basic=True)
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
-    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE)
+    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE, basic=True)
     variance: str = key(
         "small",
         "noise of a ddpm step",

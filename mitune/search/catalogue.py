@@ -59,12 +59,14 @@ class SearchConfig(Settings):
         None,
         "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or what the model itself"
         " says on the way: llr, mi, contrast. Short: reward=",
+        basic=True,
     )
     alpha: float = key(
         1.0,
         "temperature of the target p exp(reward/alpha), in the reward's unit. Short: alpha=",
         above=0,
         high=1e9,
+        basic=True,
     )
     particles: int | None = key(
         None, "of one population (default: all candidates of a prompt are one)", low=1, high=CANDIDATES

@@ -32,7 +32,7 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     Raises UserError: scores that cannot be had, too few prompts, a table without them.
     """
     folder = run.root / "agree"
-    referee = check(config)
+    referee = referee_of(config)
     if state().is_main_process:
         clean_partial(folder)
     read = _draw(config, folder) if config.agree.source is None else lambda: _read(config)
@@ -66,23 +66,10 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     return agreed(finish)
 
 
-def check(config: DictConfig) -> str:
-    """Whether the scores can be had from this sampler; gives the referee."""
-    settings, combined = config.agree, config.scorer.combined
-    names = list(settings.scorers)
-    referee = settings.referee or ("oracle" if "oracle" in names else names[-1])
-    if settings.source is None:
-        still = config.sampler.name == "ddim" and config.sampler.eta == 0
-        if still and "llr" in scorers_of(names, combined):
-            raise UserError(
-                "agree.scorers: llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or leave it out"
-            )
-        if not set(columns([referee], combined)) <= {*columns(names, combined), "exact"}:
-            raise UserError(
-                f"agree.referee={referee}: the candidates do not get this score; add it:"
-                f" agree.scorers=[{','.join([*names, referee])}]"
-            )
-    return referee
+def referee_of(config: DictConfig) -> str:
+    """Give the score that the others are held to."""
+    names = list(config.agree.scorers)
+    return config.agree.referee or ("oracle" if "oracle" in names else names[-1])
 
 
 # Candidates with their scores, forwards a candidate by score, what was drawn and what it took.

@@ -10,15 +10,9 @@ from mitune.data.store import CandidateStore
 from mitune.errors import UserError
 from mitune.files import user_errors
 from mitune.runs import RunFolder
+from mitune.stages.catalogue import STAGES
 from mitune.stages.progress import warn
 
-# What of a stage's files must be there, whatever its mark says, and how it is said that it is not.
-_RESULT = {
-    "generate": ("candidates", "is not complete"),
-    "select": ("dataset", "is not complete"),
-    "train": ("adapter", "is not there yet"),
-    "evaluate": ("evaluation.json", "is not there yet"),
-}
 _told: set[Path] = set()  # the folders without digests that were spoken of
 
 
@@ -29,7 +23,7 @@ def files_in(*folders: Path) -> list[Path]:
 
 def harmed(run: RunFolder, number: int, stage: str) -> list[Path]:
     """What a stage that is marked done left, and what is gone or changed since. Main process only."""
-    result = run.round(number) / _RESULT[stage][0]
+    result = run.round(number) / STAGES[stage].result[0]
     gone = [] if result.exists() else [result]
     noted = run.noted(number, stage)
     if noted is not None:
@@ -54,7 +48,7 @@ def require(
 ) -> None:
     """Raises UserError unless a stage is done and what it left, as far as it is ``used``, is as it was. Main process
     only."""
-    name, words = _RESULT[stage]
+    name, words = STAGES[stage].result
     place, again = run.round(number) / name, f"run mitune {stage} run={run.root} round={number}"
     if run.mark(number, stage) is None:
         raise UserError(f"{place} {words}; {again} first")
@@ -74,7 +68,7 @@ def clear(run: RunFolder, number: int, stage: str, found: Iterable[Path]) -> Non
     Raises UserError where a folder has taken a file's place, or the disk refuses.
     """
     for path in found:
-        if path == run.round(number) / _RESULT[stage][0]:
+        if path == run.round(number) / STAGES[stage].result[0]:
             continue
         unit = path.name.startswith("unit-")
         for own in [path, *(path.parent.glob(f"{path.stem}.*") if unit else ())]:

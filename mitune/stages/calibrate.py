@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from mitune.config import check_racer
 from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
 from mitune.distributed import agreed, state
@@ -38,7 +37,7 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     Raises UserError: a score that cannot be had, or that nobody can be dropped by, too few prompts.
     """
     folder, settings = run.root / "calibrate", config.calibrate
-    target = check(config)
+    target: str = settings.target or config.select.by
     if state().is_main_process:
         clean_partial(folder)
     read = _draw(config, run, target)
@@ -80,31 +79,6 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         return figures
 
     return agreed(finish)
-
-
-def check(config: DictConfig) -> str:
-    """Whether the scores can be had from this sampler; gives the target."""
-    settings, sampler = config.calibrate, config.sampler
-    straight = sampler.name == "euler" or (sampler.name == "ddim" and sampler.eta == 0)
-    for name in settings.by:
-        check_racer("calibrate.by", name, settings.times, straight)
-    target: str = settings.target or config.select.by
-    if target == "random":
-        raise UserError(
-            "calibrate: select.by=random chooses by lot; say which score: calibrate.target=contrast"
-        )
-    if straight and "llr" in scorers_of([target], config.scorer.combined):
-        raise UserError(
-            f"calibrate.target={target}: llr needs a stochastic sampler: say sampler.eta=1 or sampler=ddpm, or give"
-            " another score"
-        )
-    if settings.k >= settings.candidates:
-        raise UserError(
-            f"calibrate.k={settings.k}: nobody could be dropped of calibrate.candidates={settings.candidates}; lower k"
-        )
-    if sampler.steps < 2:
-        raise UserError(f"calibrate: with sampler.steps={sampler.steps} there is no step to save; raise it")
-    return target
 
 
 def _steps(config: DictConfig, name: str) -> list[int]:

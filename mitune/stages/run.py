@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,24 +11,14 @@ from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.reading import is_there
 from mitune.report import write_report
-from mitune.runs import STAGES, RunFolder
+from mitune.runs import RunFolder
 from mitune.stages.artefacts import clear, harmed, require, told
+from mitune.stages.catalogue import ROUND, STAGES
 from mitune.stages.common import check_prompts, trained_from
-from mitune.stages.evaluate import evaluate
-from mitune.stages.generate import generate
 from mitune.stages.progress import say, warn
-from mitune.stages.select import select_stage
-from mitune.stages.train import train_stage
 from mitune.track import METRICS
 
 SCHEMA = 1
-
-WORK: dict[str, Callable[[DictConfig, RunFolder, int], dict[str, Any]]] = {
-    "generate": generate,
-    "select": select_stage,
-    "train": train_stage,
-    "evaluate": evaluate,
-}
 
 
 def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
@@ -54,7 +43,7 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
     if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
         warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
-        figures = WORK[stage](config, run, number)
+        figures = STAGES[stage].load()(config, run, number)
         say(f"round {number}: {_line(stage, figures)}")
     else:
         say(f"round {number}: {_line(stage, figures)} (done before)")
@@ -63,8 +52,8 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
 
 def _require_used(stage: str, config: DictConfig, run: RunFolder, number: int) -> None:
     """Raises UserError where what a stage went on from is gone or changed. Main process only."""
-    if stage != STAGES[0]:
-        require(run, number, STAGES[STAGES.index(stage) - 1])
+    if stage != ROUND[0]:
+        require(run, number, ROUND[ROUND.index(stage) - 1])
     if number > 1 and (stage == "generate" or (stage == "train" and not config.train.fresh)):
         require(run, number - 1, "train")
 
@@ -76,7 +65,7 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
     for number in range(1, config.rounds + 1):
-        rounds.append({"round": number, **{stage: run_stage(stage, config, run, number) for stage in STAGES}})
+        rounds.append({"round": number, **{stage: run_stage(stage, config, run, number) for stage in ROUND}})
         summary = summarise(config, rounds)
         if state().is_main_process:
             write_json(run.root / "summary.json", summary)
@@ -89,7 +78,7 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 
 def summarise(config: DictConfig, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """``summary.json``: its shape is a contract (schema 1); keys may be added, none renamed."""
-    figures = [entry[stage] for entry in rounds for stage in STAGES]
+    figures = [entry[stage] for entry in rounds for stage in ROUND]
     return {
         "schema": SCHEMA,
         "model": rounds[0]["generate"]["model"],

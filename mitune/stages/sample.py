@@ -131,16 +131,7 @@ def check(config: DictConfig, prompts: list[Prompt]) -> tuple[str | None, int, l
     """(what picks the pictures, how many are drawn a prompt, the scores each gets). Raises UserError."""
     settings, combined = config.sample, config.scorer.combined
     by, drawn = settings.by, settings.of or settings.pictures
-    if drawn < settings.pictures:
-        raise UserError(
-            f"sample.pictures={settings.pictures} but only sample.of={drawn} are drawn; raise sample.of"
-        )
-    steered = config.search.by is not None
     if drawn > settings.pictures and by is None:
-        if not steered:
-            raise UserError(
-                f"sample.of={drawn}: say which score picks {settings.pictures} of them: sample.by=mi (or another)"
-            )
         by = "weight"
     names = list(settings.scorers)
     if by not in (None, "weight"):
@@ -149,10 +140,6 @@ def check(config: DictConfig, prompts: list[Prompt]) -> tuple[str | None, int, l
     texts = [prompt.text for prompt in prompts]
     check_judges(names, texts, "sample.scorers", config.scorer)
     check_search(config, texts, drawn)
-    if config.sampler.racing.by is not None:
-        raise UserError(
-            "sampler.racing: sample draws every picture to its end; leave it out (sampler.racing.by=null)"
-        )
     return by, drawn, names
 
 

@@ -22,12 +22,16 @@ from mitune.settings import (
 
 @dataclass
 class GenerateConfig(Settings):
-    candidates: int = key(12, "M: candidates a prompt", low=1, high=CANDIDATES)
+    candidates: int = key(12, "M: candidates a prompt", low=1, high=CANDIDATES, basic=True)
     guidance: float | None = key(
         None, "guidance of the candidates (default: the sampler's)", low=0, high=GUIDANCE
     )
     batch_size: int = key(
-        96, "candidates a batch (each is two rows of a forward); lower it to save memory", low=1, high=BATCH
+        96,
+        "candidates a batch (each is two rows of a forward); lower it to save memory",
+        low=1,
+        high=BATCH,
+        basic=True,
     )
     rows_per_unit: int = key(
         192, "candidates a unit; what a killed run loses at most", low=1, high=CANDIDATES
@@ -43,9 +47,11 @@ class GenerateConfig(Settings):
 @dataclass
 class SelectConfig(Settings):
     by: str = key(
-        "contrast", "the score, or weighted sum of scores, that chooses; random and oracle are controls"
+        "contrast",
+        "the score, or weighted sum of scores, that chooses; random and oracle are controls",
+        basic=True,
     )
-    k: int = key(1, "winners a prompt", low=1, high=CANDIDATES)
+    k: int = key(1, "winners a prompt", low=1, high=CANDIDATES, basic=True)
     losers: int = key(
         0, "losers a prompt, for preference training (train.objective=dpo)", low=0, high=CANDIDATES
     )
@@ -79,13 +85,16 @@ class SelectConfig(Settings):
 @dataclass
 class EvaluateConfig(Settings):
     prompts: PromptsConfig = section(PromptsConfig)
-    candidates: int = key(4, "pictures a held-out prompt", low=1, high=CANDIDATES)
+    candidates: int = key(4, "pictures a held-out prompt", low=1, high=CANDIDATES, basic=True)
     batch_size: int = key(96, "pictures a batch", low=1, high=BATCH)
     guidance: float | None = key(
         None, "guidance of the comparison (default: the sampler's)", low=0, high=GUIDANCE
     )
     scorers: list[str] = key(
-        ["mi", "oracle"], "scores in the tables; the oracle judges the embedded world only", filled=True
+        ["mi", "oracle"],
+        "scores in the tables; the oracle judges the embedded world only",
+        filled=True,
+        basic=True,
     )
     seed: int = key(
         1, "seed of the held-out pictures, the same before and after and in every round", low=0, high=SEED
@@ -95,20 +104,27 @@ class EvaluateConfig(Settings):
 
 @dataclass
 class SampleConfig(Settings):
-    prompt: str | None = key(None, "one prompt, instead of those of prompts.source")
-    pictures: int = key(4, "pictures a prompt", low=1, high=CANDIDATES)
+    prompt: str | None = key(None, "one prompt, instead of those of prompts.source", basic=True)
+    pictures: int = key(4, "pictures a prompt", low=1, high=CANDIDATES, basic=True)
     of: int | None = key(
         None,
         "drawn for them: candidates, or particles of a search (default: as many)",
         low=1,
         high=CANDIDATES,
+        basic=True,
     )
     by: str | None = key(
-        None, "the score that picks the pictures (default, with sampler=das: drawn by the particles' weights)"
+        None,
+        "the score that picks the pictures (default, with sampler=das: drawn by the particles' weights)",
+        basic=True,
     )
-    scorers: list[str] = key(["mi"], "scores every picture gets", filled=True)
-    round: int | None = key(None, "draw with the adapter that this round of run= trained", low=1, high=ROUNDS)
-    out: str | None = key(None, "the folder to write (default: samples, in the run folder)", path=True)
+    scorers: list[str] = key(["mi"], "scores every picture gets", filled=True, basic=True)
+    round: int | None = key(
+        None, "draw with the adapter that this round of run= trained", low=1, high=ROUNDS, basic=True
+    )
+    out: str | None = key(
+        None, "the folder to write (default: samples, in the run folder)", path=True, basic=True
+    )
 
 
 @dataclass
@@ -118,6 +134,7 @@ class ScoreConfig(Settings):
         "pictures: a folder with metadata.csv/.jsonl or a.txt beside a.png, a parquet file, tar shards, a Hub"
         " dataset id, a folder of candidates",
         path=True,
+        basic=True,
     )
     split: str | None = key(None, "split of a dataset that has several (default: train, or the only one)")
     image_column: str | None = key(
@@ -125,21 +142,25 @@ class ScoreConfig(Settings):
     )
     text_column: str | None = key(None, "caption column (default: text, caption or prompt)")
     caption: str = key(
-        "first", "of several captions: first, or random (by seed and row)", choices=("first", "random")
+        "first", "of several captions", choices={"first": "the first", "random": "one by seed and row"}
     )
     outside: bool = key(
         False, "read files outside the source's folder too, where its table or its links name them"
     )
     limit: int | None = key(None, "at most this many pictures", low=1, high=ROWS)
-    scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets", filled=True)
+    scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets", filled=True, basic=True)
     pool: str | None = key(
         None, "more prompts for contrast to find edits in (a source like prompts.source)", path=True
     )
     adapter: str | None = key(None, "judge with this adapter's model instead of the base model", path=True)
-    out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)", path=True)
-    by: str | None = key(None, "the score that top_fraction goes by (default: the first of score.scorers)")
+    out: str | None = key(
+        None, "the table (default: SOURCE-scores.parquet beside the source)", path=True, basic=True
+    )
+    by: str | None = key(
+        None, "the score that top_fraction goes by (default: the first of score.scorers)", basic=True
+    )
     top_fraction: float | None = key(
-        None, "write the best share (0 to 1) of the pictures as a dataset, too", above=0, high=1
+        None, "write the best share (0 to 1) of the pictures as a dataset, too", above=0, high=1, basic=True
     )
     profile: str | None = key(
         None,
@@ -147,7 +168,7 @@ class ScoreConfig(Settings):
         path=True,
     )
     skip: bool = key(False, "leave out pictures that do not decode or have no caption, instead of stopping")
-    batch_size: int = key(192, "rows a forward", low=1, high=BATCH)
+    batch_size: int = key(192, "rows a forward", low=1, high=BATCH, basic=True)
     rows_per_unit: int = key(
         192, "pictures a unit; what a killed command loses at most", low=1, high=CANDIDATES
     )
@@ -155,15 +176,18 @@ class ScoreConfig(Settings):
 
 @dataclass
 class AgreeConfig(Settings):
-    prompts: int = key(100, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
-    candidates: int = key(32, "M: candidates a prompt", low=2, high=CANDIDATES)
+    prompts: int = key(100, "P: prompts, evenly over the categories", low=2, high=CANDIDATES, basic=True)
+    candidates: int = key(32, "M: candidates a prompt", low=2, high=CANDIDATES, basic=True)
     scorers: list[str] = key(
         ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"],
         "scores that are compared",
         filled=True,
+        basic=True,
     )
     referee: str | None = key(
-        None, "the score the others are held to (default: oracle where it is one of them, else the last)"
+        None,
+        "the score the others are held to (default: oracle where it is one of them, else the last)",
+        basic=True,
     )
     positions: list[int] = key(
         [1, 25, 50],
@@ -181,18 +205,25 @@ class AgreeConfig(Settings):
     )
     resamples: int = key(2000, "of the bootstrap over prompts", low=1, high=RESAMPLES)
     source: str | None = key(
-        None, "a table of scores (mitune score) or folder of candidates, instead of drawing", path=True
+        None,
+        "a table of scores (mitune score) or folder of candidates, instead of drawing",
+        path=True,
+        basic=True,
     )
 
 
 @dataclass
 class CalibrateConfig(Settings):
-    prompts: int = key(24, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
-    candidates: int = key(16, "M: candidates a prompt", low=2, high=1000)
-    by: list[str] = key(["mi", "llr"], "running scores to race by: those of sampler.racing.by", filled=True)
-    target: str | None = key(None, "the final score whose best candidates must survive (default: select.by)")
-    k: int = key(1, "how many of the best", low=1, high=1000)
-    recall: float = key(0.9, "share of them that a proposed schedule shall keep", above=0, high=1)
+    prompts: int = key(24, "P: prompts, evenly over the categories", low=2, high=CANDIDATES, basic=True)
+    candidates: int = key(16, "M: candidates a prompt", low=2, high=1000, basic=True)
+    by: list[str] = key(
+        ["mi", "llr"], "running scores to race by: those of sampler.racing.by", filled=True, basic=True
+    )
+    target: str | None = key(
+        None, "the final score whose best candidates must survive (default: select.by)", basic=True
+    )
+    k: int = key(1, "how many of the best", low=1, high=1000, basic=True)
+    recall: float = key(0.9, "share of them that a proposed schedule shall keep", above=0, high=1, basic=True)
     every: int = key(2, "steps between two looks, of scores that cost forwards", low=1, high=STEPS)
     times: int | None = key(None, "of a look: as sampler.racing.times", low=1, high=STEPS)
     edits: int = key(3, "of a look: as sampler.racing.edits", low=1, high=1000)
@@ -202,20 +233,24 @@ class CalibrateConfig(Settings):
 @dataclass
 class ExportConfig(Settings):
     round: int | None = key(
-        None, "the round to export (default: the last that is trained)", low=1, high=ROUNDS
+        None, "the round to export (default: the last that is trained)", low=1, high=ROUNDS, basic=True
     )
-    out: str | None = key(None, "the folder to write (default: export, in the run folder)", path=True)
+    out: str | None = key(
+        None, "the folder to write (default: export, in the run folder)", path=True, basic=True
+    )
     name: str | None = key(None, "the model's name on its card (default: the repository's or the run's)")
-    merged: bool = key(False, "the whole pipeline too, the adapter fused into its weights")
+    merged: bool = key(False, "the whole pipeline too, the adapter fused into its weights", basic=True)
     comfy: bool = key(False, "the adapter under the names that ComfyUI reads, too")
     dataset: bool = key(False, "the training set too, as parquet; its repository is NAME-dataset")
-    pictures: int = key(12, "before/after pairs shown, at most", low=0, high=1000)
-    base_model: str | None = key(None, "Hub id of the base model for the card (default: model.path)")
+    pictures: int = key(12, "before/after pairs shown, at most", low=0, high=1000, basic=True)
+    base_model: str | None = key(
+        None, "Hub id of the base model for the card (default: model.path)", basic=True
+    )
     license: str | None = key(None, "licence on the card (default: the base model's, where known)")
-    push: str | None = key(None, "upload to this repository of the Hub: user/name")
+    push: str | None = key(None, "upload to this repository of the Hub: user/name", basic=True)
     private: bool = key(False, "make the repository private")
     revision: str | None = key(None, "branch of the repository (default: main)")
-    dry_run: bool = key(False, "list what would be uploaded and send nothing")
+    dry_run: bool = key(False, "list what would be uploaded and send nothing", basic=True)
 
 
 @dataclass

@@ -12,25 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from mitune import command
 from mitune.errors import UserError, first_line, short
 from mitune.files import read_json, write_json
+from mitune.stages.catalogue import STAGES
 from mitune.sweep.arguments import folder_name, values_of
 
 NOTE = "sweep.json"
 FAILED = 1
 # The command was told to stop: by Ctrl-C, or by a scheduler that will start it again.
 STOPPED = (75, 130)
-# What a job of each stage does: what it needs and does not have yet comes first.
-PARTS = {
-    "generate": ("generate",),
-    "select": ("generate", "select"),
-    "train": ("generate", "select", "train"),
-    "evaluate": ("generate", "select", "train", "evaluate"),
-    "run": ("run",),
-    "sample": ("sample",),
-    "agree": ("agree",),
-    "calibrate": ("calibrate",),
-}
 
 
 @dataclass(frozen=True)
@@ -74,8 +65,8 @@ class Job:
             # A folder of one's own may serve several sweeps.
             if not any(word.startswith("sweep.share=") for word in words):
                 own.append(f"sweep.share={Path(self.folder) / 'shared'}")
-            for part in PARTS[self.stage]:
-                code, line = attempt([part, *words, *own])
+            for part in (*STAGES[self.stage].needs, self.stage):
+                code, line = attempt(part, [*words, *own])
                 if code:
                     break
             note = {
@@ -130,20 +121,18 @@ def gain(place: Path, words: list[str]) -> float | None:
     rounds = [number for number in run.trained() if run.mark(number, "evaluate")]
     if not rounds:
         return None
-    config = compose(words)
+    config = compose(words, "evaluate")
     scores = (run.mark(rounds[-1], "evaluate") or {})["difference"]["all"]
     name = config.sweep.objective or config.evaluate.scorers[-1]
     return float(scores[name]["difference"])
 
 
-def attempt(arguments: list[str]) -> tuple[int, str]:
-    """A command in this process: its exit code, and the line that it ended with where that is not 0."""
-    from mitune.cli import main
-
+def attempt(stage: str, words: list[str]) -> tuple[int, str]:
+    """Run a command in this process; gives its exit code, and the line that it ended with where that is not 0."""
     said = Heard(sys.stderr)
     with contextlib.redirect_stderr(said):
         try:
-            code = main(arguments)
+            code = command.run(stage, words)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else FAILED
         except Exception as error:
@@ -194,5 +183,6 @@ def _hydra_kept() -> Iterator[None]:
 
 def check_stage(stage: str) -> None:
     """Raises UserError for a stage that has no folder of its own to repeat in."""
-    if stage not in PARTS:
-        raise UserError(f"mitune {stage} -m: a sweep repeats one of {', '.join(PARTS)}")
+    if not STAGES[stage].swept:
+        known = STAGES.where(lambda one: one.swept)
+        raise UserError(f"mitune {stage} -m: a sweep repeats one of {', '.join(known)}")

@@ -17,6 +17,7 @@ from mitune.errors import UserError, complain, first_line
 from mitune.launcher import is_launched, launch_file
 from mitune.reading import home
 from mitune.report.sweeps import check_place, write_sweep
+from mitune.stages.catalogue import STAGES
 from mitune.stages.common import selecting
 from mitune.sweep.arguments import Words, example, folder_name, grid, read
 from mitune.sweep.jobs import FAILED, STOPPED, Job, check_stage, notes
@@ -59,7 +60,7 @@ def sweep(stage: str, arguments: Sequence[str], show: bool = False) -> int:
             raise UserError(
                 f"-m: {', '.join(swept)}: no value is among these; give a list, such as select.k=1,3"
             )
-        configs = [_config(words, values) for values in jobs or [example(swept, loader)]]
+        configs = [_config(stage, words, values) for values in jobs or [example(swept, loader)]]
         folder = _folder(words, configs[0])
         fixed = [word for word in words.fixed if not word.startswith("run=")]
         fixed += [] if jobs is None else kept_by_all(configs)
@@ -134,10 +135,13 @@ def swept_words(params: Mapping[str, Any], words: Words) -> list[str]:
     return [*(f"{key}={value}" for key, value in params.items() if key not in given), *words.swept]
 
 
-def _config(words: Words, values: dict[str, str]) -> DictConfig:
-    """A job's configuration. Raises UserError, naming the job, where it is not valid."""
+def _config(stage: str, words: Words, values: dict[str, str]) -> DictConfig:
+    """Give a job's configuration. Raises UserError, naming the job, where it is not valid for one of its commands."""
+    own = [*words.fixed, *(f"{key}={value}" for key, value in values.items())]
     try:
-        config = compose([*words.fixed, *(f"{key}={value}" for key, value in values.items())])
+        for part in STAGES[stage].needs:
+            compose(own, part)
+        config = compose(own, stage)
         if config.launch is not None:
             launch_file(config.launch)
         return config

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mitune.data.store import CandidateStore
-from mitune.families.source import ADAPTER_FILE
+from mitune.families.adapter_place import ADAPTER_FILE
 from mitune.files import read_json
 from mitune.leaving import TEMPORARY
 from mitune.runs import REQUEUE

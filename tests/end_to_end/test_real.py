@@ -16,8 +16,8 @@ from PIL import Image
 
 from mitune.cli import main
 from mitune.files import read_json
-from mitune.runs import STAGES
 from mitune.scores import Term
+from mitune.stages.catalogue import ROUND
 from mitune.stages.real import stand_in
 
 Arguments = Callable[..., list[str]]
@@ -58,7 +58,7 @@ def test_half_of_the_set_is_real_and_chosen_by_the_same_score(
     assert figures["real"]["pictures"] == 4
     assert figures["real"]["looked_at"] == 6
     assert figures["forwards"] == figures["real"]["forwards"] == 6 * 4
-    assert summary["forwards"] == sum(stages[name]["forwards"] for name in STAGES)
+    assert summary["forwards"] == sum(stages[name]["forwards"] for name in ROUND)
     assert "4 and 4 real of 6" in (tmp_path / "run" / "report.html").read_text()
     assert "and 4 real pictures of 6" in done.out
     chosen = datasets.load_from_disk(str(folder / "dataset"))

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from mitune import cli
+from mitune import command
 from mitune.cli import main
 from mitune.files import read_json
 from mitune.runs import RunFolder
@@ -167,15 +167,15 @@ def test_a_wish_to_stop_ends_the_sweep_with_its_code(
     code: int, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = arguments("generate", "-m", "seed=1,2", f"run={tmp_path / 'sweep'}")
-    whole, asked = cli.main, []
+    asked = []
 
-    def stopped(given: list[str]) -> int:
+    def stopped(stage: str, given: list[str]) -> int:
         asked.append(given)
         return code
 
-    monkeypatch.setattr(cli, "main", stopped)
+    monkeypatch.setattr(command, "run", stopped)
     with pytest.raises(SystemExit) as left:
-        whole(words)
+        main(words)
     assert left.value.code == code
     assert len(asked) == 1
     assert read_json(tmp_path / "sweep" / "seed=1" / "sweep.json")["code"] == code

@@ -1,0 +1,144 @@
+"""One command, given its words: what the command line runs, and each job of a sweep.
+
+command.run("score", ["score.source=pictures/"])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mitune import leaving
+from mitune.config import compose
+from mitune.errors import UserError, complain
+from mitune.stages.catalogue import STAGES
+
+MISTAKE = 2
+INTERRUPTED = 130
+
+
+def run(stage: str, words: Sequence[str]) -> int:
+    """Do ``stage`` with the configuration that ``words`` ask for; gives the exit code, as :func:`coded`."""
+    return coded(lambda: do(stage, words))
+
+
+def coded(action: Callable[[], int]) -> int:
+    """Give the exit code of ``action``, with errors as one line and a code: 2 a mistake in the input, 75 told to leave
+    (run it again), 130 interrupted, 1 another process was lost. What a scheduler can rely on: :mod:`mitune.leaving`.
+    """
+    with leaving.signals():
+        return _coded(action)
+
+
+def _coded(action: Callable[[], int]) -> int:
+    try:
+        return action()
+    except UserError as error:
+        complain(str(error))
+        return MISTAKE
+    except leaving.Leave as leave:
+        if leave.line:
+            complain(leave.line)
+        return leave.code
+    except KeyboardInterrupt:
+        print("\nmitune: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # of a place that nobody foresaw
+        from mitune.files import refusal
+
+        reason = refusal(error)
+        if reason is None:
+            raise
+        complain(f"cannot use {error.filename or 'a file'}: {reason}")
+        return MISTAKE
+
+
+def do(stage: str, words: Sequence[str], show: bool = False) -> int:
+    """Do ``stage``, or only print its configuration (``show``); gives 0, or the code of the processes that it launched.
+    Raises UserError for a mistake in the input."""
+    given = {word.partition("=")[0] for word in words}
+    if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
+        raise UserError("sweep= says what is swept: add -m (mitune run -m sweep=rounds)")
+    config = compose(words, stage)
+    if STAGES[stage].inherits:  # it goes by what the run was, not by a preset
+        from mitune.runs import RunFolder
+
+        config = RunFolder(config.run).recall(words, stage)
+    if show:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(config), end="")
+        return 0
+    if config.launch is not None:
+        from mitune.launcher import is_launched, launch
+
+        if not is_launched():
+            return launch(config.launch, [stage, *words, "launch=null"])
+    work(stage, config)
+    return 0
+
+
+def work(stage: str, config: Any) -> None:
+    """Load what computes, and compute. The imports wait until the configuration is known to be good."""
+    from mitune.track import check_trackers
+    from mitune.versions import check_versions
+
+    own = STAGES[stage]
+    check_versions()
+    # Where a connection breaks, torch prints its C++ stack; what it means is said in one line (mitune.distributed).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not own.inherits:
+        check_trackers(name for name, wanted in config.tracker.items() if wanted)
+    import torch
+
+    from mitune.distributed import state, together
+    from mitune.runs import RunFolder
+    from mitune.stages.common import quiet
+
+    quiet()
+    if own.trains:
+        _check_launch(config)
+    folder, guard = own.look_up("folder"), own.look_up("guard")
+    place = RunFolder(folder(config) if folder else config.run)
+    with together():
+        try:
+            main = state().is_main_process
+            with place.lock() if main else contextlib.nullcontext():
+                if main and guard:
+                    guard(place.root)
+                if main and not own.inherits:
+                    place.remember(config)
+                place.check_fellows(config)
+                _go(stage, config, place)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
+                " (and see model.dtype, model.offload, train.gradient_checkpointing)"
+            ) from error
+
+
+def _check_launch(config: Any) -> None:
+    from mitune.distributed import state
+    from mitune.finetune.sharding import check_launch
+    from mitune.stages.progress import warn
+
+    if line := check_launch(config, state().num_processes):
+        warn(line)
+
+
+def _go(stage: str, config: Any, place: Any) -> None:
+    """Call the code of a stage, in the folder ``place``."""
+    from mitune.distributed import state
+    from mitune.stages.run import run_stage
+
+    own = STAGES[stage]
+    if own.in_round:
+        run_stage(stage, config, place, config.round)
+    elif own.shared or state().is_main_process:
+        own.load()(config, place)

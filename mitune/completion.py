@@ -1,0 +1,87 @@
+"""Completion of command lines in a shell: ``mitune completion bash`` prints what asks ``mitune complete WORDS``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mitune.config import groups
+from mitune.config.composition import SHORT
+from mitune.config.keys import keys
+from mitune.errors import UserError, nearest
+from mitune.stages.catalogue import STAGES
+
+_SCRIPTS = {
+    "bash": """_mitune() {
+    local line="${COMP_LINE:0:COMP_POINT}" IFS=$' \\t'
+    local words=($line)
+    [[ "$line" == *[[:space:]] ]] && words+=("")
+    local last="${words[@]: -1}" IFS=$'\\n'
+    COMPREPLY=($(mitune complete "${words[@]:1}" 2>/dev/null))
+    if [[ "$last" == *=* ]]; then COMPREPLY=("${COMPREPLY[@]#"${last%%=*}="}"); fi
+    if [[ "${COMPREPLY[0]}" == *= ]]; then compopt -o nospace; fi
+}
+complete -F _mitune mitune
+""",
+    "zsh": """#compdef mitune
+_mitune() {
+    local -a found
+    found=("${(@f)$(mitune complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    compadd -Q -S '' -- $found
+}
+compdef _mitune mitune
+""",
+    "fish": """complete -c mitune -f -a '(mitune complete (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+""",
+}
+
+
+def script(shell: str) -> str:
+    """Give what a shell reads to complete ``mitune``. Raises UserError for a shell that is not known."""
+    if shell not in _SCRIPTS:
+        raise UserError(
+            f"mitune completion SHELL: it is one of {', '.join(_SCRIPTS)}{nearest(shell, _SCRIPTS)}"
+        )
+    return _SCRIPTS[shell]
+
+
+def complete(words: Sequence[str], commands: Iterable[str] = (), options: Iterable[str] = ()) -> list[str]:
+    """Give what the last of ``words`` may become: a stage or one of ``commands``, then one of ``options``, a group or a
+    key that the stage reads, then a value after ``key=``."""
+    *before, last = words or [""]
+    if not before:
+        found = [*STAGES, *commands, *options]
+    elif before[0] in STAGES and last.startswith("-"):
+        found = list(options)
+    else:
+        found = _choices(before, last)
+    return [word for word in found if word.startswith(last)]
+
+
+def _choices(before: Sequence[str], last: str) -> list[str]:
+    stage = before[0]
+    if stage == "completion":
+        return list(_SCRIPTS)
+    if stage == "help":
+        return [*keys(), *groups(), *STAGES]
+    if stage not in STAGES:
+        return []
+    own = STAGES[stage]
+    name, equals, _ = last.partition("=")
+    if not equals:
+        known = {} if own.inherits else dict.fromkeys(groups(), ())
+        return [f"{one}=" for one in (*known, *(key for key in keys() if own.shows(key)))]
+    return [f"{name}={value}" for value in _values(name, last)]
+
+
+def _values(name: str, last: str) -> list[str]:
+    """The values that the key or group ``name`` may have; of a list, after the items that are there."""
+    if name in groups():
+        return groups()[name]
+    key = keys().get(SHORT.get(name, name))
+    if key is None:
+        return []
+    found = ["true", "false"] if key.kind is bool else list(key.limits.choices)
+    if key.many:
+        begun = last.partition("=")[2].rpartition(",")[0]
+        return [f"{begun},{value}" if begun else f"[{value}" for value in found]
+    return [*found, "null"] if key.optional else found

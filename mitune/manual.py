@@ -1,0 +1,233 @@
+"""What ``mitune --help``, ``mitune STAGE --help`` and ``mitune help NAME`` print, all of it from the declarations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mitune.config import compose, conf_folder, flatten, groups
+from mitune.config.composition import SHORT
+from mitune.config.keys import keys
+from mitune.errors import UserError, nearest, short
+from mitune.scores import COLUMNS, SCORERS, meaning
+from mitune.settings import Key
+from mitune.stages.catalogue import STAGES, Stage
+
+PAGE = 60  # lines of a stage's help
+_KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+
+
+def overview() -> str:
+    """``mitune --help``."""
+    lines = [
+        "mitune: self-supervised alignment of text-to-image diffusion models",
+        "",
+        "usage: mitune STAGE [group=option ...] [key=value ...]",
+        "",
+        "stages",
+        *(f"  {name:<10} {stage.meaning}" for name, stage in STAGES.items()),
+        "",
+        "many runs at once: mitune STAGE -m key=value,value ...    (a folder each in sweeps/NAME, or run=FOLDER)",
+        "  mitune sweep-table FOLDER    what they reached: table.md, .csv, .parquet and .png",
+        "",
+        f"presets: experiment={', '.join(groups()['experiment'])}",
+        f"         sweep={', '.join(groups()['sweep'])} (with -m)",
+        "",
+        "  mitune run                                       the demo on the embedded world",
+        "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
+        "  mitune sample sample.prompt='a red circle' sampler=das reward=clip alpha=0.1 sample.of=16",
+        "  mitune score score.source=pictures/ score.top_fraction=0.25",
+        "  mitune export run=runs/mine export.push=user/name   the adapter with its card, on the Hub",
+        "  mitune run --help                                the groups, and the keys that are used most",
+        "  mitune run --help --all                          every key that the stage reads, with its default",
+        "  mitune help sampler.eta                          one key in full; or a group, a sampler, a score",
+        "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
+        "  mitune schema                                    the configuration as a JSON schema",
+        "  mitune completion bash                           completion for bash, zsh or fish",
+        "  mitune run launch=multi_gpu                      on every GPU of this machine (launch/ holds the others)",
+        "  mitune run -m adapter=dora,lora select.k=1,3     four runs that share their candidates",
+        "  mitune run -m --cfg sweep=candidates             only list the runs",
+        "",
+        "The same command after an interruption goes on where it was, with as many processes as you like:",
+        "  accelerate launch --config_file launch/multi_gpu.yaml --num_processes 8 -m mitune run",
+        "Processes on several nodes need one shared run= folder. A process that is lost is noticed after",
+        "MITUNE_PATIENCE seconds of silence at the latest (environment, default 300).",
+        "",
+        "exit codes: 0 done; 2 a mistake in the input, or a disk that refuses; 75 told to leave by SIGTERM or SIGUSR1:",
+        "everything is saved, run it again (a launcher turns it into 1: RUN/.requeue tells; see mitune.leaving);",
+        "130 interrupted; 1 anything else",
+    ]
+    return "\n".join(lines)
+
+
+def manual(stage: str, everything: bool = False) -> str:
+    """``mitune STAGE --help``: the groups and keys that the stage reads, those used most first, in :data:`PAGE` lines
+    at most; ``everything``: all of them."""
+    own, values = STAGES[stage], flatten(compose())
+    rows = [one for one in keys().values() if own.shows(one.name)]
+    basic, more = [one for one in rows if one.basic], [one for one in rows if not one.basic]
+    known = (
+        {} if own.inherits else {group: options for group, options in groups().items() if uses(own, group)}
+    )
+    whole = everything or len(rows) + len(known) + 10 <= PAGE
+    lines = [f"  {one.name}={written(values[one.name])}" for one in basic + (more if whole else [])]
+    width = min(46, max(map(len, lines)))
+    said = [f"{one.meaning}{_brackets(one)}" for one in basic + more]
+    return "\n".join(
+        [
+            f"mitune {stage}: {own.meaning}",
+            "",
+            f"usage: mitune {stage}{' [group=option ...]' if known else ''} [key=value ...] [--cfg]"
+            f"{' [-m, then values may be lists: a,b]' if own.swept else ''}",
+            "",
+            *(["groups (group=option)"] if known else []),
+            *(f"  {group:<11} {', '.join(options)}" for group, options in known.items()),
+            *([""] if known else []),
+            "keys, with the values of experiment=shapes",
+            *(f"{left:<{width}}  {right}" for left, right in zip(lines, said, strict=False)),
+            "",
+            f"{'' if whole else f'mitune {stage} --help --all: all {len(rows)} keys; '}mitune help KEY: one in full",
+        ]
+    )
+
+
+def uses(stage: Stage, group: str) -> bool:
+    """Tell whether the options of a group set keys that the stage reads."""
+    if group == "sweep":
+        return stage.swept
+    return group == "experiment" or any(stage.shows(one) for one in keys() if one.partition(".")[0] == group)
+
+
+def allowed(key: Key) -> str:
+    """Give what a key may be, in words: its choices, or its bounds and unit."""
+    limits = key.limits
+    if limits.choices:
+        return f"{'some of ' if key.many else ''}{', '.join(limits.choices)}"
+    low, high = limits.low, limits.high if limits.below is None else None
+    if low is not None and high is not None:
+        bounds = [f"{_plain(low)} to {_plain(high)}"]
+    else:
+        words = {"above": limits.above, "at least": low, "below": limits.below, "at most": high}
+        bounds = [f"{word} {_plain(value)}" for word, value in words.items() if value is not None]
+    return " ".join([", ".join(bounds), key.unit]).strip()
+
+
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def _brackets(key: Key) -> str:
+    return f" ({said})" if (said := allowed(key)) else ""
+
+
+def explain(name: str) -> str:
+    """``mitune help NAME``: a key, a group or section, a stage, or a part by its name, in full. Raises UserError for
+    what is none of them."""
+    name = SHORT.get(name, name)
+    if name in STAGES and name not in groups():
+        return manual(name)
+    parts = [_key(keys()[name])] if name in keys() else []
+    parts += [text for text in (_group(name), _section(name), *_part(name)) if text]
+    if not parts:
+        known = [
+            *keys(),
+            *groups(),
+            *STAGES,
+            *SCORERS,
+            *(one for item in keys().values() for one in item.said),
+        ]
+        raise UserError(
+            f"mitune help: there is no key, group or part '{short(name, 80)}'{nearest(name, known)}; mitune run --help"
+            " --all lists the keys"
+        )
+    return "\n\n".join(parts)
+
+
+def _key(key: Key) -> str:
+    """A key in full."""
+    kind = f"list of {_KINDS[key.kind]}s" if key.many else _KINDS[key.kind]
+    kind = kind.replace("true or falses", "true or false")
+    limits, now = allowed(key), written(flatten(compose())[key.name])
+    lines = [
+        f"{key.name}: {key.meaning}",
+        f"  type: {kind}{' or null' if key.optional else ''}",
+        f"  default: {written(key.default)}{f'; with experiment=shapes: {now}' if now != written(key.default) else ''}",
+    ]
+    if key.limits.choices:
+        lines += [
+            "  choices:",
+            *(f"    {one:<14} {key.said.get(one, '')}".rstrip() for one in key.limits.choices),
+        ]
+    elif limits:
+        lines.append(f"  allowed: {limits}")
+    lines += [f"  short: {one}=" for one, full in SHORT.items() if full == key.name]
+    lines.append(f"  read by: {', '.join(STAGES.where(lambda stage: stage.shows(key.name))) or 'a sweep'}")
+    setting = [f"{group}={option}" for (group, option), values in options().items() if key.name in values]
+    return "\n".join([*lines, f"  set by: {', '.join(setting)}"] if setting else lines)
+
+
+def _group(name: str) -> str:
+    """A group with what its options set."""
+    if name not in groups():
+        return ""
+    lines = [f"{name}= is a group of settings; an option of it sets"]
+    for option in groups()[name]:
+        values = " ".join(f"{key}={written(value)}" for key, value in options()[name, option].items())
+        lines.append(f"  {option:<20} {short(values, 200)}".rstrip())
+    return "\n".join(lines)
+
+
+def _section(name: str) -> str:
+    """The keys of a section."""
+    own = [one for one in keys().values() if one.name.startswith(f"{name}.")]
+    lines = [f"  {one.name:<36} {one.meaning}{_brackets(one)}" for one in own]
+    return "\n".join([f"{name}.* are the keys", *lines]) if own else ""
+
+
+def _part(name: str) -> Iterator[str]:
+    """What goes by a name: a score, a choice of a key, an option of a group, a section within another."""
+    if name in SCORERS or name in COLUMNS:
+        yield f"score {name}: {meaning(name, OmegaConf.to_container(compose().scorer))}"  # type: ignore[arg-type]
+    for one in keys().values():
+        if name in one.limits.choices:
+            yield f"{one.name}={name}: {one.said.get(name) or f'a choice of {one.name} ({one.meaning})'}"
+    for (group, option), values in options().items():
+        if option == name:
+            yield f"{group}={name} sets {' '.join(f'{key}={written(value)}' for key, value in values.items())}"
+    for section in dict.fromkeys(one.rpartition(".")[0] for one in keys()):
+        if section.rpartition(".")[0] and section.rpartition(".")[2] == name:
+            yield _section(section)
+
+
+@functools.cache
+def options() -> dict[tuple[str, str], dict[str, Any]]:
+    """Give what the options of the groups set: (group, option) -> {key: value}."""
+    found = {}
+    for group, names in groups().items():
+        for name in names:
+            path = conf_folder() / group / f"{name}.yaml"
+            text = path.read_text(encoding="utf-8")
+            prefix = "" if text.startswith("# @package _global_") else f"{group}."
+            tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+            found[group, name] = dict(_leaves(tree, prefix))
+    return found
+
+
+def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if f"{prefix}{name}" in keys():
+            yield f"{prefix}{name}", value
+        elif isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+
+
+def written(value: Any) -> str:
+    """Give a value as a command line says it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{','.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)

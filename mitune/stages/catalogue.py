@@ -1,0 +1,221 @@
+"""The stages: a row each, of what a command does, the keys it reads and the files it leaves.
+
+A new stage is a row here and its file. The command line, the help, what a sweep repeats, which checks a command has to
+pass and which keys are fixed once a stage has begun follow from the rows. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from mitune.parts import Catalogue, Part
+from mitune.stages.settings import (
+    AgreeConfig,
+    CalibrateConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    SampleConfig,
+    ScoreConfig,
+    SelectConfig,
+)
+
+
+def covers(words: str, name: str) -> bool:
+    """Tell whether the key ``name`` lies in one of the sections or keys that ``words`` names: the longest that it lies
+    in decides, of equal ones the last, and ``-section`` leaves one out."""
+    found = [own for own in reversed(words.split()) if f"{name}.".startswith(f"{own.removeprefix('-')}.")]
+    return bool(found) and not max(found, key=lambda own: len(own.removeprefix("-"))).startswith("-")
+
+
+@dataclass(frozen=True)
+class Stage(Part):
+    """A stage. Its code takes ``(config, run)``, and one of a round the number of the round too.
+
+    Attributes:
+        reads: the keys that it goes by, as :func:`covers` takes them; only these are checked together and shown.
+        binds: the keys that what it makes depends on: fixed in a run folder once it has begun there.
+        begun: what it leaves first in the run folder.
+        writes: what it leaves there, as patterns: never written over where it is somebody else's.
+        result: of a stage of a round: its main file or folder in ``round-N``, and how it is said that it is missing.
+        needs: the stages whose results it goes on from: what a job of a sweep does before it.
+        in_round: it is a step of a round, not a whole command.
+        swept: a sweep can repeat it.
+        trains: it trains, so the launch has to suit training.
+        shared: all processes take part in it, not the main one alone.
+        inherits: it goes by the configuration that made the run, in which only these sections may be given.
+        folder: ``module:function`` that gives its folder, where it is not ``run``.
+        guard: ``module:function`` that refuses that folder before anything is written there.
+    """
+
+    reads: str = ""
+    binds: str = ""
+    begun: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    result: tuple[str, str] = ("", "")
+    needs: tuple[str, ...] = ()
+    in_round: bool = False
+    swept: bool = True
+    trains: bool = False
+    shared: bool = True
+    inherits: str = ""
+    folder: str = ""
+    guard: str = ""
+
+    def look_up(self, trait: str) -> Any:
+        """Import what ``folder`` or ``guard`` names; None where it names nothing."""
+        module, _, attribute = getattr(self, trait).partition(":")
+        return getattr(importlib.import_module(module), attribute) if module else None
+
+    def shows(self, name: str) -> bool:
+        """Tell whether its help lists the key: it reads it, and it may be given."""
+        return covers(self.inherits or self.reads, name)
+
+
+# What every command goes by.
+_ALWAYS = "name run seed launch tracker"
+# A model, and what it draws with; which device does it, and how, changes nothing of what is made.
+_MODEL = "model -model.device -model.offload -model.vae_slicing"
+_DRAWN = f"seed {_MODEL} prompts -prompts.strict sampler -sampler.racing scorer"
+_PLAIN = "model prompts sampler -sampler.racing scorer generate.batch_size"
+
+
+def _but(section: str, keys: str) -> str:
+    """The section without some of its keys, as :func:`covers` takes it."""
+    return " ".join([section, *(f"-{section}.{key}" for key in keys.split())])
+
+
+_ROUND = (
+    Stage(
+        "generate",
+        "draw candidates of every training prompt and score them",
+        "mitune.stages.generate:generate",
+        GenerateConfig,
+        reads=f"{_ALWAYS} round scorers model prompts sampler search scorer generate sweep.share"
+        " select.by select.k select.losers select.real select.real_fraction",
+        binds=f"{_DRAWN} sampler.racing scorers search {_but('generate', 'batch_size')}",
+        begun=("round-*/candidates/plan.json",),
+        writes=("round-*", "baseline-*"),
+        result=("candidates", "is not complete"),
+        in_round=True,
+    ),
+    Stage(
+        "select",
+        "make the training set of the best candidates",
+        "mitune.stages.select:select_stage",
+        SelectConfig,
+        # The candidates' own keys too: whether their scores and numbers are enough is told before.
+        reads=f"{_ALWAYS} round select scorers scorer model prompts generate search.by sweep.share"
+        " score.skip score.outside score.caption",
+        binds="select",
+        begun=("round-*/done/select.json", "round-*/real/plan.json"),
+        result=("dataset", "is not complete"),
+        needs=("generate",),
+        in_round=True,
+    ),
+    Stage(
+        "train",
+        "fine-tune the adapter on the training set",
+        "mitune.stages.train:train_stage",
+        # What the objective wants of the training set, and the selection lacks, is told before anything is loaded.
+        reads=f"{_ALWAYS} round adapter train {_PLAIN} scorers select.by select.losers select.real",
+        binds="adapter "
+        + _but(
+            "train",
+            "micro_batch checkpoint_every keep_checkpoints log_every compile gradient_checkpointing",
+        ),
+        begun=("round-*/checkpoints",),
+        result=("adapter", "is not there yet"),
+        needs=("generate", "select"),
+        in_round=True,
+        trains=True,
+    ),
+    Stage(
+        "evaluate",
+        "compare the base model and the tuned one on held-out prompts",
+        "mitune.stages.evaluate:evaluate",
+        EvaluateConfig,
+        reads=f"{_ALWAYS} round evaluate {_PLAIN} scorers generate.rows_per_unit sweep",
+        binds=_but("evaluate", "batch_size prompts.strict"),
+        begun=("round-*/after/plan.json",),
+        result=("evaluation.json", "is not there yet"),
+        needs=("generate", "select", "train"),
+        in_round=True,
+    ),
+)
+_WHOLE = (
+    Stage(
+        "run",
+        "these four, for R rounds, with summary.json and report.html",
+        "mitune.stages.run:run_rounds",
+        reads=" ".join(key for stage in _ROUND for key in stage.reads.split() if key[0] != "-")
+        + " rounds -round",
+        writes=("summary.json", "report.html"),
+        trains=True,
+    ),
+    Stage(
+        "sample",
+        "draw pictures of prompts: plain, the best of many, or steered (sampler=das)",
+        "mitune.stages.sample:sample",
+        SampleConfig,
+        reads=f"{_ALWAYS} sample {_PLAIN} sampler.racing.by search generate.rows_per_unit",
+        binds=f"{_DRAWN} search {_but('sample', 'out round')}",  # the model's identity tells the round
+        begun=("candidates/plan.json",),
+        folder="mitune.stages.sample:sample_folder",
+        guard="mitune.stages.sample:check_place",
+    ),
+    Stage(
+        "score",
+        "score any pictures with captions; keep the best of them",
+        "mitune.stages.score:score",
+        ScoreConfig,
+        reads=f"{_ALWAYS} score model scorer prompts.strict",
+        # Which pictures were scored is known by what they are, not by where they lay or how they were found.
+        binds=f"seed {_MODEL} scorer "
+        + _but(
+            "score",
+            "source split image_column text_column caption outside limit out by top_fraction profile skip batch_size",
+        ),
+        begun=("plan.json",),
+        writes=("plan.json", "model.json", "unit-*", "scores.parquet", "score.json", "top"),
+        swept=False,
+        folder="mitune.stages.score:score_folder",
+    ),
+    Stage(
+        "agree",
+        "how well the scores agree with each other and with a referee",
+        "mitune.stages.agree:agree",
+        AgreeConfig,
+        reads=f"{_ALWAYS} agree {_PLAIN} generate.rows_per_unit",
+        binds=f"{_DRAWN} {_but('agree', 'referee positions fractions resamples source')}",
+        begun=("agree/candidates/plan.json",),
+        writes=("agree",),
+    ),
+    Stage(
+        "calibrate",
+        "when candidates can be dropped early: a pilot that proposes sampler.racing",
+        "mitune.stages.calibrate:calibrate",
+        CalibrateConfig,
+        reads=f"{_ALWAYS} calibrate {_PLAIN} generate.guidance generate.rows_per_unit select.by",
+        binds=f"{_DRAWN} generate.guidance {_but('calibrate', 'k recall resamples')}",
+        begun=("calibrate/candidates/plan.json",),
+        writes=("calibrate",),
+    ),
+    Stage(
+        "export",
+        "a trained adapter as a folder with a model card; upload it to the Hub",
+        "mitune.stages.export:export",
+        ExportConfig,
+        # The card tells how the adapter was made.
+        reads="run model export name seed select.by select.k select.real train.steps generate.candidates"
+        " evaluate.prompts.source",
+        swept=False,
+        shared=False,
+        inherits="run model export",
+    ),
+)
+STAGES: Catalogue[Stage] = Catalogue("stage", *_ROUND, *_WHOLE)
+ROUND = STAGES.where(lambda stage: stage.in_round)
+"""The steps of a round, in their order."""
