@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mitune.finetune.catalogue import OBJECTIVES, Objective
 from mitune.information.catalogue import Score
 from mitune.parts import Part
 from mitune.sampling.catalogue import SAMPLERS
@@ -43,6 +44,10 @@ def _rows(score: Score) -> str:
     return str(score.rows(score.own({})) or "none")
 
 
+def _data(objective: Objective) -> str:
+    return "pairs" if objective.pairs else "winners and losers" if objective.unpaired else "winners"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "stages": lambda: table(STAGES, "stage"),
     "samplers": lambda: table(
@@ -55,6 +60,11 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "scores": lambda: table(
         SCORES, "score", {"measured on": lambda score: f"the {score.where}", "forwards by default": _rows}
+    ),
+    "objectives": lambda: table(
+        OBJECTIVES,
+        "`train.objective`",
+        {"learns from": _data, "strength": lambda row: row.strength and f"`train.{row.strength}`"},
     ),
 }
 

@@ -30,9 +30,8 @@ def measure(
     denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: ContrastConfig
 ) -> Tensor:
     """Measure the score ``contrast``. Raises UserError for a prompt that has no other to be told from."""
-    others = [
-        given.pool.others(text, settings.negatives, settings.edits, settings.kinds) for text in given.texts
-    ]
+    asked = (settings.negatives, settings.edits, settings.kinds)
+    others = [given.pool.others(task.text, *asked) for task in given.tasks]
     return contrast(denoiser, z0, given.tasks, others, noising)
 
 

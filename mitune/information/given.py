@@ -19,7 +19,7 @@ def encode(denoiser: Denoiser, tasks: Sequence[Task], batch_size: int) -> Condit
 
 
 class Given:
-    """The prompts of n pictures.
+    """The tasks of n pictures.
 
     Args:
         tasks: n, or their texts.
@@ -30,11 +30,6 @@ class Given:
     def __init__(self, denoiser: Denoiser, tasks: Sequence[Task | str], pool: Pool, batch_size: int) -> None:
         self.tasks, self.pool = tasks_of(tasks), pool
         self._denoiser, self._batch_size = denoiser, batch_size
-
-    @property
-    def texts(self) -> list[str]:
-        """The text of each."""
-        return [task.text for task in self.tasks]
 
     @cached_property
     def condition(self) -> Condition:

@@ -62,7 +62,7 @@ class ToyConfig(catalogue.ElboConfig):
 def measure(denoiser, z0, given, noising, settings):
     from mitune.information.elbo import elbo
 
-    assert settings.scale == 3 and len(given.texts) == len(z0) == len(noising.seeds)
+    assert settings.scale == 3 and len(given.tasks) == len(z0) == len(noising.seeds)
     return settings.scale * elbo(denoiser, z0, given.condition, noising)
 
 

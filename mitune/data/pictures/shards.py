@@ -180,7 +180,7 @@ def _members(shard: Path) -> Iterator[tuple[str, _Part]]:
             member = tar.next()
             if member is None:
                 break
-            tar.members = []  # type: ignore[attr-defined]  # nothing is looked up by name: do not keep them
+            vars(tar)["members"] = []  # nothing is looked up by name: do not keep them
             if member.isdir():
                 continue
             shown = short(member.name.encode("utf-8", "replace").decode())
