@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
+from mitune.analytic import AnalyticDenoiser
 from mitune.data.prompts import load_prompts
-from mitune.denoiser import AnalyticDenoiser, Condition, Denoiser
+from mitune.denoiser import Condition, Denoiser
 from mitune.families import load_denoiser
 from mitune.information.cas import CAS, RULES, cas
 from mitune.noise import NoiseSchedule, Time
-from mitune.sampling import candidate_seed
+from mitune.sampling.seeds import candidate_seed
 
 FASTER_AT_LEAST = 5.0
 # Float32 rounds a row differently in another batch; a finite difference divides that by a hundredth. The noise of the

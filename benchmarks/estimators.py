@@ -16,19 +16,15 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from mitune.denoiser import AnalyticDenoiser
-from mitune.information import (
-    PathLLR,
-    PathMI,
-    elbo,
-    llr_image,
-    measure_profile,
-    mi_and_elbo,
-    mi_image,
-    time_grid,
-)
+from mitune.analytic import AnalyticDenoiser
+from mitune.information import elbo
+from mitune.information.elbo import mi_and_elbo
+from mitune.information.llr import PathLLR, llr_image
+from mitune.information.mi import PathMI, measure_profile, mi_image
+from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 Row = dict[str, Any]
 SCHEDULES = {"ddpm": NoiseSchedule.ddpm(), "flow": NoiseSchedule.rectified_flow()}

@@ -28,11 +28,13 @@ from benchmarks.speed import random_training_set
 from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.batches import seed_of
-from mitune.finetune.trainer import TrainConfig, train
-from mitune.information import PathMI
-from mitune.sampling import Sampler, sample
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
+from mitune.information.mi import PathMI
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 UTILISATION_AT_LEAST = 0.45
 SPEEDUP_AT_LEAST = 8.0
@@ -82,7 +84,7 @@ def build(shape: Shape, device: torch.device, seed: int = 0) -> RandomTextDenois
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from mitune.worlds.shapes.architecture import build_tokenizer
+    from benchmarks.world.architecture import build_tokenizer
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)

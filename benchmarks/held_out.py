@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
+from benchmarks.fidelity import kernel_distance
 from mitune.config import compose
 from mitune.data.store import CandidateStore
 from mitune.evaluate.bootstrap import mean_ci
-from mitune.evaluate.fidelity import kernel_distance
 from mitune.families import load_denoiser
-from mitune.referees.registry import load_reward
+from mitune.referees.weighted import load_reward
 from mitune.stages.candidates import decode_rows
 from mitune.worlds.shapes.grammar import parse_prompt
 from mitune.worlds.shapes.render import render

@@ -23,9 +23,8 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.speed import load, prompts_and_seeds, random_training_set
 from mitune.finetune import trainer
-from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.objectives import OBJECTIVES
-from mitune.finetune.trainer import TrainConfig
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import OBJECTIVES, AdapterConfig, TrainConfig
 
 DPO_TIME, DPO_MEMORY = 2.2, 1.3  # times mse's
 

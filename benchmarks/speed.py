@@ -27,12 +27,15 @@ from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.batches import Draw, Draws, load_training_set
-from mitune.finetune.objectives import find_objective
-from mitune.finetune.trainer import TrainConfig, train
-from mitune.information import PathLLR, PathMI
-from mitune.sampling import Sampler, candidate_seed, sample
+from mitune.finetune.catalogue import OBJECTIVES, AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_seed
+from mitune.sampling.steps import Sampler
 
 OBSERVERS_AT_MOST = 1.02
 PIPELINE_AT_MOST = 1.0
@@ -303,10 +306,10 @@ def training(
         losses = _Losses()
         checked = replace(config, steps=3, checkpoint_every=3, log_every=1)
         train(ours, dataset, checked, f"{folder}/check", tracker=losses)
-        data = load_training_set(dataset, ours, find_objective(config.objective))
+        data = load_training_set(dataset, ours, OBJECTIVES.find(config.objective))
         draws = Draws(
             data,
-            config.seed,
+            0,
             config.batch_size,
             ours.latent_shape,
             (config.t_min, config.t_max),
@@ -413,7 +416,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         denoiser = load(options.model, options.device)
         walk = (options.batch, options.steps, options.guidance, options.repeats)
         config = TrainConfig(
-            batch_size=options.train_batch, micro_batch=options.micro_batch, lr=3e-4, seed=0, steps=3
+            batch_size=options.train_batch, micro_batch=options.micro_batch, lr=3e-4, steps=3
         )
         adapter = AdapterConfig(kind=options.kind, rank=options.rank, alpha=options.rank)
         with warnings.catch_warnings():

@@ -20,22 +20,15 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler
-from mitune.search import (
-    CommonNoise,
-    LatentReward,
-    RewardPotential,
-    Steered,
-    Steering,
-    Tempering,
-    draw,
-    effective_sample_size,
-    largest_temper,
-    steer,
-)
+from mitune.sampling.steps import Sampler
 from mitune.search.closed_form import quadratic, tilted
+from mitune.search.potentials import LatentReward, RewardPotential
+from mitune.search.resampling import effective_sample_size
+from mitune.search.smc import CommonNoise, Steered, draw, steer
+from mitune.search.tempering import Tempering, largest_temper
+from mitune.search.weights import Steering
 
 Row = dict[str, Any]
 SCHEDULE = NoiseSchedule.ddpm(rescale_zero_terminal_snr=True)

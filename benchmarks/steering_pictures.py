@@ -23,14 +23,15 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from benchmarks import common
+from benchmarks.fidelity import truncated_entropy
 from mitune.config import compose
 from mitune.data.prompts import Prompt
 from mitune.evaluate.bootstrap import mean_ci, paired_difference, paired_ratio
-from mitune.evaluate.diversity import by_prompt, truncated_entropy
-from mitune.evaluate.pictures import scatter
+from mitune.evaluate.diversity import by_prompt
+from mitune.evaluate.drawings import as_png, panels
 from mitune.families import load_denoiser
 from mitune.files import write_bytes
-from mitune.referees.registry import load_reward
+from mitune.referees.weighted import load_reward
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
@@ -271,11 +272,15 @@ def figures_of(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def plot(table: Sequence[Mapping[str, Any]]) -> bytes:
     """PNG: the truth reached, and what it cost in diversity."""
-    return scatter(
-        {row["method"]: (row["diversity_pixels"]["ratio"], row["oracle"]["mean"]) for row in table},
-        "diversity of a prompt's pictures, over the base's",
-        "oracle",
-    )
+    figure, (axes,) = panels(6.4, 3.2)
+    for row in table:
+        point = row["diversity_pixels"]["ratio"], row["oracle"]["mean"]
+        axes.plot(*([value] for value in point), marker="o", color="#d9731a")
+        axes.annotate(row["method"], point, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.margins(x=0.15, y=0.15)
+    axes.set_xlabel("diversity of a prompt's pictures, over the base's")
+    axes.set_ylabel("oracle")
+    return as_png(figure)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -64,6 +64,21 @@ def reading(what: object, way_out: str = "mend it, or give another file") -> Ite
         raise UserError(f"{what} cannot be read ({short(first_line(error))}); {way_out}") from error
 
 
+@contextlib.contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Turn whatever a library raises within the block into a UserError that begins with ``what``, which says what could
+    not be done: its error may be of files that do not fit, or of a package that reading them takes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except RecursionError as error:
+        raise UserError(f"{what}: a file of it is nested too deeply") from error
+    except Exception as error:  # of dozens of types, all one to the user
+        raise UserError(f"{what}: {short(first_line(error), 400)}") from error
+
+
 def is_file(path: str | Path) -> bool:
     """Tell whether a regular file is there; False too for a path that no file can have (too long, with a NUL in it)."""
     try:

@@ -7,31 +7,74 @@ then of one size, and an easy prompt counts no more than a hard one.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError, nearest, short
+from mitune.information.catalogue import SCORES as MODELS
+from mitune.information.catalogue import Score, TimesConfig
+from mitune.parts import Catalogue
+from mitune.referees.catalogue import JUDGES
+from mitune.settings import Settings, key, section
 
 if TYPE_CHECKING:
     import numpy as np
 
-PATH_SCORERS = ("mi", "mi_continuous", "rfmi", "llr")  # free in the sampling loop
-LATENT_SCORERS = ("mi_image", "elbo", "llr_image", "contrast", "cas")  # on a latent, extra forwards
-REFEREES = ("clip", "pickscore", "aesthetic", "hpsv2", "imagereward", "jpeg")  # judges from outside
-PICTURE_SCORERS = ("oracle", *REFEREES)  # on decoded pictures
-SCORERS = (*PATH_SCORERS, *LATENT_SCORERS, *PICTURE_SCORERS)
-# Columns that come with a scorer of another name: the oracle also says whether a picture is exactly right.
-COLUMNS = {"exact": "oracle"}
+SCORES: Catalogue[Score] = Catalogue("score", *MODELS.values(), *JUDGES.values())
+SCORERS = SCORES.names
+PATH_SCORERS = SCORES.where(lambda score: score.where == "path")
+LATENT_SCORERS = SCORES.where(lambda score: score.where == "latent")
+PICTURE_SCORERS = SCORES.where(lambda score: score.where == "picture")
+RACERS = SCORES.where(lambda score: score.races)
+INFORMATION = SCORES.where(
+    lambda score: score.steers
+)  # what the model itself says can steer in a reward's place
+NEEDS_NOISE = SCORES.where(lambda score: score.needs_noise)
+TIMED = SCORES.where(lambda score: issubclass(score.settings or object, TimesConfig))
+# Columns that come with a scorer of another name, and what stands in for a score of the sampler's path.
+COLUMNS = {column: score.name for score in SCORES.values() for column in score.columns}
+ON_PICTURES = {score.name: score.on_pictures for score in SCORES.values() if score.on_pictures}
 # What a search says of its particles (:mod:`mitune.stages.search`): their log-weight, and what it steered by.
 STEERED = ("das", "reward")
-# What the model itself says of a path, which can steer in a reward's place.
-INFORMATION = ("llr", "mi", "contrast")
 # The score whose parts ``scorer.combined`` names.
 COMBINED = "combined"
-# What stands in for a score of the sampler's path where there is a picture and no path.
-ON_PICTURES = {"mi": "mi_image", "mi_continuous": "mi_image", "rfmi": "mi_image", "llr": "llr_image"}
+
+_sections = {score.home: score.settings for score in SCORES.values() if score.settings is not None}
+_Sections: Any = dataclasses.make_dataclass(
+    "_Sections", [(name, kind, section(kind)) for name, kind in _sections.items()], bases=(Settings,)
+)
+
+
+@dataclass
+class ScorerConfig(_Sections):  # type: ignore[misc]
+    """The section ``scorer``: the keys of every score that has any, and these two."""
+
+    profile: str | None = key(
+        None,
+        "where the information is, for weighting=profile and strategy=importance; score.profile measures it",
+        path=True,
+    )
+    combined: str = key(
+        "z(contrast)+z(elbo)", "the score 'combined': a weighted sum; z() = standardised within a prompt"
+    )
+
+
+def meaning(name: str, scorer: Mapping[str, Any]) -> str | None:
+    """Say what a score's number is, with its unit or its range of times; None for a sum, which says it itself.
+
+    ``scorer``: that section of the configuration.
+    """
+    if name in COLUMNS:
+        return SCORES[COLUMNS[name]].columns[name]
+    if name not in SCORES:
+        return None
+    score = SCORES[name]
+    unit = score.unit(score.own(scorer))
+    return f"{score.meaning}: {unit}" if unit else score.meaning
+
 
 _TERM = re.compile(
     r"(?P<sign>[+-]?)(?:(?P<weight>\d+\.?\d*(?:[eE]-?\d+)?)\*)?(?P<z>z\()?(?P<name>[A-Za-z_]\w*)(?P<close>\))?"

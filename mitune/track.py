@@ -41,19 +41,6 @@ class Tracker(Protocol):
         """Write out what is held back."""
 
 
-class Silent:
-    """The tracker of every process but the first: keeps nothing."""
-
-    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
-        """Drop the values."""
-
-    def truncate_after(self, stage: str, step: int) -> None:
-        """Nothing is kept, so nothing is dropped."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 class JsonLines:
     """Appends one JSON object a line to ``path``; NaN and infinities become null, which JSON has a word
     for."""
@@ -199,7 +186,7 @@ class WeightsAndBiases:
 
 
 class Several:
-    """Passes everything on to a list of trackers."""
+    """Passes everything on to a list of trackers; without any, as in every process but the first, nothing is kept."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self.trackers = list(trackers)
@@ -255,7 +242,7 @@ def make_tracker(
     names = list(dict.fromkeys(names))
     check_trackers(names)
     if not (int(os.environ.get("RANK", "0")) == 0 if main is None else main):
-        return Silent()
+        return Several([])
     folder = Path(folder)
     return Several(
         [JsonLines(folder / METRICS), *(_EXTRAS[name](folder / name, config or {}) for name in names)]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from analytic import exact_kl, three_clouds, within_three_errors
 
-from mitune.denoiser import AnalyticDenoiser, Condition
+from mitune.analytic import AnalyticDenoiser
+from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
 
@@ -45,12 +46,15 @@ def test_guided_is_one_batched_forward_of_both_branches(scale):
     c = denoiser.encode_prompts(["a", "b", "a", "b"])
     for t in (300, torch.tensor([0, 300, 600, 999])):
         denoiser.forwards = 0
-        eps_cond, eps_null, eps = denoiser.guided(z, t, c, scale)
+        cond, null, guided = denoiser.outputs(z, t, denoiser.widened(c), scale)
         assert denoiser.forwards == 8
-        assert torch.equal(eps_cond, denoiser.epsilon(z, t, c))
-        assert torch.equal(eps_null, denoiser.epsilon(z, t, denoiser.null(4)))
-        torch.testing.assert_close(eps, eps_null + scale * (eps_cond - eps_null))
-    assert torch.equal(denoiser.guided(z, 300, c, 1.0)[2], denoiser.epsilon(z, 300, c))
+        assert torch.equal(cond, denoiser.predict(z, t, c))
+        assert torch.equal(null, denoiser.predict(z, t, denoiser.null(4)))
+        torch.testing.assert_close(guided, null + scale * (cond - null))
+    alone = denoiser.outputs(z, 300, c, scale)
+    assert len(alone) == 1
+    assert torch.equal(alone[0], denoiser.predict(z, 300, c))
+    assert torch.equal(denoiser.outputs(z, 300, denoiser.widened(c), 1.0)[2], denoiser.predict(z, 300, c))
 
 
 SCHEDULES = {"vp": NoiseSchedule.ddpm(), "flow": NoiseSchedule.rectified_flow()}

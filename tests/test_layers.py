@@ -20,6 +20,7 @@ FLOORS = {
     "noise": 0,
     "scheduler_config": 0,
     "denoiser": 0,
+    "analytic": 0,
     "out_of_memory": 0,
     "track": 0,
     "config": 0,
@@ -49,15 +50,18 @@ FLOORS = {
 BOTH = [*files("mitune"), *files("benchmarks")]
 
 
+PLAIN = ("catalogue", "settings")  # modules of a package without torch: the configuration imports them
+
+
 def floor(part: str) -> int:
     assert part in FLOORS, f"{part} has no floor yet: give it one here and in DESIGN §2"
     return FLOORS[part]
 
 
 def floor_of(name: str) -> int:
-    """The floor of a dotted name; a catalogue is plain data without torch, wherever it lies: floor 0."""
+    """The floor of a dotted name; catalogues and settings are plain data without torch, wherever they lie: floor 0."""
     parts = [*name.split("."), "__init__"]
-    return 0 if parts[2] == "catalogue" else floor(parts[1])
+    return 0 if parts[2] in PLAIN else floor(parts[1])
 
 
 def own_imports(file: File) -> list[str]:
@@ -79,7 +83,7 @@ def test_imports_come_from_the_same_floor_or_below() -> None:
 # Who else names a pipeline class: the world's model is built as one, and benchmarks measure against the plain one.
 PIPELINES = (
     "mitune/families/*",
-    "mitune/worlds/*/architecture.py",
+    "benchmarks/world/architecture.py",
     "benchmarks/plain.py",
     "benchmarks/speed.py",
     "benchmarks/gpu.py",
@@ -140,9 +144,9 @@ def test_nothing_reads_or_writes_a_pickle() -> None:
 
 
 def node_of(name: str) -> str:
-    """The top package or module of a dotted name; a catalogue stands for itself."""
+    """The top package or module of a dotted name; catalogues and settings stand for themselves."""
     parts = [*name.split("."), "__init__", ""]
-    return f"{parts[1]}.catalogue" if parts[2] == "catalogue" else parts[1]
+    return f"{parts[1]}.{parts[2]}" if parts[2] in PLAIN else parts[1]
 
 
 def circles(edges: dict[str, set[str]]) -> list[list[str]]:

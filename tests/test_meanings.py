@@ -9,9 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from mitune.config import ScorerConfig
-from mitune.meanings import NATS_FROM, is_in_nats, meaning
+from mitune.information.catalogue import NATS_FROM, is_in_nats
 from mitune.noise import NoiseSchedule
-from mitune.scores import LATENT_SCORERS, SCORERS
+from mitune.scores import LATENT_SCORERS, SCORERS, SCORES, meaning
 
 DEFAULTS: Any = OmegaConf.to_container(OmegaConf.structured(ScorerConfig))
 WHOLE = {"t_min": 0, "t_max": 1000}
@@ -59,7 +59,7 @@ def test_over_all_times_with_the_likelihoods_weights_it_is_nats(name: str) -> No
         {"t_min": 50}, {"t_max": 999}, {"weighting": "uniform"}, {"weighting": "paper"}, {"strategy": "small"}
     ):  # fmt: skip
         assert "nats" not in said(**changed), changed
-    assert not is_in_nats(DEFAULTS["llr_image"] | WHOLE | {"guidance": 4.0})
+    assert not is_in_nats(SCORES["llr_image"].own(DEFAULTS, **WHOLE, guidance=4.0))
 
 
 def test_contrast_is_told_from_a_few_prompts_and_never_called_nats() -> None:

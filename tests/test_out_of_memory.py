@@ -10,8 +10,9 @@ import torch
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser
-from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.trainer import TrainConfig, train
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
 from mitune.out_of_memory import advice, largest_that_fits
 from tests.finetune.conftest import make_dataset
 
@@ -62,7 +63,7 @@ def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     from mitune.data.prompts import load_prompts
     from mitune.data.store import plan_units
     from mitune.information.registry import Scoring
-    from mitune.sampling import Sampler
+    from mitune.sampling.steps import Sampler
     from mitune.stages.candidates import draw_unit
 
     denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})

@@ -5,11 +5,11 @@
 fit, before any model is loaded. Nothing here imports torch, so that ``mitune --help`` answers at once.
 """
 
-from mitune.config.checks import RACERS, check_racer
+from mitune.config.checks import check_racer
 from mitune.config.composition import compose, compose_saved, conf_folder, groups, shipped_folder
 from mitune.config.keys import Config, ScorerConfig, flatten, leaves
 from mitune.config.saved import read_saved, read_settings, saved_text
-from mitune.scores import COLUMNS, LATENT_SCORERS, PATH_SCORERS, PICTURE_SCORERS, SCORERS
+from mitune.scores import COLUMNS, LATENT_SCORERS, PATH_SCORERS, PICTURE_SCORERS, RACERS, SCORERS
 
 __all__ = [
     "COLUMNS",

@@ -7,14 +7,16 @@ from typing import Any
 
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
+from mitune.finetune.catalogue import OBJECTIVES
 from mitune.scores import (
     COLUMNS,
     COMBINED,
     INFORMATION,
-    LATENT_SCORERS,
     PATH_SCORERS,
+    RACERS,
     SCORERS,
     STEERED,
+    TIMED,
     columns,
     normalised,
     scorers_of,
@@ -22,9 +24,8 @@ from mitune.scores import (
 )
 from mitune.settings import check_value
 
-_TIMED = ("mi_image", "elbo", "llr_image", "contrast")  # the scorers with the keys of TimesConfig
 INTERVALS = (
-    *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in _TIMED),
+    *((f"scorer.{name}.t_min", f"scorer.{name}.t_max") for name in TIMED),
     ("train.t_min", "train.t_max"),
 )
 
@@ -53,7 +54,7 @@ def check(values: dict[str, Any]) -> None:
 
 def _check_profile(values: dict[str, Any]) -> None:
     """A profile is there where one is needed; what it says is read with the model."""
-    for name in _TIMED:
+    for name in TIMED:
         for last, value in (("weighting", "profile"), ("strategy", "importance")):
             if values[f"scorer.{name}.{last}"] == value and values["scorer.profile"] is None:
                 raise UserError(
@@ -65,8 +66,6 @@ def _check_profile(values: dict[str, Any]) -> None:
         raise UserError(f"score.profile={path}: the profile is a JSON file; give a name that ends in .json")
 
 
-# What candidates can be dropped by: scores of the path, and the cheaper ones of the predicted picture.
-RACERS = (*PATH_SCORERS, *(name for name in LATENT_SCORERS if name != "cas"))
 _SCORE_LISTS = ("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers")
 # Where what a search says of its particles (``STEERED``) can be had.
 _STEERED_LISTS = ("scorers", "sample.scorers", "sample.by")
@@ -106,10 +105,6 @@ def _check_scores(values: dict[str, Any]) -> None:
             )
 
 
-PREFERENCES = ("dpo", "spin", "kto", "nft")  # objectives that learn from losers
-SELF_PLAY = ("spin", "nft")  # those whose reference is the model that drew the pictures
-
-
 def _check_selection(values: dict[str, Any]) -> None:
     by, k, losers, candidates = (
         values["select.by"], values["select.k"], values["select.losers"], values["generate.candidates"],
@@ -146,11 +141,12 @@ def _check_selection(values: dict[str, Any]) -> None:
             "select.threshold: with select.real_fraction=1 no candidate is trained on, so none can reach it; leave"
             " one of them out"
         )
-    objective = values["train.objective"]
-    if values["select.real"] is not None and objective in PREFERENCES and objective != "nft":
+    name, objective = values["train.objective"], OBJECTIVES[values["train.objective"]]
+    labelled = " or ".join(OBJECTIVES.where(lambda row: row.labels))
+    if values["select.real"] is not None and objective.losers and not objective.labels:
         raise UserError(
-            f"select.real: train.objective={objective} compares candidates of one prompt; leave one of them out, or say"
-            " train.objective=nft"
+            f"select.real: train.objective={name} compares candidates of one prompt; leave one of them out, or say"
+            f" train.objective={labelled}"
         )
     if losers and values["select.threshold"] is not None:
         raise UserError(
@@ -167,15 +163,15 @@ def _check_selection(values: dict[str, Any]) -> None:
         raise UserError(
             f"generate.keep={keep}: fewer than the select.k={k} winners a prompt; leave it out (null) or raise it"
         )
-    if objective in PREFERENCES and losers < 1:
-        raise UserError(f"train.objective={objective} compares winners with losers; add select.losers=1")
-    if values["train.soft_labels"] is not None and objective != "nft":
+    if objective.losers and losers < 1:
+        raise UserError(f"train.objective={name} compares winners with losers; add select.losers=1")
+    if values["train.soft_labels"] is not None and not objective.labels:
         raise UserError(
-            f"train.soft_labels: train.objective={objective} has no labels; leave it out, or say train.objective=nft"
+            f"train.soft_labels: train.objective={name} has no labels; leave it out, or say train.objective={labelled}"
         )
-    if objective in SELF_PLAY and values["train.fresh"]:
+    if objective.anchor == "start" and values["train.fresh"]:
         raise UserError(
-            f"train.objective={objective} is held to the adapter that drew the pictures, and train.fresh=true drops"
+            f"train.objective={name} is held to the adapter that drew the pictures, and train.fresh=true drops"
             " that one; leave it false"
         )
     best = values["train.keep_best_by"]

@@ -29,9 +29,9 @@ from mitune.data.splits import (
 )
 from mitune.data.tables import SUFFIXES, Table, open_table, read_rows, text_columns
 from mitune.distributed import state
-from mitune.errors import UserError, complain, first_line, nearest, short
+from mitune.errors import UserError, complain, nearest, short
 from mitune.families.source import is_hub_id
-from mitune.reading import check_regular, home, is_file, is_folder, is_there, reading
+from mitune.reading import check_regular, home, is_file, is_folder, is_there, loading, reading
 
 __all__ = ["UNCATEGORISED", "Prompt", "load_prompts", "make_prompt", "open_saved", "read_rows"]
 
@@ -496,12 +496,11 @@ def open_saved(folder: Path) -> Any:
         for path in folder.rglob("*"):
             if not path.is_dir():
                 check_regular(path)  # of a pipe the library would wait for an end
-    try:
-        return datasets.load_from_disk(str(folder))
-    except IndexError as error:  # the library finds no table in it
-        raise UserError(f"{folder} has no rows; give a dataset with at least one") from error
-    except Exception as error:  # of many types, all one to the user
-        raise UserError(f"{folder} is not a readable dataset folder: {first_line(error)}") from error
+    with loading(f"{folder} is not a readable dataset folder"):
+        try:
+            return datasets.load_from_disk(str(folder))
+        except IndexError as error:  # the library finds no table in it
+            raise UserError(f"{folder} has no rows; give a dataset with at least one") from error
 
 
 def _read_saved(folder: Path, asked: _Asked) -> Iterator[tuple[str, str]]:
@@ -539,10 +538,6 @@ def _read_hub(name: str, asked: _Asked, subset: str | None) -> Iterator[tuple[st
     """Read a Hub dataset. The download lies in the Hugging Face cache, as for any tool."""
     import datasets
 
-    try:
+    with loading(f"prompts: {name} is neither a file or folder here nor a dataset of the Hub"):
         loaded = datasets.load_dataset(name, subset)
-    except Exception as error:  # of a dozen types; all mean the same to the user
-        raise UserError(
-            f"prompts: {name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
-        ) from error
     return _of_parts({str(split): part for split, part in loaded.items()}, name, asked)

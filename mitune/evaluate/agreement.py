@@ -7,7 +7,6 @@ al., ICLR 2024: the referee's mean over the top N % by each score).
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mitune.errors import UserError
-from mitune.evaluate.bootstrap import mean_ci
+from mitune.evaluate.bootstrap import cell
+from mitune.evaluate.drawings import as_png, panels
+from mitune.evaluate.tables import in_words
 
 SCHEMA = 1
 _COLOURS = "tab10"
@@ -51,7 +52,6 @@ def agreement(
     Raises UserError: fewer than two prompts with two candidates, an unknown score, a score that is not finite.
     """
     groups = _groups(table, [*scores, referee])
-    ids = np.arange(len(groups))
     taus: dict[str, dict[str, Any]] = {name: {} for name in scores}
     taus_at: dict[str, dict[str, Any]] = {name: {} for name in scores}
     for number, row in enumerate(scores):
@@ -66,11 +66,8 @@ def agreement(
         name: [
             {
                 "top": float(fraction),
-                **_mean(
-                    [top_mean(group[name], group[referee], fraction) for group in groups],
-                    ids,
-                    seed,
-                    resamples,
+                **cell(
+                    [top_mean(group[name], group[referee], fraction) for group in groups], seed, resamples
                 ),
             }
             for fraction in sorted(fractions)
@@ -81,12 +78,12 @@ def agreement(
     best = float(np.mean([group[referee].max() for group in groups]))
     summary = {}
     for name in scores:
-        winner = _mean([top_mean(group[name], group[referee], 0.0) for group in groups], ids, seed, resamples)
-        cell = taus[name].get(referee)
+        winner = cell([top_mean(group[name], group[referee], 0.0) for group in groups], seed, resamples)
+        pair = taus[name].get(referee)
         summary[name] = {
             "forwards": None if forwards is None or name not in forwards else float(forwards[name]),
-            "tau": None if cell is None else cell["mean"],
-            "tau_ci95": None if cell is None else cell["ci95"],
+            "tau": None if pair is None else pair["mean"],
+            "tau_ci95": None if pair is None else pair["ci95"],
             "winner": winner["mean"],
             "winner_ci95": winner["ci95"],
             "share_of_room": (winner["mean"] - pool) / (best - pool) if best > pool else None,
@@ -171,15 +168,7 @@ def top_mean(score: NDArray[np.float64], referee: NDArray[np.float64], fraction:
 
 
 def _cell(values: list[float], seed: int, resamples: int) -> dict[str, Any]:
-    told = [value for value in values if math.isfinite(value)]
-    if not told:
-        return {"mean": None, "ci95": None, "prompts": 0}
-    return _mean(told, np.arange(len(told)), seed, resamples) | {"prompts": len(told)}
-
-
-def _mean(values: list[float], ids: Any, seed: int, resamples: int) -> dict[str, Any]:
-    estimate = mean_ci(values, ids, seed, resamples)
-    return {"mean": estimate.mean, "ci95": estimate.interval}
+    return cell(values, seed, resamples) | {"prompts": sum(map(math.isfinite, values))}
 
 
 # -- for people --------------------------------------------------------------------------------------------------------
@@ -201,9 +190,11 @@ def markdown(result: Mapping[str, Any]) -> str:
         row = result["scores"][name]
         spent = "" if row["forwards"] is None else f"{row['forwards']:.4g}"
         share = "" if row["share_of_room"] is None else f"{row['share_of_room']:.2f}".replace("-", "−")
-        winner = _shown({"mean": row["winner"], "ci95": row["winner_ci95"]}, sign=False)
+        winner = in_words({"mean": row["winner"], "ci95": row["winner_ci95"]}, ".3f")
         pair = result["tau"][name].get(referee), result["tau_positions"][name].get(referee)
-        lines.append(f"| `{name}` | {spent} | {_shown(pair[0])} | {_shown(pair[1])} | {winner} | {share} |")
+        lines.append(
+            f"| `{name}` | {spent} | {in_words(pair[0])} | {in_words(pair[1])} | {winner} | {share} |"
+        )
     for title, key in (
         ("all candidates", "tau"),
         (f"the candidates at ranks {at} by the score of the row", "tau_positions"),
@@ -211,32 +202,19 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += ["", f"Kendall's τ over {title}, mean over prompts:", ""]
         lines += ["| | " + " | ".join(f"`{name}`" for name in names) + " |", "|---|" + "---|" * len(names)]
         for row in names:
-            cells = [_shown(result[key][row].get(column), interval=False) for column in names]
+            cells = [in_words(result[key][row].get(column), interval=False) for column in names]
             lines.append(f"| `{row}` | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
-
-
-def _shown(cell: Mapping[str, Any] | None, interval: bool = True, sign: bool = True) -> str:
-    if cell is None or cell["mean"] is None:
-        return "–"
-    style = "+.2f" if sign else ".3f"
-    text = f"{cell['mean']:{style}}"
-    if interval and cell["ci95"] is not None:
-        low, high = cell["ci95"]
-        text += f" ({low:{style}} … {high:{style}})"
-    return text.replace("-", "−")
 
 
 def plot(result: Mapping[str, Any]) -> bytes:
     """PNG: the referee's mean over the top share by each score (left), τ with the referee against forwards (right)."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     referee = result["referee"]
     names = list(result["scores"])
     colours = dict(zip(names, matplotlib.colormaps[_COLOURS].colors * (1 + len(names) // 10), strict=False))
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(11, 4.2, 2)
     for name in names:
         points = result["curves"][name]
         shares = [100 * point["top"] for point in points]
@@ -266,8 +244,4 @@ def plot(result: Mapping[str, Any]) -> bytes:
     right.set_xlabel("extra forwards a candidate" if known else "score")
     right.set_ylabel(f"Kendall's τ with {referee}")
     right.set_title("how well it ranks, and what that costs")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return as_png(figure)

@@ -41,6 +41,16 @@ def mean_ci(
     return _ratio_ci(data, np.ones_like(data), groups, seed, n)
 
 
+def cell(values: Sequence[float] | NDArray[np.float64], seed: int = 0, n: int = 2000) -> dict[str, Any]:
+    """Give ``{"mean", "ci95"}`` of one value a prompt, as JSON holds them; NaN is left out, and nothing is null."""
+    told = np.asarray(values, dtype=np.float64)
+    told = told[np.isfinite(told)]
+    if not len(told):
+        return {"mean": None, "ci95": None}
+    estimate = mean_ci(told, np.arange(len(told)), seed, n)
+    return {"mean": estimate.mean, "ci95": estimate.interval}
+
+
 def paired_difference(
     before: ArrayLike, after: ArrayLike, groups: Sequence[Any] | NDArray[Any], seed: int = 0, n: int = 2000
 ) -> Estimate:

@@ -6,7 +6,7 @@ kept is known without drawing again.
 
 from __future__ import annotations
 
-import io
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mitune.evaluate.agreement import tau
-from mitune.evaluate.bootstrap import mean_ci
+from mitune.evaluate.bootstrap import cell
+from mitune.evaluate.drawings import as_png, panels
+from mitune.evaluate.tables import in_words
 from mitune.sampling.racing import Cut, rows_of
 
 SCHEMA = 1
@@ -97,14 +99,7 @@ def calibration(
     )
     everyone = np.ones_like(target, dtype=bool)
 
-    def mean(values: Any) -> dict[str, Any]:
-        told = np.asarray(values, dtype=np.float64)
-        told = told[np.isfinite(told)]
-        if not len(told):
-            return {"mean": None, "ci95": None}
-        estimate = mean_ci(told.tolist(), np.arange(len(told)), seed, resamples)
-        return {"mean": estimate.mean, "ci95": estimate.interval}
-
+    mean = functools.partial(cell, seed=seed, n=resamples)
     scores: dict[str, Any] = {}
     proposals: dict[str, Any] = {}
     for name, by_step in running.items():
@@ -241,8 +236,8 @@ def summary(result: Mapping[str, Any]) -> str:
                 continue
             cuts = ", ".join(f"{cut['step']} → {cut['survivors']}" for cut in plan["cuts"])
             lines.append(
-                f"| `{name}` | {cuts} | {_shown(plan['recall'])} | {_shown(plan['recall_held_out'])}"
-                f" | {_shown(plan['loss'])} | {plan['saving_drawing']:.2f} × | {plan['saving']:.2f} × |"
+                f"| `{name}` | {cuts} | {in_words(plan['recall'], '.2f')} | {in_words(plan['recall_held_out'], '.2f')}"
+                f" | {in_words(plan['loss'], '.2f')} | {plan['saving_drawing']:.2f} × | {plan['saving']:.2f} × |"
             )
         lines += ["", f"The cheapest: `{result['command']}`", ""]
     return "\n".join(lines)
@@ -265,30 +260,18 @@ def markdown(result: Mapping[str, Any]) -> str:
             "|---" * (3 + 2 * len(heads)) + "|",
         ]  # fmt: skip
         for row in score["at"]:
-            cells = [_shown(row["tau_target"], sign="+"), *map(_shown, row["recall_target"])]
-            cells += [_shown(row["tau_own"], sign="+"), *map(_shown, row["recall_own"])]
+            cells = [in_words(row["tau_target"]), *(in_words(one, ".2f") for one in row["recall_target"])]
+            cells += [in_words(row["tau_own"]), *(in_words(one, ".2f") for one in row["recall_own"])]
             lines.append(f"| {row['step']} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _shown(cell: Mapping[str, Any], sign: str = "") -> str:
-    if cell["mean"] is None:
-        return "–"
-    text = f"{cell['mean']:{sign}.2f}"
-    if cell["ci95"] is not None:
-        low, high = cell["ci95"]
-        text += f" ({low:{sign}.2f} … {high:{sign}.2f})"
-    return text.replace("-", "−")
-
-
 def plot(result: Mapping[str, Any]) -> bytes:
     """PNG: τ of each running score with the target (dotted: its own final value), and recall among the best half."""
     import matplotlib
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(11, 4.2, 2)
     half = max(m for m in result["survivors"] if m <= max(result["candidates"] // 2, result["k"]))
     place = result["survivors"].index(half)
     colours = itertools.cycle(matplotlib.colormaps["tab10"].colors)
@@ -317,7 +300,4 @@ def plot(result: Mapping[str, Any]) -> bytes:
     left.legend(fontsize=8, frameon=False)
     for axes in (left, right):
         axes.set_xlabel(f"steps taken, of {result['steps']}")
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return as_png(figure)

@@ -24,24 +24,6 @@ def pairwise_distance(pictures: Tensor) -> float:
     return float(torch.pdist(flat).mean()) / flat.shape[1] ** 0.5
 
 
-def truncated_entropy(features: Tensor, groups: Sequence[Any], rank: int = 20) -> float:
-    """Entropy in nats of the best-fitting Gaussian along the ``rank`` widest directions of ``features`` [n, d].
-
-    ½ Σ_i log(2πe λ_i), λ_i the largest eigenvalues of the covariance of the features about their own group's (prompt's)
-    mean, so that prompts that differ do not count (Ibarrola and Grace 2024: truncated CLIP entropy). −∞ where a
-    direction has no spread. ValueError with fewer degrees of freedom than ``rank``.
-    """
-    wide = features.detach().cpu().to(torch.float64)
-    names = list(dict.fromkeys(groups))
-    member = torch.tensor([names.index(group) for group in groups])
-    freedom = len(wide) - len(names)
-    if freedom < rank:
-        raise ValueError(f"{len(wide)} pictures of {len(names)} prompts do not span {rank} directions")
-    centres = torch.stack([wide[member == number].mean(0) for number in range(len(names))])
-    spread = torch.linalg.svdvals(wide - centres[member])[:rank].square() / freedom
-    return float(0.5 * (2 * torch.pi * torch.e * spread).log().sum())
-
-
 def by_prompt(pictures: Tensor | Sequence[Tensor], groups: Sequence[Any]) -> dict[Any, float]:
     """Pairwise distance within each group (prompt) of two pictures or more; ``pictures`` and ``groups`` are
     row by row."""

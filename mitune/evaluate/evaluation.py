@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mitune.evaluate.categories import alignment, compare, score_columns, summarise
 from mitune.evaluate.diversity import compare_diversity
-from mitune.evaluate.pictures import histogram, pairs, png
+from mitune.evaluate.drawings import histogram, pairs, png
 from mitune.files import write_bytes, write_json, write_table
 
 SCHEMA = 1

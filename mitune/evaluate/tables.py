@@ -25,15 +25,15 @@ def bounds(interval: list[float] | None, sign: bool = False) -> str:
     return "–" if interval is None else f"[{figure(interval[0], sign)}, {figure(interval[1], sign)}]"
 
 
-def summary_table(summary: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
-    """A row a category: pictures, and each score's mean with its 95 % interval
-    (:func:`categories.summarise`)."""
-    names = [name for name, value in summary["all"].items() if isinstance(value, float)]
-    table = _table(title, ["category", "pictures", *names])
-    for category, row in summary.items():
-        cells = [Text(f"{figure(row[name])}\n{bounds(row['ci95'].get(name))}") for name in names]
-        table.add_row(Text(category), str(row["n"]), *cells, end_section=category == "all")
-    return table
+def in_words(cell: Mapping[str, Any] | None, style: str = "+.2f", interval: bool = True) -> str:
+    """Write ``{"mean", "ci95"}`` as ``+0.12 (+0.05 … +0.19)``, each number by ``style``; a dash where it is null."""
+    if cell is None or cell["mean"] is None:
+        return "–"
+    text = f"{cell['mean']:{style}}"
+    if interval and cell["ci95"] is not None:
+        low, high = cell["ci95"]
+        text += f" ({low:{style}} … {high:{style}})"
+    return text.replace("-", "−")
 
 
 def comparison_table(comparison: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:

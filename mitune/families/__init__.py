@@ -15,7 +15,7 @@ from mitune.versions import check_versions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mitune.denoiser import Denoiser
+    from mitune.families.adapted import Adapted
     from mitune.families.latent import LatentDenoiser
 
 
@@ -37,7 +37,7 @@ def load_denoiser(
     adapter: str | Path | Sequence[str | Path] | None = None,
     device: Any = None,
     dtype: Any = None,
-) -> Denoiser:
+) -> Adapted:
     """The denoiser of ``model``: a path or Hub id, or a mapping/object with the keys of the configuration's ``model``.
     ``adapter``, ``device`` and ``dtype`` override the model's own keys.
 

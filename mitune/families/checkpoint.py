@@ -17,15 +17,16 @@ from mitune.families.checkpoint_report import compare_clip, diagnose, left_over
 from mitune.families.components import (
     check_tokenizers,
     load_component,
-    loading,
     model_classes,
     pipeline_class,
     scheduler_file,
     without,
 )
-from mitune.families.marks import apply_marks, header, read_marks
+from mitune.families.headers import read_header
+from mitune.families.marks import apply_marks, read_marks
 from mitune.families.source import ModelSource
 from mitune.families.weights import check_finite, check_loaded, check_stored
+from mitune.reading import loading
 
 # Where a checkpoint file keeps the network and the autoencoder.
 _GROUPS = {"network": "model.diffusion_model.", "vae": "first_stage_model."}
@@ -44,9 +45,10 @@ def open_checkpoint(
     made_by = pipeline_class(source)
     if not hasattr(made_by, "from_single_file"):
         raise UserError(f"{file}: a {source.pipeline} cannot be made of one file; give its diffusers folder")
-    marks = read_marks(file)
-    check_stored([file], "model")
-    layers = header(file)
+    header = read_header(file, "it is damaged, fetch it again")
+    marks = read_marks(file, header)
+    check_stored({file: header}, "model")
+    layers = header.layers()
     check_names(file, layers, source.pipeline, "unet" in source.index)
     lent, files = _lent(source, file, layers, variant, dtype)
     if source.folder is not None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mitune.errors import UserError, first_line, short
+from mitune.errors import UserError
 from mitune.families.config_bounds import check_bounds, check_there
 from mitune.families.source import ModelSource, checked_index
 from mitune.families.weights import (
@@ -27,27 +26,12 @@ from mitune.families.weights import (
     variant_of,
     weight_files,
 )
-from mitune.reading import check_regular, read_json
+from mitune.reading import check_regular, loading, read_json
 from mitune.scheduler_config import check_scheduler, check_scheduler_class
 
 LIBRARIES = ("diffusers", "transformers")
 # Components of pipelines that no text-to-image forward needs: neither fetched nor loaded.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-
-
-@contextlib.contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Whatever a library raises within the block, as a UserError that begins with ``what``: of files that do not fit,
-    and of a package that reading them takes (sentencepiece, for some tokenizers).
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except RecursionError as error:
-        raise UserError(f"{what}: a file of it is nested too deeply") from error
-    except Exception as error:  # of dozens of types, all one to the user
-        raise UserError(f"{what}: {short(first_line(error), 400)}") from error
 
 
 def pipeline_class(source: ModelSource) -> Any:
@@ -128,12 +112,12 @@ def load_component(
     Raises UserError: it cannot be loaded, or weights of it are missing, left over or of another shape.
     """
     part = folder / name
-    files = weight_files(folder, name, variant)
+    headers = weight_files(folder, name, variant)
     check_settings(part)
-    check_stored(files, name, config_is_quantized(part))
-    check_bounds(part, files)
+    check_stored(headers, name, config_is_quantized(part))
+    check_bounds(part, headers)
     text = made_by.__module__.startswith("transformers.")
-    check_stem(files, part, text)
+    check_stem(headers, part, text)
     more: dict[str, Any] = {"use_safetensors": True, "low_cpu_mem_usage": True}
     more["variant"] = variant_of(folder, name, variant)
     if quantized is not None:
@@ -150,7 +134,7 @@ def load_component(
     check_finite(name, module, part)
     if not text:
         check_known_fields(module, part)
-    return module, files
+    return module, list(headers)
 
 
 def check_tokenizers(folder: Path, index: Mapping[str, Any]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError, short
-from mitune.families.headers import read_header
+from mitune.families.headers import Header
 from mitune.families.weights import read_config
 from mitune.reading import is_number, is_there
 
@@ -36,14 +36,14 @@ def check_there(file: Path) -> None:
         )
 
 
-def check_bounds(part: Path, files: Iterable[Path]) -> None:
+def check_bounds(part: Path, headers: Mapping[Path, Header]) -> None:
     """Raise UserError where ``part`` has no configuration (transformers would take its class's own), or one that asks
-    for more layers than ``files``, its weights, have tensors, or for widths and sizes beyond all models.
+    for more layers than its weights, of these ``headers``, have tensors, or for widths and sizes beyond all models.
     """
     file = part / "config.json"
     check_there(file)
     config = read_config(file)
-    shapes = [shape for one in files for shape in read_header(one, "fetch the model again").shapes.values()]
+    shapes = [shape for header in headers.values() for shape in header.shapes.values()]
     tensors = len(shapes)
     _check_sizes(config, {size for shape in shapes for size in shape}, file)
     side = LARGEST_LATENT if part.name in ("unet", "transformer") else _LARGEST_PICTURE

@@ -27,7 +27,7 @@ class FluxDenoiser(LatentDenoiser):
     text_tokens = 512
 
     def _check(self) -> None:
-        if self.network.config.guidance_embeds and self._guidance is None:  # type: ignore[union-attr]
+        if self.network.config.guidance_embeds and self._guidance is None:
             raise UserError(
                 f"{self.identity} is guidance-distilled: guidance is built into its output, which is no estimate of "
                 "p(z|c), so no information can be measured; say model.guidance_embedding=1 (it then stands for "
@@ -38,7 +38,7 @@ class FluxDenoiser(LatentDenoiser):
         return self._pipeline.default_sample_size
 
     def _latent_channels(self) -> int:
-        return int(self.network.config.in_channels) // 4  # type: ignore[arg-type, union-attr]
+        return int(self.network.config.in_channels) // 4
 
     def _schedule(self, config: Mapping[str, Any]) -> NoiseSchedule:
         tokens = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)

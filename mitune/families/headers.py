@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,21 @@ from mitune.reading import check_regular, reading
 
 @dataclass(frozen=True)
 class Header:
-    """Name -> shape and name -> type of the tensors, and the text fields."""
+    """The header holds name -> shape and name -> type of the tensors, and the text fields."""
 
     shapes: dict[str, list[int]]
     types: dict[str, str]
     texts: dict[str, str]
 
+    def layers(self) -> dict[str, Any]:
+        """Give name -> a tensor of its shape without contents."""
+        import torch
 
-def read_header(file: Path, way_out: str) -> Header:
-    """The header as the library reads it. Raises UserError for a damaged file, ending with ``way_out``."""
+        return {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
+
+
+def read_header(file: Path, way_out: str = "fetch the model again") -> Header:
+    """Read the header as the library does. Raises UserError for a damaged file, ending with ``way_out``."""
     from safetensors import safe_open
 
     check_regular(file)
@@ -31,8 +38,14 @@ def read_header(file: Path, way_out: str) -> Header:
         return Header(shapes, types, dict(opened.metadata() or {}))
 
 
+def read_headers(files: Iterable[Path]) -> dict[Path, Header]:
+    """Read the headers of a model's weight files. Raises UserError for a damaged one."""
+    return {file: read_header(file) for file in files}
+
+
 def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The header of a file whose bytes are at hand, as the JSON object it is, and the bytes of the tensors behind it.
+    """Take a file's bytes apart: its header, as the JSON object it is, and the bytes of the tensors behind it.
+
     Raises ValueError for one that is damaged.
     """
     end = 8 + int.from_bytes(data[:8], "little")
@@ -40,5 +53,5 @@ def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def header_text(header: dict[str, Any]) -> bytes:
-    """The header as it is written, its keys in order: the library leaves that to chance."""
+    """Write a header with its keys in order, which the library leaves to chance."""
     return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

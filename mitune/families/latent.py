@@ -6,34 +6,32 @@ prompts are encoded and how (z, t, c) go through the network. It is found by ``l
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mitune.denoiser import Condition, Denoiser
+from mitune.denoiser import Condition
 from mitune.errors import UserError
-from mitune.families import lora, memory, stacking
+from mitune.families import lora, memory
+from mitune.families.adapted import Adapted
 from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
-from mitune.families.source import ModelSource, find_adapter, find_model, fingerprint
+from mitune.families.source import ModelSource, find_model, fingerprint
 from mitune.families.wholeness import check_whole
-from mitune.files import atomic_folder
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 from mitune.scheduler_config import sampler_defaults
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-class LatentDenoiser(Denoiser):
-    """A pipeline's network, text encoders and autoencoder as a ``Denoiser``.
+class LatentDenoiser(Adapted):
+    """A pipeline's network, text encoders and autoencoder are one ``Denoiser``.
 
     All weights are frozen and in eval mode. ``forwards`` counts rows through the network.
     """
@@ -71,12 +69,10 @@ class LatentDenoiser(Denoiser):
         """
         self._pipeline = pipeline
         self._base_identity = identity
-        self._adapter: lora.SavedAdapter | None = None
         self._warned: set[str] = set()
         self._null_row: Condition | None = None
         self._offload = "none"
-        self._runs_on: torch.device | None = None  # where it cannot be told from the weights:
-        self._computes_in: torch.dtype | None = None  # offloaded or quantized ones
+        self._runs_on: torch.device | None = None  # where offloaded weights do not say it
         if max_tokens is not None and self.text_tokens is None:
             raise UserError(
                 f"model.max_tokens={max_tokens}: {identity} reads prompts of one fixed length; leave it out"
@@ -168,7 +164,7 @@ class LatentDenoiser(Denoiser):
             if offload == "none":
                 pipeline.to(device)
         if channels_last:
-            denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            denoiser.network.to(memory_format=torch.channels_last)
             pipeline.vae.to(memory_format=torch.channels_last)
         if adapter:
             denoiser.load_adapter(adapter, weights=adapter_weights)
@@ -215,11 +211,11 @@ class LatentDenoiser(Denoiser):
         return int(getattr(self.network.config, "patch_size", None) or 1)
 
     def _latent_channels(self) -> int:
-        return int(self.network.config.in_channels)  # type: ignore[union-attr, arg-type]
+        return int(self.network.config.in_channels)
 
     def _own_sides(self) -> Any:
         """Sides of the latent the model was trained at: a number, or (height, width)."""
-        return self.network.config.sample_size  # type: ignore[union-attr]
+        return self.network.config.sample_size
 
     def _prompt_limits(self) -> list[tuple[Any, int]]:
         """(tokenizer, tokens it keeps of a prompt, special ones included) of each text encoder."""
@@ -238,7 +234,7 @@ class LatentDenoiser(Denoiser):
         return self._pipeline
 
     @property
-    def network(self) -> nn.Module:  # type: ignore[override]
+    def network(self) -> Any:  # type: ignore[override]
         """The UNet or transformer."""
         return getattr(self._pipeline, self.network_name)
 
@@ -395,82 +391,3 @@ class LatentDenoiser(Denoiser):
     def decode(self, z: Tensor) -> Tensor:
         """Pictures [n, 3, H, W] float32 in [0, 1]; differentiable in ``z``."""
         return self._autoencoder.decode(z, self.device)
-
-    # -- adapters --------------------------------------------------------------------------------------------
-
-    def load_adapter(
-        self,
-        adapter: str | Path | Sequence[str | Path],
-        name: str = "default",
-        weights: Sequence[float] = (),
-    ) -> None:
-        """Put a saved adapter (a folder, file or Hub id) in the place of the present one, frozen, in the weights'
-        dtype. Several, or ``weights`` other than 1, are put there as the one adapter that does the same (``stacking``).
-
-        Raises UserError if one is not there or does not fit.
-        """
-        names = [adapter] if isinstance(adapter, (str, Path)) else list(adapter)
-        found = [lora.read_adapter(find_adapter(one), self.components) for one in names]
-        for saved in found:  # before anything is changed
-            for component in saved.tensors:
-                lora.fitted(self.components[component], saved, component)
-        plain = len(found) == 1 and all(weight == 1 for weight in weights)
-        saved = found[0] if plain else stacking.stack(self.components, found, weights or [1.0] * len(found))
-        self.unload_adapter()
-        for component in saved.tensors:
-            lora.inject_saved(self.components[component], saved, component, name)
-        self._adapter = saved
-
-    def unload_adapter(self) -> None:
-        """Back to the base model."""
-        for module in self.components.values():
-            lora.remove(module)
-        self._adapter = None
-
-    def save_adapter(self, folder: str | Path, name: str = "default") -> None:
-        """Write the adapter to ``folder`` atomically, so that ``load_lora_weights(folder)`` of the plain pipeline
-        reproduces it.
-        """
-        lora.write_adapter(folder, type(self._pipeline), self.components, name)
-
-    def adapter_updates(self) -> dict[str, dict[str, stacking.Update]]:
-        """Component -> layer -> what the loaded adapter makes of its weight."""
-        saved = self._adapter
-        if saved is None:
-            raise ValueError("no adapter was loaded")
-        return {
-            component: stacking.updates(self.components[component], saved, component)
-            for component in saved.tensors
-        }
-
-    def save_merged(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the whole pipeline to ``folder`` atomically, the adapter multiplied into its weights, in ``dtype``.
-
-        It is then an ordinary diffusers folder. The denoiser's own weights are the merged ones from here on, without
-        an adapter. Raises UserError for quantized weights, which cannot take an adapter in.
-        """
-        if self._computes_in is not None:
-            raise UserError("quantized weights cannot take an adapter in; say model.quantization=none")
-        for layer in lora.adapter_layers(self.components.values()):
-            layer.merge()
-        for module in self.components.values():
-            lora.remove(module)
-        with atomic_folder(folder) as partial, quiet():
-            if dtype is not None:
-                self._pipeline.to(dtype)
-            self._pipeline.save_pretrained(str(partial), safe_serialization=True)
-            lora.make_canonical(partial)
-
-    def base(self) -> AbstractContextManager[None]:
-        """The base model for the time of the block: the adapter switched off."""
-        return lora.switched_off(lora.adapter_layers(self.components.values()))
-
-    def fused(self) -> AbstractContextManager[None]:
-        """The adapter merged into the weights for the time of the block: forwards at the base model's price.
-
-        The weights come back bit for bit. Not for training, and not to be nested with ``base()``. Quantized weights
-        cannot take it in without loss: there the adapter stays beside them.
-        """
-        if self._computes_in is not None:
-            return contextlib.nullcontext()
-        return lora.merged(lora.adapter_layers(self.components.values()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError, short
-from mitune.families.headers import read_header
+from mitune.families.headers import Header
 
 _EDM = ("edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std")
 _SPEC = {
@@ -27,18 +27,13 @@ _FLOW = ("flow", "flow_prediction", "rectified_flow", "rf", "flow_matching")
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "none", "")
 
 
-def header(file: Path) -> dict[str, Any]:
-    """Name -> a tensor of that shape and type without contents, from the header alone. Raises UserError: damaged."""
-    return _read(file)[0]
+def read_marks(file: Path, header: Header) -> dict[str, Any]:
+    """Read the settings of a scheduler that a file's header tells: ``prediction_type``, ``rescale_betas_zero_snr``;
+    those it says nothing of are left out.
 
-
-def read_marks(file: Path) -> dict[str, Any]:
-    """The settings of a scheduler that the file itself tells: ``prediction_type``, ``rescale_betas_zero_snr``; those it
-    says nothing of are left out.
-
-    Raises UserError: a damaged file, marks that contradict each other, marks of a kind of model that is not known here.
+    Raises UserError: marks that contradict each other, marks of a kind of model that is not known here.
     """
-    tensors, texts = _read(file)
+    tensors, texts = header.shapes, header.texts
     edm = [name for name in _EDM if name in tensors]
     if edm:
         raise UserError(
@@ -83,14 +78,6 @@ def _flag(file: Path, texts: Mapping[str, str], name: str) -> bool:
             f"{file}: its header says {name}={short(word)!r}, which is neither True nor False; mend it"
         )
     return word in _YES
-
-
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """(tensors on the meta device, text fields) of a safetensors file."""
-    import torch
-
-    found = read_header(file, "it is damaged, fetch it again")
-    return {name: torch.empty(shape, device="meta") for name, shape in found.shapes.items()}, found.texts
 
 
 def apply_marks(pipeline: Any, marks: Mapping[str, Any], file: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from mitune.errors import UserError, check_known, first_line, short
+from mitune.errors import UserError, check_known, short
 from mitune.families.config_bounds import check_bounds
 from mitune.families.source import is_hub_id
 from mitune.families.weights import check_finite, check_loaded, check_stored, weight_files
 from mitune.families.wholeness import check_scaling
-from mitune.reading import home, is_folder
+from mitune.reading import home, is_folder, loading
 
 OFFLOADS = ("none", "model", "sequential")
 QUANTIZATIONS = ("none", "8bit", "4bit", "int8")
@@ -112,14 +112,14 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
     what = f"model.fast_decoder={short(path)}"
     local = home(path)
     if is_folder(local):
-        files = weight_files(local, ".", None)
-        check_stored(files, "AutoencoderTiny")
-        check_bounds(local, files)
+        headers = weight_files(local, ".", None)
+        check_stored(headers, "AutoencoderTiny")
+        check_bounds(local, headers)
     elif not is_hub_id(path):
         raise UserError(
             f"{what} is no AutoencoderTiny that can be read: it is neither a folder nor a Hub id (owner/name)"
         )
-    try:
+    with loading(f"{what} is no AutoencoderTiny that can be read"):
         decoder, report = AutoencoderTiny.from_pretrained(
             str(local) if is_folder(local) else path,
             torch_dtype=dtype,
@@ -127,8 +127,6 @@ def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dty
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:  # of dozens of types, all one to the user
-        raise UserError(f"{what} is no AutoencoderTiny that can be read: {first_line(error)}") from error
     check_loaded("AutoencoderTiny", report, what)
     check_finite("AutoencoderTiny", decoder, what)
     config = decoder.config

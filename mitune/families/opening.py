@@ -17,7 +17,6 @@ from mitune.families.components import (
     UNUSED,
     check_tokenizers,
     load_component,
-    loading,
     model_classes,
     pipeline_class,
     read_index,
@@ -26,6 +25,7 @@ from mitune.families.components import (
 )
 from mitune.families.source import ModelSource
 from mitune.families.weights import check_settings, check_variant
+from mitune.reading import loading
 
 __all__ = ["open_folder", "open_pipeline", "pipeline_class", "quiet"]
 

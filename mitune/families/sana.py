@@ -44,7 +44,7 @@ class SanaDenoiser(LatentDenoiser):
             z,
             encoder_hidden_states=condition["text"],
             encoder_attention_mask=condition["mask"],
-            timestep=t * self.network.config.timestep_scale,  # type: ignore[union-attr, operator]
+            timestep=t * self.network.config.timestep_scale,
             return_dict=False,
         )[0]
         return output[:, : z.shape[1]]

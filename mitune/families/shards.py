@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mitune.errors import UserError, listed, short
-from mitune.families.headers import read_header
+from mitune.families.headers import Header
 from mitune.reading import read_json
 
 _WAY_OUT = "fetch the model again"
 
 
 def shard_files(index: Path) -> list[Path]:
-    """The files an index names. Raises UserError for one that is damaged or names files outside its folder."""
+    """List the files an index names. Raises UserError for one that is damaged or names files outside its folder."""
     return [index.parent / file for file in sorted(set(_weight_map(index).values()))]
 
 
-def check_shards(index: Path, component: str) -> None:
+def check_shards(index: Path, component: str, headers: Mapping[Path, Header]) -> None:
     """Raise UserError unless the files of an index hold exactly the weights it lists, each once and where it says: of a
-    weight that is elsewhere or there twice, the libraries take none or any. Headers are read only.
+    weight that is elsewhere or there twice, the libraries take none or any. ``headers``: those of its files.
     """
     wanted = _weight_map(index)
     found: dict[str, list[str]] = {}
     for file in shard_files(index):
-        for name in read_header(file, _WAY_OUT).shapes:
+        for name in headers[file].shapes:
             found.setdefault(name, []).append(file.name)
     kinds = {
         "are missing": [name for name in wanted if name not in found],

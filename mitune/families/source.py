@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError, first_line, short
-from mitune.families.marks import header, read_marks
+from mitune.families.headers import Header, read_header
+from mitune.families.marks import read_marks
 from mitune.reading import check_regular, home, is_file, is_folder, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
@@ -82,8 +83,9 @@ def _from_file(file: Path, configuration: str | None) -> ModelSource:
         raise UserError(
             f"{file} is no safetensors file; give a .safetensors checkpoint or a diffusers folder"
         )
-    marks = read_marks(file)
-    built_as = configuration or _recognised(file, bool(marks))
+    header = read_header(file, "it is damaged, fetch it again")
+    marks = read_marks(file, header)
+    built_as = configuration or _recognised(file, header, bool(marks))
     if is_file(home(built_as)):
         raise UserError(
             f"model.config={built_as} is a file; give the diffusers folder of a model that is built alike"
@@ -98,15 +100,16 @@ def _from_file(file: Path, configuration: str | None) -> ModelSource:
     return dataclasses.replace(base, name=file.stem, file=file, built_as=built_as)
 
 
-def _recognised(file: Path, marked: bool) -> str:
-    """The Hub id of the model that a checkpoint's layers are those of, from its header alone. ``marked``: its own marks
-    say what it predicts.
+def _recognised(file: Path, header: Header, marked: bool) -> str:
+    """Find the Hub id of the model that a checkpoint's layers are those of. ``marked``: its own marks say what it
+    predicts.
     """
     from diffusers.loaders import single_file_utils
 
-    layers = header(file)
     try:
-        found = str(single_file_utils.fetch_diffusers_config(layers)["pretrained_model_name_or_path"])
+        found = str(
+            single_file_utils.fetch_diffusers_config(header.layers())["pretrained_model_name_or_path"]
+        )
     except Exception as error:  # whatever it does with layers it does not know
         raise UserError(
             f"{file}: diffusers does not recognise this checkpoint; say model.config=FOLDER"

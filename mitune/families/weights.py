@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError, first_line, listed, short
-from mitune.families.headers import read_header
+from mitune.families.headers import Header, read_headers
 from mitune.families.shards import check_shards, shard_files
 from mitune.reading import check_regular, is_file, is_folder, read_json, reading
 
@@ -32,9 +32,9 @@ BESIDE_TEXTS = re.compile(
 )
 
 
-def weight_files(folder: Path, component: str, variant: str | None) -> list[Path]:
-    """The safetensors files that are loaded of a component (several when sharded): those of the variant, or where it
-    has none its plain ones, as diffusers does.
+def weight_files(folder: Path, component: str, variant: str | None) -> dict[Path, Header]:
+    """Find the safetensors files that are loaded of a component (several when sharded), each with its header: those of
+    the variant, or where it has none its plain ones, as diffusers does.
 
     Raises UserError: none (with a setting that works, where there is one), pickled ones only, a file that is none.
     """
@@ -44,12 +44,11 @@ def weight_files(folder: Path, component: str, variant: str | None) -> list[Path
         found = _chosen(part, None)
     if found is None:
         raise UserError(_lacking(folder, part, variant))
-    for file in found:
-        check_regular(file)
+    headers = read_headers(found)
     first = _first(part, variant) or _first(part, None)
     if first is not None and first.suffix == ".json":
-        check_shards(first, component)
-    return found
+        check_shards(first, component, headers)
+    return headers
 
 
 def variant_of(folder: Path, component: str, variant: str | None) -> str | None:
@@ -93,13 +92,14 @@ def _first(part: Path, variant: str | None) -> Path | None:
     return None
 
 
-def check_stem(files: Sequence[Path], part: Path, text: bool) -> None:
+def check_stem(files: Iterable[Path], part: Path, text: bool) -> None:
     """Raise UserError for weights of ``part`` by a name that its library (``text``: transformers) does not look for."""
     stem = STEMS[1] if text else STEMS[0]
     if not any(part.glob(f"{stem}[.-]*")):
         raise UserError(
-            f"{files[0]} is not looked for there: the weights of a {part.name} are called {stem}.safetensors; rename it"
-            " (several files: with the index beside them), or save the model again with save_pretrained"
+            f"{next(iter(files))} is not looked for there: the weights of a {part.name} are called"
+            f" {stem}.safetensors; rename it (several files: with the index beside them), or save the model again with"
+            " save_pretrained"
         )
 
 
@@ -171,13 +171,12 @@ def read_config(file: Path) -> dict[str, Any]:
     return found
 
 
-def check_stored(files: Iterable[Path], component: str, quantized: bool = False) -> None:
+def check_stored(headers: Mapping[Path, Header], component: str, quantized: bool = False) -> None:
     """Raise UserError for weight files that hold a component together with an adapter that was attached to it, or
     whole numbers where there should be weights (unless it was ``quantized``).
     """
-    for file in files:
-        types = read_header(file, _WAY_OUT).types
-        inside = [key for key in types if _ADAPTER.search(key)]
+    for file, header in headers.items():
+        inside = [key for key in header.types if _ADAPTER.search(key)]
         if inside:
             raise UserError(
                 f"{file}: the {component} was saved with an adapter inside ({_some(inside)}); take it out before"
@@ -185,7 +184,9 @@ def check_stored(files: Iterable[Path], component: str, quantized: bool = False)
                 " (save_lora_weights), or multiply it in first (fuse_lora, then unload_lora)"
             )
         whole = [
-            key for key, kind in types.items() if kind[0] in "IUB" and kind != "BF16" and _WEIGHT.search(key)
+            key
+            for key, kind in header.types.items()
+            if kind[0] in "IUB" and kind != "BF16" and _WEIGHT.search(key)
         ]
         if whole and not quantized:
             raise UserError(

@@ -1,3 +1,1 @@
-"""Fine-tuning: attach an adapter, draw batches, minimise an objective, keep checkpoints that resume bit for
-bit.
-"""
+"""Fine-tuning attaches an adapter, minimises an objective and keeps checkpoints that resume bit for bit."""

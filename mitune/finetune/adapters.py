@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mitune.denoiser import Denoiser
-from mitune.errors import UserError, check_known, nearest
+from mitune.errors import UserError, nearest
 from mitune.families import lora
-
-KINDS = ("dora", "lora")
-ALL = "all"  # as targets: every linear layer and convolution
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What to attach. ``targets`` and ``text_targets`` are the last parts of layer names (no targets: the attention's
-    projections, as the model's family names them; ``["all"]``: every linear layer and convolution); the update is
-    scaled by alpha / rank.
-    """
-
-    kind: str = "dora"
-    rank: int = 32
-    alpha: float = 32
-    dropout: float = 0.0
-    targets: Sequence[str] = ()
-    text_encoder: bool = False
-    text_targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "out_proj")
-
-    def __post_init__(self) -> None:
-        """Raises UserError for an unknown kind or numbers that make no adapter."""
-        check_known("adapter.kind", self.kind, KINDS)
-        if self.rank < 1:
-            raise UserError(f"adapter.rank={self.rank}: must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"adapter.dropout={self.dropout}: must lie in [0, 1)")
+from mitune.families.adapted import Adapted
+from mitune.finetune.catalogue import ALL, AdapterConfig
 
 
 def attach(
@@ -54,18 +28,20 @@ def attach(
     """
     from peft import LoraConfig
 
+    config.check("adapter.")
+    if not isinstance(denoiser, Adapted):
+        raise UserError(f"{denoiser.identity} has no network an adapter could attach to")
     modules = _modules(denoiser, config)
-    components = denoiser.components  # type: ignore[attr-defined]
-    saved = lora.read_adapter(init_from, components) if init_from is not None else None
+    saved = lora.read_adapter(init_from, denoiser.components) if init_from is not None else None
     if saved is not None:
-        for component, (module, _, _) in modules.items():
+        for component, (module, _) in modules.items():
             if component in saved.tensors:
                 lora.fitted(module, saved, component)
-    denoiser.unload_adapter()  # type: ignore[attr-defined]
+    denoiser.unload_adapter()
     parameters: list[nn.Parameter] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for module, targets, _ in modules.values():
+        for module, targets in modules.values():
             peft_config = LoraConfig(
                 r=config.rank,
                 lora_alpha=config.alpha,
@@ -77,55 +53,49 @@ def attach(
             lora.inject(module, peft_config)
             _to_float32(module)
     if saved is not None:
-        _copy(saved, {component: module for component, (module, _, _) in modules.items()}, config)
-    for module, _, _ in modules.values():
+        _copy(saved, {component: module for component, (module, _) in modules.items()}, config)
+    for module, _ in modules.values():
         for parameter in lora.adapter_parameters(module).values():
             parameter.requires_grad_(True)
             parameters.append(parameter)
     return parameters
 
 
-def trainable_parameters(denoiser: Denoiser) -> dict[str, nn.Parameter]:
-    """The parameters that train, under the names they have in an adapter file."""
-    components = getattr(denoiser, "components", {})
+def trainable_parameters(denoiser: Adapted) -> dict[str, nn.Parameter]:
+    """Collect the parameters that train, under the names they have in an adapter file."""
     return {
         f"{component}.{name}": parameter
-        for component, module in components.items()
+        for component, module in denoiser.components.items()
         for name, parameter in lora.adapter_parameters(module).items()
         if parameter.requires_grad
     }
 
 
-def _modules(denoiser: Denoiser, config: AdapterConfig) -> dict[str, tuple[nn.Module, Sequence[str], str]]:
-    """Component -> (module, targets, key the targets were given under). Raises UserError for targets that
-    match nothing.
-    """
-    components = getattr(denoiser, "components", {})
-    if denoiser.network is None or not components:
-        raise UserError(f"{denoiser.identity} has no network an adapter could attach to")
-    encoders: list[nn.Module] = denoiser.text_encoders  # type: ignore[attr-defined]
+def _modules(denoiser: Adapted, config: AdapterConfig) -> dict[str, tuple[nn.Module, Sequence[str]]]:
+    """Find component -> (module, targets). Raises UserError for targets that match nothing."""
+    encoders = denoiser.text_encoders
     if config.text_encoder and not encoders:
         raise UserError(
             f"adapter.text_encoder=true: an adapter of {denoiser.identity} holds no text encoder; leave it false"
         )
-    if config.text_encoder and denoiser.offloaded != "none":  # type: ignore[attr-defined]
+    if config.text_encoder and denoiser.offloaded != "none":
         raise UserError(
             "adapter.text_encoder=true: a text encoder that trains cannot wait on the CPU; say model.offload=none"
         )
-    modules = {}
-    for component, module in components.items():
+    modules: dict[str, tuple[nn.Module, Sequence[str]]] = {}
+    for component, module in denoiser.components.items():
         is_text = any(module is encoder for encoder in encoders)
         if is_text and not config.text_encoder:
             continue
         targets, key = (
             (config.text_targets, "adapter.text_targets")
             if is_text
-            else (config.targets or denoiser.adapter_targets, "adapter.targets")  # type: ignore[attr-defined]
+            else (config.targets or denoiser.adapter_targets, "adapter.targets")
         )
         if list(targets) == [ALL]:
             targets = _layer_names(module)
         _check_targets(module, targets, key, component)
-        modules[component] = (module, targets, key)
+        modules[component] = (module, targets)
     return modules
 
 
@@ -143,7 +113,7 @@ def _check_targets(module: nn.Module, targets: Sequence[str], key: str, componen
 
 
 def _layer_names(module: nn.Module) -> list[str]:
-    """Names of all layers an adapter may wrap, as they are without one."""
+    """List the names of all layers an adapter may wrap, as they are without one."""
     return [
         name.removesuffix(".base_layer")
         for name, layer in module.named_modules()
@@ -152,9 +122,7 @@ def _layer_names(module: nn.Module) -> list[str]:
 
 
 def _endings(names: Iterable[str]) -> list[str]:
-    """What layers are called: the last part of each name, with the part before it where the last is a
-    number.
-    """
+    """List what layers are called: the last part of each name, with the part before it where the last is a number."""
     found = []
     for name in names:
         parts = name.split(".")
@@ -167,9 +135,8 @@ def _endings(names: Iterable[str]) -> list[str]:
 
 @torch.no_grad()
 def _to_float32(module: nn.Module) -> None:
-    """Adapter parameters in float32, whatever the weights are in; DoRA's magnitudes from float32 norms (bf16
-    ones are 0.4 % off).
-    """
+    """Cast the adapter to float32, whatever the weights are in; DoRA's magnitudes are taken from float32 norms (bf16
+    ones are 0.4 % off)."""
     for layer in lora.adapter_layers([module]):
         for name, parameter in layer.named_parameters():
             if ".lora_" in f".{name}":

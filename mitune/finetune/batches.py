@@ -17,7 +17,8 @@ from torch import Tensor
 from mitune.data import dataset as datasets
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.finetune.objectives import Objective
+from mitune.families.adapted import Adapted
+from mitune.finetune.catalogue import Objective
 from mitune.scores import Term, weigh
 
 _ON_DEVICE = 4 * 2**30  # bytes of a cache that may live in the device's memory; larger ones stay with the CPU
@@ -312,7 +313,7 @@ class Texts:
     """
 
     def __init__(
-        self, denoiser: Denoiser, texts: Sequence[str], trains: bool, anchor: Callable[[], Any] | None = None
+        self, denoiser: Adapted, texts: Sequence[str], trains: bool, anchor: Callable[[], Any] | None = None
     ) -> None:
         """``anchor``: as ``Batch.anchor``."""
         self._denoiser, self._texts, self._trains = denoiser, list(texts), trains
@@ -358,6 +359,6 @@ class Texts:
         if not self._trains:
             return None
         if self._base is None:
-            with (self._anchor or self._denoiser.base)():  # type: ignore[attr-defined]
+            with (self._anchor or self._denoiser.base)():
                 self._base = self._encode_all()
         return self._base[index].to(self._denoiser.device)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mitune import digests
 from mitune.errors import UserError
+from mitune.families.adapted import Adapted
 from mitune.files import PARTIAL, atomic_folder, read_json, write_json, write_tensors
 
 _NAME = re.compile(r"step-(\d{6,})")
@@ -55,7 +56,7 @@ def latest(folder: str | Path) -> Path | None:
 def save(
     folder: str | Path,
     step: int,
-    denoiser: Any,
+    denoiser: Adapted,
     optimizer: torch.optim.Optimizer,
     names: Mapping[str, nn.Parameter],
     history: Mapping[str, Tensor],
@@ -139,7 +140,6 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def restore(
     path: Path,
-    denoiser: Any,
     optimizer: torch.optim.Optimizer,
     names: Mapping[str, nn.Parameter],
     history: Mapping[str, Tensor],

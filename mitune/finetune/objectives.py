@@ -1,5 +1,6 @@
-"""What training minimises: a loss per row from one forward of the network (and of the reference, for
-preferences).
+"""An objective gives a loss per row, from one forward of the network and of the reference, where it has one.
+
+Their names and traits are the rows of ``catalogue``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import check_known
+from mitune.families.adapted import Adapted
 from mitune.noise import NoiseSchedule
 
 
@@ -39,30 +40,6 @@ class Batch:
     label: Tensor | None = None
     real: Tensor | None = None
     anchor: Callable[[], contextlib.AbstractContextManager[object]] | None = None
-
-
-@dataclass(frozen=True)
-class Objective:
-    """``loss(denoiser, batch, beta)`` -> [n].
-
-    ``pairs``: an item is a winner and a loser of its prompt; ``unpaired``: winners and losers are items of their own;
-    ``scored``: items count by their scores, which the trainer sees to. ``anchor``: the reference of those that have
-    one: "base", the model without adapter, or "start", the adapter as it was when this training began. ``beta``: the
-    key of ``TrainConfig`` that holds the loss's.
-    """
-
-    name: str
-    loss: Callable[[Denoiser, Batch, float], Tensor]
-    pairs: bool = False
-    unpaired: bool = False
-    scored: bool = False
-    anchor: str | None = None
-    beta: str = "beta_dpo"
-
-    @property
-    def rows(self) -> int:
-        """Rows of a forward that one item of data takes."""
-        return 2 if self.pairs else 1
 
 
 def error(denoiser: Denoiser, z0: Tensor, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -95,7 +72,7 @@ def mse(denoiser: Denoiser, batch: Batch, beta: float = 0.0) -> Tensor:
     return _weighed(error(denoiser, batch.z0, batch.noise, batch.t, batch.condition), batch.weight)
 
 
-def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def dpo(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """Diffusion-DPO (Wallace et al., 2311.12908, eq. 14): winner w and loser l of one prompt, one t and one
     noise for both:
 
@@ -115,7 +92,7 @@ def dpo(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     return -F.logsigmoid(0.5 * beta * _weighed(winner - loser, batch.weight))
 
 
-def spin(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def spin(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """SPIN-Diffusion (Yuan et al., 2402.10210): ``dpo`` played against oneself.
 
     What is compared is a chosen picture and one that the model of the last round drew; the reference is that model, the
@@ -125,7 +102,7 @@ def spin(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     return dpo(denoiser, batch, beta)
 
 
-def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def kto(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """Diffusion-KTO (Li et al., 2404.04465): winners (y = 1) and losers (y = −1) each for itself:
 
         L = 1 − σ( y · β/2 · (e_ref(x) − e_θ(x)) ),   e as in ``dpo``
@@ -139,7 +116,7 @@ def kto(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
     return 1 - torch.sigmoid(0.5 * beta * _label(batch, gain) * _weighed(gain, batch.weight))
 
 
-def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
+def nft(denoiser: Adapted, batch: Batch, beta: float) -> Tensor:
     """DiffusionNFT (Zheng et al., 2509.16117) on winners (y = 1) and losers (y = −1) each for itself, v the network's
     output, v* its target, v_old the model that drew the pictures (the adapter as it was when this training began):
 
@@ -173,9 +150,9 @@ def nft(denoiser: Denoiser, batch: Batch, beta: float) -> Tensor:
 
 
 @contextlib.contextmanager
-def _as_reference(denoiser: Denoiser, batch: Batch) -> Iterator[None]:
+def _as_reference(denoiser: Adapted, batch: Batch) -> Iterator[None]:
     """While inside, the denoiser is the reference, and no graph is built."""
-    anchor = batch.anchor or denoiser.base  # type: ignore[attr-defined]
+    anchor = batch.anchor or denoiser.base
     with torch.no_grad(), anchor():
         yield
 
@@ -190,7 +167,7 @@ def _label(batch: Batch, values: Tensor) -> Tensor:
 
 
 def _gain(
-    denoiser: Denoiser,
+    denoiser: Adapted,
     batch: Batch,
     z0: Tensor,
     noise: Tensor,
@@ -206,26 +183,3 @@ def _gain(
 
 def _weighed(values: Tensor, weight: Tensor | None) -> Tensor:
     return values if weight is None else values * weight
-
-
-OBJECTIVES = {
-    objective.name: objective
-    for objective in (
-        Objective("mse", mse),
-        # Reward-weighted regression: mse times exp(s/τ) / mean exp(s/τ), s the score standardised within the prompt
-        # (Peters and Schaal 2007; for diffusion, Lee et al., 2302.12192, and RWR of Black et al., 2305.13301). With
-        # τ → ∞ this is mse on all candidates, with τ → 0 on the best of each prompt.
-        Objective("weighted", mse, scored=True),
-        Objective("dpo", dpo, pairs=True, anchor="base"),
-        Objective("spin", spin, pairs=True, anchor="start"),
-        Objective("kto", kto, unpaired=True, anchor="base"),
-        Objective("nft", nft, unpaired=True, anchor="start", beta="beta_nft"),
-    )
-}
-"""All objectives by name; a new one is a function and a line here."""
-
-
-def find_objective(name: str) -> Objective:
-    """The objective called ``name``. Raises UserError with the nearest name."""
-    check_known("train.objective", name, OBJECTIVES)
-    return OBJECTIVES[name]

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,20 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from mitune import distributed, leaving
-from mitune.denoiser import Denoiser
-from mitune.errors import UserError, check_known, complain
+from mitune.errors import UserError, complain
 from mitune.families import lora
+from mitune.families.adapted import Adapted
 from mitune.files import clean_partial
 from mitune.finetune import checkpoint, sharding
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, TrainingSet, load_training_set, seed_of
+from mitune.finetune.catalogue import OBJECTIVES, Objective, TrainConfig
 from mitune.finetune.composed import composed
-from mitune.finetune.objectives import Batch, LayoutWeight, Objective, find_objective
+from mitune.finetune.objectives import Batch, LayoutWeight
 from mitune.leaving import TEMPORARY, Leave
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.track import Tracker
 
-LR_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
-DENSITIES = ("uniform", "logit_normal")
-PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What may differ between the two halves of a resumed run without changing its result.
 _FREE = {
     "micro_batch",
@@ -46,72 +44,10 @@ _FREE = {
     "log_every",
     "compile",
     "gradient_checkpointing",
+    # What the stage asks, not the training.
+    "fresh",
+    "validation_prompts",
 }
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. Defaults are the paper's (Wang et al., 2405.20759): AdamW, lr 1e-4 constant, batch 400,
-    300 steps, t in 500…1000.
-
-    ``batch_size``: items (pictures, or pairs) a step over all processes; ``micro_batch``: rows of a forward,
-    the rest is accumulated (None: all at once). ``t_max`` is excluded. ``keep_best_by`` names the score that
-    ``validate`` gives. ``layout_weight``: power of ``LayoutWeight``, for networks that predict the noise; 0 is
-    the paper's loss.
-    """
-
-    objective: str = "mse"
-    steps: int = 300
-    batch_size: int = 400
-    micro_batch: int | None = None
-    lr: float = 1e-4
-    lr_schedule: str = "constant"
-    warmup: int = 0
-    betas: Sequence[float] = (0.9, 0.999)
-    weight_decay: float = 1e-2
-    eps: float = 1e-8
-    max_grad_norm: float = 1.0
-    t_min: int = 500
-    t_max: int = 1000
-    density: str = "uniform"
-    density_mean: float = 0.0
-    density_std: float = 1.0
-    layout_weight: float = 0.0
-    caption_dropout: float = 0.0
-    beta_dpo: float = 2000.0
-    beta_nft: float = 0.1
-    soft_labels: float | None = None
-    temperature: float = 1.0
-    checkpoint_every: int = 50
-    keep_checkpoints: int = 2
-    keep_best_by: str | None = None
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    log_every: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError for names that are not known and numbers that cannot work."""
-        find_objective(self.objective)
-        check_known("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        check_known("train.mixed_precision", self.mixed_precision, PRECISIONS)
-        check_known("train.density", self.density, DENSITIES)
-        for key in ("temperature", "beta_nft", "soft_labels"):
-            value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise UserError(f"train.{key}={value}: must be above 0")
-        for key in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
-            if getattr(self, key) < 1:
-                raise UserError(f"train.{key}={getattr(self, key)}: must be at least 1")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise UserError(f"train.micro_batch={self.micro_batch}: must be at least 1")
-        if not 0 <= self.t_min < self.t_max:
-            raise UserError(f"train.t_min={self.t_min} is not below train.t_max={self.t_max}")
-        if not 0 <= self.layout_weight <= 1:
-            raise UserError(f"train.layout_weight={self.layout_weight}: must lie in [0, 1]")
-        if not 0 <= self.caption_dropout <= 1:
-            raise UserError(f"train.caption_dropout={self.caption_dropout}: must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -144,13 +80,14 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def train(
-    denoiser: Denoiser,
+    denoiser: Adapted,
     dataset: Any,
     config: TrainConfig,
     folder: str | Path,
     tracker: Tracker | None = None,
     validate: Callable[[int], float] | None = None,
     on_step: Callable[[int], None] | None = None,
+    seed: int = 0,
 ) -> TrainResult:
     """Train the adapter that is attached to ``denoiser`` on ``dataset``; write ``folder/adapter`` and
     ``folder/checkpoints``.
@@ -164,7 +101,7 @@ def train(
     batches; their sums round differently, and the adapter's dropout, if any, draws other masks.
     Raises UserError: nothing to train on, checkpoints of another run, a loss that is not finite.
     """
-    return _Run(denoiser, dataset, config, Path(folder), tracker, validate, on_step).run()
+    return _Run(denoiser, dataset, config, Path(folder), tracker, validate, on_step, seed).run()
 
 
 class _Run:
@@ -172,22 +109,25 @@ class _Run:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Adapted,
         dataset: Any,
         config: TrainConfig,
         folder: Path,
         tracker: Tracker | None,
         validate: Callable[[int], float] | None,
         on_step: Callable[[int], None] | None,
+        seed: int = 0,
     ) -> None:
-        self.denoiser, self.config, self.folder = denoiser, config, folder
+        config.check("train.")
+        self.denoiser, self.config, self.folder, self.seed = denoiser, config, folder, seed
         self.tracker, self.validate, self.on_step = tracker, validate, on_step
         if config.keep_best_by is not None and validate is None:
             raise ValueError("keep_best_by needs validate()")
         self.processes = distributed.state()
         self.device = denoiser.device
-        self.objective: Objective = find_objective(config.objective)
-        self.beta: float = getattr(config, self.objective.beta)
+        self.objective: Objective = OBJECTIVES.find(config.objective)
+        self.loss = self.objective.load()
+        self.strength = getattr(config, self.objective.strength) if self.objective.strength else 0.0
         self.weight: LayoutWeight | None = (
             LayoutWeight(denoiser.schedule, config.layout_weight, config.t_min, config.t_max)
             if config.layout_weight and denoiser.prediction_type == "epsilon"
@@ -198,13 +138,13 @@ class _Run:
             raise ValueError("no adapter is attached: call attach() first")
         self.parameters: list[nn.Parameter] = list(self.names.values())
         _check(config, denoiser, self.processes)
-        self.layers = lora.adapter_layers(denoiser.components.values())  # type: ignore[attr-defined]
+        self.layers = lora.adapter_layers(denoiser.components.values())
         self.data: TrainingSet = load_training_set(
             dataset, denoiser, self.objective, config.temperature, config.soft_labels
         )
         self.draws = Draws(
             self.data,
-            config.seed,
+            seed,
             config.batch_size,
             denoiser.latent_shape,
             (config.t_min, config.t_max),
@@ -213,7 +153,7 @@ class _Run:
             pin=self.device.type == "cuda",
             density=None if config.density == "uniform" else _density(config, denoiser),
         )
-        encoders: list[nn.Module] = denoiser.text_encoders  # type: ignore[attr-defined]
+        encoders = denoiser.text_encoders
         text_trains = any(
             parameter.requires_grad for encoder in encoders for parameter in encoder.parameters()
         )
@@ -223,11 +163,11 @@ class _Run:
             self.start = [parameter.detach().clone() for parameter in self.parameters]
             self.anchor = self._at_start
         self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor)
-        if denoiser.offloaded == "model":  # type: ignore[attr-defined]
-            denoiser.network.to(self.device)  # type: ignore[union-attr]  # the optimizer's state goes where it is
+        if denoiser.offloaded == "model":
+            denoiser.network.to(self.device)  # the optimizer's state goes where it is
         self.sharded = sharding.asked() and self.processes.num_processes > 1
         if self.sharded:
-            sharding.shard(denoiser.network, self.parameters, self.device)  # type: ignore[arg-type]
+            sharding.shard(denoiser.network, self.parameters, self.device)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.lr,
@@ -277,7 +217,7 @@ class _Run:
                         "seconds": seconds + time.perf_counter() - began,
                         "forwards": rows + self.denoiser.forwards - before,
                         "learning_rate": learning_rate(config, step),
-                        "randomness": {"seed": config.seed, "position": done},
+                        "randomness": {"seed": self.seed, "position": done},
                         "scaler": self.scaler.state_dict(),
                         "best": best,
                         "signature": self.signature,
@@ -307,7 +247,7 @@ class _Run:
         Gives whether to leave after it: the same answer on every process, as the question goes with the gradients.
         """
         config = self.config
-        torch.manual_seed(seed_of(config.seed, "dropout", step, self.processes.process_index))
+        torch.manual_seed(seed_of(self.seed, "dropout", step, self.processes.process_index))
         rate = learning_rate(config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -351,7 +291,7 @@ class _Run:
     def _accumulate(self, draw: Draw) -> Tensor:
         """Add the gradient of some rows of the batch; gives their share of the loss."""
         with self._autocast():
-            losses = self.objective.loss(self.denoiser, self._batch(draw), self.beta)
+            losses = self.loss(self.denoiser, self._batch(draw), self.strength)
             if self.data.importance is not None:
                 losses = losses * _move(self.data.importance[draw.item], self.device)
             loss = losses.sum() / self.config.batch_size
@@ -426,9 +366,8 @@ class _Run:
         gradient checkpointing and compilation as asked for.
         """
         network = self.denoiser.network
-        assert network is not None
         if self.config.gradient_checkpointing:
-            network.enable_gradient_checkpointing()  # type: ignore[operator]
+            network.enable_gradient_checkpointing()
         if self.config.compile and network._compiled_call_impl is None:
             network.compile()
         compose = self.config.mixed_precision == "no" and not self.sharded and not self.config.compile
@@ -439,7 +378,7 @@ class _Run:
         finally:
             self._train_mode(False)
             if self.config.gradient_checkpointing:
-                network.disable_gradient_checkpointing()  # type: ignore[operator]
+                network.disable_gradient_checkpointing()
 
     def _train_mode(self, mode: bool) -> None:
         for layer in self.layers:
@@ -453,7 +392,7 @@ class _Run:
             yield
 
     def _autocast(self) -> Any:
-        dtype = PRECISIONS[self.config.mixed_precision]
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.mixed_precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _check_finite(self, done: int) -> None:
@@ -510,7 +449,7 @@ class _Run:
         if best is not None and value <= best["value"]:
             return best
         if self.processes.is_main_process:
-            self.denoiser.save_adapter(checkpoint.best_path(self.folder / "checkpoints", done))  # type: ignore[attr-defined]
+            self.denoiser.save_adapter(checkpoint.best_path(self.folder / "checkpoints", done))
         return {"step": done, "value": value}
 
     def _save(self, done: int, state: Mapping[str, Any]) -> None:
@@ -548,7 +487,7 @@ class _Run:
                 f"{checkpoints} were made with other settings ({', '.join(different)}); use another run= "
                 "or delete that folder"
             )
-        checkpoint.restore(path, self.denoiser, self.optimizer, self.names, self.history)
+        checkpoint.restore(path, self.optimizer, self.names, self.history)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         return state
@@ -560,7 +499,7 @@ class _Run:
             distributed.seen(folder)
             checkpoint.restore_adapter(folder, self.names)
         if self.processes.is_main_process:
-            self.denoiser.save_adapter(self.folder / "adapter")  # type: ignore[attr-defined]
+            self.denoiser.save_adapter(self.folder / "adapter")
         distributed.wait()
 
     def _signature(self) -> dict[str, Any]:
@@ -569,7 +508,7 @@ class _Run:
             _FREE - {"checkpoint_every"} if self.validate else _FREE
         )  # what is kept depends on when one looks
         config = {f"train.{key}": value for key, value in asdict(self.config).items() if key not in free}
-        config["train.betas"] = list(self.config.betas)
+        config |= {"train.betas": list(self.config.betas), "train.seed": self.seed}
         digest = hashlib.sha256()
         for name, parameter in self.names.items():
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
@@ -596,11 +535,11 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _density(config: TrainConfig, denoiser: Denoiser) -> Density:
+def _density(config: TrainConfig, denoiser: Adapted) -> Density:
     return Density(denoiser.schedule.num_train_timesteps, config.density_mean, config.density_std)
 
 
-def _check(config: TrainConfig, denoiser: Denoiser, processes: PartialState) -> None:
+def _check(config: TrainConfig, denoiser: Adapted, processes: PartialState) -> None:
     """Raises UserError for what does not fit this model or this machine."""
     longest = denoiser.schedule.num_train_timesteps
     if config.t_max > longest:

@@ -26,16 +26,18 @@ from mitune.information.llr import PathLLR, llr_image
 from mitune.information.mi import PathMI
 from mitune.information.negatives import MINED, negatives
 from mitune.information.times import Profile, Weighting, time_grid
-from mitune.referees.registry import check_rewards, load_reward
+from mitune.referees.weighted import load_reward
 from mitune.scores import (
     LATENT_SCORERS,
     ON_PICTURES,
     PATH_SCORERS,
     PICTURE_SCORERS,
-    REFEREES,
+    SCORES,
     scorers_of,
     sums,
 )
+
+REFEREES = SCORES.where(lambda score: score.external)
 
 
 class Scoring:
@@ -265,8 +267,9 @@ def check_judges(names: Sequence[str], texts: Sequence[str], key: str, settings:
     ``settings``: section ``scorer``. Raises UserError.
     """
     check_oracle(names, texts, key, settings["combined"])
-    wanted = [name for name in scorers_of(names, settings["combined"]) if name in REFEREES]
-    check_rewards(wanted, OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings)  # type: ignore[arg-type]
+    for name in scorers_of(names, settings["combined"]):
+        if name in REFEREES:
+            load_reward(name, OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings)  # type: ignore[arg-type]
 
 
 def check_no_path(names: Sequence[str], key: str, combined: str = "", there: Sequence[str] = ()) -> None:

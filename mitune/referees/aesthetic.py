@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mitune.errors import UserError
 from mitune.families.source import PICKLED, fingerprint
 from mitune.reading import home, is_file, reading
-from mitune.referees.clip import Clip
+from mitune.referees.catalogue import AestheticConfig
+from mitune.referees.clip import Clip, clip_of
 from mitune.referees.pairs import check_pairs
 
 _KEY = "scorer.aesthetic.head"
@@ -105,3 +106,9 @@ class AestheticReward:
         head = self._head
         scores: Tensor = head(self.clip.image_features(pictures)).squeeze(-1)
         return scores.to(torch.float32)
+
+
+def aesthetic_reward(settings: AestheticConfig, device: torch.device | str) -> AestheticReward:
+    """Make the judge ``aesthetic``. Raises UserError as ``check_head``, and without its CLIP."""
+    head = check_head(settings.head)
+    return AestheticReward(clip_of("aesthetic", settings, device), head)

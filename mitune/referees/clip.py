@@ -13,11 +13,11 @@ from mitune.errors import UserError
 from mitune.families.vocabulary import check_vocabulary
 from mitune.families.weights import POSITIONS, check_finite, check_loaded
 from mitune.reading import reading
+from mitune.referees.catalogue import CLIP_FORMS, AestheticConfig, ClipConfig, HpsConfig, PickScoreConfig
 from mitune.referees.pairs import check_pairs, in_batches
 from mitune.referees.preprocess import read_preprocess
-from mitune.referees.source import JudgeSource
+from mitune.referees.source import JudgeSource, find_judge
 
-FORMS = ("clipscore", "cosine", "logit")
 _CACHED = 50_000  # texts whose features are kept
 
 
@@ -122,8 +122,8 @@ class ClipReward:
 
     def __init__(self, name: str, clip: Clip, form: str = "clipscore", prefix: str = "") -> None:
         self.name, self.clip, self.form, self.prefix = name, clip, form, prefix
-        if form not in FORMS:
-            raise UserError(f"scorer.{name}.form={form} is not one of {', '.join(FORMS)}")
+        if form not in CLIP_FORMS:
+            raise UserError(f"scorer.{name}.form={form} is not one of {', '.join(CLIP_FORMS)}")
 
     @property
     def identity(self) -> str:
@@ -138,3 +138,25 @@ class ClipReward:
         if self.form == "logit":
             return self.clip.model.logit_scale.exp() * cosine
         return 2.5 * cosine.clamp(min=0) if self.form == "clipscore" else cosine
+
+
+def clip_of(
+    name: str,
+    settings: ClipConfig | PickScoreConfig | AestheticConfig | HpsConfig,
+    device: torch.device | str,
+) -> Clip:
+    """Find the CLIP that the section ``scorer.<name>`` names. Raises UserError: nothing there, or no CLIP."""
+    source = find_judge(settings.path or "", f"scorer.{name}.path", settings.revision)
+    other = settings.processor if isinstance(settings, PickScoreConfig) else None
+    processor = None if other is None else find_judge(other, f"scorer.{name}.processor")
+    return Clip(source, device, settings.batch_size, processor)
+
+
+def clip_reward(settings: ClipConfig, device: torch.device | str) -> ClipReward:
+    """Make the judge ``clip``."""
+    return ClipReward("clip", clip_of("clip", settings, device), settings.form, settings.prefix or "")
+
+
+def pickscore_reward(settings: PickScoreConfig, device: torch.device | str) -> ClipReward:
+    """Make the judge ``pickscore``."""
+    return ClipReward("pickscore", clip_of("pickscore", settings, device), "logit")

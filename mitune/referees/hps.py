@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mitune.referees.catalogue import HpsConfig
+from mitune.referees.clip import ClipReward, clip_of
 from mitune.referees.package import check_package, import_package, version_of
 from mitune.referees.pairs import check_pairs, in_batches
 from mitune.referees.preprocess import to_images
-
-VERSIONS = ("v2.0", "v2.1")
+from mitune.referees.reward import Reward
 
 
 class HpsReward:
@@ -62,3 +63,10 @@ class HpsReward:
                 return (found["image_features"] * found["text_features"]).sum(-1).float()
 
         return in_batches(cosines, self.batch_size, pictures, prompts)
+
+
+def hps_reward(settings: HpsConfig, device: torch.device | str) -> Reward:
+    """Make the judge ``hpsv2``: of the package, or of weights that need none."""
+    if settings.path is not None:
+        return ClipReward("hpsv2", clip_of("hpsv2", settings, device), "cosine")
+    return HpsReward(settings.version, device, settings.batch_size)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mitune.referees.catalogue import ImageRewardConfig
 from mitune.referees.package import check_package, import_package, version_of
 from mitune.referees.pairs import check_pairs, in_batches
 from mitune.referees.preprocess import Preprocess
@@ -62,3 +63,8 @@ class ImageRewardReward:
         )
         rewards = network.mlp(read.last_hidden_state[:, 0].float())
         return ((rewards - network.mean) / network.std).squeeze(-1)
+
+
+def imagereward_reward(settings: ImageRewardConfig, device: torch.device | str) -> ImageRewardReward:
+    """Make the judge ``imagereward``."""
+    return ImageRewardReward(settings.model, device, settings.batch_size)

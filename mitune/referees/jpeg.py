@@ -7,6 +7,7 @@ import io
 import torch
 from torch import Tensor
 
+from mitune.referees.catalogue import JpegConfig
 from mitune.referees.pairs import check_pairs
 from mitune.referees.preprocess import to_images
 
@@ -30,3 +31,8 @@ class JpegReward:
             image.save(buffer, format="JPEG", quality=self.quality)
             sizes.append(buffer.tell())
         return -torch.tensor(sizes, dtype=torch.float32, device=pictures.device) / 1000
+
+
+def jpeg_reward(settings: JpegConfig, device: torch.device | str) -> JpegReward:
+    """Make the judge ``jpeg``; it computes on the CPU, whatever the ``device``."""
+    return JpegReward(settings.quality)

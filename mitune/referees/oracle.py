@@ -16,13 +16,25 @@ class OracleReward:
     differentiable = False
     identity = "oracle"
 
-    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
-        """Scores [n] float32 of ``pictures`` [n, 3, 64, 64] in [0, 1]. UserError for a prompt of another world."""
+    def columns(self, pictures: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        """Give ``oracle`` and ``exact`` (0 or 1), each [n] float64, of ``pictures`` [n, 3, 64, 64] in [0, 1].
+
+        UserError for a prompt of another world.
+        """
         from mitune.worlds.shapes import oracle_scores
 
         check_pairs(self.name, pictures, prompts)
         try:
-            scores = oracle_scores(pictures.detach(), prompts)
+            scores = torch.as_tensor(oracle_scores(pictures.detach(), prompts))
         except ValueError as error:
             raise UserError(f"oracle: it judges the embedded world only; {error}") from error
-        return torch.as_tensor(scores, dtype=torch.float32, device=pictures.device)
+        return {"oracle": scores, "exact": (scores == 1.0).double()}
+
+    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
+        """Give ``oracle`` alone [n], float32 as other rewards; UserError as ``columns``."""
+        return self.columns(pictures, prompts)["oracle"].to(pictures.device, torch.float32)
+
+
+def oracle_reward(settings: None, device: torch.device | str) -> OracleReward:
+    """Make the judge ``oracle``; it computes on the CPU, whatever the ``device``."""
+    return OracleReward()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mitune.errors import UserError
+from mitune.families.headers import read_headers
 from mitune.families.shards import check_shards
 from mitune.families.source import PICKLED, asking_hub, fingerprint, is_hub_id
 from mitune.families.weights import check_settings, check_stored
@@ -40,10 +41,11 @@ class JudgeSource:
                 + "; give a folder with model.safetensors (save_pretrained writes one)"
             )
         check_settings(folder)
+        headers = read_headers(files)
         index = folder / "model.safetensors.index.json"
         if is_file(index) and not is_file(folder / "model.safetensors"):  # which is read first
-            check_shards(index, "judge")
-        check_stored(files, "judge")
+            check_shards(index, "judge", headers)
+        check_stored(headers, "judge")
         return folder
 
     def configuration(self) -> dict:

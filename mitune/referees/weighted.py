@@ -1,16 +1,19 @@
-"""A weighted sum of rewards is a reward."""
+"""Rewards by name: judges, and weighted sums of them, which are rewards too."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError
+from mitune.errors import UserError, check_known
+from mitune.referees.catalogue import JUDGES
 from mitune.referees.pairs import check_pairs
 from mitune.referees.reward import Reward
+from mitune.scores import terms
 
 
 class WeightedSum:
@@ -41,3 +44,26 @@ class WeightedSum:
         for weight, reward in self.parts:
             total = total + weight * reward.score(pictures, prompts).to(total.device)
         return total
+
+
+def load_reward(name: str, settings: Mapping[str, Any], device: torch.device | str = "cpu") -> Reward:
+    """Open the reward called ``name``, or a weighted sum of rewards such as ``aesthetic+20*clip``.
+
+    ``settings``: ``reward name -> parameters`` (section ``scorer`` of the configuration). What can be checked without
+    the weights is checked here; they are read when the first picture is judged. Raises UserError: an unknown name, a
+    model or head that is not there or is a pickle, a package that is not installed.
+    """
+    if name.isidentifier():
+        judge = JUDGES.find(name)
+        reward: Reward = judge.load()(judge.own(settings), device)
+        return reward
+    parts = terms(name)
+    for part in parts:
+        check_known(f"reward {name!r}: reward", part.name, JUDGES)
+        if part.normalised:
+            raise UserError(
+                f"reward {name!r}: z({part.name}) compares candidates; a reward judges one picture"
+            )
+    return WeightedSum(
+        [(part.weight, load_reward(part.name, settings, device)) for part in parts], name.replace(" ", "")
+    )

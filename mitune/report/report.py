@@ -24,11 +24,11 @@ from mitune.config import ScorerConfig, read_settings
 from mitune.data.decoding import open_picture
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
-from mitune.evaluate.pictures import curve, histogram
+from mitune.evaluate.drawings import curve, histogram
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
-from mitune.meanings import meaning
 from mitune.reading import is_file, is_number, read_bytes
+from mitune.scores import meaning
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from mitune.config import leaves, read_saved
 from mitune.errors import UserError, short
+from mitune.evaluate.drawings import as_png, panels
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_bytes, write_table, write_text
 from mitune.hub.escape import literal, plain
@@ -266,7 +266,6 @@ def _harmless(value: Any) -> Any:
 
 def plot(table: pd.DataFrame) -> bytes:
     """PNG: for every score its gain in each round of each run, with the 95 % interval."""
-    from matplotlib.figure import Figure
 
     scores, keys = _scores(table), _keys(table)
     done = table[table[[f"{name}_gain" for name in scores]].notna().any(axis=1)]
@@ -278,10 +277,9 @@ def plot(table: pd.DataFrame) -> bytes:
         names.append(
             short(", ".join(words + ([f"round {row['round']}"] if several else [])), 60).replace("$", r"\$")
         )
-    drawn = Figure(figsize=(4 + 4 * len(scores), 1.6 + 0.32 * len(done)), layout="constrained")
-    panels = drawn.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    drawn, columns = panels(4 + 4 * len(scores), 1.6 + 0.32 * len(done), len(scores), sharey=True)
     places = list(range(len(done)))[::-1]
-    for axes, name in zip(panels, scores, strict=True):
+    for axes, name in zip(columns, scores, strict=True):
         gains = done[f"{name}_gain"].to_numpy(dtype=float)
         low = gains - done[f"{name}_gain_low"].to_numpy(dtype=float)
         high = done[f"{name}_gain_high"].to_numpy(dtype=float) - gains
@@ -289,7 +287,4 @@ def plot(table: pd.DataFrame) -> bytes:
         axes.axvline(0.0, color="grey", linewidth=0.8, linestyle="--")
         axes.set_title(f"gain in {name}".replace("$", r"\$"))
         axes.set_yticks(places, names)
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return as_png(drawn)

@@ -146,8 +146,8 @@ def sample_population(
     resample: Resample | None = None,
     batch_size: int | None = None,
 ) -> Samples:
-    """Run the loop. Both branches are evaluated at every step, in one forward; the one with c alone where nothing
-    takes the other: guidance 1, no observer, no ``resample``.
+    """Run the loop. All branches are evaluated at every step, in one forward; the one with c alone where nothing
+    takes the others: guidance 1, no observer, no ``resample``.
 
     ``batch_size``: candidates a forward at most (None: all). The population may be larger than what the network takes
     at once, as who is dropped is settled among all candidates of a prompt; batches are filled again after each drop.
@@ -165,7 +165,7 @@ def sample_population(
     by_name = {observer.name: observer for observer in observers}
     rows = torch.arange(len(seeds))
     watched = bool(observers) or resample is not None
-    both = watched or sampler.guidance != 1
+    both = watched or denoiser.needs_branches(sampler.guidance)
     batches = _batches(denoiser, condition, batch_size, both)
     for observer in observers:
         observer.start(len(seeds), device)
@@ -203,9 +203,9 @@ def sample_population(
 def _batches(
     denoiser: Denoiser, condition: Condition, batch_size: int | None, both: bool
 ) -> list[tuple[slice, Condition]]:
-    """The rows of each forward, and the condition it is given: [∅ rows; prompt rows], or these alone."""
+    """The rows of each forward, and the condition it is given: of all branches, or c alone."""
     size = batch_size or max(1, len(condition))
     parts = [slice(start, start + size) for start in range(0, max(1, len(condition)), size)]
     rows = [condition[part] for part in parts]
-    given = [Condition.cat([denoiser.null(len(own)), own]) for own in rows] if both else rows
+    given = [denoiser.widened(own) for own in rows] if both else rows
     return list(zip(parts, given, strict=True))

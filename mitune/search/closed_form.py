@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 
 
 def quadratic(z: Tensor, slope: Any, curvature: Any) -> Tensor:

@@ -165,8 +165,8 @@ def steer(
     texts = [prompt for prompt in prompts for _ in range(total // p)]
     condition = denoiser.encode_prompts(list(prompts)).repeat_interleave(total // p)
     # Particles never change their prompt, so the conditions stay in place whoever is resampled.
-    if watching or sampler.guidance != 1:
-        condition = Condition.cat([denoiser.null(total), condition])
+    if watching or denoiser.needs_branches(sampler.guidance):
+        condition = denoiser.widened(condition)
     streams = noise or NoiseStreams(
         seeds, denoiser.latent_shape, device, torch.promote_types(torch.float32, denoiser.dtype)
     )
@@ -256,7 +256,7 @@ def _look(
     means, values, gradients, eps = [], [], [], []
     for rows in torch.arange(n).split(batch_size):
         x = z[rows[0] : rows[-1] + 1].detach()
-        given = condition[torch.cat([rows, rows + n]) if both else rows]
+        given = condition[torch.cat([rows + n * branch for branch in range(len(condition) // n)])]
         with torch.set_grad_enabled(uphill):
             x.requires_grad_(uphill)
             outputs = denoiser.outputs(x, at.t, given, guidance)

@@ -14,6 +14,7 @@ from mitune.denoiser import Denoiser
 from mitune.distributed import agreed, seen
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
+from mitune.families.adapted import Adapted
 from mitune.families.source import find_adapter
 from mitune.information.registry import Scoring, check_judges
 from mitune.information.times import Profile
@@ -91,8 +92,8 @@ def check_prompts(config: DictConfig) -> None:
         )
 
 
-def load_model(config: DictConfig, adapter: Path | None = None) -> Any:
-    """The model of the configuration, with an adapter where one is given: a ``Denoiser`` with the adapter methods."""
+def load_model(config: DictConfig, adapter: Path | None = None) -> Adapted:
+    """Load the model of the configuration, with an adapter where one is given."""
     return load_denoiser(config.model, adapter=adapter)
 
 

@@ -16,7 +16,7 @@ from mitune.data.selection import select
 from mitune.data.store import KEYS, ROOT, plan_units
 from mitune.distributed import agreed
 from mitune.errors import UserError
-from mitune.evaluate.pictures import grid, png
+from mitune.evaluate.drawings import grid, png
 from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.registry import check_judges
 from mitune.reading import home, is_folder, is_there

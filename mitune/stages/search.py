@@ -18,11 +18,11 @@ from mitune.data.store import ROOT
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError, check_known, short
 from mitune.information.registry import Scoring, check_oracle
-from mitune.referees.registry import REWARDS, load_reward
 from mitune.referees.reward import Reward
+from mitune.referees.weighted import load_reward
 from mitune.sampling.loop import Observer, Samples
 from mitune.sampling.steps import Sampler
-from mitune.scores import INFORMATION, STEERED, scorers_of, terms
+from mitune.scores import INFORMATION, PICTURE_SCORERS, STEERED, scorers_of, terms
 from mitune.search.das import information
 from mitune.search.potentials import RewardPotential
 from mitune.search.smc import steer
@@ -146,7 +146,7 @@ def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> N
     if own.reward in INFORMATION:
         return
     if own.reward.isidentifier():
-        check_known("search.reward", own.reward, (*REWARDS, *INFORMATION))
+        check_known("search.reward", own.reward, (*PICTURE_SCORERS, *INFORMATION))
     reward = load_reward(own.reward, _scorers(config))
     check_oracle([term.name for term in terms(own.reward)], texts, "search.reward")
     if own.proposal == "gradient" and not reward.differentiable:

@@ -14,8 +14,8 @@ from mitune.data.selection import clearest, prompt_weights, reaching, scorers, s
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import agreed, state
+from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import choose_examples
-from mitune.evaluate.pictures import png
 from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require

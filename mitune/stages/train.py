@@ -12,8 +12,9 @@ from mitune.data import dataset as datasets
 from mitune.data.prompts import Prompt
 from mitune.data.store import plan_units
 from mitune.distributed import agreed, seen, state
-from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.trainer import TrainConfig, train
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
 from mitune.information.registry import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
@@ -42,20 +43,18 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     attach(denoiser, adapter, init_from=trained_from(config, run, number), seed=config.seed)
     names = [name for name, wanted in config.tracker.items() if wanted]
     tracker = make_tracker(names, folder, _plain(config), main=state().is_main_process)
-    settings = _plain(config.train)
-    prompts, _ = settings.pop("validation_prompts"), settings.pop("fresh")
-    # Every round draws its own noise.
-    settings["seed"] = config.seed + 1000 * (number - 1)
+    prompts = config.train.validation_prompts
     try:
         with progress(f"round {number}: train", config.train.steps, unit="steps") as advance:
             result = train(
                 denoiser,
                 training,
-                TrainConfig(**settings),
+                TrainConfig(**_plain(config.train)),
                 folder,
                 tracker=tracker,
                 validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
                 on_step=lambda _: advance(1),
+                seed=config.seed + 1000 * (number - 1),  # every round draws its own noise
             )
     finally:
         tracker.close()

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from benchmarks import speed
-from mitune.finetune.adapters import AdapterConfig
-from mitune.finetune.trainer import TrainConfig
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 
 # The tiny text encoder reads fourteen letters.
 pytestmark = pytest.mark.filterwarnings("ignore:the prompt .* is longer than:UserWarning")

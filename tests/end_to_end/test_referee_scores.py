@@ -14,7 +14,7 @@ from PIL import Image
 
 from mitune.cli import main
 from mitune.files import read_json
-from mitune.referees.registry import load_reward
+from mitune.referees.weighted import load_reward
 from tests.referees.conftest import build_clip, settings
 
 Arguments = Callable[..., list[str]]
@@ -114,7 +114,7 @@ def test_a_judge_that_cannot_be_had_is_refused_before_the_model_is_opened(
 
 
 def test_the_embedded_world_s_own_clip_judges_its_pictures(tmp_path: Path) -> None:
-    from mitune.worlds.shapes import training_batch
+    from tests.worlds.shapes.pairs import training_batch
 
     folder = tmp_path / "renders"
     folder.mkdir()

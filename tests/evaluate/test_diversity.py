@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mitune.evaluate.diversity import by_prompt, compare_diversity, pairwise_distance, truncated_entropy
+from mitune.evaluate.diversity import by_prompt, compare_diversity, pairwise_distance
 
 
 def test_distance_is_the_root_mean_square_over_pixels() -> None:
@@ -58,23 +58,3 @@ def test_nothing_to_compare_is_null() -> None:
     )
     assert half["ratio"] > 0
     assert half["ratio_ci95"] is None
-
-
-def test_entropy_of_a_gaussian_is_its_closed_form_and_prompts_do_not_count():
-    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-    spread = torch.tensor([3.0, 2.0, 1.0, 0.5])
-    features = torch.randn(40_000, 4, generator=generator) * spread
-    exact = 0.5 * (2 * torch.pi * torch.e * spread[:2].square()).log().sum()
-    groups = ["a", "b"] * 20_000
-    # Each log λ has deviation √(2/n); two of them halved: 0.005 in all.
-    assert abs(truncated_entropy(features, groups, rank=2) - exact) < 6 * 0.005
-    moved = features + torch.tensor([0.0, 50.0]).repeat(20_000)[:, None]
-    assert truncated_entropy(moved, groups, rank=2) == pytest.approx(
-        truncated_entropy(features, groups, rank=2), abs=1e-3
-    )
-    assert truncated_entropy(0.5 * features, groups, rank=2) < truncated_entropy(features, groups, rank=2)
-
-
-def test_entropy_needs_as_many_pictures_as_directions():
-    with pytest.raises(ValueError, match="do not span 4 directions"):
-        truncated_entropy(torch.randn(5, 8), ["a", "a", "b", "b", "b"], rank=4)

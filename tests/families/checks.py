@@ -19,10 +19,13 @@ from torch import Tensor
 
 from mitune.families import load_denoiser, lora
 from mitune.files import read_json
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
-from mitune.finetune.trainer import TrainConfig, train
+from mitune.finetune.adapters import attach, trainable_parameters
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
 from mitune.noise import MIN_ALPHA
-from mitune.sampling import Sampler, candidate_noise, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_noise
+from mitune.sampling.steps import Sampler
 from tests.finetune.conftest import make_dataset
 
 PROMPTS = ["a red circle", "a blue square on a green star", "two dogs"]

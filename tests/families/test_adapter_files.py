@@ -141,7 +141,8 @@ def test_a_pointwise_convolution_and_a_linear_layer_are_one_to_kohya(model: Mode
 
 
 def test_our_comfyui_file_is_read_back_as_the_adapter_it_is_of(model: Model, tmp_path: Path) -> None:
-    from mitune.finetune.adapters import AdapterConfig, attach
+    from mitune.finetune.adapters import attach
+    from mitune.finetune.catalogue import AdapterConfig
 
     for kind, targets in (("dora", ("to_q", "conv1")), ("lora", ("to_q", "to_out.0"))):
         generator = torch.Generator().manual_seed(0)
@@ -262,7 +263,8 @@ def test_pefts_own_folders(component: str, dora: bool, model: Model, tmp_path: P
 
 
 def test_training_goes_on_from_the_files_of_others(model: Model, tmp_path: Path) -> None:
-    from mitune.finetune.adapters import AdapterConfig, attach
+    from mitune.finetune.adapters import attach
+    from mitune.finetune.catalogue import AdapterConfig
 
     config = AdapterConfig(kind="lora", rank=2, alpha=3, targets=("to_q", "to_k", "to_out.0"))
     file = adapters.write_kohya(tmp_path / "style.safetensors", model.alike, flat)

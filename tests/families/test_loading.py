@@ -229,7 +229,7 @@ def test_the_files_of_a_variant_are_found_by_every_name(tmp_path: Path) -> None:
         "diffusion_pytorch_model.safetensors.fp16.index.json",
     ):
         (part / index).write_text(json.dumps({"weight_map": {"a": shard}}))
-        assert weight_files(tmp_path, "unet", "fp16") == [part / shard]
+        assert list(weight_files(tmp_path, "unet", "fp16")) == [part / shard]
         with pytest.raises(UserError, match=r"choose model\.variant=fp16"):
             weight_files(tmp_path, "unet", None)
         (part / index).unlink()

@@ -11,9 +11,11 @@ import torch
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser, memory
-from mitune.finetune.adapters import AdapterConfig, attach
-from mitune.finetune.trainer import TrainConfig, train
-from mitune.sampling import Sampler, sample
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.finetune.trainer import train
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 from tests.finetune.conftest import make_dataset
 
 PROMPTS = ["a red circle", "two dogs"]

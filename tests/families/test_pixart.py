@@ -9,7 +9,8 @@ import torch
 
 from mitune.errors import UserError
 from mitune.families.pixart import PixArtSigmaDenoiser
-from mitune.finetune.adapters import AdapterConfig, attach
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import AdapterConfig
 from tests.families import checks, tiny
 
 CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 20}

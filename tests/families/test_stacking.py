@@ -13,7 +13,8 @@ from torch import Tensor
 from mitune.errors import UserError
 from mitune.families import load_denoiser, lora
 from mitune.families.stacking import updates
-from mitune.finetune.adapters import AdapterConfig, attach
+from mitune.finetune.adapters import attach
+from mitune.finetune.catalogue import AdapterConfig
 from mitune.hub.comfy import comfy_tensors, prefixes
 
 ATTENTION, CONVOLUTIONS = ("to_q", "to_v"), ("to_k", "conv1")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
 from mitune.families import load_denoiser, lora
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.adapters import attach, trainable_parameters
+from mitune.finetune.catalogue import AdapterConfig
 from mitune.noise import NoiseSchedule
 
 PROMPTS = ["a red circle", "two dogs"]
@@ -165,7 +166,7 @@ def test_what_cannot_be_attached_is_refused(tiny_pipeline_folder: Path, tmp_path
         ({"dropout": 1.0}, "adapter.dropout=1.0"),
     ):
         with pytest.raises(UserError, match=message):
-            AdapterConfig(**options)
+            attach(denoiser, AdapterConfig(**options))
     analytic = AnalyticDenoiser([[0.0]], [1.0], {"a": [1.0]}, {"a": 1.0}, NoiseSchedule.ddpm())
     with pytest.raises(UserError, match="no network"):
         attach(analytic, AdapterConfig())

@@ -11,7 +11,8 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.files import PARTIAL
 from mitune.finetune import checkpoint
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.adapters import attach, trainable_parameters
+from mitune.finetune.catalogue import AdapterConfig
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def _save(folder: Path, trained, step: int = 3) -> Path:
 
 
 def test_everything_comes_back(tmp_path: Path, trained) -> None:
-    denoiser, optimizer, names, _ = trained
+    _, optimizer, names, _ = trained
     path = _save(tmp_path, trained)
     assert sorted(file.name for file in path.iterdir()) == [
         "adapter",
@@ -53,7 +54,7 @@ def test_everything_comes_back(tmp_path: Path, trained) -> None:
         for parameter in names.values():
             parameter.zero_()
     history = {"loss": torch.zeros(6)}
-    checkpoint.restore(path, denoiser, fresh, names, history)
+    checkpoint.restore(path, fresh, names, history)
     assert all(torch.equal(weights[name], parameter) for name, parameter in names.items())
     for name, parameter in names.items():
         assert set(fresh.state[parameter]) == {"step", "exp_avg", "exp_avg_sq"}
@@ -81,19 +82,19 @@ def test_only_whole_checkpoints_are_seen(tmp_path: Path, trained) -> None:
 def test_damaged_and_foreign_checkpoints_are_refused(
     tmp_path: Path, trained, tiny_pipeline_folder: Path
 ) -> None:
-    denoiser, optimizer, names, history = trained
+    _, optimizer, names, history = trained
     path = _save(tmp_path, trained)
     other = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
     attach(other, AdapterConfig(rank=3), seed=1)
     theirs = trainable_parameters(other)
     with pytest.raises(UserError, match="of another adapter"):
-        checkpoint.restore(path, other, torch.optim.AdamW(theirs.values()), theirs, history)
+        checkpoint.restore(path, torch.optim.AdamW(theirs.values()), theirs, history)
     with pytest.raises(UserError, match="of another run"):
-        checkpoint.restore(path, denoiser, optimizer, names, {"loss": torch.zeros(1)})
+        checkpoint.restore(path, optimizer, names, {"loss": torch.zeros(1)})
     file = path / checkpoint.OPTIMIZER
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=r"optimizer.safetensors is damaged .*delete .*step-000003"):
-        checkpoint.restore(path, denoiser, optimizer, names, history)
+        checkpoint.restore(path, optimizer, names, history)
     (path / checkpoint.STATE).write_text("[]")
     with pytest.raises(UserError, match="is damaged"):
         checkpoint.read_state(path)

@@ -64,7 +64,8 @@ from torch.distributed.tensor import DTensor
 from mitune import distributed
 from mitune.families import load_denoiser
 from mitune.config import compose
-from mitune.finetune.adapters import AdapterConfig, attach, trainable_parameters
+from mitune.finetune.adapters import attach, trainable_parameters
+from mitune.finetune.catalogue import AdapterConfig
 from mitune.finetune import sharding
 
 def gradients(shard, kind, checkpointing):

@@ -18,7 +18,8 @@ from mitune import digests
 from mitune.cli import main
 from mitune.families import load_denoiser, lora
 from mitune.files import read_json, write_json
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 from tests.hub.conftest import HOSTILE
 
 Refused = Callable[[list[str]], str]
@@ -68,7 +69,7 @@ def test_the_plain_pipeline_draws_our_pictures_with_it(exported: Path, tiny_pipe
     import diffusers
     from diffusers import AutoPipelineForText2Image
 
-    from mitune.sampling import candidate_noise
+    from mitune.sampling.seeds import candidate_noise
 
     ours = pictures(tiny_pipeline_folder, adapter=str(exported))
     plain = AutoPipelineForText2Image.from_pretrained(str(tiny_pipeline_folder), safety_checker=None)

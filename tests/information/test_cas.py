@@ -10,7 +10,8 @@ import torch
 from analytic import three_clouds
 from torch import Tensor, nn
 
-from mitune.denoiser import AnalyticDenoiser, Condition
+from mitune.analytic import AnalyticDenoiser
+from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.cas import CAS, RULES, SPACINGS, cas, in_float32, path_nodes, quadrature

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mitune.denoiser import AnalyticDenoiser, Condition
+from mitune.analytic import AnalyticDenoiser
+from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.information.contrast import contrast, soft_least
 from mitune.information.denoising import gaps

@@ -9,10 +9,11 @@ from mixtures import mixture, pictures, rmse
 
 from mitune.denoiser import Condition
 from mitune.errors import UserError
-from mitune.information import denoising_errors, denoising_terms, elbo, gaps, time_grid
-from mitune.information.times import Weighting
+from mitune.information.denoising import denoising_errors, denoising_terms, gaps
+from mitune.information.elbo import elbo
+from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import candidate_noise, candidate_seed
+from mitune.sampling.seeds import candidate_noise, candidate_seed
 
 SCHEDULE = NoiseSchedule.ddpm()
 

@@ -7,8 +7,11 @@ import torch
 from analytic import exact_kl, scene, three_clouds, within_three_errors
 from mixtures import LABELS, correlation, mixture, pictures, slope
 
-from mitune.denoiser import AnalyticDenoiser
-from mitune.information import elbo, log_prob_bound, mi_and_elbo, mi_image, score_conditions, time_grid
+from mitune.analytic import AnalyticDenoiser
+from mitune.information import elbo
+from mitune.information.elbo import log_prob_bound, mi_and_elbo, score_conditions
+from mitune.information.mi import mi_image
+from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 
 SCHEDULE, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()

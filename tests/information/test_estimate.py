@@ -6,7 +6,9 @@ import pytest
 import torch
 from mixtures import mixture, pictures
 
-from mitune.information import Estimate, elbo, mi_and_elbo, standard_error, time_grid
+from mitune.information.elbo import elbo, mi_and_elbo
+from mitune.information.estimate import Estimate, standard_error
+from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 
 

@@ -7,10 +7,13 @@ import torch
 from analytic import exact_kl, three_clouds, within_three_errors
 from mixtures import LABELS, mixture, pictures
 
-from mitune.information import PathLLR, PathMI, elbo, time_grid
-from mitune.information.mi import mi_image
+from mitune.information.elbo import elbo
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI, mi_image
+from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 RANGE = (5, 1000)

@@ -8,10 +8,13 @@ from analytic import exact_kl, three_clouds, within_three_errors
 from mixtures import correlation, mixture, pictures, rmse, slope
 
 from mitune.errors import UserError
-from mitune.information import PathLLR, elbo, llr_estimate, llr_image, time_grid
-from mitune.information.times import Weighting
+from mitune.information.elbo import elbo
+from mitune.information.llr import PathLLR, llr_estimate, llr_image
+from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, Step, candidate_noise, candidate_seed, sample
+from mitune.sampling.loop import Step, sample
+from mitune.sampling.seeds import candidate_noise, candidate_seed
+from mitune.sampling.steps import Sampler
 
 
 class PlainLLR:
@@ -173,7 +176,10 @@ def test_a_path_of_the_flow_by_hand(guidance):
             v = time**2 - (ratio * s) ** 2
             z_s, z = z, ratio * z + v**0.5 * noise
             wide = v * ((1 - s) ** 2 + s**2) / ((1 - time) ** 2 + time**2)
-            _, eps_null, eps = denoiser.guided(z, 1000 * time, c[i], guidance)
+            _, eps_null, eps = (
+                denoiser.schedule.to_epsilon(output, z, 1000 * time, denoiser.prediction_type)
+                for output in denoiser.outputs(z, 1000 * time, denoiser.widened(c[i]), guidance)
+            )
             for sign, predicted in ((1, eps), (-1, eps_null)):
                 mean = (z - v / time * predicted) / ratio
                 llr -= sign * float((z_s - mean).square().sum() / (2 * wide))

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from mixtures import mixture, pictures
 
 from mitune.errors import UserError
-from mitune.information import PathMI, Profile, measure_profile, mi_image, time_grid
+from mitune.information.mi import PathMI, measure_profile, mi_image
+from mitune.information.times import Profile, time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, candidate_noise, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_noise
+from mitune.sampling.steps import Sampler
 
 
 def algorithm_2(denoiser, label: str, seed: int, steps: int, guidance: float, t_min: int) -> float:

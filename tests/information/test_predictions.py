@@ -7,10 +7,11 @@ import torch
 from mixtures import mixture, pictures
 
 from mitune.errors import UserError
-from mitune.information import elbo_density, elbo_weight, log_prob_bound, time_grid
-from mitune.information.predictions import PREDICTIONS, prediction_target
+from mitune.information.elbo import log_prob_bound
+from mitune.information.predictions import PREDICTIONS, elbo_density, elbo_weight, prediction_target
+from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
-from mitune.sampling import candidate_noise
+from mitune.sampling.seeds import candidate_noise
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 

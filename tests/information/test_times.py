@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitune.errors import UserError
-from mitune.information import Profile, Weighting, time_grid
-from mitune.information.times import STRATEGIES, WEIGHTINGS
+from mitune.information.times import STRATEGIES, WEIGHTINGS, Profile, Weighting, time_grid
 from mitune.noise import NoiseSchedule
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mitune.errors import UserError
-from mitune.referees.registry import load_reward
+from mitune.referees.weighted import load_reward
 from tests.referees.conftest import TEXTS, pictures, settings
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from mitune.errors import UserError
-from mitune.referees.registry import load_reward
+from mitune.referees.weighted import load_reward
 from tests.referees.conftest import TEXTS, build_clip, pictures, settings
 
 

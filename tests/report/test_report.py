@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from mitune.errors import UserError
+from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import write_evaluation
-from mitune.evaluate.pictures import png
 from mitune.report import write_report
 from mitune.report.report import _loss, count, duration
 from mitune.track import make_tracker

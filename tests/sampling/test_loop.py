@@ -9,9 +9,12 @@ from torch import Tensor
 
 from mitune.denoiser import Condition
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, Step, candidate_noise, coefficients, sample, sample_population
+from mitune.sampling.loop import Step, sample, sample_population
+from mitune.sampling.seeds import candidate_noise
+from mitune.sampling.steps import Sampler, coefficients
 
 SAMPLERS = [
     Sampler("ddpm", 12, guidance=3.0),
@@ -197,6 +200,12 @@ class HalfPrecision:
 
     def null(self, n: int) -> Condition:
         return Condition({"shift": torch.zeros(n, dtype=torch.bfloat16)})
+
+    def widened(self, given: Condition) -> Condition:
+        return Condition.cat([self.null(len(given)), given])
+
+    def needs_branches(self, guidance: float) -> bool:
+        return guidance != 1
 
     def outputs(self, z, t, pair, scale):
         assert z.dtype == torch.float32

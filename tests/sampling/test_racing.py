@@ -10,10 +10,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.information import PathLLR, PathMI
+from mitune.information.llr import PathLLR
+from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Cut, Pilot, Racing, Sampler, sample, sample_population
-from mitune.sampling.racing import best_of_groups, check_cuts, cuts_for, predicted, rows_of, steps_at
+from mitune.sampling.loop import sample, sample_population
+from mitune.sampling.racing import (
+    Cut,
+    Pilot,
+    Racing,
+    best_of_groups,
+    check_cuts,
+    cuts_for,
+    predicted,
+    rows_of,
+    steps_at,
+)
+from mitune.sampling.steps import Sampler
 
 pytestmark = pytest.mark.fresh_draws
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mitune.sampling import NoiseStreams, candidate_noise, candidate_seed
+from mitune.sampling.seeds import NoiseStreams, candidate_noise, candidate_seed
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
-from mitune.sampling import Sampler, coefficients
+from mitune.sampling.steps import Sampler, coefficients
 
 SCHEDULE = NoiseSchedule.ddpm()
 RAW = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -7,10 +7,13 @@ import torch
 from analytic import three_clouds
 
 from mitune.errors import UserError
-from mitune.information import PathLLR
-from mitune.sampling import Sampler, candidate_seed, sample
-from mitune.search import LatentReward, Steering
+from mitune.information.llr import PathLLR
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_seed
+from mitune.sampling.steps import Sampler
 from mitune.search.das import das, steer_by_information
+from mitune.search.potentials import LatentReward
+from mitune.search.weights import Steering
 
 SAMPLER = Sampler("ddpm", 10, guidance=1.5)
 RIGHT = LatentReward("right", lambda z, _: z[:, 0])

@@ -15,26 +15,19 @@ import torch
 from analytic import three_clouds, within_three_errors
 from torch import Tensor
 
-from mitune.denoiser import AnalyticDenoiser
+from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
-from mitune.information import PathLLR
+from mitune.information.llr import PathLLR
 from mitune.noise import NoiseSchedule
 from mitune.referees.weighted import WeightedSum
-from mitune.sampling import Sampler, coefficients, sample
-from mitune.search import (
-    CommonNoise,
-    LatentReward,
-    PathContrast,
-    PathPotential,
-    RewardPotential,
-    Steered,
-    Steering,
-    Tempering,
-    draw,
-    particle_seeds,
-    steer,
-)
+from mitune.sampling.loop import sample
+from mitune.sampling.steps import Sampler, coefficients
 from mitune.search.closed_form import quadratic, tilted
+from mitune.search.path_contrast import PathContrast
+from mitune.search.potentials import LatentReward, PathPotential, RewardPotential
+from mitune.search.smc import CommonNoise, Steered, draw, particle_seeds, steer
+from mitune.search.tempering import Tempering
+from mitune.search.weights import Steering
 
 pytestmark = pytest.mark.fresh_draws
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,32 +9,10 @@ import pytest
 
 from mitune.cli import main
 from mitune.config import compose
-from mitune.config import keys as configuration
 from mitune.errors import UserError
-from mitune.finetune import adapters, trainer
 from mitune.runs import RunFolder
 from mitune.stages.common import held_out_prompts, trained_from, training_prompts
 from mitune.stages.train import validation_prompts
-
-
-def names(kind: type) -> set[str]:
-    return {item.name for item in dataclasses.fields(kind)}
-
-
-def test_the_configuration_has_every_key_of_the_floors_below() -> None:
-    assert names(configuration.AdapterConfig) == names(adapters.AdapterConfig)
-    assert names(configuration.TrainConfig) - {"validation_prompts", "fresh"} == names(
-        trainer.TrainConfig
-    ) - {"seed"}
-    for ours, theirs in (
-        (configuration.TrainConfig(), trainer.TrainConfig()),
-        (configuration.AdapterConfig(), adapters.AdapterConfig()),
-    ):
-        for name in names(type(theirs)) & names(type(ours)):
-            one, other = getattr(ours, name), getattr(theirs, name)
-            if isinstance(one, list):
-                one, other = tuple(one), tuple(other)
-            assert one == other, name
 
 
 def test_validation_prompts_are_neither_trained_on_nor_held_out() -> None:

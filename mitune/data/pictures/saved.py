@@ -12,8 +12,8 @@ from mitune.data.pictures.source import Pictures, Wanted
 from mitune.data.pictures.splits import check_lone, chosen_rows
 from mitune.data.prompts import open_saved
 from mitune.data.splits import canonical, split_column
-from mitune.errors import UserError, first_line, nearest
-from mitune.reading import reading
+from mitune.errors import UserError, nearest
+from mitune.reading import loading, reading
 
 
 def read_saved(folder: Path, wanted: Wanted) -> Pictures:
@@ -26,12 +26,8 @@ def read_hub(name: str, wanted: Wanted) -> Pictures:
     import datasets
     from huggingface_hub import constants
 
-    try:
+    with loading(f"{name} is neither a file or folder here nor a dataset of the Hub"):
         loaded = datasets.load_dataset(name)
-    except Exception as error:  # of a dozen types; all mean the same to the user
-        raise UserError(
-            f"{name} is neither a file or folder here nor a dataset of the Hub: {first_line(error)}"
-        ) from error
     caches = (Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.DOWNLOADED_DATASETS_PATH))
     place = Place(Path(constants.HF_HUB_CACHE), wanted.outside, caches)
     return _dataset(loaded, name, wanted, place)

@@ -12,7 +12,7 @@ from typing import Any
 from mitune.data.pictures.cells import LARGEST, Place
 from mitune.data.pictures.columns import CAPTION_COLUMNS, caption_of
 from mitune.data.pictures.source import Pictures, Wanted
-from mitune.errors import UserError, first_line, nearest, short
+from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, decode, parse_json, reading
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm", "pgm")
@@ -172,28 +172,24 @@ def _members(shard: Path) -> Iterator[tuple[str, _Part]]:
     check_regular(shard)
     size = shard.stat().st_size
     again = "fetch or write it again"
-    try:
-        with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
-            while True:
-                member = tar.next()
-                if member is None:
-                    break
-                tar.members = []  # type: ignore[attr-defined]  # nothing is looked up by name: do not keep them
-                if member.isdir():
-                    continue
-                shown = short(member.name.encode("utf-8", "replace").decode())
-                if not member.isreg() or member.issparse():
-                    raise UserError(f"{shard}: {shown} is a link, a device or the like; pack the file itself")
-                if member.offset_data + member.size > size:
-                    raise UserError(f"{shard} is cut: {shown} is not whole; {again}")
-                yield shown, _Part(shard, member.offset_data, member.size)
-            _check_end(shard, tar.offset)
-    except UserError:
-        raise
-    except Exception as error:  # of a dozen types
-        raise UserError(
-            f"{shard} is not a readable tar file ({short(first_line(error))}); {again}, uncompressed"
-        ) from error
+    with (
+        reading(f"{shard} is not a readable tar file: it", f"{again}, uncompressed"),
+        tarfile.open(shard, "r:", errors="surrogateescape") as tar,
+    ):
+        while True:
+            member = tar.next()
+            if member is None:
+                break
+            tar.members = []  # type: ignore[attr-defined]  # nothing is looked up by name: do not keep them
+            if member.isdir():
+                continue
+            shown = short(member.name.encode("utf-8", "replace").decode())
+            if not member.isreg() or member.issparse():
+                raise UserError(f"{shard}: {shown} is a link, a device or the like; pack the file itself")
+            if member.offset_data + member.size > size:
+                raise UserError(f"{shard} is cut: {shown} is not whole; {again}")
+            yield shown, _Part(shard, member.offset_data, member.size)
+        _check_end(shard, tar.offset)
 
 
 def _check_end(shard: Path, offset: int) -> None:

@@ -2,11 +2,8 @@
 
 from mitune.worlds.shapes.captions import (
     CORRUPTIONS,
-    caption,
     corrupt,
     describe,
-    training_batch,
-    training_pair,
 )
 from mitune.worlds.shapes.grammar import (
     CATEGORIES,
@@ -19,7 +16,6 @@ from mitune.worlds.shapes.grammar import (
 )
 from mitune.worlds.shapes.oracle import (
     ParsedObject,
-    oracle_exact,
     oracle_score,
     oracle_scores,
     parse_picture,
@@ -44,11 +40,9 @@ __all__ = [
     "PromptSpec",
     "Scene",
     "all_prompts",
-    "caption",
     "corrupt",
     "describe",
     "is_test_prompt",
-    "oracle_exact",
     "oracle_score",
     "oracle_scores",
     "parse_picture",
@@ -57,6 +51,4 @@ __all__ = [
     "render",
     "score_scene",
     "split",
-    "training_batch",
-    "training_pair",
 ]

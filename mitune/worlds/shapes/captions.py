@@ -1,4 +1,4 @@
-"""Captions: true ones, wrong ones as web captions are, and the training pairs made of both."""
+"""Captions: true ones, and wrong ones as web captions are."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from mitune.worlds.shapes.chance import choose
-from mitune.worlds.shapes.geometry import Array, relation_holds, shape_gap
-from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, ObjectSpec, PromptSpec, is_test_prompt
+from mitune.worlds.shapes.geometry import relation_holds, shape_gap
+from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, ObjectSpec, PromptSpec
 from mitune.worlds.shapes.oracle import score_scene
-from mitune.worlds.shapes.render import render
-from mitune.worlds.shapes.scenes import Object, Scene, random_scene
+from mitune.worlds.shapes.scenes import Object, Scene
 from mitune.worlds.shapes.vocabulary import (
     COLOURS,
     DIRECTIONS,
     NON_SPATIAL,
-    PICTURE_SIZE,
     RELATIONS,
     SHAPES,
     SIZES,
@@ -121,11 +119,6 @@ def describe(scene: Scene, rng: np.random.Generator, category: str | None = None
     return PromptSpec(tuple(_mixed(rng, o) for o in things))
 
 
-def caption(scene: Scene, rng: np.random.Generator, category: str | None = None) -> str:
-    """The text of `describe`: true by the oracle's rules. ValueError if the category does not fit."""
-    return str(describe(scene, rng, category))
-
-
 def _random_object(rng: np.random.Generator, like: ObjectSpec) -> ObjectSpec:
     """A random object described in the same attributes as another."""
     return ObjectSpec(**{name: choose(rng, _WORDS[name]) for name in like.stated()})
@@ -200,27 +193,3 @@ def corrupt(
                 return wrong
     # Reached only if the weights allow nothing that applies, such as "relation" alone where none is stated.
     return corrupt(spec, scene, rng, CORRUPTIONS)
-
-
-def training_pair(rng: np.random.Generator, wrong_share: float) -> tuple[Array, str]:
-    """A picture, uint8 [64, 64, 3], and its caption, which is wrong with probability `wrong_share`.
-
-    The caption is never one of the test prompts.
-    """
-    scene = random_scene(rng)
-    is_wrong = rng.random() < wrong_share
-    while True:
-        spec = describe(scene, rng)
-        text = str(corrupt(spec, scene, rng) if is_wrong else spec)
-        if not is_test_prompt(text):
-            return render(scene)[0], text
-        scene = random_scene(rng)  # a scene may have few descriptions, so a new scene as well
-
-
-def training_batch(rng: np.random.Generator, n: int, wrong_share: float) -> tuple[Array, list[str]]:
-    """`n` training pairs: pictures uint8 [n, 64, 64, 3] and their captions."""
-    pictures, texts = np.empty((n, PICTURE_SIZE, PICTURE_SIZE, 3), dtype=np.uint8), []
-    for index in range(n):
-        pictures[index], text = training_pair(rng, wrong_share)
-        texts.append(text)
-    return pictures, texts

@@ -271,11 +271,6 @@ def oracle_score(picture: Any, prompt: str | PromptSpec) -> float:
     return score_objects(spec, parse_picture(picture), mask_gap)
 
 
-def oracle_exact(picture: Any, prompt: str | PromptSpec) -> bool:
-    """Tell whether a picture shows everything the prompt states, and nothing else."""
-    return oracle_score(picture, prompt) == 1.0
-
-
 def oracle_scores(pictures: Iterable[Any], prompts: Sequence[str | PromptSpec]) -> Array:
     """The score of every picture for its own prompt, float64 [n]. ValueError if their numbers differ."""
     return np.asarray([oracle_score(p, t) for p, t in zip(pictures, prompts, strict=True)], dtype=np.float64)

@@ -10,7 +10,10 @@ import torch
 
 import mitune.worlds.shapes as shapes
 from mitune.families import load_denoiser
-from mitune.sampling import Sampler, candidate_seed, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_seed
+from mitune.sampling.steps import Sampler
+from tests.worlds.shapes.pairs import training_batch
 
 FOLDER = Path(shapes.__file__).parent / "model"
 
@@ -29,7 +32,7 @@ def test_the_folder_is_small_and_has_a_card() -> None:
 
 
 def test_the_autoencoder_keeps_what_the_oracle_judges(denoiser) -> None:  # type: ignore[no-untyped-def]
-    pictures, texts = shapes.training_batch(np.random.default_rng(), 40, wrong_share=0.0)
+    pictures, texts = training_batch(np.random.default_rng(), 40, wrong_share=0.0)
     clean = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         restored = denoiser.decode(denoiser.encode_image(clean))

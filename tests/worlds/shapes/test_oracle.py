@@ -12,7 +12,6 @@ from mitune.worlds.shapes.captions import corrupt, describe
 from mitune.worlds.shapes.grammar import ObjectSpec, PromptSpec, parse_prompt
 from mitune.worlds.shapes.oracle import (
     mask_gap,
-    oracle_exact,
     oracle_score,
     oracle_scores,
     parse_picture,
@@ -59,7 +58,7 @@ def test_right_on_99_percent(damage: Damage | None) -> None:
             picture = np.clip(np.round(damage(picture.astype(float), rng)), 0, 255).astype(np.uint8)
         found = parse_picture(picture)
         parsed += sorted(map(_key, found)) == sorted(map(_key, scene.objects))
-        scored += oracle_exact(picture, describe(scene, rng))
+        scored += oracle_score(picture, describe(scene, rng)) == 1
     assert parsed >= 0.99 * len(scenes)
     assert scored >= 0.99 * len(scenes)
 
@@ -133,7 +132,7 @@ def test_scores_by_hand(prompt: str, expected: float) -> None:
     scene = Scene((RED, BLUE), 230)
     assert score_scene(scene, parse_prompt(prompt)) == pytest.approx(expected)
     assert oracle_score(render(scene)[0], prompt) == pytest.approx(expected)
-    assert oracle_exact(render(scene)[0], prompt) == (expected == 1)
+    assert (oracle_score(render(scene)[0], prompt) == 1) == (expected == 1)
 
 
 def test_relation_chooses_among_equal_objects() -> None:
@@ -156,8 +155,8 @@ def test_every_kind_of_picture() -> None:
     picture = render(Scene((RED, BLUE), 230))[0]
     planes = (picture / 255).transpose(2, 0, 1)
     for same in (planes, planes.astype(np.float32), torch.tensor(planes), torch.tensor(picture)):
-        assert oracle_exact(same, "a red circle and a striped blue square")
-    assert oracle_exact(torch.tensor(planes).half(), "a red circle and a striped blue square")
+        assert oracle_score(same, "a red circle and a striped blue square") == 1
+    assert oracle_score(torch.tensor(planes).half(), "a red circle and a striped blue square") == 1
     for bad in (picture[..., 0], picture.astype(np.int64), picture.transpose(2, 0, 1)):
         with pytest.raises(ValueError, match="expected a picture"):
             parse_picture(bad)

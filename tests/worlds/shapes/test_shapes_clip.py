@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mitune.worlds.shapes as shapes
-from mitune.worlds.shapes.clip_examples import (
+from benchmarks.world.clip_examples import (
     PATCH,
     SEEN,
     Views,
@@ -21,7 +21,7 @@ from mitune.worlds.shapes.clip_examples import (
     questions,
     what_is_seen,
 )
-from mitune.worlds.shapes.clip_teacher import CaptionReader, SceneReader, said
+from benchmarks.world.clip_teacher import CaptionReader, SceneReader, said
 
 FOLDER = Path(shapes.__file__).parent / "clip"
 
@@ -101,7 +101,7 @@ def test_the_readers_do_not_care_for_the_order_of_objects() -> None:
 
 
 def test_the_loss_is_three_cross_entropies() -> None:
-    from mitune.worlds.shapes.clip_train import clip_loss
+    from benchmarks.world.clip_train import clip_loss
 
     n, k, d, scale = 4, 2, 8, 3.0
     images, texts = (
@@ -121,7 +121,7 @@ def test_the_loss_is_three_cross_entropies() -> None:
 
 
 def test_roughening_leaves_the_share_it_should() -> None:
-    from mitune.worlds.shapes.clip_train import roughen
+    from benchmarks.world.clip_train import roughen
 
     pictures = torch.rand(30, 3, 16, 16)
     generator = torch.Generator().manual_seed(0)
@@ -142,9 +142,9 @@ def test_questions_are_fair() -> None:
 
 def test_the_script_writes_a_standard_folder(tmp_path: Path) -> None:
     """Every stage for a few steps; what comes out opens as a judge does."""
+    from benchmarks.world.clip_train import main
     from mitune.referees.clip import Clip, ClipReward
     from mitune.referees.source import find_judge
-    from mitune.worlds.shapes.clip_train import main
 
     steps = [
         "--teacher-steps",
@@ -176,7 +176,7 @@ def test_the_one_in_the_package_is_small_and_has_a_card() -> None:
 def test_the_one_in_the_package_tells_true_captions_from_near_misses() -> None:
     from transformers import CLIPModel, CLIPTokenizer
 
-    from mitune.worlds.shapes.clip_train import accuracy, judge_of, text_features
+    from benchmarks.world.clip_train import accuracy, judge_of, text_features
 
     model = CLIPModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(FOLDER)

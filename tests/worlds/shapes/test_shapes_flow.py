@@ -10,7 +10,9 @@ import torch
 
 import mitune.worlds.shapes as shapes
 from mitune.families import load_denoiser
-from mitune.sampling import Sampler, candidate_noise, candidate_seed, sample
+from mitune.sampling.loop import sample
+from mitune.sampling.seeds import candidate_noise, candidate_seed
+from mitune.sampling.steps import Sampler
 
 FOLDER = Path(shapes.__file__).parent / "model_flow"
 SAMPLER = Sampler(name="euler", steps=20, guidance=2.0)
@@ -32,7 +34,7 @@ def test_the_folder_is_small_and_has_a_card() -> None:
 def test_the_plain_pipeline_draws_the_same_pictures(denoiser) -> None:  # type: ignore[no-untyped-def]
     from diffusers import StableDiffusion3Pipeline
 
-    from mitune.worlds.shapes.architecture import ABSENT
+    from benchmarks.world.architecture import ABSENT
 
     prompts = ["a red circle", "a small striped square left of a blue cross"]
     pipeline = StableDiffusion3Pipeline.from_pretrained(str(FOLDER), dtype=torch.float32, **ABSENT)
@@ -54,7 +56,7 @@ def test_the_plain_pipeline_draws_the_same_pictures(denoiser) -> None:  # type: 
 
 
 def test_both_models_read_captions_with_the_same_text_encoder(denoiser) -> None:  # type: ignore[no-untyped-def]
-    from mitune.worlds.shapes.architecture import WIDTH
+    from benchmarks.world.architecture import WIDTH
 
     other = load_denoiser({"path": "shapes", "dtype": "float32", "device": "cpu"})
     prompts = ["a red circle", "a small striped square left of a blue cross"]

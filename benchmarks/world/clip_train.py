@@ -1,4 +1,4 @@
-"""Train the shapes world's CLIP: ``python -m mitune.worlds.shapes.clip_train --out FOLDER``.
+"""Train the shapes world's CLIP: ``python -m benchmarks.world.clip_train --out FOLDER``.
 
 A small standard ``CLIPModel``. All of it learns by CLIP's loss (Radford et al. 2021, both directions over the batch)
 with near misses of each caption as further wrong answers (Yuksekgonul et al. 2023, "NegCLIP"), so that it tells
@@ -23,15 +23,16 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from benchmarks.world.architecture import PROMPT_TOKENS, WIDTH
+from benchmarks.world.architecture import with_projection as as_wide
+from benchmarks.world.clip_examples import PATCH, SEEN, Views, as_numbers, draw_views, mirrored, questions
+from benchmarks.world.clip_teacher import CaptionReader, SceneReader, said
 from mitune.files import write_json
-from mitune.worlds.shapes.architecture import PROMPT_TOKENS, WIDTH
-from mitune.worlds.shapes.architecture import with_projection as as_wide
-from mitune.worlds.shapes.clip_examples import PATCH, SEEN, Views, as_numbers, draw_views, mirrored, questions
-from mitune.worlds.shapes.clip_teacher import CaptionReader, SceneReader, said
+from mitune.worlds import shapes
 from mitune.worlds.shapes.render import render
 from mitune.worlds.shapes.vocabulary import PICTURE_SIZE
 
-MODEL = Path(__file__).parent / "model"
+MODEL = Path(shapes.__file__).parent / "model"
 MEAN, STD = 0.5, 0.5  # of all channels: what the processor takes off, and divides by
 LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 
@@ -41,7 +42,7 @@ Judge = Callable[[list[Any], list[str]], tuple[Tensor, Tensor]]
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; the published model's own options are in its ``training_log.json``."""
-    parser = argparse.ArgumentParser(prog="python -m mitune.worlds.shapes.clip_train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.world.clip_train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--pictures", type=int, default=8_000)
     parser.add_argument("--captions", type=int, default=2, help="of each picture")

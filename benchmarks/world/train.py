@@ -1,4 +1,4 @@
-"""Train the shapes world's pipelines from nothing: ``python -m mitune.worlds.shapes.train``.
+"""Train the shapes world's pipelines from nothing: ``python -m benchmarks.world.train``.
 
 Four steps: an autoencoder on the pictures; the text encoder on the captions alone, to say what each word is about; the
 network (with the text encoder, or on it frozen) on latents and captions; the decoder alone, for sharper textures. The
@@ -10,7 +10,7 @@ fastest at ``--t-min 750 --layout-weight 1 --favour direction=8``, on a text enc
 share of the captions is wrong (``--wrong-share``), as captions from the web are: the model's mistakes are what MI-Tune
 repairs. ``training_log.json`` beside the published weights says with what options, on what machine and how long.
 
-Many processes share a batch (``accelerate launch --config_file launch/cpu_2.yaml -m mitune.worlds.shapes.train``); on a
+Many processes share a batch (``accelerate launch --config_file launch/cpu_2.yaml -m benchmarks.world.train``); on a
 CPU one thread a process is faster than as many threads in one.
 """
 
@@ -33,13 +33,13 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from benchmarks.world import architecture
+from benchmarks.world.architecture import Network, TextEncoder
+from benchmarks.world.facts import FACTS, caption_weights, class_numbers, fact_codes, fact_error, readings
 from mitune.distributed import state, sum_gradients, wait
 from mitune.files import write_json
 from mitune.noise import NoiseSchedule
-from mitune.worlds.shapes import architecture
-from mitune.worlds.shapes.architecture import Network, TextEncoder
 from mitune.worlds.shapes.corpus import Corpus, build_corpus
-from mitune.worlds.shapes.facts import FACTS, caption_weights, class_numbers, fact_codes, fact_error, readings
 from mitune.worlds.shapes.grammar import CATEGORIES, all_prompts
 from mitune.worlds.shapes.vocabulary import SHAPES
 
@@ -68,7 +68,7 @@ NETWORKS = {
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. The published model's own options, leg by leg, are in its ``training_log.json``."""
-    parser = argparse.ArgumentParser(prog="python -m mitune.worlds.shapes.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.world.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pipeline")
     parser.add_argument("--pictures", type=int, default=30_000)
     parser.add_argument("--captions", type=int, default=4, help="captions per picture")

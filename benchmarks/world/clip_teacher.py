@@ -13,8 +13,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from mitune.worlds.shapes.clip_examples import FACTS_OF_OBJECT
-from mitune.worlds.shapes.facts import FACTS, class_numbers
+from benchmarks.world.clip_examples import FACTS_OF_OBJECT
+from benchmarks.world.facts import FACTS, class_numbers
 
 _SAID = tuple(name for name in FACTS if name != "place")  # the order in a list says nothing
 _WIDTH = 256

@@ -11,10 +11,10 @@ import torch
 
 from mitune.errors import UserError
 from mitune.files import read_json, write_json
-from mitune.referees.registry import REWARDS, load_reward
-from mitune.referees.weighted import WeightedSum
-from mitune.worlds.shapes import oracle_scores, training_batch
+from mitune.referees.weighted import WeightedSum, load_reward
+from mitune.worlds.shapes import oracle_scores
 from tests.referees.conftest import TEXTS, pictures, settings
+from tests.worlds.shapes.pairs import training_batch
 
 
 def test_a_weighted_sum_is_a_reward(clip_folder: Path) -> None:
@@ -74,12 +74,6 @@ def test_a_weight_that_is_no_number() -> None:
         WeightedSum([(float("nan"), jpeg)])
     with pytest.raises(UserError, match="one reward or more"):
         WeightedSum([])
-
-
-def test_every_scorer_that_judges_from_outside_is_a_reward() -> None:
-    from mitune.scores import PICTURE_SCORERS
-
-    assert set(PICTURE_SCORERS) == set(REWARDS)
 
 
 @pytest.mark.parametrize("broken", ["gone", "no config", "no preprocessing", "another kind", "pickled"])

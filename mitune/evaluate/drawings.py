@@ -117,7 +117,7 @@ def histogram(before: ArrayLike, after: ArrayLike, label: str, dark: bool = Fals
         )
         axes.axvline(float(np.clip(values.mean(), low, high)), color=colour, linestyle="--", linewidth=1.5)
     _legend(axes, dark)
-    return _save(figure)
+    return as_png(figure)
 
 
 def curve(
@@ -140,20 +140,27 @@ def curve(
             xs, _running_mean(ys, window), color=colour, linewidth=2.0, label=f"{name} (mean of {window})"
         )
     _legend(axes, dark)
-    return _save(figure)
+    return as_png(figure)
 
 
-def scatter(points: Mapping[str, tuple[float, float]], xlabel: str, ylabel: str, dark: bool = False) -> bytes:
-    """PNG of named points (x, y), each with its name beside it."""
-    figure, axes = _figure(xlabel, ylabel, dark)
-    ink = "#d5d8de" if dark else "#33373d"
-    for name, (x, y) in points.items():
-        axes.plot([x], [y], marker="o", color=_AFTER)
-        axes.annotate(
-            _verbatim(name), (x, y), xytext=(5, 4), textcoords="offset points", color=ink, fontsize=8
-        )
-    axes.margins(x=0.15, y=0.15)
-    return _save(figure)
+def panels(width: float, height: float, count: int = 1, sharey: bool = False) -> tuple[Figure, list[Any]]:
+    """Make a figure of so many inches with ``count`` pairs of axes side by side, without the upper and right spines."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    made = list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+    for axes in made:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, made
+
+
+def as_png(figure: Figure) -> bytes:
+    """Draw a figure as the contents of a PNG file, the same for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -168,14 +175,12 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _figure(xlabel: str, ylabel: str, dark: bool) -> tuple[Figure, Any]:
     """A figure with one pair of axes that sits on the page: transparent ground, ink that suits it."""
-    from matplotlib.figure import Figure
 
     ink = "#d5d8de" if dark else "#33373d"
-    figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
+    figure, (axes,) = panels(6.4, 3.2)
+    figure.set_dpi(110)
     figure.patch.set_alpha(0.0)
-    axes = figure.add_subplot()
     axes.patch.set_alpha(0.0)
-    axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
         spine.set_color(ink)
     axes.tick_params(colors=ink)
@@ -192,12 +197,6 @@ def _verbatim(text: str) -> str:
 
 def _legend(axes: Any, dark: bool) -> None:
     axes.legend(frameon=False, labelcolor="#d5d8de" if dark else "#33373d")
-
-
-def _save(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 @functools.lru_cache

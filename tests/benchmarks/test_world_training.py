@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.world import facts
 from mitune.families import load_denoiser
 from mitune.files import read_json
 from mitune.noise import NoiseSchedule
-from mitune.worlds.shapes import CATEGORIES, all_prompts, facts
+from mitune.worlds.shapes import CATEGORIES, all_prompts
 from mitune.worlds.shapes.corpus import build_corpus
 
 
 @pytest.fixture(scope="module")
 def architecture() -> Any:
     """The module: diffusers comes with it, which the other files' tests need not wait for."""
-    from mitune.worlds.shapes import architecture
+    from benchmarks.world import architecture
 
     return architecture
 
@@ -27,7 +28,7 @@ def architecture() -> Any:
 @pytest.fixture(scope="module")
 def train() -> Any:
     """The script, for the same reason."""
-    from mitune.worlds.shapes import train
+    from benchmarks.world import train
 
     return train
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mitune.evaluate import pictures
-from mitune.evaluate.pictures import curve, grid, histogram, pairs, png, to_image, wrap
+from mitune.evaluate import drawings
+from mitune.evaluate.drawings import curve, grid, histogram, pairs, png, to_image, wrap
 
 
 def image_of(data: bytes) -> Image.Image:
@@ -111,14 +111,14 @@ def test_senseless_sheets_are_refused() -> None:
     "text", ["a red circle left of a blue square with stripes", "x" * 80, "", "ein Ω здравствуй"]
 )
 def test_wrapped_lines_fit_and_lose_no_letter(text: str) -> None:
-    font = pictures._font(12)
+    font = drawings._font(12)
     lines = wrap(text, font, 100, lines=50)
     assert all(font.getlength(line) <= 100 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_too_many_lines_end_in_an_ellipsis() -> None:
-    font = pictures._font(12)
+    font = drawings._font(12)
     lines = wrap("word " * 100, font, 100, lines=3)
     assert len(lines) == 3
     assert lines[-1].endswith("…")
@@ -153,5 +153,5 @@ def test_curve_draws_short_long_and_broken_series() -> None:
 
 def test_running_mean_leaves_out_what_is_not_finite() -> None:
     values = np.array([1.0, 3.0, np.nan, 5.0, 7.0])
-    np.testing.assert_allclose(pictures._running_mean(values, 3), [1.0, 2.0, 2.0, 4.0, 6.0])
-    assert np.isnan(pictures._running_mean(np.array([np.nan, 1.0]), 3)[0])
+    np.testing.assert_allclose(drawings._running_mean(values, 3), [1.0, 2.0, 2.0, 4.0, 6.0])
+    assert np.isnan(drawings._running_mean(np.array([np.nan, 1.0]), 3)[0])

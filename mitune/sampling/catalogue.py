@@ -1,0 +1,119 @@
+"""The samplers by name, and the keys of ``sampler``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mitune.parts import Catalogue, Part
+from mitune.settings import CANDIDATES, GUIDANCE, STEPS, Settings, key, section
+
+
+@dataclass(frozen=True)
+class SamplerPart(Part):
+    """One sampler: its code makes a :class:`mitune.sampling.solver.Solver` of a grid and a ``SamplerConfig``.
+
+    Attributes:
+        noise: whether a step adds noise: "always", "never", or as "eta" says.
+        flow_only: it solves rectified flow's ODE and no diffusion's.
+        clean_end: its last step lands on clean data, whatever ``set_alpha_to_one`` says.
+    """
+
+    noise: str = "always"
+    flow_only: bool = False
+    clean_end: bool = False
+
+
+SAMPLERS = Catalogue(
+    "sampler.name",
+    SamplerPart(
+        "ddpm",
+        "ancestral sampling (Ho et al. 2020)",
+        "mitune.sampling.ancestral:ddpm",
+        clean_end=True,
+    ),
+    SamplerPart(
+        "ddim", "any share eta of ddpm's noise (Song et al. 2021)", "mitune.sampling.ddim:ddim", noise="eta"
+    ),
+    SamplerPart("euler", "rectified flow's ODE", "mitune.sampling.ddim:euler", noise="never", flow_only=True),
+    SamplerPart(
+        "lcm",
+        "few steps of a consistency model (Luo et al. 2023)",
+        "mitune.sampling.consistency:lcm",
+        clean_end=True,
+    ),
+)
+
+
+def is_deterministic(name: str, eta: float) -> bool:
+    """Tell whether the sampler ``name`` adds no noise, so that a path has no density. UserError for an unknown name."""
+    noise = SAMPLERS.find(name).noise
+    return noise == "never" or (noise == "eta" and eta == 0)
+
+
+@dataclass
+class RacingConfig(Settings):
+    """Dropping candidates while they are drawn."""
+
+    by: str | None = key(
+        None,
+        "drop candidates early by this running score: mi, mi_continuous, rfmi, llr (free), or elbo, mi_image,"
+        " llr_image, contrast of the predicted picture (null: off)",
+    )
+    at: list[float] = key(
+        [0.4], "when: shares of the steps below 1, or numbers of steps from 1 on", low=-STEPS, high=STEPS
+    )
+    survivors: list[int] = key([], "candidates a prompt that go on, for each of at", low=1, high=CANDIDATES)
+    speedup: float | None = key(
+        None,
+        "instead of survivors: forwards of drawing, looks included, shall fall so many times",
+        low=1,
+        high=1000,
+    )
+    times: int | None = key(
+        None,
+        "times a look noises the predicted picture at (2 forwards each, contrast: edits + 1)",
+        low=1,
+        high=STEPS,
+    )
+    edits: int = key(3, "edits that a look by contrast tells the prompt from", low=1, high=1000)
+
+
+@dataclass
+class SamplerConfig(Settings):
+    """How to walk from noise to a latent.
+
+    SamplerConfig("ddim", steps=20, eta=0.5, guidance=3.0)
+    """
+
+    name: str = key("ddim", "how to walk from noise to a picture", choices=SAMPLERS.meanings)
+    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS)
+    eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
+    guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE)
+    variance: str = key(
+        "small",
+        "noise of a ddpm step",
+        choices={"small": "the posterior's", "large": "the forward kernel's, beta"},
+    )
+    spacing: str | None = key(
+        None,
+        "timestep spacing (default: as the model's scheduler says)",
+        choices=("leading", "trailing", "linspace"),
+    )
+    steps_offset: int | None = key(
+        None,
+        "added to every timestep of the leading spacing (default: as the model's scheduler says)",
+        low=0,
+        high=STEPS,
+    )
+    set_alpha_to_one: bool | None = key(
+        None, "ddim: end at clean data, not at the first timestep (default: as the model's scheduler says)"
+    )
+    racing: RacingConfig = section(RacingConfig)
+
+    def resolved(self, defaults: Mapping[str, Any]) -> SamplerConfig:
+        """Fill what is None from ``Denoiser.sampler_defaults``."""
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)

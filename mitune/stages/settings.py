@@ -1,0 +1,231 @@
+"""The keys of the stages, a section each. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mitune.data.settings import PromptsConfig
+from mitune.settings import (
+    BATCH,
+    CANDIDATES,
+    GUIDANCE,
+    RESAMPLES,
+    ROUNDS,
+    ROWS,
+    SEED,
+    STEPS,
+    Settings,
+    key,
+    section,
+)
+
+
+@dataclass
+class GenerateConfig(Settings):
+    candidates: int = key(12, "M: candidates a prompt", low=1, high=CANDIDATES)
+    guidance: float | None = key(
+        None, "guidance of the candidates (default: the sampler's)", low=0, high=GUIDANCE
+    )
+    batch_size: int = key(
+        96, "candidates a batch (each is two rows of a forward); lower it to save memory", low=1, high=BATCH
+    )
+    rows_per_unit: int = key(
+        192, "candidates a unit; what a killed run loses at most", low=1, high=CANDIDATES
+    )
+    keep: int | None = key(
+        None,
+        "best candidates a prompt whose latents are kept, at most all (default: select.k)",
+        low=1,
+        high=CANDIDATES,
+    )
+
+
+@dataclass
+class SelectConfig(Settings):
+    by: str = key(
+        "contrast", "the score, or weighted sum of scores, that chooses; random and oracle are controls"
+    )
+    k: int = key(1, "winners a prompt", low=1, high=CANDIDATES)
+    losers: int = key(
+        0, "losers a prompt, for preference training (train.objective=dpo)", low=0, high=CANDIDATES
+    )
+    threshold: float | None = key(
+        None, "lowest score of a winner; k is then the most a prompt may have, and a prompt may have none"
+    )
+    fraction: float = key(
+        1.0, "share of the prompts kept: those whose winners stand out most", above=0, high=1
+    )
+    balance: bool = key(False, "as many prompts of every category: the clearest of each")
+    difficulty: float = key(
+        0.0,
+        "hard prompts count exp(difficulty) times as much for every standard deviation their pool scores lower",
+        low=0,
+        high=100,
+    )
+    real: str | None = key(
+        None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'", path=True
+    )
+    real_fraction: float = key(
+        0.25,
+        "share of the training set that is real; they take candidates' places (1: all, and candidates need no score)",
+        low=0,
+        high=1,
+    )
+    real_limit: int | None = key(
+        None, "real pictures looked at, at most (of 'shapes': 4 times those needed)", low=1, high=ROWS
+    )
+
+
+@dataclass
+class EvaluateConfig(Settings):
+    prompts: PromptsConfig = section(PromptsConfig)
+    candidates: int = key(4, "pictures a held-out prompt", low=1, high=CANDIDATES)
+    batch_size: int = key(96, "pictures a batch", low=1, high=BATCH)
+    guidance: float | None = key(
+        None, "guidance of the comparison (default: the sampler's)", low=0, high=GUIDANCE
+    )
+    scorers: list[str] = key(
+        ["mi", "oracle"], "scores in the tables; the oracle judges the embedded world only", filled=True
+    )
+    seed: int = key(
+        1, "seed of the held-out pictures, the same before and after and in every round", low=0, high=SEED
+    )
+    examples: int = key(12, "before/after pairs in the report", low=0, high=1000)
+
+
+@dataclass
+class SampleConfig(Settings):
+    prompt: str | None = key(None, "one prompt, instead of those of prompts.source")
+    pictures: int = key(4, "pictures a prompt", low=1, high=CANDIDATES)
+    of: int | None = key(
+        None,
+        "drawn for them: candidates, or particles of a search (default: as many)",
+        low=1,
+        high=CANDIDATES,
+    )
+    by: str | None = key(
+        None, "the score that picks the pictures (default, with sampler=das: drawn by the particles' weights)"
+    )
+    scorers: list[str] = key(["mi"], "scores every picture gets", filled=True)
+    round: int | None = key(None, "draw with the adapter that this round of run= trained", low=1, high=ROUNDS)
+    out: str | None = key(None, "the folder to write (default: samples, in the run folder)", path=True)
+
+
+@dataclass
+class ScoreConfig(Settings):
+    source: str | None = key(
+        None,
+        "pictures: a folder with metadata.csv/.jsonl or a.txt beside a.png, a parquet file, tar shards, a Hub"
+        " dataset id, a folder of candidates",
+        path=True,
+    )
+    split: str | None = key(None, "split of a dataset that has several (default: train, or the only one)")
+    image_column: str | None = key(
+        None, "picture column (default: file_name, image, …; both of a pair jpg_0, jpg_1)"
+    )
+    text_column: str | None = key(None, "caption column (default: text, caption or prompt)")
+    caption: str = key(
+        "first", "of several captions: first, or random (by seed and row)", choices=("first", "random")
+    )
+    outside: bool = key(
+        False, "read files outside the source's folder too, where its table or its links name them"
+    )
+    limit: int | None = key(None, "at most this many pictures", low=1, high=ROWS)
+    scorers: list[str] = key(["elbo", "mi_image"], "scores every picture gets", filled=True)
+    pool: str | None = key(
+        None, "more prompts for contrast to find edits in (a source like prompts.source)", path=True
+    )
+    adapter: str | None = key(None, "judge with this adapter's model instead of the base model", path=True)
+    out: str | None = key(None, "the table (default: SOURCE-scores.parquet beside the source)", path=True)
+    by: str | None = key(None, "the score that top_fraction goes by (default: the first of score.scorers)")
+    top_fraction: float | None = key(
+        None, "write the best share (0 to 1) of the pictures as a dataset, too", above=0, high=1
+    )
+    profile: str | None = key(
+        None,
+        "measure at which times the pictures' information lies, into this .json file, for scorer.profile",
+        path=True,
+    )
+    skip: bool = key(False, "leave out pictures that do not decode or have no caption, instead of stopping")
+    batch_size: int = key(192, "rows a forward", low=1, high=BATCH)
+    rows_per_unit: int = key(
+        192, "pictures a unit; what a killed command loses at most", low=1, high=CANDIDATES
+    )
+
+
+@dataclass
+class AgreeConfig(Settings):
+    prompts: int = key(100, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
+    candidates: int = key(32, "M: candidates a prompt", low=2, high=CANDIDATES)
+    scorers: list[str] = key(
+        ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"],
+        "scores that are compared",
+        filled=True,
+    )
+    referee: str | None = key(
+        None, "the score the others are held to (default: oracle where it is one of them, else the last)"
+    )
+    positions: list[int] = key(
+        [1, 25, 50],
+        "ranks that the paper compares (fewer candidates: first, middle, last)",
+        filled=True,
+        low=1,
+        high=CANDIDATES,
+    )
+    fractions: list[float] = key(
+        [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0],
+        "top shares of the referee's curve",
+        above=0,
+        high=1,
+        filled=True,
+    )
+    resamples: int = key(2000, "of the bootstrap over prompts", low=1, high=RESAMPLES)
+    source: str | None = key(
+        None, "a table of scores (mitune score) or folder of candidates, instead of drawing", path=True
+    )
+
+
+@dataclass
+class CalibrateConfig(Settings):
+    prompts: int = key(24, "P: prompts, evenly over the categories", low=2, high=CANDIDATES)
+    candidates: int = key(16, "M: candidates a prompt", low=2, high=1000)
+    by: list[str] = key(["mi", "llr"], "running scores to race by: those of sampler.racing.by", filled=True)
+    target: str | None = key(None, "the final score whose best candidates must survive (default: select.by)")
+    k: int = key(1, "how many of the best", low=1, high=1000)
+    recall: float = key(0.9, "share of them that a proposed schedule shall keep", above=0, high=1)
+    every: int = key(2, "steps between two looks, of scores that cost forwards", low=1, high=STEPS)
+    times: int | None = key(None, "of a look: as sampler.racing.times", low=1, high=STEPS)
+    edits: int = key(3, "of a look: as sampler.racing.edits", low=1, high=1000)
+    resamples: int = key(2000, "of the bootstrap over prompts", low=1, high=RESAMPLES)
+
+
+@dataclass
+class ExportConfig(Settings):
+    round: int | None = key(
+        None, "the round to export (default: the last that is trained)", low=1, high=ROUNDS
+    )
+    out: str | None = key(None, "the folder to write (default: export, in the run folder)", path=True)
+    name: str | None = key(None, "the model's name on its card (default: the repository's or the run's)")
+    merged: bool = key(False, "the whole pipeline too, the adapter fused into its weights")
+    comfy: bool = key(False, "the adapter under the names that ComfyUI reads, too")
+    dataset: bool = key(False, "the training set too, as parquet; its repository is NAME-dataset")
+    pictures: int = key(12, "before/after pairs shown, at most", low=0, high=1000)
+    base_model: str | None = key(None, "Hub id of the base model for the card (default: model.path)")
+    license: str | None = key(None, "licence on the card (default: the base model's, where known)")
+    push: str | None = key(None, "upload to this repository of the Hub: user/name")
+    private: bool = key(False, "make the repository private")
+    revision: str | None = key(None, "branch of the repository (default: main)")
+    dry_run: bool = key(False, "list what would be uploaded and send nothing")
+
+
+@dataclass
+class SweepConfig(Settings):
+    objective: str | None = key(
+        None,
+        "a search (Optuna) goes by what this score gained on held-out prompts (default: the last of evaluate.scorers)",
+    )
+    share: str | None = key(
+        None,
+        "a folder in which runs share what they have in common (default in a sweep: shared/ in its folder)",
+        path=True,
+    )
