@@ -53,6 +53,9 @@ FLOORS = {
 BOTH = [*files("mitune"), *files("benchmarks")]
 
 
+PLAIN = ("catalogue", "settings")  # modules of a package without torch: the configuration imports them
+
+
 def floor(part: str) -> int:
     assert part in FLOORS, f"{part} has no floor yet: give it one here and in DESIGN §2"
     return FLOORS[part]
@@ -61,7 +64,7 @@ def floor(part: str) -> int:
 def floor_of(name: str) -> int:
     """The floor of a dotted name; catalogues and settings are plain data without torch, wherever they lie: floor 0."""
     parts = [*name.split("."), "__init__"]
-    return 0 if parts[2] in ("catalogue", "settings") else floor(parts[1])
+    return 0 if parts[2] in PLAIN else floor(parts[1])
 
 
 def own_imports(file: File) -> list[str]:
@@ -144,9 +147,9 @@ def test_nothing_reads_or_writes_a_pickle() -> None:
 
 
 def node_of(name: str) -> str:
-    """The top package or module of a dotted name; a catalogue stands for itself."""
+    """The top package or module of a dotted name; catalogues and settings stand for themselves."""
     parts = [*name.split("."), "__init__", ""]
-    return f"{parts[1]}.catalogue" if parts[2] == "catalogue" else parts[1]
+    return f"{parts[1]}.{parts[2]}" if parts[2] in PLAIN else parts[1]
 
 
 def circles(edges: dict[str, set[str]]) -> list[list[str]]:

@@ -45,14 +45,19 @@ def same_run(one: Path, other: Path, exact: bool) -> None:
 
 
 def disturbed(run_ranks: Run, command: list[str], run: Path, rank: int, **signalled: Any) -> list[Any]:
-    """What two processes end with, of which one gets a signal. Units go to whoever is free, so a process that starts
-    late may find too few left to be signalled at: such an undisturbed run is set aside and the command given again."""
+    """What two processes end with, of which one gets a signal."""
+    return once_struck(lambda: run_ranks(2, command, rank=rank, **signalled), run, rank)
+
+
+def once_struck(start: Callable[[], list[Any]], run: Path, rank: int) -> list[Any]:
+    """What the processes of a run end with, of which ``rank`` gets a signal. Units go to whoever is free, so one that
+    starts late may find too few left to be signalled at: such an undisturbed run is set aside and started again."""
     for attempt in range(6):
-        done = run_ranks(2, command, rank=rank, **signalled)
+        done = start()
         if done[rank].code != 0:
             return done
         run.rename(run.with_name(f"undisturbed-{attempt}"))
-    raise AssertionError(f"process {rank} was in no run at its file {signalled['kill']}")
+    raise AssertionError(f"process {rank} was in no run at the file it is signalled at")
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +222,7 @@ def test_a_lost_process_is_no_reason_to_queue_again(
 ) -> None:
     """A launcher that loses one process sends SIGTERM to the others: that is not the scheduler's."""
     die = {0: ["candidates/unit-", 4, signal.SIGTERM], 1: ["candidates/unit-", 1, signal.SIGKILL]}
-    done = server.run([arguments("generate")] * 2, die, environment={"MITUNE_PATIENCE": "4"})
+    command, patience = arguments("generate"), {"MITUNE_PATIENCE": "4"}
+    done = once_struck(lambda: server.run([command] * 2, die, environment=patience), tmp_path / "run", rank=1)
     assert [own.code for own in done] == [TEMPORARY, -signal.SIGKILL]
     assert not (tmp_path / "run" / REQUEUE).exists()
