@@ -24,7 +24,8 @@ from mitune.analytic import AnalyticDenoiser
 from mitune.data.prompts import load_prompts
 from mitune.denoiser import Condition, Denoiser
 from mitune.families import load_denoiser
-from mitune.information.cas import CAS, RULES, cas
+from mitune.information.cas import CAS, cas
+from mitune.information.catalogue import RULES, CASConfig
 from mitune.noise import NoiseSchedule, Time
 from mitune.sampling.seeds import candidate_seed
 
@@ -68,7 +69,7 @@ class Case:
         self.model.forwards = 0
         found = cas(
             self.model, self.z0, self.condition, [candidate_seed(1, self.name, i) for i in range(n)],
-            batch_size=_BATCH, **options,
+            CASConfig(**options), _BATCH,
         )  # fmt: skip
         covariance = torch.cov(torch.stack([found.total, self.information]))
         return {
@@ -193,15 +194,22 @@ def timing(
     z0 = torch.randn(pictures, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
 
     def batched(divergence: str = "hutchinson") -> CAS:
-        return cas(
-            denoiser, z0, condition, seeds, steps, probes, divergence=divergence, batch_size=batch_size, null=null
-        )  # fmt: skip
+        settings = CASConfig(steps, probes, divergence=divergence)
+        return cas(denoiser, z0, condition, seeds, settings, batch_size, null=null)
 
     def single() -> CAS:
         parts = [
-            cas(denoiser, z0[i : i + 1], condition[i], seeds[i : i + 1], steps, probes, batch_size=1, null=null[i])
+            cas(
+                denoiser,
+                z0[i : i + 1],
+                condition[i],
+                seeds[i : i + 1],
+                CASConfig(steps, probes),
+                1,
+                null=null[i],
+            )
             for i in range(pictures)
-        ]  # fmt: skip
+        ]
         return CAS(*(torch.cat([getattr(part, name) for part in parts]) for name in CAS.__dataclass_fields__))
 
     denoiser.forwards = 0

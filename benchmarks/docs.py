@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mitune.information.catalogue import Score
 from mitune.parts import Part
+from mitune.scores import SCORES
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md",)
@@ -34,7 +36,16 @@ def table(
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {}
+def _rows(score: Score) -> str:
+    """How many network rows a candidate costs by default, in words."""
+    return str(score.rows(score.own({})) or "none")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "scores": lambda: table(
+        SCORES, "score", {"measured on": lambda score: f"the {score.where}", "forwards by default": _rows}
+    ),
+}
 
 
 def written(text: str) -> str:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from benchmarks import common
 from mitune.analytic import AnalyticDenoiser
-from mitune.information import elbo
-from mitune.information.elbo import mi_and_elbo
+from mitune.information.catalogue import LLRImageConfig
+from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.llr import PathLLR, llr_image
-from mitune.information.mi import PathMI, measure_profile, mi_image
+from mitune.information.mi import PathMI, measure_profile
+from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import sample
@@ -90,19 +91,19 @@ def on_pictures(
     t, weights = time_grid(schedule, times, low, 1000)
     found = {}
     mi, found["elbo, independent"] = (
-        each.value for each in mi_and_elbo(denoiser, z0, condition, t, weights, seeds, ROWS)
+        each.value for each in mi_and_elbo(denoiser, z0, condition, Noising(t, weights, seeds, ROWS))
     )
     found = {"mi, image": mi, **found}
-    found["mi (orthogonal), image"] = mi_image(
-        denoiser, z0, condition, t, weights, seeds, ROWS, form="orthogonal"
-    )
-    found["elbo, antithetic"] = elbo(denoiser, z0, condition, t, weights, seeds, ROWS, "antithetic")
+    found["mi (orthogonal), image"] = mi_and_elbo(
+        denoiser, z0, condition, Noising(t, weights, seeds, ROWS), form="orthogonal"
+    )[0].value
+    found["elbo, antithetic"] = elbo(denoiser, z0, condition, Noising(t, weights, seeds, ROWS, "antithetic"))
     found["elbo, coupled = llr, image, 1 path"] = elbo(
-        denoiser, z0, condition, t, weights, seeds, ROWS, "coupled"
+        denoiser, z0, condition, Noising(t, weights, seeds, ROWS, "coupled")
     )
     half = time_grid(schedule, times // 2, low, 1000).t
     found["llr, image, 2 paths of half the times"] = llr_image(
-        denoiser, z0, condition, half, seeds, paths=2, batch_size=ROWS
+        denoiser, z0, condition, Noising(half, torch.ones_like(half), seeds, ROWS), LLRImageConfig(paths=2)
     )
     return found
 
@@ -181,7 +182,7 @@ def averages(cases: Sequence[tuple[int, float]], seeds: int, n: int, say: Callab
                 z0 = denoiser.sample(labels, torch.Generator().manual_seed(1000 + seed))
                 own = [10_000 * seed + row for row in range(count)]
                 t, weights = time_grid(schedule, 40, 5, 1000, strategy="stratified", seed=seed)
-                mi, bound = mi_and_elbo(denoiser, z0, condition, t, weights, own, ROWS, "antithetic")
+                mi, bound = mi_and_elbo(denoiser, z0, condition, Noising(t, weights, own, ROWS, "antithetic"))
                 path_mi, path_llr = PathMI(schedule, "continuous", t_min=0), PathLLR()
                 sampler = Sampler("ddpm", 100, guidance=1.0, spacing="trailing")
                 sample(denoiser, condition, own, sampler, [path_mi, path_llr])
@@ -229,7 +230,9 @@ def strategies(dimensions: int, strength: float, times: int, n: int, draws: int)
         t, weights = time_grid(schedule, 900, 5, 1000)
         truth = torch.stack(
             [
-                mi_image(denoiser, z0, condition, t, weights, [50_000 * k + row for row in range(n)], ROWS)
+                mi_and_elbo(
+                    denoiser, z0, condition, Noising(t, weights, [50_000 * k + row for row in range(n)], ROWS)
+                )[0].value
                 for k in range(2)
             ]
         ).mean(0)
@@ -241,7 +244,7 @@ def strategies(dimensions: int, strength: float, times: int, n: int, draws: int)
                         schedule, times, 5, 1000, strategy=strategy, profile=profile, seed=draw
                     )
                     seeds = [1_000_000 + 10_000 * draw + row for row in range(n)]
-                    mi, bound = mi_and_elbo(denoiser, z0, condition, t, weights, seeds, ROWS, noise)
+                    mi, bound = mi_and_elbo(denoiser, z0, condition, Noising(t, weights, seeds, ROWS, noise))
                     squares["mi"] += float((mi.value - truth).square().mean()) / draws
                     squares["elbo"] += float((bound.value.double() - exact).square().mean()) / draws
                 rows.append(
@@ -263,8 +266,8 @@ def one_pass(model: str, pictures: int, times: int, repeats: int) -> dict[str, A
     condition = denoiser.encode_prompts(["a red circle and a blue square"] * pictures)
     t, weights = time_grid(denoiser.schedule, times, 100, 1000)
     arms: dict[str, Callable[[], Any]] = {
-        "mi_and_elbo": lambda: mi_and_elbo(denoiser, z0, condition, t, weights, range(pictures)),
-        "elbo": lambda: elbo(denoiser, z0, condition, t, weights, range(pictures)),
+        "mi_and_elbo": lambda: mi_and_elbo(denoiser, z0, condition, Noising(t, weights, range(pictures))),
+        "elbo": lambda: elbo(denoiser, z0, condition, Noising(t, weights, range(pictures))),
     }
     seconds = common.interleave(arms, repeats)
     return common.comparison(

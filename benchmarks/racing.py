@@ -26,7 +26,7 @@ from mitune.data.store import Unit, plan_units
 from mitune.evaluate.bootstrap import mean_ci
 from mitune.evaluate.calibration import race, recall, winners_mean
 from mitune.families import load_denoiser
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import PATH_SCORERS
 from mitune.stages.candidates import draw_unit

@@ -21,7 +21,7 @@ from benchmarks import common
 from mitune.config import compose
 from mitune.data.pictures import decode_picture, load_pictures
 from mitune.families import load_denoiser
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.stages.pictures import ScoredPictures
 
 SCORES = ("elbo", "mi_image")

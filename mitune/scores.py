@@ -29,9 +29,7 @@ PATH_SCORERS = SCORES.where(lambda score: score.where == "path")
 LATENT_SCORERS = SCORES.where(lambda score: score.where == "latent")
 PICTURE_SCORERS = SCORES.where(lambda score: score.where == "picture")
 RACERS = SCORES.where(lambda score: score.races)
-INFORMATION = SCORES.where(
-    lambda score: score.steers
-)  # what the model itself says can steer in a reward's place
+INFORMATION = SCORES.where(lambda score: score.steers)  # it can steer in a reward's place
 NEEDS_NOISE = SCORES.where(lambda score: score.needs_noise)
 TIMED = SCORES.where(lambda score: issubclass(score.settings or object, TimesConfig))
 # Columns that come with a scorer of another name, and what stands in for a score of the sampler's path.

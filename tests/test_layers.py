@@ -29,7 +29,6 @@ FLOORS = {
     "track": 0,
     "config": 0,
     "scores": 0,
-    "meanings": 0,
     "distributed": 0,
     "leaving": 0,
     "launcher": 0,

@@ -62,7 +62,7 @@ def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     from mitune.config import compose
     from mitune.data.prompts import load_prompts
     from mitune.data.store import plan_units
-    from mitune.information.registry import Scoring
+    from mitune.information.scoring import Scoring
     from mitune.sampling.steps import Sampler
     from mitune.stages.candidates import draw_unit
 

@@ -24,14 +24,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError, check_known
+from mitune.information.catalogue import DIVERGENCES, ENDS, INVERSIONS, RULES, SPACINGS, CASConfig
+from mitune.information.given import Given
+from mitune.information.noising import Noising
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_seed
-
-RULES = ("simpson38", "simpson13", "trapezoid")
-DIVERGENCES = ("hutchinson", "jvp")
-INVERSIONS = ("trapezoid", "ddim")
-ENDS = ("denoised", "normal")
-SPACINGS = ("angle", "time")
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -164,39 +161,28 @@ def cas(
     z0: Tensor,
     condition: Condition,
     seeds: Sequence[int],
-    steps: int = 10,
-    probes: int = 20,
-    recursion: int = 2,
-    divergence: str = "hutchinson",
-    epsilon: float = 1e-2,
-    rule: str = "simpson38",
+    settings: CASConfig,
     batch_size: int = 64,
     *,
-    inversion: str = "trapezoid",
-    end: str = "denoised",
-    spacing: str = "angle",
-    t_min: float = 0.0,
-    t_max: float | None = None,
+    epsilon: float = 1e-2,
     null: Condition | None = None,
     upcast: bool = True,
 ) -> CAS:
-    """log p(z_0|c), log p(z_0) and their difference for latents ``z0`` [n, …], in nats (Hong et al., ICLR 2024).
+    """Estimate log p(z_0|c), log p(z_0) and their difference for latents ``z0`` [n, …], in nats (Hong et al., 2024).
 
     Args:
         condition, null: n rows each; ``null`` defaults to the null prompt.
         seeds: n; the probes of a picture depend on its own seed alone, and both branches share them.
-        steps: nodes of the path, its two ends included. probes: Rademacher vectors at each node.
-        recursion: times the implicit step is put into itself (Hong et al., recursive inversion); 0: plain DDIM, ε̂ at
-            the near end.
-        divergence: "hutchinson" takes one-sided finite differences of ``epsilon`` standard deviations of the noise at
-            each node; "jvp" takes the exact directional derivative, in twice the work.
-        rule: "simpson38", "simpson13" or "trapezoid". batch_size: most rows of a forward, over pictures, branches and
-            probes alike.
-        inversion: "trapezoid" goes along the mean of ε̂ at both ends of the step (second order); "ddim" along ε̂ at its
-            far end alone, the exact inverse of a DDIM step (first order, as published). The forwards are the same.
-        end: log density where the path ends, "denoised" by way of ε̂ there, or "normal": N(0, I) as published, which
-            neglects what the prompt still says of z_T (nothing, where the schedule ends without signal).
-        spacing, t_min, t_max: of the nodes, as ``path_nodes``. z_0 is put at the first node as if free of noise.
+        settings: ``steps``: nodes of the path, its two ends included; z_0 is put at the first as if free of noise.
+            ``probes``: Rademacher vectors at each node. ``recursion``: times the implicit step is put into itself (Hong
+            et al., recursive inversion); 0: plain DDIM, ε̂ at the near end. ``divergence``: "hutchinson" takes one-sided
+            finite differences of ``epsilon`` standard deviations of the noise at each node; "jvp" takes the exact
+            directional derivative, in twice the work. ``inversion``: "trapezoid" goes along the mean of ε̂ at both ends
+            of the step (second order); "ddim" along ε̂ at its far end alone, the exact inverse of a DDIM step (first
+            order, as published); the forwards are the same. ``end``: log density where the path ends, "denoised" by way
+            of ε̂ there, or "normal": N(0, I) as published, which neglects what the prompt still says of z_T (nothing,
+            where the schedule ends without signal).
+        batch_size: most rows of a forward, over pictures, branches and probes alike.
         upcast: hold a float16 or bfloat16 network in float32 meanwhile. A finite difference divides the round-off of
             the network by ``epsilon``: at 16 bits that is nats per probe. Without it ``epsilon`` is raised to the root
             of the type's resolution and the difference is divided by the displacement that was left of it; "jvp" loses
@@ -207,8 +193,8 @@ def cas(
 
     UserError for an unknown word or a number out of range; ValueError where the lengths differ.
     """
-    _check(probes, recursion, divergence, epsilon, inversion, end)
-    nodes = path_nodes(denoiser.schedule, steps, rule, spacing, t_min, t_max)
+    _check(settings, epsilon)
+    nodes = path_nodes(denoiser.schedule, settings.steps, settings.rule, settings.spacing)
     n = len(z0)
     null = denoiser.reference(condition) if null is None else null
     if not n == len(condition) == len(null) == len(seeds):
@@ -220,34 +206,39 @@ def cas(
     z0 = z0.to(device=device, dtype=exact)
     found = []
     with ExitStack() as stack:
-        if divergence == "jvp":
+        if settings.divergence == "jvp":
             # The fused attention kernels have no forward derivative.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if upcast:
             stack.enter_context(in_float32(denoiser.network, device))
-        trace = _by_jvp if divergence == "jvp" else _by_difference(epsilon, denoiser.dtype)
+        trace = _by_jvp if settings.divergence == "jvp" else _by_difference(epsilon, denoiser.dtype)
         pictures = max(1, batch_size // 2)  # both branches of them fill a forward of the inversion
         for begin in range(0, n, pictures):
             part = slice(begin, begin + pictures)
             pair = _Branches(denoiser, Condition.cat([condition[part], null[part]]), batch_size)
-            signs = _signs(seeds[part], probes, z0.shape[1:])
-            found.append(_log_densities(pair, z0[part], nodes, signs, trace, recursion, inversion, end))
+            signs = _signs(seeds[part], settings.probes, z0.shape[1:])
+            found.append(_log_densities(pair, z0[part], nodes, signs, trace, settings))
     if not found:
         empty = torch.empty(0, device=device, dtype=exact)
         return CAS(empty, empty, empty)
     return CAS(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
-def _check(probes: int, recursion: int, divergence: str, epsilon: float, inversion: str, end: str) -> None:
-    check_known("cas: divergence", divergence, DIVERGENCES)
-    check_known("cas: inversion", inversion, INVERSIONS)
-    check_known("cas: end", end, ENDS)
-    if probes < 1:
-        raise UserError(f"cas: probes={probes} must be at least 1")
-    if recursion < 0:
-        raise UserError(f"cas: recursion={recursion} must be 0 or more")
+def _check(settings: CASConfig, epsilon: float) -> None:
+    check_known("cas: divergence", settings.divergence, DIVERGENCES)
+    check_known("cas: inversion", settings.inversion, INVERSIONS)
+    check_known("cas: end", settings.end, ENDS)
+    if settings.probes < 1:
+        raise UserError(f"cas: probes={settings.probes} must be at least 1")
+    if settings.recursion < 0:
+        raise UserError(f"cas: recursion={settings.recursion} must be 0 or more")
     if not epsilon > 0:
         raise UserError(f"cas: epsilon={epsilon} must be greater than 0")
+
+
+def measure(denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: CASConfig) -> Tensor:
+    """Measure the score ``cas``; of ``noising`` it takes the seeds and the batch size."""
+    return cas(denoiser, z0, given.condition, noising.seeds, settings, noising.batch_size).total
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,9 +350,7 @@ def _log_densities(
     nodes: Nodes,
     signs: Iterator[Tensor],
     trace: _Trace,
-    recursion: int,
-    inversion: str,
-    end: str,
+    settings: CASConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(z_0|c), log p(z_0) and the standard error of their difference, each [m]."""
     m, d = len(z0), z0[0].numel()
@@ -377,13 +366,13 @@ def _log_densities(
         if j + 1 < len(t):
             step = s[j + 1] - s[j]
             ahead = x + step * eps
-            for _ in range(recursion):
+            for _ in range(settings.recursion):
                 eps_ahead = pair.epsilon(alpha[j + 1] * ahead, t[j + 1])
-                ahead = x + step * (eps_ahead if inversion == "ddim" else (eps + eps_ahead) / 2)
+                ahead = x + step * (eps_ahead if settings.inversion == "ddim" else (eps + eps_ahead) / 2)
             x = ahead
     # Where the path ends, p_S is all but N(0, 1 + S²). Tweedie's ε̂_S = S (x_S − mean)/(1 + S²) still knows the mean
     # the prompt gives it, which at S = 15 (Stable Diffusion's last step) is a tenth of a nat and more.
-    if end == "denoised":
+    if settings.end == "denoised":
         square = eps.flatten(1).square().sum(1) * (1 + s[-1] ** -2)
     else:
         square = x.flatten(1).square().sum(1) / (1 + s[-1] ** 2)

@@ -1,11 +1,16 @@
 """The scores by which the model itself judges, with their keys: a new one is a file, a row here and a test.
 
-What the code of a row (``make``) is called with is said in :mod:`mitune.information.scoring`.
+The code of a row (``make``) is called, with ``settings`` made of its keys,
+
+* of the path: (schedule, settings), once a population; it gives an :class:`mitune.sampling.loop.Observer` of its name;
+* of latents: (denoiser, z0, given, noising, settings), as :mod:`mitune.information.given` and ``noising`` say; it gives
+  [n], or {score: [n]} with those that it ``shares_pass_with``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +38,21 @@ STRATEGIES = {
     "large": "even in its highest third",
     "importance": "dense where scorer.profile is high",
 }
+FORMS = {"square": "‖ε̂_c − ε̂_∅‖²", "orthogonal": "the product of velocities, as RFMI has it for flows"}
+NEGATIVES = {
+    "edits": "minimal edits, mined from the prompt pool",
+    "words": "words exchanged within the prompt",
+    "pool": "drawn from the prompt pool",
+    "list": "those of scorer.contrast.given",
+}
+EDITS = {"swap": "two words exchanged", "substitute": "a word in another's place", "drop": "a part left out"}
+# Of cas.
+DIVERGENCES = {"hutchinson": "finite difference", "jvp": "exact derivative, twice the work"}
+RULES = ("simpson38", "simpson13", "trapezoid")
+INVERSIONS = {"trapezoid": "second order", "ddim": "first order, as published"}
+ENDS = {"denoised": "by way of ε̂ there", "normal": "N(0, I), as published"}
+SPACINGS = {"angle": "even in arctan of noise over signal", "time": "even in t"}
+
 _WHOLE_RANGE = (
     "even",
     "stratified",
@@ -78,10 +98,7 @@ class MIImageConfig(ElboConfig):
     form: str = key(
         "square",
         "how two predictions are compared",
-        choices={
-            "square": "‖ε̂_c − ε̂_∅‖²",
-            "orthogonal": "the product of velocities, as RFMI has it for flows",
-        },
+        choices=FORMS,
     )
 
 
@@ -99,21 +116,12 @@ class ContrastConfig(ElboConfig):
     negatives: str = key(
         "edits",
         "the other prompts",
-        choices={
-            "edits": "minimal edits, mined from the prompt pool",
-            "words": "words exchanged within the prompt",
-            "pool": "drawn from the prompt pool",
-            "list": "those of scorer.contrast.given",
-        },
+        choices=NEGATIVES,
     )
     kinds: list[str] = key(
-        ["swap", "substitute", "drop"],
+        [*EDITS],
         "kinds of edits",
-        choices={
-            "swap": "two words exchanged",
-            "substitute": "a word in another's place",
-            "drop": "a part left out",
-        },
+        choices=EDITS,
         filled=True,
     )
     given: str | None = key(
@@ -129,20 +137,16 @@ class CASConfig(Settings):
     divergence: str = key(
         "hutchinson",
         "how the divergence is found",
-        choices={"hutchinson": "finite difference", "jvp": "exact derivative, twice the work"},
+        choices=DIVERGENCES,
     )
-    rule: str = key("simpson38", "quadrature over the steps", choices=("simpson38", "simpson13", "trapezoid"))
-    inversion: str = key(
-        "trapezoid", "a step", choices={"trapezoid": "second order", "ddim": "first order, as published"}
-    )
+    rule: str = key("simpson38", "quadrature over the steps", choices=RULES)
+    inversion: str = key("trapezoid", "a step", choices=INVERSIONS)
     end: str = key(
         "denoised",
         "density at the path's end",
-        choices={"denoised": "by way of ε̂ there", "normal": "N(0, I), as published"},
+        choices=ENDS,
     )
-    spacing: str = key(
-        "angle", "of the steps", choices={"angle": "even in arctan of noise over signal", "time": "even in t"}
-    )
+    spacing: str = key("angle", "of the steps", choices=SPACINGS)
 
 
 # -- the rows ----------------------------------------------------------------------------------------------------------
@@ -190,6 +194,12 @@ class Score(Part):
     needs_pool: bool = False
     external: bool = False
 
+    def __post_init__(self) -> None:
+        if self.where not in ("path", "latent", "picture") or ":" not in self.make:
+            raise ValueError(
+                f"the row of the score {self.name} does not say where it is measured and by which code"
+            )
+
     @property
     def home(self) -> str:
         """The section of its keys."""
@@ -236,69 +246,32 @@ def _cas_rows(own: Any) -> int:
     return int(2 * (own.steps * each + (own.steps - 1) * own.recursion))
 
 
+_mi = functools.partial(
+    Score, settings=MIConfig, where="path", section="mi", unit=_above, on_pictures="mi_image"
+)
 SCORES = Catalogue(
     "score",
-    Score(
-        "mi",
-        "MI-Tune's point-wise mutual information along the sampler's path (its eq. 2)",
-        "mitune.information.mi:path_mi",
-        MIConfig,
-        where="path", unit=_above, on_pictures="mi_image", races=True, steers=True,
-    ),
-    Score(
-        "mi_continuous",
-        "the same with the continuous weights ½(−λ')",
-        "mitune.information.mi:path_mi_continuous",
-        MIConfig,
-        where="path", section="mi", unit=_above, on_pictures="mi_image", races=True,
-    ),
-    Score(
-        "rfmi",
-        "RFMI's product of velocities along a flow's path (arXiv 2503.14358)",
-        "mitune.information.mi:path_rfmi",
-        MIConfig,
-        where="path", section="mi", unit=_above, on_pictures="mi_image", races=True, flow_only=True,
-    ),
-    Score(
-        "llr",
-        "log-likelihood ratio of the sampler's path, with the prompt against without, nats",
-        "mitune.information.llr:path_llr",
-        where="path", on_pictures="llr_image", races=True, steers=True, needs_noise=True,
-    ),
-    Score(
-        "mi_image",
-        "how far the prompt moves the denoiser on the finished picture",
-        "mitune.information.elbo:measure_both",
-        MIImageConfig,
-        rows=lambda own: 2 * own.times, unit=_nats, shares_pass_with=("elbo",), races=True,
-    ),
-    Score(
-        "elbo",
-        "how much better the prompt explains noise put on the picture than the null prompt does",
-        "mitune.information.elbo:measure",
-        ElboConfig,
-        rows=lambda own: 2 * own.times, unit=_nats, races=True,
-    ),
-    Score(
-        "llr_image",
-        "log-likelihood ratio, with the prompt against without, of forward paths from the picture",
-        "mitune.information.llr:measure",
-        LLRImageConfig,
-        rows=lambda own: 2 * own.times * own.paths, unit=_nats, races=True,
-    ),
-    Score(
-        "contrast",
-        "how much better the prompt explains the picture than minimal edits of it do",
-        "mitune.information.contrast:measure",
-        ContrastConfig,
-        # Told from a few prompts, not from all: never the information itself. Fewer rows where a prompt has few edits.
-        rows=lambda own: (own.edits + 1) * own.times, unit=_ranking, races=True, steers=True, needs_pool=True,
-    ),
-    Score(
-        "cas",
-        "log p(z|c) − log p(z) along the probability-flow ODE, nats",
-        "mitune.information.cas:measure",
-        CASConfig,
-        rows=_cas_rows,
-    ),
+    _mi("mi", "MI-Tune's point-wise mutual information along the sampler's path (its eq. 2)",
+        "mitune.information.mi:path_mi", races=True, steers=True),
+    _mi("mi_continuous", "the same with the continuous weights ½(−λ')",
+        "mitune.information.mi:path_mi_continuous", races=True),
+    _mi("rfmi", "RFMI's product of velocities along a flow's path (arXiv 2503.14358)",
+        "mitune.information.mi:path_rfmi", races=True, flow_only=True),
+    Score("llr", "log-likelihood ratio of the sampler's path, with the prompt against without, nats",
+          "mitune.information.llr:path_llr", where="path", on_pictures="llr_image", races=True, steers=True,
+          needs_noise=True),
+    Score("mi_image", "how far the prompt moves the denoiser on the finished picture",
+          "mitune.information.elbo:measure_both", MIImageConfig, rows=lambda own: 2 * own.times, unit=_nats,
+          shares_pass_with=("elbo",), races=True),
+    Score("elbo", "how much better the prompt explains noise put on the picture than the null prompt does",
+          "mitune.information.elbo:measure", ElboConfig, rows=lambda own: 2 * own.times, unit=_nats, races=True),
+    Score("llr_image", "log-likelihood ratio, with the prompt against without, of forward paths from the picture",
+          "mitune.information.llr:measure", LLRImageConfig, rows=lambda own: 2 * own.times * own.paths, unit=_nats,
+          races=True),
+    # Told from a few prompts, not from all: never the information itself. Fewer rows where a prompt has few edits.
+    Score("contrast", "how much better the prompt explains the picture than minimal edits of it do",
+          "mitune.information.contrast:measure", ContrastConfig, rows=lambda own: (own.edits + 1) * own.times,
+          unit=_ranking, races=True, steers=True, needs_pool=True),
+    Score("cas", "log p(z|c) − log p(z) along the probability-flow ODE, nats",
+          "mitune.information.cas:measure", CASConfig, rows=_cas_rows),
 )  # fmt: skip

@@ -12,14 +12,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from mitune.denoiser import Condition, Denoiser
+from mitune.denoiser import Denoiser
 from mitune.errors import UserError
+from mitune.information.catalogue import ContrastConfig
 from mitune.information.denoising import gaps
+from mitune.information.given import Given, encode
+from mitune.information.noising import Noising
 from mitune.tasks import Task, tasks_of
+
+
+def measure(
+    denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: ContrastConfig
+) -> Tensor:
+    """Measure the score ``contrast``. Raises UserError for a prompt that has no other to be told from."""
+    others = [
+        given.pool.others(text, settings.negatives, settings.edits, settings.kinds) for text in given.texts
+    ]
+    return contrast(denoiser, z0, given.tasks, others, noising)
 
 
 def contrast(
@@ -27,31 +41,23 @@ def contrast(
     z0: Tensor,
     prompts: Sequence[Task | str],
     negatives: Sequence[Sequence[str]],
-    t: Tensor,
-    weights: Tensor,
-    seeds: Sequence[int],
-    batch_size: int = 64,
-    noise: str = "independent",
-    emphasis: Tensor | None = None,
+    noising: Noising,
 ) -> Tensor:
-    """Score of each picture for its prompt against its negatives, [n] float64; higher = better aligned.
+    """Score each picture for its prompt against its negatives, [n] float64; higher = better aligned.
 
     Args:
         z0: latents [n, ...].
-        prompts: n tasks or texts; those of different candidates share the batches. A picture stays as it is.
-        negatives: n lists, such as :func:`mitune.information.negatives.negatives` finds; they may differ in length, but
-            none is empty.
-        t, weights: [m] times and their weights, from :func:`mitune.information.times.time_grid`.
-        seeds: n; a candidate's noise depends on its own seed alone.
-        batch_size: rows of a forward, and candidates whose text encodings are held at a time.
-        noise: of the m times of one picture: drawn apart, in pairs n and −n ("antithetic"), or along one forward path
-            ("coupled": the gaps are log-likelihood ratios of that path, ``llr`` against c_k).
-        emphasis: [m] factors on a coupled path's own weights, from ``Weighting.emphasis``.
+        prompts: n tasks or texts, a picture stays as it is; those of different candidates share the batches.
+        negatives: n lists, such as :meth:`mitune.information.negatives.Pool.others` finds; they may differ in length,
+            but none is empty.
+        noising: along one forward path ("coupled") the gaps are log-likelihood ratios of that path, ``llr`` against
+            c_k. Its batch size is also the most candidates whose text encodings are held at a time.
 
     Costs m · (negatives + 1) forwards a picture; every distinct text is encoded once.
 
     Raises UserError for a prompt without a negative, ValueError where the lengths differ.
     """
+    seeds, batch_size = noising.seeds, noising.batch_size
     if not len(z0) == len(prompts) == len(negatives) == len(seeds):
         raise ValueError(
             f"{len(z0)} latents, {len(prompts)} prompts, {len(negatives)} negatives, {len(seeds)} seeds"
@@ -82,15 +88,7 @@ def contrast(
             conditions = [encoded[[number[sets[row][k].key] for row in rows]] for k in range(count + 1)]
             index = torch.tensor(rows, device=z0.device)
             error = gaps(
-                denoiser,
-                z0[index],
-                conditions,
-                t,
-                weights,
-                [seeds[row] for row in rows],
-                batch_size=batch_size,
-                noise=noise,
-                emphasis=emphasis,
+                denoiser, z0[index], conditions, replace(noising, seeds=[seeds[row] for row in rows])
             )
             score[index] = soft_least(error[:, 1:].double() - error[:, :1].double()).to(score.device)
     return score
@@ -99,9 +97,3 @@ def contrast(
 def soft_least(gap: Tensor) -> Tensor:
     """−log Σ_k exp(−gap_k) [n] of gaps [n, k]: their smooth minimum, ruled by the negative that fits best."""
     return -torch.logsumexp(-gap, dim=-1)
-
-
-def encode(denoiser: Denoiser, tasks: Sequence[Task], batch_size: int) -> Condition:
-    """Encode each task, one row each, ``batch_size`` at a time."""
-    parts = [denoiser.encode(tasks[start : start + batch_size]) for start in range(0, len(tasks), batch_size)]
-    return Condition.cat(parts)

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-KINDS = ("swap", "substitute", "drop")
+from mitune.information.catalogue import EDITS
+
+KINDS = tuple(EDITS)
 
 # Which kind comes next, while it lasts. One in eight is a drop: a right picture satisfies that prompt too.
 _ROTA = ("swap", "substitute", "substitute", "swap", "substitute", "substitute", "substitute", "drop")
@@ -172,10 +174,6 @@ class EditMiner:
             others.sort(key=lambda other: self._hash(prompt, other))
             result = [Edit(other, "pool") for other in others[:k]]
         return result
-
-    def negatives(self, prompts: Iterable[str], k: int, kinds: Sequence[str] = KINDS) -> list[list[str]]:
-        """The texts of :meth:`edits` of each prompt, as `contrast` takes them (some lists may be shorter than k)."""
-        return [[edit.text for edit in self.edits(prompt, k, kinds)] for prompt in prompts]
 
     # -- word kinds ------------------------------------------------------------------------------------------
 

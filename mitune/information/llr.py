@@ -9,16 +9,19 @@ on any stochastic path that ends in z_0, whoever drew it, as the steps grow smal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import check_known
-from mitune.information.denoising import coupled, denoising_errors
-from mitune.information.estimate import Estimate
+from mitune.information.catalogue import LLRImageConfig
+from mitune.information.denoising import denoising_errors
+from mitune.information.given import Given
+from mitune.information.noising import Noising
 from mitune.information.times import Weighting
+from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Step
 
 KERNELS = ("wide", "path")
@@ -99,87 +102,52 @@ def llr_image(
     denoiser: Denoiser,
     z0: Tensor,
     condition: Condition,
-    t: Tensor,
-    seeds: Sequence[int],
-    paths: int = 1,
-    guidance: float = 1.0,
+    noising: Noising,
+    settings: LLRImageConfig | None = None,
     null: Condition | None = None,
-    batch_size: int = 64,
-    emphasis: Tensor | None = None,
 ) -> Tensor:
-    """``llr`` of a picture [n] float32: on forward paths z_{t_1}, z_{t_2}, … drawn from q(·|z_0), averaged; in nats
-    where they span all times.
+    """Measure ``llr`` of a picture [n] float32: on forward paths z_{t_1}, z_{t_2}, … drawn from q(·|z_0), averaged; in
+    nats where they span all times.
 
     Args:
         z0: latents [n, …].
         condition: n rows.
-        t: [m] rising times, of ``time_grid``.
-        seeds: n; a candidate's paths depend on its own seed alone.
-        paths: how many. For the same forwards one path of m times is about as good as two of m/2.
-        guidance: 1 asks for the conditional process, and estimates i(z_0; c) for pictures however they were made.
-            Another s asks how much likelier a path is under the *guided* process, ε̂_∅ + s (ε̂_c − ε̂_∅), than under ∅.
+        noising: its times must rise; it is walked as "coupled" whatever its ``noise`` and ``weights`` say.
+        settings: ``paths``, how many (for the same forwards one path of m times is about as good as two of m/2), and
+            ``guidance``: 1 asks for the conditional process, and estimates i(z_0; c) for pictures however they were
+            made. Another s asks how much likelier a path is under the *guided* process, ε̂_∅ + s (ε̂_c − ε̂_∅), than
+            under ∅: with A = Σ w (‖ε̂_∅ − n'‖² − ‖ε̂_c − n'‖²) and M = Σ w ‖ε̂_c − ε̂_∅‖² of a path, s A − s (s − 1) M.
         null: what c is held against, n rows; None is the null prompt ∅ (another: a negative prompt).
-        emphasis: [m] factors on the steps, of ``Weighting.emphasis``.
 
-    VP schedules walk the DDPM chain, rectified flows their SDE (:func:`mitune.information.denoising.coupled`).
+    VP schedules walk the DDPM chain, rectified flows their SDE (:func:`mitune.information.noising.coupled`).
     Cost: 2 · m · paths forwards a picture. One path is ``elbo`` with coupled noise.
     Raises as ``denoising_terms``; ValueError for fewer than one path.
     """
-    return (
-        _each_path(denoiser, z0, condition, t, seeds, paths, guidance, null, batch_size, emphasis)
-        .mean(0)
-        .float()
-    )
-
-
-def llr_estimate(
-    denoiser: Denoiser,
-    z0: Tensor,
-    condition: Condition,
-    t: Tensor,
-    seeds: Sequence[int],
-    paths: int = 2,
-    guidance: float = 1.0,
-    null: Condition | None = None,
-    batch_size: int = 64,
-    emphasis: Tensor | None = None,
-) -> Estimate:
-    """``llr_image`` with its standard error, from the scatter between ``paths`` (of which one alone gives NaN)."""
-    each = _each_path(denoiser, z0, condition, t, seeds, paths, guidance, null, batch_size, emphasis)
-    deviation = each.std(0) if paths > 1 else torch.full_like(each[0], float("nan"))
-    return Estimate(each.mean(0).float(), (deviation / paths**0.5).float())
-
-
-def _each_path(
-    denoiser: Denoiser,
-    z0: Tensor,
-    condition: Condition,
-    t: Tensor,
-    seeds: Sequence[int],
-    paths: int,
-    guidance: float,
-    null: Condition | None,
-    batch_size: int,
-    emphasis: Tensor | None,
-) -> Tensor:
-    """[paths, n] float64.
-
-    With A = Σ w (‖ε̂_∅ − n'‖² − ‖ε̂_c − n'‖²) and M = Σ w ‖ε̂_c − ε̂_∅‖² of a path, the guided ratio is s A − s (s − 1) M.
-    """
+    paths, guidance = (1, 1.0) if settings is None else (settings.paths, settings.guidance)
     if paths < 1:
         raise ValueError(f"paths={paths} must be at least 1")
     conditions = [denoiser.reference(condition) if null is None else null, condition]
-    weights = coupled(denoiser.schedule, t).weights
-    if emphasis is not None:
-        weights = weights * emphasis.to("cpu", torch.float64)
+    noising = replace(noising, noise="coupled")
+    noising = replace(noising, weights=noising.plan(denoiser.schedule).weights)
     each = []
     for path in range(paths):
         error, mi = denoising_errors(
-            denoiser, z0, conditions, t, weights, seeds, batch_size, "coupled",
-            reference=0 if guidance != 1 else None, emphasis=emphasis, path=path,
-        )  # fmt: skip
+            denoiser, z0, conditions, replace(noising, path=path), reference=0 if guidance != 1 else None
+        )
         ratio = error[:, 0] - error[:, 1]
         if mi is not None:
             ratio = guidance * ratio - guidance * (guidance - 1) * mi[:, 1]
         each.append(ratio)
-    return torch.stack(each)
+    return torch.stack(each).mean(0).float()
+
+
+def path_llr(schedule: NoiseSchedule, settings: None) -> PathLLR:
+    """Make the observer of the score ``llr``."""
+    return PathLLR()
+
+
+def measure(
+    denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: LLRImageConfig
+) -> Tensor:
+    """Measure the score ``llr_image``."""
+    return llr_image(denoiser, z0, given.condition, noising, settings)

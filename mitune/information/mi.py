@@ -1,4 +1,4 @@
-"""``mi``: mutual information of prompt and picture, on the sampler's own path (free of charge) or on a picture."""
+"""``mi``: mutual information of prompt and picture along the sampler's own path, free of charge; and its profile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError, check_known
-from mitune.information.denoising import FORMS, denoising_errors, denoising_terms
+from mitune.information.catalogue import FORMS, MIConfig
+from mitune.information.denoising import denoising_terms
+from mitune.information.noising import Noising
 from mitune.information.times import Profile, Weighting, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Step
@@ -92,29 +94,19 @@ class PathMI:
         return self._total / self._visited if of.name == "paper" else self._total.clone()
 
 
-def mi_image(
-    denoiser: Denoiser,
-    z0: Tensor,
-    condition: Condition,
-    t: Tensor,
-    weights: Tensor,
-    seeds: Sequence[int],
-    batch_size: int = 64,
-    noise: str = "independent",
-    form: str = "square",
-) -> Tensor:
-    """``mi`` of a picture [n] float32: Σ_t w_t ‖ε̂_c − ε̂_∅‖² on forward noise. The forwards are those of ``elbo``.
+def path_mi(schedule: NoiseSchedule, settings: MIConfig) -> PathMI:
+    """Make the observer of the score ``mi``."""
+    return PathMI(schedule, "paper", settings.t_min)
 
-    Arguments as :func:`mitune.information.denoising.denoising_terms`, where ``form`` "orthogonal" (RFMI) is explained;
-    weights and strategy of the times are those of the grid (``time_grid``), and len(t) times cost 2 len(t) forwards a
-    picture. :func:`mitune.information.elbo.mi_and_elbo` gives the standard error as well.
-    """
-    conditions = [denoiser.reference(condition), condition]
-    both = denoising_errors(
-        denoiser, z0, conditions, t, weights, seeds, batch_size, noise, reference=0, form=form
-    )
-    assert both.mi is not None
-    return both.mi[:, 1].float()
+
+def path_mi_continuous(schedule: NoiseSchedule, settings: MIConfig) -> PathMI:
+    """Make the observer of the score ``mi_continuous``."""
+    return PathMI(schedule, "continuous", settings.t_min)
+
+
+def path_rfmi(schedule: NoiseSchedule, settings: MIConfig) -> PathMI:
+    """Make the observer of the score ``rfmi``."""
+    return PathMI(schedule, "continuous", settings.t_min, form="orthogonal")
 
 
 def measure_profile(
@@ -127,7 +119,7 @@ def measure_profile(
     t_max: float | None = None,
     batch_size: int = 64,
 ) -> Profile:
-    """Where the information is: the mean over pictures of −½ λ'(t) ‖ε̂_c − ε̂_∅‖² at ``times`` even times.
+    """Measure where the information is: the mean over pictures of −½ λ'(t) ‖ε̂_c − ε̂_∅‖² at ``times`` even times.
 
     For ``time_grid(strategy="importance")``, as the best density to draw times with is near it, and for
     ``weighting="profile"``. A few dozen pictures are enough. Cost: 2 · times forwards a picture.
@@ -136,6 +128,6 @@ def measure_profile(
     t = time_grid(schedule, times, t_min, schedule.num_train_timesteps if t_max is None else t_max).t
     weights = schedule.kappa_continuous(t)
     conditions = [denoiser.reference(condition), condition]
-    mi = denoising_terms(denoiser, z0, conditions, t, weights, seeds, batch_size, reference=0).mi
+    mi = denoising_terms(denoiser, z0, conditions, Noising(t, weights, seeds, batch_size), reference=0).mi
     assert mi is not None
     return Profile(tuple(t.tolist()), tuple(mi[:, :, 1].mean(0).tolist()))

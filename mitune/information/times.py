@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError, check_known
+from mitune.information.catalogue import STRATEGIES, WEIGHTINGS
 from mitune.noise import NoiseSchedule, Time
-
-WEIGHTINGS = ("paper", "continuous", "uniform", "profile")
-STRATEGIES = ("even", "stratified", "random", "small", "middle", "large", "importance")
 
 _DEFENCE = (
     0.1  # the even part of importance sampling: no weight grows beyond 11 times the mean one of its profile

@@ -6,6 +6,7 @@ what can be checked without the weights it checks, and raises UserError.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from mitune.information.catalogue import Score
@@ -87,54 +88,18 @@ class JpegConfig(Settings):
     )
 
 
+_judge = functools.partial(Score, where="picture", external=True)
 JUDGES = Catalogue(
     "reward",
-    Score(
-        "oracle",
-        "alignment as the embedded world's oracle sees it, 0 to 1",
-        "mitune.referees.oracle:oracle_reward",
-        where="picture", columns={"exact": "share of pictures the oracle finds exactly right"},
-    ),
-    Score(
-        "clip",
-        "likeness of picture and prompt as CLIP sees it",
-        "mitune.referees.clip:clip_reward",
-        ClipConfig,
-        where="picture", external=True,
-    ),
-    Score(
-        "pickscore",
-        "what people would pick for the prompt, by PickScore",
-        "mitune.referees.clip:pickscore_reward",
-        PickScoreConfig,
-        where="picture", external=True,
-    ),
-    Score(
-        "aesthetic",
-        "how pleasing the picture is, by LAION's predictor, 1 to 10",
-        "mitune.referees.aesthetic:aesthetic_reward",
-        AestheticConfig,
-        where="picture", external=True,
-    ),
-    Score(
-        "hpsv2",
-        "what people would prefer for the prompt, by HPSv2",
-        "mitune.referees.hps:hps_reward",
-        HpsConfig,
-        where="picture", external=True,
-    ),
-    Score(
-        "imagereward",
-        "how people would rate the picture for the prompt, by ImageReward",
-        "mitune.referees.imagereward:imagereward_reward",
-        ImageRewardConfig,
-        where="picture", external=True,
-    ),
-    Score(
-        "jpeg",
-        "minus the picture's kilobytes as JPEG",
-        "mitune.referees.jpeg:jpeg_reward",
-        JpegConfig,
-        where="picture", external=True,
-    ),
+    Score("oracle", "alignment as the embedded world's oracle sees it, 0 to 1", "mitune.referees.oracle:oracle_reward",
+          where="picture", columns={"exact": "share of pictures the oracle finds exactly right"}),
+    _judge("clip", "likeness of picture and prompt as CLIP sees it", "mitune.referees.clip:clip_reward", ClipConfig),
+    _judge("pickscore", "what people would pick for the prompt, by PickScore", "mitune.referees.clip:pickscore_reward",
+           PickScoreConfig),
+    _judge("aesthetic", "how pleasing the picture is, by LAION's predictor, 1 to 10",
+           "mitune.referees.aesthetic:aesthetic_reward", AestheticConfig),
+    _judge("hpsv2", "what people would prefer for the prompt, by HPSv2", "mitune.referees.hps:hps_reward", HpsConfig),
+    _judge("imagereward", "how people would rate the picture for the prompt, by ImageReward",
+           "mitune.referees.imagereward:imagereward_reward", ImageRewardConfig),
+    _judge("jpeg", "minus the picture's kilobytes as JPEG", "mitune.referees.jpeg:jpeg_reward", JpegConfig),
 )  # fmt: skip

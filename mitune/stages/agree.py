@@ -17,7 +17,7 @@ from mitune.distributed import agreed, state
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
 from mitune.files import clean_partial, write_bytes, write_json, write_table, write_text
-from mitune.information.registry import check_judges
+from mitune.information.scoring import check_judges
 from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums

@@ -15,7 +15,7 @@ from mitune.distributed import agreed, state
 from mitune.errors import UserError
 from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
 from mitune.files import clean_partial, write_bytes, write_json, write_text
-from mitune.information.registry import check_judges
+from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, draw
@@ -181,7 +181,7 @@ def _command(config: DictConfig, by: str, proposals: dict[str, Any]) -> str:
     words += [f"sampler.racing.survivors=[{','.join(str(cut['survivors']) for cut in cuts)}]"]
     if look_cost(by, config.scorer, config.calibrate.times, config.calibrate.edits):
         words.append(f"sampler.racing.times={config.calibrate.times}")
-        if by == "contrast":
+        if "edits" in config.scorer[by]:
             words.append(f"sampler.racing.edits={config.calibrate.edits}")
     words.append(f"generate.candidates={config.calibrate.candidates}")
     return " ".join(words)

@@ -15,7 +15,7 @@ from mitune.data.store import PICTURE, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
 from mitune.distributed import agreed, deal, wait
 from mitune.errors import UserError
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed

@@ -16,12 +16,12 @@ from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.adapted import Adapted
 from mitune.families.source import find_adapter
-from mitune.information.registry import Scoring, check_judges
+from mitune.information.scoring import Scoring, check_judges
 from mitune.information.times import Profile
 from mitune.reading import home, is_file, is_number, read_json
 from mitune.runs import RunFolder
 from mitune.sampling.steps import Sampler
-from mitune.scores import COMBINED, scorers_of
+from mitune.scores import COMBINED, SCORES, scorers_of
 from mitune.stages.artefacts import require
 from mitune.stages.progress import warn
 from mitune.tasks import Task
@@ -153,7 +153,7 @@ def scoring_of(
         held_out = [] if names == config.scorers else prompt_pool(config.evaluate.prompts, held_out=True)
         return [*prompt_pool(config.prompts), *held_out]
 
-    wanted = "contrast" in scorers_of(names, config.scorer.combined)
+    wanted = any(SCORES[name].needs_pool for name in scorers_of(names, config.scorer.combined))
     return Scoring(
         names,
         OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]

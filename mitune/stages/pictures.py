@@ -28,7 +28,7 @@ from mitune.digests import whole_unit, write_unit
 from mitune.distributed import agreed, deal, state, wait
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.progress import progress, warn, warn_of_idle
 from mitune.stages.units import Cost, Meter, claim_model, read_cost

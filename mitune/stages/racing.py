@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mitune.denoiser import Denoiser
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.sampling.loop import Observer, Resample
 from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_for, steps_at
 from mitune.sampling.seeds import candidate_seed
-from mitune.scores import PATH_SCORERS
+from mitune.scores import SCORES
 from mitune.stages.common import prompt_pool, scoring_of
 from mitune.tasks import Task
 
@@ -79,19 +79,16 @@ def look_cost(by: str, scorer: Mapping[str, Any], times: int | None, edits: int)
 
     ``contrast`` may take fewer, where a prompt has fewer edits.
     """
-    if by in PATH_SCORERS or times is None:
+    if times is None:
         return 0
-    if by == "contrast":
-        return (edits + 1) * times
-    return 2 * times * (scorer["llr_image"]["paths"] if by == "llr_image" else 1)
+    return SCORES[by].rows(SCORES[by].own(scorer, times=times, edits=edits))
 
 
 def look_scoring(config: DictConfig, denoiser: Denoiser, by: str, times: int | None, edits: int) -> Scoring:
     """The score ``by`` with the few times and edits of a look, else as the section ``scorer`` has it."""
-    changed: dict[str, Any] = {}
-    if by not in PATH_SCORERS:
-        changed = {by: {"times": times} | ({"edits": edits} if by == "contrast" else {})}
-    own: DictConfig = OmegaConf.merge(config, {"scorer": changed})  # type: ignore[assignment]
+    few = {"times": times, "edits": edits}
+    changed = {key: value for key, value in few.items() if key in config.scorer.get(by, ())}
+    own: DictConfig = OmegaConf.merge(config, {"scorer": {by: changed}} if changed else {})  # type: ignore[assignment]
     # Not in the held-out prompts: what is learned from the candidates must not have seen them.
     return scoring_of(own, denoiser, [by], lambda: prompt_pool(config.prompts))
 
@@ -103,7 +100,7 @@ def running_score(scoring: Scoring, tasks: Sequence[Task], seeds: Sequence[int])
     finished picture uses. So a look that was lucky is not lucky again.
     """
     (name,) = scoring.names
-    if name in PATH_SCORERS:
+    if SCORES[name].where == "path":
         return name
 
     def look(z0: Tensor, rows: Tensor, step: int) -> Tensor:

@@ -20,7 +20,7 @@ from mitune.data.selection import thin
 from mitune.denoiser import Denoiser
 from mitune.distributed import state
 from mitune.errors import UserError
-from mitune.information.registry import check_judges
+from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
 from mitune.stages.common import load_model, previous_adapter, prompt_pool, scoring_of

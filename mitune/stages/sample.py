@@ -18,7 +18,7 @@ from mitune.distributed import agreed
 from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png
 from mitune.files import atomic_folder, write_bytes, write_json
-from mitune.information.registry import check_judges
+from mitune.information.scoring import check_judges
 from mitune.reading import home, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of

@@ -22,7 +22,7 @@ from mitune.distributed import agreed, state
 from mitune.errors import UserError
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
-from mitune.information.registry import Scoring, check_judges, check_no_path
+from mitune.information.scoring import Scoring, check_judges, check_no_path
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums

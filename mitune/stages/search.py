@@ -17,7 +17,7 @@ from scipy.special import logsumexp, softmax
 from mitune.data.store import ROOT
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError, check_known, short
-from mitune.information.registry import Scoring, check_oracle
+from mitune.information.scoring import Scoring, check_oracle
 from mitune.referees.reward import Reward
 from mitune.referees.weighted import load_reward
 from mitune.sampling.loop import Observer, Samples

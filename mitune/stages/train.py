@@ -14,7 +14,7 @@ from mitune.distributed import agreed, seen, state
 from mitune.finetune.adapters import attach
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
-from mitune.information.registry import check_judges
+from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import draw_unit

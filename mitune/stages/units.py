@@ -12,7 +12,7 @@ from typing import Any
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.files import read_json, write_json
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.stages.racing import Watch
 
 

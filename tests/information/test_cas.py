@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from analytic import three_clouds
 from torch import Tensor, nn
 
+import mitune.information.cas as module
 from mitune.analytic import AnalyticDenoiser
 from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.families import load_denoiser
-from mitune.information.cas import CAS, RULES, SPACINGS, cas, in_float32, path_nodes, quadrature
+from mitune.information.cas import CAS, in_float32, path_nodes, quadrature
+from mitune.information.catalogue import RULES, SPACINGS, CASConfig
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_seed
 
@@ -29,6 +33,27 @@ def mixture(dimensions: int, strength: float, kind: str, seed: int) -> AnalyticD
     variances = 0.5 + 0.3 * torch.rand(4, generator=generator, dtype=torch.float64) / dimensions**0.5
     weights = {"a": [1, 1, 0.1, 0.1], "b": [0.1, 0.1, 1, 1]}
     return AnalyticDenoiser(means, variances, weights, {"a": 0.5, "b": 0.5}, SCHEDULES[kind])
+
+
+def cas(
+    model: AnalyticDenoiser,
+    z0: Tensor,
+    condition: Condition,
+    seeds: Sequence[int],
+    steps: int = 10,
+    probes: int = 20,
+    recursion: int = 2,
+    divergence: str = "hutchinson",
+    *,
+    rule: str = "simpson38",
+    inversion: str = "trapezoid",
+    end: str = "denoised",
+    spacing: str = "angle",
+    **options: Any,
+) -> CAS:
+    """``cas`` with its keys as arguments."""
+    settings = CASConfig(steps, probes, recursion, divergence, rule, inversion, end, spacing)
+    return module.cas(model, z0, condition, seeds, settings, **options)
 
 
 def draw(model: AnalyticDenoiser, n: int, seed: int = 0) -> tuple[Tensor, list[str], Condition]:
@@ -400,8 +425,6 @@ def test_tf32_is_off_meanwhile_on_a_gpu() -> None:
         ({"probes": 0}, "probes=0 must be at least 1"),
         ({"recursion": -1}, "recursion=-1"),
         ({"epsilon": 0.0}, "epsilon=0.0"),
-        ({"t_min": 600, "t_max": 500}, "t_min=600 and t_max=500 leave no path"),
-        ({"t_min": 1000}, "leave no path within"),
     ],
 )
 def test_what_is_refused(options: dict[str, object], says: str) -> None:
@@ -409,6 +432,15 @@ def test_what_is_refused(options: dict[str, object], says: str) -> None:
     z0, _, condition = draw(model, 2)
     with pytest.raises(UserError, match=says):
         cas(model, z0, condition, [1, 2], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [((600, 500), "t_min=600 and t_max=500 leave no path"), ((1000, None), "leave no path within")],
+)
+def test_a_path_without_length_is_refused(ends: tuple[float, float | None], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        path_nodes(SCHEDULES["ddpm"], 10, "simpson38", "angle", *ends)
 
 
 def test_lengths_must_agree_and_nothing_gives_nothing() -> None:

@@ -11,6 +11,7 @@ from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.information.denoising import denoising_errors, denoising_terms, gaps
 from mitune.information.elbo import elbo
+from mitune.information.noising import Noising
 from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_noise, candidate_seed
@@ -22,7 +23,9 @@ def test_independent_errors_are_their_definition():
     denoiser, z0, labels = scene(4)
     c = denoiser.encode_prompts(labels)
     t, weights = time_grid(SCHEDULE, 3, 100, 900)
-    both = denoising_errors(denoiser, z0, [denoiser.null(4), c], t, weights, [1, 2, 3, 4], reference=0)
+    both = denoising_errors(
+        denoiser, z0, [denoiser.null(4), c], Noising(t, weights, [1, 2, 3, 4]), reference=0
+    )
     for i, seed in enumerate([1, 2, 3, 4]):
         maps = candidate_noise(candidate_seed(seed, "forward", 0), (2,), 2).double()
         error, mi = torch.zeros(2, dtype=torch.float64), 0.0
@@ -42,7 +45,7 @@ def test_coupled_error_is_minus_the_log_likelihood_of_walking_back():
     denoiser, z0, labels = scene(2)
     c = denoiser.encode_prompts(labels)
     t = torch.tensor([400, 600])
-    ours = elbo(denoiser, z0, c, t, torch.ones(2), [8, 9], noise="coupled")
+    ours = elbo(denoiser, z0, c, Noising(t, torch.ones(2), [8, 9], noise="coupled"))
     bar = {time: SCHEDULE.alpha_bar[time] for time in (300, 400, 600)}
     for i, seed in enumerate((8, 9)):
         maps = candidate_noise(candidate_seed(seed, "forward", 0), (2,), 2).double()
@@ -63,7 +66,7 @@ def test_antithetic_times_take_a_noise_and_its_negative(times):
     denoiser, z0, labels = scene(2)
     c = denoiser.encode_prompts(labels)
     t, weights = time_grid(SCHEDULE, times, 100, 900)
-    error = denoising_terms(denoiser, z0, [c], t, weights, [4, 5], noise="antithetic").error
+    error = denoising_terms(denoiser, z0, [c], Noising(t, weights, [4, 5], noise="antithetic")).error
     for i, seed in enumerate((4, 5)):
         maps = candidate_noise(candidate_seed(seed, "forward", 0), (2,), (times + 1) // 2 - 1).double()
         for j in range(times):
@@ -81,7 +84,7 @@ def test_antithetic_noise_is_nearer_the_truth_for_the_same_forwards(dimensions):
     c = denoiser.encode_prompts(labels)
     t, weights = time_grid(SCHEDULE, 20, 20, 1000)
     off = {
-        noise: rmse(elbo(denoiser, z0, c, t, weights, range(400), 4000, noise), exact)
+        noise: rmse(elbo(denoiser, z0, c, Noising(t, weights, range(400), 4000, noise)), exact)
         for noise in ("independent", "antithetic")
     }
     assert off["antithetic"] < 0.95 * off["independent"]
@@ -95,7 +98,9 @@ def test_the_orthogonal_form_is_the_velocitys_product():
     c, null = denoiser.encode_prompts(labels), denoiser.null(4)
     t = torch.tensor([150.0, 400.0, 820.0], dtype=torch.float64)
     weights = flow.kappa_continuous(t)
-    mi = denoising_terms(denoiser, z0, [null, c], t, weights, [1, 2, 3, 4], reference=0, form="orthogonal").mi
+    mi = denoising_terms(
+        denoiser, z0, [null, c], Noising(t, weights, [1, 2, 3, 4]), reference=0, form="orthogonal"
+    ).mi
     assert mi is not None
     for i in range(4):
         maps = candidate_noise(candidate_seed(i + 1, "forward", 0), (3,), 2).double()
@@ -122,11 +127,7 @@ def test_a_path_has_the_marginals_of_its_schedule(schedule):
         denoiser,
         torch.zeros(n, 2, dtype=torch.float64),
         [denoiser.null(n)],
-        t,
-        weights,
-        range(n),
-        4 * n,
-        "coupled",
+        Noising(t, weights, range(n), 4 * n, "coupled"),
     )
     noise = torch.cat(seen).reshape(n, 3, 2) / schedule.sigma(t)[:, None]
     for j in range(3):
@@ -144,13 +145,13 @@ def test_an_emphasis_multiplies_the_terms_of_a_path():
     c = denoiser.encode_prompts(labels)
     t, weights = time_grid(SCHEDULE, 5, 50, 1000)
     emphasis = Weighting(SCHEDULE, "uniform", 50, 1000).emphasis(t)
-    plain = denoising_terms(denoiser, z0, [c], t, weights, range(4), noise="coupled").error
+    plain = denoising_terms(denoiser, z0, [c], Noising(t, weights, range(4), noise="coupled")).error
     tilted = denoising_terms(
-        denoiser, z0, [c], t, weights, range(4), noise="coupled", emphasis=emphasis
+        denoiser, z0, [c], Noising(t, weights, range(4), noise="coupled", emphasis=emphasis)
     ).error
     torch.testing.assert_close(tilted, plain * emphasis[:, None])
     with pytest.raises(ValueError, match="emphasis"):
-        denoising_terms(denoiser, z0, [c], t, weights, range(4), emphasis=emphasis)
+        denoising_terms(denoiser, z0, [c], Noising(t, weights, range(4), emphasis=emphasis))
 
 
 def test_another_path_is_another_draw_and_one_seed_is_one_noise():
@@ -158,11 +159,11 @@ def test_another_path_is_another_draw_and_one_seed_is_one_noise():
     c = denoiser.encode_prompts(labels)
     t, weights = time_grid(SCHEDULE, 5, 50, 1000)
     first, second = (
-        denoising_errors(denoiser, z0, [c], t, weights, range(4), path=path).error for path in (0, 1)
+        denoising_errors(denoiser, z0, [c], Noising(t, weights, range(4), path=path)).error for path in (0, 1)
     )
     assert not torch.isclose(first, second).any()
     same = z0[:1].expand(3, -1)
-    shared = denoising_errors(denoiser, same, [c[[0, 0, 0]]], t, weights, [7, 7, 7]).error
+    shared = denoising_errors(denoiser, same, [c[[0, 0, 0]]], Noising(t, weights, [7, 7, 7])).error
     assert torch.equal(shared, shared[:1].expand(3, 1))
 
 
@@ -172,16 +173,21 @@ def test_results_do_not_depend_on_batching_or_company(noise):
     a, b = (denoiser.encode_prompts([label] * 6) for label in ("a", "b"))
     conditions = [denoiser.null(6), a, b]
     t, weights = time_grid(SCHEDULE, 5, 20, 1000)
-    whole = gaps(denoiser, z0, conditions, t, weights, range(6), 1000, noise)
+    whole = gaps(denoiser, z0, conditions, Noising(t, weights, range(6), 1000, noise))
     assert whole.shape == (6, 3)
     assert whole.dtype == torch.float32
     for batch_size in (1, 2, 7, 16):
-        assert torch.equal(gaps(denoiser, z0, conditions, t, weights, range(6), batch_size, noise), whole)
+        assert torch.equal(
+            gaps(denoiser, z0, conditions, Noising(t, weights, range(6), batch_size, noise)), whole
+        )
     order = [4, 1]
-    few = gaps(denoiser, z0[order], [k[order] for k in conditions], t, weights, order, 4, noise)
+    few = gaps(denoiser, z0[order], [k[order] for k in conditions], Noising(t, weights, order, 4, noise))
     assert torch.equal(few, whole[order])
     torch.testing.assert_close(
-        whole[:, 0] - whole[:, 1], elbo(denoiser, z0, a, t, weights, range(6), 8, noise), rtol=1e-4, atol=1e-5
+        whole[:, 0] - whole[:, 1],
+        elbo(denoiser, z0, a, Noising(t, weights, range(6), 8, noise)),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -195,7 +201,7 @@ def test_forwards_are_no_more_than_needed_and_no_larger_than_asked():
     for batch_size, forwards in ((12, 7), (84, 1), (2, 56)):
         sizes.clear()
         denoiser.forwards = 0
-        gaps(denoiser, z0, conditions, t, weights, range(4), batch_size)
+        gaps(denoiser, z0, conditions, Noising(t, weights, range(4), batch_size))
         assert denoiser.forwards == sum(sizes) == 4 * 7 * 3
         assert max(sizes) <= batch_size
         assert len(sizes) == forwards
@@ -213,7 +219,7 @@ def test_large_latents_keep_the_decimals_that_rank():
     z0 = torch.zeros(1, 4, 64, 64)
     one, other = (Condition({"bias": torch.tensor([bias])}) for bias in (0.0, 1e-4))
     t, weights = torch.tensor([500]), torch.tensor([6.0], dtype=torch.float64)
-    pair = gaps(Flat(), z0, [one, other], t, weights, [5])  # type: ignore[arg-type]
+    pair = gaps(Flat(), z0, [one, other], Noising(t, weights, [5]))  # type: ignore[arg-type]
     noise = candidate_noise(candidate_seed(5, "forward", 0), (4, 64, 64), 0).double()
     bias = torch.tensor(1e-4, dtype=torch.float32).double()
     exact = 6 * ((bias - noise).square() - noise.square()).sum()
@@ -226,7 +232,7 @@ def test_forward_noise_is_not_the_noise_the_candidate_was_made_of():
     epsilon = denoiser.epsilon
     denoiser.epsilon = lambda z, t, condition: (seen.append(z), epsilon(z, t, condition))[1]
     t, weights = torch.tensor([999]), torch.ones(1)
-    gaps(denoiser, torch.zeros(1, 2, dtype=torch.float64), [denoiser.null(1)], t, weights, [5])
+    gaps(denoiser, torch.zeros(1, 2, dtype=torch.float64), [denoiser.null(1)], Noising(t, weights, [5]))
     assert not torch.allclose(seen[0] / SCHEDULE.sigma(999), candidate_noise(5, (2,), 0).double())
 
 
@@ -235,12 +241,12 @@ def test_mistakes_are_refused():
     c = denoiser.encode_prompts(labels)
     t, weights = time_grid(SCHEDULE, 3, 0, 1000)
     with pytest.raises(UserError, match="did you mean 'coupled'"):
-        gaps(denoiser, z0, [c], t, weights, [0, 1], noise="couple")
+        gaps(denoiser, z0, [c], Noising(t, weights, [0, 1], noise="couple"))
     with pytest.raises(UserError, match="did you mean 'orthogonal'"):
-        denoising_errors(denoiser, z0, [c], t, weights, [0, 1], reference=0, form="orthogonl")
+        denoising_errors(denoiser, z0, [c], Noising(t, weights, [0, 1]), reference=0, form="orthogonl")
     with pytest.raises(ValueError, match="as many seeds"):
-        gaps(denoiser, z0, [c], t, weights, [0])
+        gaps(denoiser, z0, [c], Noising(t, weights, [0]))
     with pytest.raises(ValueError, match="as many weights"):
-        gaps(denoiser, z0, [c], t, weights[:2], [0, 1])
+        gaps(denoiser, z0, [c], Noising(t, weights[:2], [0, 1]))
     with pytest.raises(ValueError, match="rising"):
-        gaps(denoiser, z0, [c], t.flip(0), weights, [0, 1], noise="coupled")
+        gaps(denoiser, z0, [c], Noising(t.flip(0), weights, [0, 1], noise="coupled"))

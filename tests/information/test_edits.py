@@ -193,13 +193,6 @@ def test_kinds_are_kept_to_and_checked() -> None:
         miner.edits(prompt, 2, kinds=("swop",))
 
 
-def test_negatives_are_lists_of_texts() -> None:
-    miner = EditMiner(world(15))
-    prompts = ["a red circle and a blue square", "a big cross"]
-    negatives = miner.negatives(prompts, 3)
-    assert negatives == [[edit.text for edit in miner.edits(prompt, 3)] for prompt in prompts]
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=8), st.text(max_size=40), st.integers(0, 9))
 def test_any_text_at_all(pool: list[str], prompt: str, k: int) -> None:

@@ -8,6 +8,7 @@ from mixtures import mixture, pictures
 
 from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.estimate import Estimate, standard_error
+from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 
@@ -49,7 +50,9 @@ def test_the_error_told_is_the_scatter_seen(noise, strategy):
     for draw in range(60):
         t, weights = time_grid(schedule, 40, 100, 1000, strategy=strategy, seed=draw)
         seeds = [1000 * draw + row for row in range(8)]
-        both = mi_and_elbo(denoiser, z0, c, t, weights, seeds, 2000, noise, random_times=strategy == "random")
+        both = mi_and_elbo(
+            denoiser, z0, c, Noising(t, weights, seeds, 2000, noise), random_times=strategy == "random"
+        )
         values.append(torch.stack([estimate.value for estimate in both]))
         told.append(torch.stack([estimate.standard_error for estimate in both]))
     seen = torch.stack(values).double().var(0).mean(1).sqrt()
@@ -64,5 +67,5 @@ def test_the_estimate_is_the_number_alone():
     z0, labels = pictures(denoiser, 3, seed=0)
     t, weights = time_grid(denoiser.schedule, 6, 20, 1000)
     c = denoiser.encode_prompts(labels)
-    _, bound = mi_and_elbo(denoiser, z0, c, t, weights, range(3))
-    assert torch.equal(bound.value, elbo(denoiser, z0, c, t, weights, range(3)))
+    _, bound = mi_and_elbo(denoiser, z0, c, Noising(t, weights, range(3)))
+    assert torch.equal(bound.value, elbo(denoiser, z0, c, Noising(t, weights, range(3))))

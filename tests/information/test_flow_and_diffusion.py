@@ -7,9 +7,10 @@ import torch
 from analytic import exact_kl, three_clouds, within_three_errors
 from mixtures import LABELS, mixture, pictures
 
-from mitune.information.elbo import elbo
+from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.llr import PathLLR
-from mitune.information.mi import PathMI, mi_image
+from mitune.information.mi import PathMI
+from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import sample
@@ -23,7 +24,9 @@ def information(denoiser, z0, labels, seed=0, **form):
     """MI of each picture [n], float64, on forward noise."""
     t, weights = time_grid(denoiser.schedule, 40, *RANGE)
     seeds = range(seed, seed + len(z0))
-    return mi_image(denoiser, z0, denoiser.encode_prompts(labels), t, weights, seeds, 5000, **form).double()
+    return mi_and_elbo(
+        denoiser, z0, denoiser.encode_prompts(labels), Noising(t, weights, seeds, 5000), **form
+    )[0].value.double()
 
 
 def test_rfmi_by_velocities_is_the_divergence_in_closed_form():
@@ -83,7 +86,7 @@ def test_the_elbo_of_a_picture_is_the_same_in_both_models():
     exact = diffusion.information(z0, labels)
     for model in (diffusion, flow):
         t, weights = time_grid(model.schedule, 400, *RANGE)
-        value = elbo(model, z0, model.encode_prompts(labels), t, weights, range(40))
+        value = elbo(model, z0, model.encode_prompts(labels), Noising(t, weights, range(40)))
         assert float(torch.corrcoef(torch.stack([value.double(), exact]))[0, 1]) > 0.9
 
 

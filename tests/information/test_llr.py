@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analytic import exact_kl, three_clouds, within_three_errors
 from mixtures import correlation, mixture, pictures, rmse, slope
 
 from mitune.errors import UserError
+from mitune.information.catalogue import LLRImageConfig
 from mitune.information.elbo import elbo
-from mitune.information.llr import PathLLR, llr_estimate, llr_image
+from mitune.information.llr import PathLLR, llr_image
+from mitune.information.noising import Noising
 from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Step, sample
@@ -153,9 +157,9 @@ def test_one_path_on_a_picture_is_the_coupled_elbo(schedule):
     z0, labels = pictures(denoiser, 5, seed=0)
     c = denoiser.encode_prompts(labels)
     t, weights = time_grid(schedule, 9, 20, 1000)
-    ours = llr_image(denoiser, z0, c, t, range(5))
+    ours = llr_image(denoiser, z0, c, Noising(t, torch.ones_like(t), range(5)))
     assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, elbo(denoiser, z0, c, t, weights, range(5), noise="coupled"))
+    torch.testing.assert_close(ours, elbo(denoiser, z0, c, Noising(t, weights, range(5), noise="coupled")))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -166,7 +170,9 @@ def test_a_path_of_the_flow_by_hand(guidance):
     z0, labels = pictures(denoiser, 2, seed=0)
     c = denoiser.encode_prompts(labels)
     t = torch.tensor([400.0, 600.0], dtype=torch.float64)
-    ours = llr_image(denoiser, z0, c, t, [8, 9], guidance=guidance)
+    ours = llr_image(
+        denoiser, z0, c, Noising(t, torch.ones_like(t), [8, 9]), LLRImageConfig(guidance=guidance)
+    )
     for i, seed in enumerate((8, 9)):
         maps = candidate_noise(candidate_seed(seed, "forward", 0), (3,), 2).double()
         z = 0.7 * z0[i : i + 1] + 0.3 * maps[0]
@@ -192,26 +198,25 @@ def test_llr_of_pictures_is_their_information(schedule):
     z0, labels = pictures(denoiser, 50, seed=1)
     exact = denoiser.information(z0, labels)
     t, _ = time_grid(schedule, 1000, 0, 1000)
-    score = llr_image(denoiser, z0, denoiser.encode_prompts(labels), t, range(50), batch_size=20_000)
+    score = llr_image(
+        denoiser, z0, denoiser.encode_prompts(labels), Noising(t, torch.ones_like(t), range(50), 20_000)
+    )
     assert correlation(score, exact) >= 0.99
     assert slope(score, exact) == pytest.approx(1, abs=0.05)
 
 
-def test_paths_are_averaged_and_tell_their_error():
+def test_paths_are_averaged_and_each_is_a_draw_of_its_own():
     denoiser = mixture(4)
     z0, labels = pictures(denoiser, 40, seed=1)
     c = denoiser.encode_prompts(labels)
-    t, _ = time_grid(VP, 30, 20, 1000)
-    estimate = llr_estimate(denoiser, z0, c, t, range(40), paths=8, batch_size=2000)
-    torch.testing.assert_close(estimate.value, llr_image(denoiser, z0, c, t, range(40), 8, batch_size=2000))
-    other = llr_image(denoiser, z0, c, t, range(100, 140), 8, batch_size=2000)
-    seen = (estimate.value - other).double().square().mean() / 2
-    told = estimate.standard_error.double().square().mean()
-    assert float(told / seen) == pytest.approx(1, abs=0.6)  # 40 squares of a normal: 3 errors are 0.67
-    assert torch.isnan(llr_estimate(denoiser, z0, c, t, range(40), paths=1).standard_error).all()
+    noising = Noising(*time_grid(VP, 30, 20, 1000), range(40), 2000, "coupled")
+    eight = llr_image(denoiser, z0, c, noising, LLRImageConfig(paths=8))
+    each = [elbo(denoiser, z0, c, replace(noising, path=path)) for path in range(8)]
+    torch.testing.assert_close(eight, torch.stack(each).mean(0), rtol=1e-4, atol=1e-5)
     few = [3, 17]
-    alone = llr_image(denoiser, z0[few], c[few], t, few, paths=8, batch_size=7)
-    torch.testing.assert_close(alone, estimate.value[few], rtol=1e-4, atol=1e-5)
+    own = replace(noising, seeds=few, batch_size=7)
+    alone = llr_image(denoiser, z0[few], c[few], own, LLRImageConfig(paths=8))
+    torch.testing.assert_close(alone, eight[few], rtol=1e-4, atol=1e-5)
 
 
 def test_against_another_prompt_and_with_another_weighting():
@@ -219,12 +224,24 @@ def test_against_another_prompt_and_with_another_weighting():
     z0, labels = pictures(denoiser, 4, seed=1)
     c, other = denoiser.encode_prompts(labels), denoiser.encode_prompts(labels[::-1])
     t, _ = time_grid(VP, 7, 20, 1000)
-    ours = llr_image(denoiser, z0, c, t, range(4), null=other)
-    parts = llr_image(denoiser, z0, c, t, range(4)) - llr_image(denoiser, z0, other, t, range(4))
+    ours = llr_image(denoiser, z0, c, Noising(t, torch.ones_like(t), range(4)), null=other)
+    parts = llr_image(denoiser, z0, c, Noising(t, torch.ones_like(t), range(4))) - llr_image(
+        denoiser, z0, other, Noising(t, torch.ones_like(t), range(4))
+    )
     torch.testing.assert_close(ours, parts, rtol=1e-4, atol=1e-4)
-    triple = llr_image(denoiser, z0, c, t, range(4), guidance=2.0, emphasis=torch.full((7,), 3.0))
-    torch.testing.assert_close(triple, 3 * llr_image(denoiser, z0, c, t, range(4), guidance=2.0))
+    triple = llr_image(
+        denoiser,
+        z0,
+        c,
+        Noising(t, torch.ones_like(t), range(4), noise="coupled", emphasis=torch.full((7,), 3.0)),
+        LLRImageConfig(guidance=2.0),
+    )
+    torch.testing.assert_close(
+        triple,
+        3
+        * llr_image(denoiser, z0, c, Noising(t, torch.ones_like(t), range(4)), LLRImageConfig(guidance=2.0)),
+    )
     with pytest.raises(ValueError, match="paths=0"):
-        llr_image(denoiser, z0, c, t, range(4), paths=0)
+        llr_image(denoiser, z0, c, Noising(t, torch.ones_like(t), range(4)), LLRImageConfig(paths=0))
     with pytest.raises(UserError, match="did you mean 'wide'"):
         PathLLR("wyde")

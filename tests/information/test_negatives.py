@@ -7,7 +7,9 @@ import random
 import pytest
 
 from mitune.errors import UserError
-from mitune.information.negatives import SOURCES, negatives
+from mitune.information.catalogue import EDITS
+from mitune.information.catalogue import NEGATIVES as SOURCES
+from mitune.information.negatives import Pool
 
 POOL = [
     f"a {first} {a} and a {second} {b}"
@@ -15,6 +17,12 @@ POOL = [
     for a, b in (("circle", "square"), ("square", "star"), ("star", "circle"))
 ]
 GIVEN = ["a photo", "A  Red Circle and a blue square", "a cat"]
+
+
+def negatives(source, prompts, k, pool=(), given=(), seed=0, kinds=tuple(EDITS)):
+    """The others of each prompt."""
+    pool = Pool(pool, given, seed)
+    return [pool.others(prompt, source, k, kinds) for prompt in prompts]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -26,17 +34,19 @@ def test_there_are_k_others_and_company_and_order_do_not_matter(source):
         assert 1 <= len(texts) <= 2
         assert len(set(texts)) == len(texts)
         assert prompt.lower() not in [" ".join(text.lower().split()) for text in texts]
-    if source != "batch":
-        shuffled = random.Random(0).sample(POOL, len(POOL))
-        assert negatives(source, [POOL[5]], 2, shuffled, GIVEN, seed=4) == [found[1]]
+    shuffled = random.Random(0).sample(POOL, len(POOL))
+    assert negatives(source, [POOL[5]], 2, shuffled, GIVEN, seed=4) == [found[1]]
 
 
 def test_each_source_gives_its_own():
     prompt = POOL[0]
     assert set(negatives("pool", [prompt], 4, POOL)[0]) <= set(POOL)
-    assert set(negatives("batch", POOL[:3], 4)[0]) == set(POOL[1:3])
+    assert set(negatives("pool", [prompt], 4, POOL[:3])[0]) == set(POOL[1:3])
     assert negatives("list", [prompt], 5, given=GIVEN) == [["a photo", "a cat"]]
-    assert negatives("list", [prompt, "x"], 1, given={prompt: ["y", "z"], "x": ["w"]}) == [["y"], ["w"]]
+    assert negatives("list", [prompt, "a photo"], 1, given=GIVEN) == [
+        ["a photo"],
+        ["A  Red Circle and a blue square"],
+    ]
     swapped = negatives("words", [prompt], 3, POOL)[0]
     assert all(sorted(text.split()) == sorted(prompt.split()) for text in swapped)
     assert negatives("edits", [prompt], 3, POOL, kinds=("drop",))[0] != swapped
@@ -59,10 +69,9 @@ def test_what_is_refused():
     with pytest.raises(UserError, match="did you mean 'edits'"):
         negatives("edit", [POOL[0]], 2, POOL)
     for source, given in (
-        ("batch", ()),
         ("pool", ()),
         ("list", ()),
-        ("list", {"other": ["x"]}),
+        ("list", [POOL[0].upper()]),
         ("edits", ()),
     ):
         with pytest.raises(UserError, match="'a red circle and a blue square'"):

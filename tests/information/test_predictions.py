@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bounds import PREDICTIONS, elbo_density, elbo_weight, log_prob_bound, prediction_target
 from mixtures import mixture, pictures
 
 from mitune.errors import UserError
-from mitune.information.elbo import log_prob_bound
-from mitune.information.predictions import PREDICTIONS, elbo_density, elbo_weight, prediction_target
+from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_noise
@@ -61,7 +61,7 @@ def test_the_bound_does_not_depend_on_what_the_network_predicts(kind):
         denoiser = mixture(6, schedule=schedule, prediction_type=prediction)
         z0, labels = pictures(denoiser, 8, seed=2)
         bounds.append(
-            log_prob_bound(denoiser, z0, denoiser.encode_prompts(labels), t, weights, range(8)).value
+            log_prob_bound(denoiser, z0, denoiser.encode_prompts(labels), Noising(t, weights, range(8))).value
         )
     torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-5, atol=1e-5)
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitune.errors import UserError
-from mitune.information.times import STRATEGIES, WEIGHTINGS, Profile, Weighting, time_grid
+from mitune.information.catalogue import STRATEGIES, WEIGHTINGS
+from mitune.information.times import Profile, Weighting, time_grid
 from mitune.noise import NoiseSchedule
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
@@ -161,8 +162,8 @@ def test_the_same_seed_gives_the_same_times_and_another_gives_others():
     times=st.integers(1, 30),
     low=st.floats(0, 900),
     width=st.floats(95, 1000),
-    weighting=st.sampled_from(WEIGHTINGS),
-    strategy=st.sampled_from(STRATEGIES),
+    weighting=st.sampled_from([*WEIGHTINGS]),
+    strategy=st.sampled_from([*STRATEGIES]),
     flow=st.booleans(),
     seed=st.none() | st.integers(0, 2**40),
 )

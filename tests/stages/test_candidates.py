@@ -14,7 +14,7 @@ from mitune.config import compose
 from mitune.data.prompts import make_prompt
 from mitune.data.store import plan_units
 from mitune.families import load_denoiser
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.steps import Sampler
 from mitune.stages.candidates import cost, decode_rows, draw, draw_unit

@@ -17,7 +17,7 @@ from mitune.data.selection import scorers, select
 from mitune.data.store import CandidateStore, plan_units
 from mitune.errors import UserError
 from mitune.families import load_denoiser
-from mitune.information.registry import Scoring
+from mitune.information.scoring import Scoring
 from mitune.sampling.racing import Cut, rows_of
 from mitune.sampling.steps import Sampler
 from mitune.stages.candidates import cost, draw, draw_unit

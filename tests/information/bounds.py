@@ -1,4 +1,4 @@
-"""The same ELBO from whatever a network predicts: its weight for score, ε, z_0, v and flow.
+"""Closed forms that the estimators are held against: the ELBO of log p, and its weight for every prediction.
 
 A squared error in one prediction is the squared error in ε times a number that depends on t alone, so
 
@@ -10,10 +10,16 @@ inverse, what a training loss weighs the ELBO with), after Kingma & Gao (arXiv 2
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from mitune.denoiser import Condition, Denoiser
 from mitune.errors import check_known
+from mitune.information.denoising import denoising_terms
+from mitune.information.estimate import Estimate
+from mitune.information.noising import Noising
 from mitune.noise import NoiseSchedule, Time, expand
 
 PREDICTIONS = ("score", "epsilon", "sample", "v_prediction", "flow")
@@ -57,3 +63,34 @@ def elbo_density(
     exact = torch.float32 if error.device.type == "mps" else torch.float64
     squares = error.square().sum(1, dtype=exact)
     return 0.5 * expand(torch.as_tensor(elbo_weight(schedule, t, prediction)), squares) * squares
+
+
+def log_prob_bound(
+    denoiser: Denoiser,
+    z0: Tensor,
+    condition: Condition,
+    noising: Noising,
+    ends: tuple[float, float] | None = None,
+) -> Estimate:
+    """ELBO of log p(z_0|c) [n] in nats, up to its constant; with the constant where ``ends`` = (t_min, t_max) are told.
+
+    ``noising``: of a "continuous" ``TimeGrid`` between those ends. The bound is tight where the denoiser is exact and
+    the ends are far apart.
+    """
+    error = denoising_terms(denoiser, z0, [condition], noising).error
+    bound = Estimate.of_terms(-error[:, :, 0], noising.noise)
+    if ends is None:
+        return bound
+    constant = log_prob_constant(denoiser.schedule, z0[0].numel(), *ends)
+    return Estimate(bound.value + constant, bound.standard_error)
+
+
+def log_prob_constant(schedule: NoiseSchedule, dimensions: int, t_min: float, t_max: float) -> float:
+    """What the ELBO between two times lacks of log p: −(d/2) log 2πe + (d/2) ∫ sigmoid(λ) dλ.
+
+    (d/2) sigmoid(λ) is the denoising error of standard normal data, for which the bound is exact (Kong et al. 2023,
+    arXiv 2302.03792); outside the two times all data are taken to be like that.
+    """
+    ends = schedule.log_snr(torch.tensor([t_min, t_max], dtype=torch.float64))
+    area = float(torch.nn.functional.softplus(ends[0]) - torch.nn.functional.softplus(ends[1]))
+    return 0.5 * dimensions * (area - math.log(2 * math.pi * math.e))

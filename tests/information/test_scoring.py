@@ -13,7 +13,7 @@ from mitune.config import COLUMNS, LATENT_SCORERS, PICTURE_SCORERS, SCORERS, com
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.edits import EditMiner
-from mitune.information.registry import Scoring, check_no_path, check_oracle
+from mitune.information.scoring import Scoring, check_no_path, check_oracle
 from mitune.sampling.loop import sample
 from mitune.sampling.steps import Sampler
 

@@ -1,0 +1,194 @@
+"""The scores of a set of candidates: what each needs and which pass it takes, as the catalogue says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from mitune.denoiser import Denoiser
+from mitune.errors import UserError
+from mitune.information.given import Given
+from mitune.information.negatives import Pool
+from mitune.information.noising import Noising, noising_of
+from mitune.information.times import Profile
+from mitune.referees.weighted import load_reward
+from mitune.scores import SCORES, scorers_of, sums
+from mitune.tasks import Task
+
+
+class Scoring:
+    """The scores that a set of candidates gets.
+
+        judge = Scoring(["mi", "elbo"], config.scorer, denoiser)
+        observers = judge.observers()                           # of the sampler's path: ``mi``
+        columns = judge.on_latents(latents, tasks, seeds)       # {"elbo": [n]}
+
+    Args:
+        names: scores, of :data:`mitune.scores.SCORES` or weighted sums of them.
+        settings: mapping ``scorer name -> parameters`` (section ``scorer`` of the configuration).
+        denoiser: the model that judges (the one that draws).
+        pool: prompts in which ``contrast`` finds its edits, or which it draws its other prompts from.
+        seed: of the edits, and of times drawn at random.
+        batch_size: rows of a forward when noise is put on pictures.
+        given: other prompts for ``contrast`` (scorer.contrast.negatives=list).
+        profile: for the scorers with weighting=profile or strategy=importance.
+
+    ``forwards``: network rows spent since it was made, by scorer; a pass that two scorers share counts for both, as
+    each would need it alone. UserError for an unknown score, one of flows alone, and as ``load_reward``.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        settings: Mapping[str, Any],
+        denoiser: Denoiser,
+        pool: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int = 96,
+        given: Sequence[str] = (),
+        profile: Profile | None = None,
+    ) -> None:
+        self._combined = settings.get("combined", "")
+        self.names = tuple(names)
+        self.scorers = tuple(scorers_of(names, self._combined))
+        self.settings, self.denoiser = settings, denoiser
+        self.forwards: Counter[str] = Counter()
+        if denoiser.schedule.kind != "flow":
+            for name in self.scorers:
+                if SCORES[name].flow_only:
+                    raise UserError(
+                        f"{name} is defined on rectified flows, and {denoiser.identity} is a diffusion model: ask for"
+                        " mi"
+                    )
+        self._pool, self._seed, self._batch_size = Pool(pool, given, seed), seed, batch_size
+        self._profile = profile
+        self._own = {name: SCORES[name].own(settings) for name in self.scorers}
+        self._code = {name: SCORES[name].load() for name in self.scorers}  # before anything is drawn
+        self._latent = [name for name in self.scorers if SCORES[name].where == "latent"]
+        self._passes = self._shared()
+        self._noisings: dict[str, Noising] = {}
+        pictures = [name for name in self.scorers if SCORES[name].where == "picture"]
+        # Their weights are read when the first picture is judged, and once.
+        self._judges: dict[str, Any] = {
+            name: load_reward(name, settings, denoiser.device)
+            for name in sorted(pictures, key=lambda name: SCORES[name].external)
+        }
+
+    def observers(self) -> list[Any]:
+        """Make fresh observers of one batch's path."""
+        schedule = self.denoiser.schedule
+        path = (name for name in self.scorers if SCORES[name].where == "path")
+        return [self._code[name](schedule, self._own[name]) for name in path]
+
+    def on_latents(
+        self, latents: Tensor, tasks: Sequence[Task | str], seeds: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Score final latents [n, …] for their own tasks, by noise drawn from their own seeds: each [n]."""
+        given = Given(self.denoiser, tasks, self._pool, self._batch_size)
+        found: dict[str, Tensor] = {}
+        for name, columns in self._passes.items():
+            before = self.denoiser.forwards
+            noising = replace(self._noising(name), seeds=list(seeds), batch_size=self._batch_size)
+            values = self._code[name](self.denoiser, latents, given, noising, self._own[name])
+            every = values if isinstance(values, Mapping) else {name: values}
+            found |= {column: every[column] for column in columns}
+            self.forwards.update(dict.fromkeys(columns, self.denoiser.forwards - before))
+        return {name: found[name] for name in self._latent}
+
+    def on_pictures(self, pictures: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Score pictures [n, 3, H, W] in [0, 1] for their own prompts: each [n]."""
+        found: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for name, judge in self._judges.items():
+                if SCORES[name].columns:
+                    found |= judge.columns(pictures, list(texts))
+                else:
+                    found[name] = judge.score(pictures, list(texts))
+        return found
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """Which weights the judges from outside judge with, by scorer."""
+        return {name: judge.identity for name, judge in self._judges.items() if SCORES[name].external}
+
+    def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
+        """Add up the sums from the columns they are made of; ``groups``: the prompt of each row (``scores.weigh``)."""
+        return {
+            name: values.tolist() for name, values in sums(table, self.names, self._combined, groups).items()
+        }
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether a score looks at decoded pictures."""
+        return bool(self._judges)
+
+    def edits(self, text: str) -> list[str]:
+        """Find the other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""
+        own = self._own["contrast"]
+        return self._pool.others(text, own.negatives, own.edits, own.kinds)
+
+    def _shared(self) -> dict[str, list[str]]:
+        """The passes through the network: score -> the columns it gives, with those of others that are set alike."""
+        passes = {name: [name] for name in self._latent}
+        for name in self._latent:
+            for other in SCORES[name].shares_pass_with:
+                if other in passes and name in passes and _alike(self._own[name], self._own[other]):
+                    passes[name] += passes.pop(other)
+        return passes
+
+    def _noising(self, name: str) -> Noising:
+        """At which times, with what noise and weights a scorer looks; the seeds are yet to come."""
+        if name not in self._noisings:
+            self._noisings[name] = noising_of(
+                name, self._own[name], self.denoiser.schedule, self._profile, self._seed
+            )
+        return self._noisings[name]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two settings have the same values of the keys that both have."""
+    first, second = ({} if own is None else asdict(own) for own in (one, other))
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
+
+
+def check_oracle(names: Sequence[str], texts: Sequence[str], key: str, combined: str = "") -> None:
+    """Raise UserError if the oracle is to judge a prompt that is none of the embedded world's."""
+    if "oracle" not in scorers_of(names, combined):
+        return
+    from mitune.worlds.shapes import parse_prompt
+
+    for text in texts:
+        try:
+            parse_prompt(text)
+        except ValueError as error:
+            others = ",".join(name for name in names if "oracle" not in scorers_of([name], combined))
+            raise UserError(
+                f"{key}: the oracle judges prompts of the embedded world only, not {text!r}; say {key}=[{others}]"
+            ) from error
+
+
+def check_judges(names: Sequence[str], texts: Sequence[str], key: str, settings: Mapping[str, Any]) -> None:
+    """Check that those who judge pictures can: the oracle these prompts, the referees at all. No weights are read.
+
+    ``settings``: section ``scorer``. Raises UserError.
+    """
+    check_oracle(names, texts, key, settings["combined"])
+    for name in scorers_of(names, settings["combined"]):
+        if SCORES[name].where == "picture":
+            load_reward(name, OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings)  # type: ignore[arg-type]
+
+
+def check_no_path(names: Sequence[str], key: str, combined: str = "", there: Sequence[str] = ()) -> None:
+    """Raise UserError if a score of the sampler's path is asked of finished pictures; ``there``: columns they have."""
+    for name in scorers_of(names, combined):
+        if SCORES[name].where == "path" and name not in there:
+            raise UserError(
+                f"{key}: {name} is measured on the sampler's own path, and a finished picture has none; use"
+                f" {SCORES[name].on_pictures}"
+            )
