@@ -27,7 +27,7 @@ class Scoring:
 
         judge = Scoring(["mi", "elbo"], config.scorer, denoiser)
         observers = judge.observers()                           # of the sampler's path: ``mi``
-        columns = judge.on_latents(latents, texts, seeds)       # {"elbo": [n]}
+        columns = judge.on_latents(latents, tasks, seeds)       # {"elbo": [n]}
 
     Args:
         names: scores, of :data:`mitune.scores.SCORES` or weighted sums of them.

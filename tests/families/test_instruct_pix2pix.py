@@ -21,6 +21,7 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.elbo import elbo
 from mitune.information.llr import PathLLR
+from mitune.information.noising import Noising
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise, candidate_seed
@@ -127,10 +128,10 @@ def test_the_reference_keeps_the_picture_and_drops_the_text(denoiser, tasks):
 
 def test_information_is_about_the_text_beyond_the_picture(denoiser, tasks):
     z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    t, weights = torch.tensor([200, 500, 800]), torch.ones(3) / 3
+    noising = Noising(torch.tensor([200, 500, 800]), torch.ones(3) / 3, SEEDS)
     silent = denoiser.reference(denoiser.encode(tasks))
-    assert elbo(denoiser, z, silent, t=t, weights=weights, seeds=SEEDS).abs().max() < 1e-3
-    assert elbo(denoiser, z, denoiser.encode(tasks), t=t, weights=weights, seeds=SEEDS).abs().min() > 1e-3
+    assert elbo(denoiser, z, silent, noising).abs().max() < 1e-3
+    assert elbo(denoiser, z, denoiser.encode(tasks), noising).abs().min() > 1e-3
 
 
 def test_the_path_ratio_counts_the_pull_of_the_picture(folder, tasks):
