@@ -13,6 +13,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DEPTH = 20  # of a settings file's sections
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -101,6 +103,11 @@ def is_there(path: str | Path) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):
         return False
+
+
+def is_hub_id(text: str) -> bool:
+    """Tell whether ``text`` may name a repository of the Hub: ``owner/name``."""
+    return _HUB_ID.fullmatch(text) is not None
 
 
 def home(path: str | Path) -> Path:

@@ -27,11 +27,10 @@ from mitune.data.splits import (
     split_column,
     split_of,
 )
-from mitune.data.tables import Table, open_table, text_columns
+from mitune.data.table_files import Table, open_table, text_columns
 from mitune.distributed import state
 from mitune.errors import UserError, complain, nearest, short
-from mitune.families.source import is_hub_id
-from mitune.reading import check_regular, home, is_file, is_folder, is_there, loading, reading
+from mitune.reading import check_regular, home, is_file, is_folder, is_hub_id, is_there, loading, reading
 from mitune.tasks import UNCATEGORISED, PictureRef, Task
 
 __all__ = ["UNCATEGORISED", "load_prompts", "make_prompt", "open_saved"]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from mitune.data.settings import SelectConfig
 from mitune.data.store import KEYS, PICTURE, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
@@ -51,8 +52,7 @@ def select(
 
     Raises UserError: unknown ``by``, a score that is not finite, k + losers above a prompt's candidates.
     """
-    if k < 1 or losers < 0:
-        raise UserError(f"select: k={k}, losers={losers}; k must be at least 1 and losers at least 0")
+    SelectConfig(k=k, losers=losers).check("select.")
     if not len(table):
         raise UserError("select: there are no candidates to choose from; run the generate stage first")
     score = _scores(table, by, seed)
@@ -100,8 +100,7 @@ def clearest(
 
     Raises UserError for a fraction outside (0, 1], and as :func:`select`.
     """
-    if not 0 < fraction <= 1:
-        raise UserError(f"select.fraction={fraction}: must lie above 0 and at most at 1")
+    SelectConfig(fraction=fraction).check("select.")
     if fraction == 1 and not balance:
         return chosen
     winners = chosen[chosen["preferred"]].groupby("prompt_id", sort=False)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.data.card import files_of_card
+from mitune.data.dataset_card import files_of_card
 from mitune.errors import UserError
 from mitune.reading import is_file, is_folder, reading
 

@@ -80,7 +80,7 @@ def plan_units(prompts: Sequence[Task], candidates: int, rows_per_unit: int) -> 
     The plan knows nothing of processes: the same units come out on one machine and on sixty-four.
     """
     if candidates < 1:
-        raise UserError(f"candidates={candidates}: at least one candidate a prompt is needed")
+        raise ValueError(f"candidates={candidates}: at least one candidate a prompt is needed")
     if len(prompts) * candidates > MOST:
         raise UserError(
             f"{len(prompts)} prompts with {candidates} candidates each are {len(prompts) * candidates} pictures, more"

@@ -13,7 +13,7 @@ import torch
 from mitune.errors import UserError
 from mitune.families.config_bounds import check_bounds, check_there
 from mitune.families.source import ModelSource, checked_index
-from mitune.families.weights import (
+from mitune.families.weight_files import (
     BESIDE_TEXTS,
     check_finite,
     check_known_fields,

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError
-from mitune.families.checkpoint import open_checkpoint
 from mitune.families.components import (
     UNUSED,
     check_tokenizers,
@@ -23,8 +22,9 @@ from mitune.families.components import (
     scheduler_file,
     without,
 )
+from mitune.families.single_file import open_checkpoint
 from mitune.families.source import ModelSource
-from mitune.families.weights import check_settings, check_variant
+from mitune.families.weight_files import check_settings, check_variant
 from mitune.reading import loading
 
 __all__ = ["open_folder", "open_pipeline", "pipeline_class", "quiet"]

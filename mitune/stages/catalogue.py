@@ -10,6 +10,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from mitune.data.settings import SelectConfig
 from mitune.parts import Catalogue, Part
 from mitune.stages.settings import (
     AgreeConfig,
@@ -19,7 +20,6 @@ from mitune.stages.settings import (
     GenerateConfig,
     SampleConfig,
     ScoreConfig,
-    SelectConfig,
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.prompts import make_prompt
 from mitune.errors import UserError, nearest, short
 
@@ -92,7 +92,7 @@ def caption_of(value: Any, identity: str, wanted: Wanted, where: str) -> str:
     texts = [text for text in (make_prompt(one).text for one in _texts(value, identity, where)) if text]
     if not texts:
         return ""
-    if wanted.caption == "first" or len(texts) == 1:
+    if not wanted.at_random or len(texts) == 1:
         return texts[0]
     digest = hashlib.sha256(f"{wanted.seed}\x1f{identity}".encode()).digest()
     return texts[int.from_bytes(digest[:8], "big") % len(texts)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mitune.data.pictures.source import Pictures
+from mitune.data.pictures.rows import Pictures
 from mitune.errors import UserError
 
 _AT_ONCE = 64  # latents in memory

@@ -12,12 +12,12 @@ from mitune.data.catalogue import SUFFIXES
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import IMAGE_COLUMNS, caption_of, find_columns, has_pictures
 from mitune.data.pictures.parquet import columns_of, has_splits, read_parquet
-from mitune.data.pictures.saved import choose_split
-from mitune.data.pictures.shards import caption_field, read_shards
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
+from mitune.data.pictures.saved_dataset import choose_split
 from mitune.data.pictures.splits import chosen_rows
+from mitune.data.pictures.webdataset import caption_field, read_shards
 from mitune.data.splits import TRAIN, by_split, is_held_out, split_column, split_of
-from mitune.data.tables import open_table
+from mitune.data.table_files import open_table
 from mitune.errors import UserError, short
 from mitune.reading import check_regular, is_file, is_there, lines, parse_json, read_text
 
@@ -216,7 +216,7 @@ def _beside(folder: Path, pictures: list[Path], wanted: Wanted) -> Pictures:
         )
     notes = []
     if several:
-        chosen = "one of them was taken by the seed" if wanted.caption == "random" else "the first was taken"
+        chosen = "one of them was taken by the seed" if wanted.at_random else "the first was taken"
         notes.append(f"{folder}: {several} text files have several lines, read as several captions; {chosen}")
     if any(_REPEATS.fullmatch(part) for name in names for part in Path(name).parts[:-1]):
         notes.append(

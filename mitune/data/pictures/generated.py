@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from mitune.data.dataset import encode_png
-from mitune.data.pictures.source import Pictures
+from mitune.data.pictures.rows import Pictures
 from mitune.data.store import KEYS, PICTURE, CandidateStore
 from mitune.errors import UserError
 

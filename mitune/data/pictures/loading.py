@@ -8,9 +8,9 @@ from pathlib import Path
 from mitune.data.pictures.folders import TABLES, read_folder, read_listed
 from mitune.data.pictures.generated import WORLD, WORLD_SIZE, read_candidates, read_world
 from mitune.data.pictures.parquet import read_parquet
-from mitune.data.pictures.saved import read_hub, read_saved
-from mitune.data.pictures.shards import expand, read_shards
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
+from mitune.data.pictures.saved_dataset import read_hub, read_saved
+from mitune.data.pictures.webdataset import expand, read_shards
 from mitune.data.store import find_store
 from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, home, is_file, is_folder, is_there
@@ -48,7 +48,7 @@ def load_pictures(
     Raises UserError: not there, no rows, no such column, a row without a caption.
     """
     found = _open(
-        str(source), Wanted(split, image_column, text_column, limit, seed, outside, caption, training)
+        str(source), Wanted(split, image_column, text_column, limit, seed, outside, caption == "random", training)
     )
     rows = range(len(found) if limit is None else min(limit, len(found)))
     empty = [row for row in rows if not found.texts[row]]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mitune.data.parquet import column_names, open_parquet, reading_parquet
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import Columns, find_columns, of_rows
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.splits import check_lone, chosen_rows, is_named
 from mitune.data.splits import split_column, split_of
 from mitune.errors import UserError

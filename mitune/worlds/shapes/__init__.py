@@ -8,7 +8,7 @@ from mitune.worlds.shapes.grammar import (
     parse_prompt,
     split,
 )
-from mitune.worlds.shapes.oracle import oracle_score, oracle_scores, score_scene
+from mitune.worlds.shapes.parsing import oracle_score, oracle_scores, score_scene
 from mitune.worlds.shapes.render import render
 from mitune.worlds.shapes.scenes import random_scene
 

@@ -11,7 +11,7 @@ import numpy as np
 from mitune.worlds.shapes.chance import choose
 from mitune.worlds.shapes.geometry import relation_holds, shape_gap
 from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, ObjectSpec, PromptSpec
-from mitune.worlds.shapes.oracle import score_scene
+from mitune.worlds.shapes.parsing import score_scene
 from mitune.worlds.shapes.scenes import Object, Scene
 from mitune.worlds.shapes.vocabulary import (
     COLOURS,

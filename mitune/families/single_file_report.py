@@ -11,7 +11,7 @@ import torch
 
 from mitune.families.components import model_classes
 from mitune.families.source import ModelSource
-from mitune.families.weights import POSITIONS, check_loaded
+from mitune.families.weight_files import POSITIONS, check_loaded
 
 # Where the names of a CLIP's weights are those of transformers.
 _PLAIN_CLIPS = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from mitune.data.pictures.cells import LARGEST, Place
 from mitune.data.pictures.columns import CAPTION_COLUMNS, caption_of
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, decode, parse_json, reading
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import find_columns, of_rows
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.splits import check_lone, chosen_rows
 from mitune.data.prompts import open_saved
 from mitune.data.splits import canonical, split_column

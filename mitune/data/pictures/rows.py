@@ -24,7 +24,7 @@ class Wanted:
     limit: int | None = None
     seed: int = 0
     outside: bool = False
-    caption: str = "first"
+    at_random: bool = False  # of several captions: any, not the first
     training: bool = False
     named: bool = False  # the name of a folder has told the split
 
@@ -64,7 +64,7 @@ class Pictures:
         return f"the picture {short(self.names[row])} of {self.where} ({short(self.texts[row], 80)!r})"
 
     def task(self, row: int) -> Task:
-        """What the row is a picture of, to whom it is told."""
+        """Say what the row is a picture of."""
         picture = None if self.made_from is None else PictureRef.parse(self.made_from[row])
         return Task.of(self.texts[row], picture=picture)
 
