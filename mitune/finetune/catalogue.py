@@ -162,7 +162,13 @@ class TrainConfig(Settings):
     layout_weight: float = key(
         0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1; 0: the paper's", low=0, high=1
     )
-    caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt", low=0, high=1)
+    caption_dropout: float = key(
+        0.0,
+        "share of prompts replaced by the null prompt; as many pictures told beside them are left out, half of both"
+        " at once",
+        low=0,
+        high=1,
+    )
     fresh: bool = key(
         False, "every round trains a new adapter on the base model instead of going on from the last round's"
     )

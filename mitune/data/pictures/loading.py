@@ -48,7 +48,8 @@ def load_pictures(
     Raises UserError: not there, no rows, no such column, a row without a caption.
     """
     found = _open(
-        str(source), Wanted(split, image_column, text_column, limit, seed, outside, caption == "random", training)
+        str(source),
+        Wanted(split, image_column, text_column, limit, seed, outside, caption == "random", training),
     )
     rows = range(len(found) if limit is None else min(limit, len(found)))
     empty = [row for row in rows if not found.texts[row]]
