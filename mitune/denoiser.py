@@ -172,7 +172,7 @@ class Denoiser(ABC):
         return Condition.cat([self.reference(given), given])
 
     def needs_branches(self, guidance: float) -> bool:
-        """Whether the guided output differs from the one with c alone."""
+        """Tell whether the guided output differs from the one with c alone."""
         return guidance != 1
 
     def combine(self, outputs: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor, Tensor]:
