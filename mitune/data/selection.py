@@ -15,18 +15,8 @@ from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
 _NOT_SCORES = {
-    *KEYS,
-    *RACE,
-    ROOT,
-    PICTURE,
-    "unit",
-    "latent_row",
-    "preferred",
-    "score",
-    "rank",
-    "weight",
-    "real",
-}
+    *KEYS, *RACE, ROOT, PICTURE, "unit", "latent_row", "preferred", "score", "rank", "weight", "real",
+}  # fmt: skip
 
 
 def scorers(table: pd.DataFrame) -> list[str]:

@@ -1,4 +1,5 @@
-"""The keys of a source of prompts, ``prompts.*`` and ``evaluate.prompts.*``, and of selection, ``select.*``.
+"""The keys of prompts, ``prompts.*`` and ``evaluate.prompts.*``, and of selection; the forms of their files.
+
 
 Nothing here imports torch.
 """
@@ -8,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mitune.settings import CANDIDATES, ROWS, Settings, key
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+"""What such a file's name ends in."""
+FORMS = ".txt (a prompt a line), .csv, .tsv, .json, .jsonl, .ndjson or .parquet"
+"""The same in words."""
 
 
 @dataclass

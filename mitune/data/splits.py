@@ -31,16 +31,8 @@ _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\..+", re.DOTALL)
 # Files of a dataset's folder that hold no rows.
 _NO_ROWS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _ABOUT = {
-    "readme",
-    "license",
-    "licence",
-    "notice",
-    "copying",
-    "authors",
-    "citation",
-    "changelog",
-    "requirements",
-}
+    "readme", "license", "licence", "notice", "copying", "authors", "citation", "changelog", "requirements",
+}  # fmt: skip
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _MOST = 100_000  # names looked at before a folder is taken for something else than a dataset
 

@@ -12,18 +12,6 @@ from mitune.data.pictures.rows import Pictures, numbers, prompts_of
 from mitune.data.pictures.writing import write_pictures, written_here
 
 __all__ = [
-    "CAPTION_COLUMNS",
-    "IMAGE_COLUMNS",
-    "WORLD",
-    "Contents",
-    "Pictures",
-    "decode_picture",
-    "load_pictures",
-    "numbers",
-    "prompts_of",
-    "read_contents",
-    "read_or_none",
-    "seeds_of",
-    "write_pictures",
-    "written_here",
-]
+    "CAPTION_COLUMNS", "IMAGE_COLUMNS", "WORLD", "Contents", "Pictures", "decode_picture", "load_pictures",
+    "numbers", "prompts_of", "read_contents", "read_or_none", "seeds_of", "write_pictures", "written_here",
+]  # fmt: skip

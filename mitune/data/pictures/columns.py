@@ -12,7 +12,8 @@ from typing import Any
 
 from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.prompts import make_prompt
-from mitune.errors import UserError, nearest, short
+from mitune.data.table_files import check_column
+from mitune.errors import UserError, short
 
 IMAGE_COLUMNS = (
     "file_name", "image", "img", "picture", "file", "path", "image_path", "jpg", "png",
@@ -70,10 +71,7 @@ def _column(
     there: Sequence[str], given: str | None, usual: Sequence[str], where: str, key: str, what: str
 ) -> str:
     if given is not None:
-        if given not in there:
-            raise UserError(
-                f"{where} has no column '{given}' ({key}){nearest(given, there)}; it has {', '.join(there)}"
-            )
+        check_column(given, there, where, key)
         return given
     lower = {name.lower(): name for name in reversed(there)}
     for name in usual:

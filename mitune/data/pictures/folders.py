@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.data.catalogue import SUFFIXES
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import IMAGE_COLUMNS, caption_of, find_columns, has_pictures
 from mitune.data.pictures.parquet import columns_of, has_splits, read_parquet
@@ -16,6 +15,7 @@ from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.saved_dataset import choose_split
 from mitune.data.pictures.splits import chosen_rows
 from mitune.data.pictures.webdataset import caption_field, read_shards
+from mitune.data.settings import SUFFIXES
 from mitune.data.splits import TRAIN, by_split, is_held_out, split_column, split_of
 from mitune.data.table_files import open_table
 from mitune.errors import UserError, short

@@ -13,15 +13,6 @@ from mitune.worlds.shapes.render import render
 from mitune.worlds.shapes.scenes import random_scene
 
 __all__ = [
-    "CATEGORIES",
-    "PromptSpec",
-    "all_prompts",
-    "is_test_prompt",
-    "oracle_score",
-    "oracle_scores",
-    "parse_prompt",
-    "random_scene",
-    "render",
-    "score_scene",
-    "split",
-]
+    "CATEGORIES", "PromptSpec", "all_prompts", "is_test_prompt", "oracle_score", "oracle_scores",
+    "parse_prompt", "random_scene", "render", "score_scene", "split",
+]  # fmt: skip
