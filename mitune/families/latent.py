@@ -44,7 +44,7 @@ class LatentDenoiser(Adapted):
     encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """The pipeline's text encoders; each has its tokenizer beside it."""
     adapted_encoders: ClassVar[tuple[str, ...]] = ()
-    """Those of them that a diffusers adapter file may hold."""
+    """Those of them that a diffusers adapter file may hold: CLIPs; the others (T5, Gemma) read ``text_tokens``."""
     optional_encoders: ClassVar[tuple[str, ...]] = ()
     """Those of them that a model may lack."""
     adapter_targets: ClassVar[tuple[str, ...]] = ATTENTION
@@ -200,7 +200,8 @@ class LatentDenoiser(Adapted):
         for name, encoder in self._encoders.items():
             tokenizer = getattr(self._pipeline, name.replace("text_encoder", "tokenizer"))
             positions = getattr(encoder.config, "max_position_embeddings", None)
-            found.append((tokenizer, min(tokenizer.model_max_length, positions or 2**31)))
+            limit = min(tokenizer.model_max_length, positions or 2**31)
+            found.append((tokenizer, limit if name in self.adapted_encoders else self._text_tokens))
         return found
 
     # -- what it is ------------------------------------------------------------------------------------------

@@ -48,13 +48,8 @@ class ObjectSpec:
 
     def stated(self) -> dict[str, str]:
         """The attributes the prompt states, by name; the shape is always one of them."""
-        pairs = (
-            ("shape", self.shape),
-            ("colour", self.colour),
-            ("texture", self.texture),
-            ("size", self.size),
-        )
-        return {name: value for name, value in pairs if value is not None}
+        names = ("shape", "colour", "texture", "size")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)

@@ -210,13 +210,9 @@ def mask_gap(a: ParsedObject, b: ParsedObject) -> float:
 def _agreement(wanted: ObjectSpec, found: Any) -> float:
     """The fraction of the stated attributes that an object has."""
     stated = wanted.stated()
-    has = {
-        "shape": found.shape,
-        "colour": found.colour,
-        "texture": found.texture,
-        "size": size_word(found.radius),
-    }
-    return sum(has[name] == value for name, value in stated.items()) / len(stated)
+    size = size_word(found.radius)
+    has = [value == (size if name == "size" else getattr(found, name)) for name, value in stated.items()]
+    return sum(has) / len(stated)
 
 
 def score_objects(spec: PromptSpec, found: Sequence[Any], gap: Callable[[Any, Any], float]) -> float:
