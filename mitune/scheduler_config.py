@@ -128,7 +128,7 @@ def _refuse(config: Mapping[str, Any], key: str, wanted: str) -> None:
 
 
 def sampler_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``spacing``, ``steps_offset`` and ``set_alpha_to_one`` of a sampler, as the scheduler has them.
+    """Give ``spacing``, ``steps_offset`` and ``set_alpha_to_one`` of a sampler, as the scheduler has them.
     A flow lays out its steps by its own shift.
     """
     if is_flow(config):

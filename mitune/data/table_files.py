@@ -61,7 +61,7 @@ _CONTROL = re.compile("[\x01-\x08\x0e-\x1a]")
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a table, and ``rows(wanted)``: its rows with those columns only (None: with all).
+    """A table has columns, and ``rows(wanted)`` gives its rows with those columns only (None: with all).
 
     ``named``: the columns have names for certain; the first line of a csv without a header only looks like some.
     """

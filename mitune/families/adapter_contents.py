@@ -87,7 +87,7 @@ _OTHER_FORMS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """A file as it is: (component, layer as it is called, whether in underscores) -> kind -> tensor."""
+    """A file holds (component, layer as it is called, whether in underscores) -> kind -> tensor."""
 
     path: Path
     digest: str

@@ -85,7 +85,7 @@ def _is_rank(value: object) -> bool:
 
 
 def alpha_of(settings: Mapping[str, Any], names: Iterable[str], rank: int, what: object) -> float:
-    """The alpha of a layer of this rank that the file calls by ``names``; the rank where nothing is said.
+    """Give the alpha of a layer of this rank that the file calls by ``names``; the rank where nothing is said.
 
     Raises UserError where the settings say another rank than the tensors have.
     """

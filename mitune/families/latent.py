@@ -208,12 +208,12 @@ class LatentDenoiser(Adapted):
 
     @property
     def pipeline(self) -> Any:
-        """The diffusers pipeline that holds the modules."""
+        """Give the diffusers pipeline that holds the modules."""
         return self._pipeline
 
     @property
     def network(self) -> Any:  # type: ignore[override]
-        """The UNet or transformer."""
+        """Give the UNet or transformer."""
         return getattr(self._pipeline, self.network_name)
 
     @property
@@ -224,12 +224,12 @@ class LatentDenoiser(Adapted):
 
     @property
     def text_encoders(self) -> list[nn.Module]:
-        """The text encoders adapters may attach to, in the order of the file's components."""
+        """Give the text encoders adapters may attach to, in the order of the file's components."""
         return [encoder for name, encoder in self._encoders.items() if name in self.adapted_encoders]
 
     @property
     def components(self) -> dict[str, nn.Module]:
-        """The modules that may carry an adapter, under the names they have in an adapter file."""
+        """Give the modules that may carry an adapter, under the names they have in an adapter file."""
         texts = {name: module for name, module in self._encoders.items() if name in self.adapted_encoders}
         return {self.network_name: self.network, **texts}
 
@@ -273,7 +273,7 @@ class LatentDenoiser(Adapted):
     # -- prompts ---------------------------------------------------------------------------------------------
 
     def encode_prompts(self, prompts: list[str]) -> Condition:
-        """The condition of each prompt. Too long prompts are cut, with one warning each that says what is lost.
+        """Give the condition of each prompt. Too long prompts are cut, with one warning each that says what is lost.
 
         Differentiable where a text encoder has trainable parameters.
         """
@@ -291,7 +291,7 @@ class LatentDenoiser(Adapted):
             return self._condition(self._encode(list(prompts)))
 
     def null(self, n: int) -> Condition:
-        """The null prompt, ``n`` times (one row, expanded); encoded once while no text encoder has an adapter."""
+        """Give the null prompt, ``n`` times (one row, expanded); encoded once while no text encoder has an adapter."""
         row = self._null_row
         adapted = bool(lora.adapter_layers(self.text_encoders))
         if row is None or adapted:
@@ -302,7 +302,7 @@ class LatentDenoiser(Adapted):
         return Condition({name: value.expand(n, *value.shape[1:]) for name, value in row.tensors.items()})
 
     def prompt_length_report(self, prompts: list[str]) -> list[tuple[str, str]]:
-        """(prompt, the words cut off) of every prompt that no text encoder takes whole."""
+        """Give (prompt, the words cut off) of every prompt that no text encoder takes whole."""
         tokenizer, limit = self._reader()
         # A token is at least one byte, so only long texts need to be counted.
         suspects = [prompt for prompt in dict.fromkeys(prompts) if len(prompt.encode()) > limit]
@@ -389,7 +389,7 @@ class LatentDenoiser(Adapted):
     # -- pictures --------------------------------------------------------------------------------------------
 
     def encode_image(self, pictures: Tensor) -> Tensor:
-        """Scaled latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]: (posterior mean −
+        """Give scaled latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]: (posterior mean −
         shift) · scale.
 
         Raises UserError if the size does not divide into latents.

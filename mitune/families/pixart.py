@@ -49,7 +49,7 @@ class PixArtSigmaDenoiser(LatentDenoiser):
 
 
 class PixArtAlphaDenoiser(PixArtSigmaDenoiser):
-    """The same with shorter prompts; its largest model is told the size of the picture."""
+    """This family has shorter prompts; its largest model is told the size of the picture."""
 
     pipelines = ("PixArtAlphaPipeline",)
     text_tokens = 120

@@ -38,7 +38,7 @@ _UNUSED = re.compile(r"were not used when initializing (\w+): \n \[(.*)\]", re.D
 def open_checkpoint(
     source: ModelSource, file: Path, variant: str | None, dtype: torch.dtype
 ) -> tuple[Any, list[Path]]:
-    """The pipeline whose weights are in ``file``, built as ``source`` says, and the files it was read from.
+    """Open the pipeline whose weights are in ``file``, built as ``source`` says, and the files it was read from.
 
     Raises UserError: it cannot be loaded, weights are missing, left over or of another shape, marks that do not fit.
     """

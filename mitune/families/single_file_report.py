@@ -60,7 +60,7 @@ def _compare(
 
 
 def compare_clip(module: torch.nn.Module, layers: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The loading report of a CLIP whose weights have the names of transformers in the file; empty for another."""
+    """Give the loading report of a CLIP whose weights have the names of transformers in the file; empty for another."""
     prefix = next((one for one in _PLAIN_CLIPS if any(key.startswith(one) for key in layers)), None)
     if prefix is None:
         return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}

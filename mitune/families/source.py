@@ -27,7 +27,7 @@ _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tune
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A pipeline that exists: its name, its folder (None while it is still on the Hub), its class and
+    """A pipeline exists: its name, its folder (None while it is still on the Hub), its class and
     components. ``file``: the single checkpoint file its weights are in, ``built_as`` the folder or Hub id that says
     how they are put together. ``index``: what ``model_index.json`` says.
     """

@@ -28,7 +28,7 @@ _LONGEST = 100_000  # characters of a cell that may be a list in writing
 
 @dataclass(frozen=True)
 class Columns:
-    """The picture columns (two where each row is a pair), that of the captions, and of the labels of a pair."""
+    """These are the picture columns (two where each row is a pair), that of the captions, and of the labels of a pair."""
 
     pictures: tuple[str, ...]
     caption: str
@@ -36,7 +36,7 @@ class Columns:
 
 
 def find_columns(there: Sequence[str], wanted: Wanted, where: str) -> Columns:
-    """The columns among ``there``. Raises UserError naming what is there where it is not plain."""
+    """Find the columns among ``there``. Raises UserError naming what is there where it is not plain."""
     lower = {name.lower(): name for name in reversed(there)}
     pair: tuple[str, ...] = ()
     if wanted.image is None and not any(name in lower for name in IMAGE_COLUMNS):
@@ -81,7 +81,7 @@ def _column(
 
 
 def caption_of(value: Any, identity: str, wanted: Wanted, where: str) -> str:
-    """The caption with its white space put in order; empty for none.
+    """Give the caption with its white space put in order; empty for none.
 
     Of several (a list, or a list in writing, as a csv has it) the first that is not empty or, with
     ``score.caption=random``, one by the seed and the row's ``identity``, whatever the order of the rows.

@@ -33,9 +33,9 @@ _REPEATS = re.compile(r"\d{1,3}_.+")  # kohya's folders: 10_name is seen ten tim
 
 
 def read_folder(folder: Path, wanted: Wanted) -> Pictures:
-    """The pictures of a folder. What is looked for, first to last: a table of metadata; parquet files with a picture
-    column; tar shards (both also in ``data/`` and folders below); folders named for splits with tables; pictures with
-    a text file beside each (in folders below, too).
+    """Read the pictures of a folder. What is looked for, first to last: a table of metadata; parquet files with a
+    picture column; tar shards (both also in ``data/`` and folders below); folders named for splits with tables;
+    pictures with a text file beside each (in folders below, too).
 
     Raises UserError for a folder with none of them, or without the split.
     """
@@ -102,7 +102,7 @@ def _parts(folder: Path, below: list[str], wanted: Wanted) -> Pictures:
 
 
 def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictures:
-    """A table of file names and captions; the files lie beside it. ``root``: the folder that was asked for."""
+    """Read a table of file names and captions; the files lie beside it. ``root``: the folder that was asked for."""
     if table.suffix.lower() not in TABLES:
         raise UserError(
             f"{table} is no table of pictures; give a folder with metadata.csv or metadata.jsonl, a parquet file, or a"
