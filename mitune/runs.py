@@ -94,7 +94,7 @@ class RunFolder:
             os.close(handle)
 
     def check_fellows(self, config: DictConfig) -> None:
-        """Whether all processes were started alike and see one folder; on every process, in the lock of the first.
+        """Check that all processes were started alike and see one folder; on every process, in the lock of the first.
 
         Raises UserError on one that has other settings, or whose ``root`` is another node's own folder.
         """
@@ -228,7 +228,7 @@ class RunFolder:
         return digests.changed(self.noted(number, stage) or {}, self.root)
 
     def intact(self) -> bool:
-        """Whether all that the stages done so far left is as their marks say, and the marks as they were written."""
+        """Tell whether all that the stages done so far left is as their marks say, and the marks as they were written."""
         marks = [
             (_ROUND.fullmatch(path.parent.parent.name), path)
             for path in self.root.glob("round-*/done/*.json")

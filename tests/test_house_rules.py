@@ -167,6 +167,12 @@ def compared(node: ast.AST) -> Iterator[tuple[str, float]]:
                 yield from ((names[0], number) for number in numbers if isinstance(number, (int, float)))
 
 
+def relates(node: ast.AST) -> bool:
+    """Whether a test joins conditions on several keys: what they may be together is no bound of any of them."""
+    joined = node.values if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And) else []
+    return len({name.id for one in joined for name in ast.walk(one) if isinstance(name, ast.Name)}) > 1
+
+
 def refuses(node: ast.If) -> bool:
     """Whether a branch does nothing but raise UserError."""
     first = node.body[0]
@@ -189,16 +195,10 @@ def test_no_bound_of_a_key_stands_twice() -> None:
         file.at(node, ast.unparse(node.test))
         for file in files("mitune")
         for node in file.nodes
-        if isinstance(node, ast.If) and refuses(node)
+        if isinstance(node, ast.If) and refuses(node) and not relates(node.test)
         if any(number in bounds_of(name) for name, number in compared(node.test))
     ]
     only_in(found, BOUND_TWICE)
-
-
-LISTED_IN_MEANING: tuple[str, ...] = (
-    "model.",
-    "score.",
-)
 
 
 def test_the_meaning_of_a_key_does_not_list_its_choices_again() -> None:
@@ -209,7 +209,7 @@ def test_the_meaning_of_a_key_does_not_list_its_choices_again() -> None:
         said = [one for one in choices if re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", key.meaning)]
         if len(choices) >= 2 and len(said) >= min(3, len(choices)):
             found.append(f"{name}: {key.meaning}")
-    only_in(found, LISTED_IN_MEANING)
+    assert not found
 
 
 # -- types and docstrings ----------------------------------------------------------------------------------------------
@@ -230,18 +230,14 @@ def test_no_attribute_is_unknown_to_the_types() -> None:
 
 OPENERS = ("What", "Whether", "Who", "Where", "How", "Which", "Those", "Of")  # of a clause, not of a sentence
 CLAUSES: tuple[str, ...] = (
-    "mitune/config/",
     "mitune/denoiser.py",
     "mitune/families/",
     "mitune/finetune/",
     "mitune/information/",
     "mitune/referees/",
-    "mitune/runs.py",
     "mitune/sampling/",
     "mitune/scores.py",
     "mitune/search/",
-    "mitune/stages/",
-    "mitune/sweep/",
 )
 
 
@@ -270,7 +266,6 @@ WITHOUT_ARGS: tuple[str, ...] = (
     "mitune/information/",
     "mitune/sampling/",
     "mitune/search/",
-    "mitune/stages/",
 )
 
 

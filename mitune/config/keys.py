@@ -64,8 +64,13 @@ class ModelConfig(Settings):
     )
     dtype: str = key(
         "auto",
-        "number format; auto: bfloat16 on CUDA, else float32",
-        choices=("auto", "float32", "float16", "bfloat16"),
+        "number format of the weights",
+        choices={
+            "auto": "bfloat16 on CUDA, else float32",
+            "float32": "32 bits",
+            "float16": "16 bits, 11 of them precision",
+            "bfloat16": "16 bits, with the range of float32",
+        },
         basic=True,
     )
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps", basic=True)

@@ -51,9 +51,17 @@ def draw(
 ) -> CandidateStore:
     """Make every unit of the plan that is not on disk yet; each process takes the next one when it is free.
 
-    ``first``: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
-    ``watch``: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
-    ``search`` steers the candidates of a prompt; those that died of it are left out.
+    Args:
+        folder: of the store.
+        units: the plan.
+        denoiser, sampler: what draws; scoring: what scores.
+        seed: of the run.
+        first: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
+        batch_size: candidates a forward.
+        keep: the table of a unit's finished candidates -> whose latents stay.
+        title: of the progress bar.
+        watch: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
+        search: steers the candidates of a prompt; those that died of it are left out.
     """
     store = CandidateStore(folder)
 
@@ -106,6 +114,9 @@ def draw_unit(
 
     All candidates finish, unless ``watch`` drops some: these have None for their scores, and no latent. Particles that
     died in a ``search`` are not in the table.
+
+    Args:
+        unit: what is drawn; all else as :func:`draw` takes it.
     """
     rows = unit.candidates()
     encoded = denoiser.encode(unit.prompts)
@@ -199,7 +210,7 @@ def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], s
 
 
 def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
-    """What the units took. One process asks: every unit's file is opened."""
+    """Add up what the units took. One process asks: every unit's file is opened."""
     return read_cost(store.table_path(unit.index) for unit in units)
 
 

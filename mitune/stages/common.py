@@ -142,10 +142,14 @@ def scoring_of(
     pool: Callable[[], Iterable[str]] | None = None,
     batch_size: int | None = None,
 ) -> Scoring:
-    """The named scores with the parameters of the configuration.
+    """Make the named scores with the parameters of the configuration.
 
-    ``pool`` gives the prompts in which ``contrast`` finds its edits, where it is wanted (default: those of the
-    configuration, without limits).
+    Args:
+        config, denoiser: of the stage.
+        names: of the scores, sums among them.
+        pool: gives the prompts in which ``contrast`` finds its edits, where it is wanted (default: those of the
+            configuration, without limits).
+        batch_size: rows a forward (default: two for each of ``generate.batch_size``).
     """
 
     def everything() -> list[str]:

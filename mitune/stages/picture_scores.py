@@ -116,11 +116,17 @@ class ScoredPictures:
         skip: bool = False,
         title: str = "score",
     ) -> None:
-        """Score what is not scored yet. ``load`` opens the model, only where there is something to do.
+        """Score what is not scored yet.
 
-        ``seed``: of the noise; a picture's own depends on it, its caption and how often that came before, no more.
-        ``skip``: leave out pictures that do not decode. Raises UserError for one that does not, for a score that is
-        not finite, or where another model has begun.
+        Args:
+            load: opens the model, only where there is something to do.
+            seed: of the noise; a picture's own depends on it, its caption and how often that came before, no more.
+            batch_size: pictures a forward.
+            skip: leave out pictures that do not decode.
+            title: of the progress bar.
+
+        Raises UserError for a picture that does not decode, for a score that is not finite, or where another model has
+        begun.
         """
 
         def begin() -> list[int]:

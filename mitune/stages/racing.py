@@ -21,18 +21,18 @@ from mitune.tasks import Task
 
 
 class Watcher(Protocol):
-    """What steers, or follows, one population while it is drawn."""
+    """Steers, or follows, one population while it is drawn."""
 
     @property
     def guide(self) -> Guide:
-        """Its guide."""
+        """Its guide in the sampling loop."""
 
     @property
     def observers(self) -> Sequence[Observer]:
-        """Those that were there, and what it needs beside them."""
+        """The observers that were there, and those that it needs beside them."""
 
     def columns(self, latents: Tensor) -> dict[str, list[Any]]:
-        """What it adds to the table, a value a candidate asked for; ``latents``: of those that finished."""
+        """Give what it adds to the table, a value a candidate asked for; ``latents``: of those that finished."""
 
 
 class Watch(Protocol):
@@ -44,7 +44,7 @@ class Watch(Protocol):
     def begin(
         self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
     ) -> Watcher:
-        """Of these candidates; ``groups`` [n]: the prompt of each, as numbers; ``observers``: there already."""
+        """Watch these candidates; ``groups`` [n]: the prompt of each, as numbers; ``observers``: there already."""
 
 
 # -- racing ------------------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def cuts_of(config: DictConfig) -> list[Cut]:
 
 
 def survivors_of(config: DictConfig) -> int:
-    """How many candidates of a prompt finish."""
+    """Count the candidates of a prompt that finish."""
     cuts = cuts_of(config)
     return cuts[-1].survivors if cuts else config.generate.candidates
 
@@ -85,7 +85,14 @@ def look_cost(by: str, scorer: Mapping[str, Any], times: int | None, edits: int)
 
 
 def look_scoring(config: DictConfig, denoiser: Denoiser, by: str, times: int | None, edits: int) -> Scoring:
-    """The score ``by`` with the few times and edits of a look, else as the section ``scorer`` has it."""
+    """Make the score that a look takes, else as the section ``scorer`` has it.
+
+    Args:
+        config, denoiser: of the stage.
+        by: the score's name.
+        times: noise levels that it is estimated at.
+        edits: other prompts that ``contrast`` compares with.
+    """
     few = {"times": times, "edits": edits}
     changed = {key: value for key, value in few.items() if key in config.scorer.get(by, ())}
     own: DictConfig = OmegaConf.merge(config, {"scorer": {by: changed}} if changed else {})  # type: ignore[assignment]
@@ -94,7 +101,7 @@ def look_scoring(config: DictConfig, denoiser: Denoiser, by: str, times: int | N
 
 
 def running_score(scoring: Scoring, tasks: Sequence[Task], seeds: Sequence[int]) -> str | Look:
-    """What ranks the candidates of one population: the observer's name, or a look by the one score of ``scoring``.
+    """Give what ranks the candidates of one population: the observer's name, or a look by the one score of ``scoring``.
 
     Each look draws its own noise from the candidates' own seeds: none that the sampler, another look or a score of the
     finished picture uses. So a look that was lucky is not lucky again.

@@ -56,7 +56,7 @@ def _written_here(path: Path, root: Path) -> bool:
 
 
 def table_path(config: DictConfig) -> Path:
-    """Where the table goes: ``score.out``, or beside the source (in the run folder for one that is no file).
+    """Tell where the table goes: ``score.out``, or beside the source (in the run folder for one that is no file).
 
     Raises UserError without a source, or for a name that is no parquet file's.
     """
@@ -148,7 +148,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def check(config: DictConfig, pictures: Pictures) -> str:
-    """Whether the scores asked for can be had; gives the score that filters."""
+    """Check that the scores asked for can be had; gives the score that filters. Raises UserError."""
     settings, combined = config.score, config.scorer.combined
     check_no_path(settings.scorers, "score.scorers", combined, there=list(pictures.scores))
     prompts = list(dict.fromkeys(pictures.texts))

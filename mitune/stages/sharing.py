@@ -33,7 +33,7 @@ POLL = 2.0  # seconds between two looks at whether another job has finished
 
 
 def candidates_name(config: DictConfig, number: int, prompts: Sequence[Task], identity: str) -> str:
-    """Names the candidates of round ``number`` by all they depend on: seeds, prompts, sampler, scores, the model's
+    """Name the candidates of round ``number`` by all they depend on: seeds, prompts, sampler, scores, the model's
     weights (``identity``; from the second round on with the adapter's), and which latents are kept.
     """
     values: dict[str, Any] = dependencies(config, "generate")
@@ -52,10 +52,15 @@ def real_name(
     identity: str,
     source: str | None = None,
 ) -> str:
-    """Names the scores of real pictures by all they depend on: the pictures (``plan``), scores with their parameters,
-    the prompts in which edits are found, and the model's weights.
+    """Name the scores of real pictures by all they depend on.
 
-    ``source``: as it was given, since two may have the same captions; None for names of earlier versions.
+    Args:
+        config: for the scores' parameters, and the prompts in which edits are found.
+        plan: the pictures.
+        scorers: names of the scores.
+        skip: whether pictures that do not decode are left out.
+        identity: of the model's weights.
+        source: as it was given, since two may have the same captions; None for names of earlier versions.
     """
     needed = ("seed", "model.", "prompts.", "scorer.")
     values = {key: value for key, value in dependencies(config, "generate").items() if key.startswith(needed)}

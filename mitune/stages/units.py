@@ -19,10 +19,16 @@ from mitune.stages.racing import Watch
 def claim_model(
     folder: Path, identity: str, holds: str, key: str, judges: Mapping[str, str] | None = None
 ) -> None:
-    """Bind what ``folder`` ``holds`` to the model that makes it, and to the ``judges`` (identity by scorer) of its
-    pictures. Main process only.
+    """Bind what a folder holds to the model that makes it. Main process only.
 
-    Raises UserError if another one has begun to, naming the ``key`` that chooses another folder.
+    Args:
+        folder: where ``model.json`` says it.
+        identity: of the model.
+        holds: what the folder holds, in words.
+        key: what chooses another folder, in words.
+        judges: identity by scorer, of the judges of the pictures.
+
+    Raises UserError if another model or judge has begun there.
     """
     path = folder / "model.json"
     now = {"model": identity} | ({"judges": dict(judges)} if judges else {})

@@ -26,10 +26,13 @@ STOPPED = (75, 130)
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra's launchers call, in this process or in another on another machine.
+    """Runs one job of a sweep when Hydra's launchers call it, in this process or in another on another machine.
 
-    ``fixed``: words of every job; ``folder``: of the sweep; ``command``: tells the notes of this command from those of
-    earlier ones.
+    Attributes:
+        stage: what it runs.
+        fixed: words of every job.
+        folder: of the sweep.
+        command: tells the notes of this command from those of earlier ones.
     """
 
     stage: str
@@ -89,7 +92,7 @@ def _note(place: Path) -> dict[str, Any] | None:
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """How a job ended. Raises UserError for a note that says nothing of it."""
+    """Read how a job ended. Raises UserError for a note that says nothing of it."""
     note = read_json(path)
     if (
         not isinstance(note, dict)
@@ -113,7 +116,7 @@ def notes(folder: Path, command: str | None = None) -> dict[str, dict[str, Any]]
 
 
 def gain(place: Path, words: list[str]) -> float | None:
-    """What ``sweep.objective`` gained on the held-out prompts in the last round; None before an evaluation."""
+    """Read what ``sweep.objective`` gained on the held-out prompts in the last round; None before an evaluation."""
     from mitune.config import compose
     from mitune.runs import RunFolder
 
@@ -161,7 +164,7 @@ class Heard(io.TextIOBase):
         self.out.flush()
 
     def isatty(self) -> bool:
-        """Whether it ends on a terminal."""
+        """Tell whether it ends on a terminal."""
         return self.out.isatty()
 
     def fileno(self) -> int:
