@@ -228,7 +228,7 @@ class RunFolder:
         return digests.changed(self.noted(number, stage) or {}, self.root)
 
     def intact(self) -> bool:
-        """Tell whether all that the stages done so far left is as their marks say, and the marks as they were written."""
+        """Tell whether all that finished stages left is as their marks say, and the marks as they were written."""
         marks = [
             (_ROUND.fullmatch(path.parent.parent.name), path)
             for path in self.root.glob("round-*/done/*.json")

@@ -33,7 +33,7 @@ def _settings(text: str, path: Path) -> dict[Any, Any]:
 
 
 def saved_text(config: DictConfig) -> str:
-    """Write what ``config.yaml`` says: how many keys it holds, so that one that is gone since is missed, and the keys."""
+    """Write what ``config.yaml`` says: the keys, and how many they are, so that one that is gone since is missed."""
     return f"# mitune: {len(flatten(config))} keys\n{OmegaConf.to_yaml(config)}"
 
 

@@ -106,7 +106,7 @@ def _racing(config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int) -
 
 
 def keeper(config: DictConfig) -> Keep:
-    """Make what tells the candidates of a unit that keep their latent: the best by ``select.by``, the losers, and the worst one.
+    """Make the rule which candidates of a unit keep their latent: the best by ``select.by``, the losers, the worst one.
 
     Of a race, those that finished are all there is.
     """

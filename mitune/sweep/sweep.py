@@ -130,7 +130,7 @@ def _hydra_settings(overrides: Sequence[str]) -> DictConfig:
 
 
 def swept_words(params: Mapping[str, Any], words: Words) -> list[str]:
-    """Give what is swept: ``params`` of a preset, but for keys that the command line fixes or sweeps itself, and its own."""
+    """Give what is swept: the words' own, and ``params`` of a preset but for keys that the words fix or sweep."""
     given = {word.partition("=")[0] for word in (*words.fixed, *words.swept)}
     return [*(f"{key}={value}" for key, value in params.items() if key not in given), *words.swept]
 
