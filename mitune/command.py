@@ -99,7 +99,7 @@ def work(stage: str, config: Any) -> None:
 
     from mitune.distributed import state, together
     from mitune.runs import RunFolder
-    from mitune.stages.common import quiet
+    from mitune.stages.inputs import quiet
 
     quiet()
     if own.trains:

@@ -22,7 +22,7 @@ from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
 from mitune.stages.candidates import cost, draw
-from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
+from mitune.stages.inputs import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
 from mitune.stages.progress import say
 from mitune.tasks import Task
 

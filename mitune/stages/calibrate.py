@@ -18,7 +18,7 @@ from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     candidate_sampler,
     check_lengths,
     load_model,

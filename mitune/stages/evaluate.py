@@ -15,7 +15,7 @@ from mitune.distributed import agreed
 from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.runs import RunFolder
 from mitune.stages.candidates import cost, decode_rows, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     check_lengths,
     held_out_prompts,
     load_model,

@@ -17,7 +17,7 @@ from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
 from mitune.stages.candidates import Keep, cost, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     candidate_sampler,
     check_lengths,
     load_model,

@@ -16,7 +16,7 @@ from mitune.sampling.loop import Guide, Observer
 from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_for, steps_at
 from mitune.sampling.seeds import candidate_seed
 from mitune.scores import SCORES
-from mitune.stages.common import prompt_pool, scoring_of
+from mitune.stages.inputs import prompt_pool, scoring_of
 from mitune.tasks import Task
 
 

@@ -14,7 +14,7 @@ from mitune.report import write_report
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import clear, harmed, require, told
 from mitune.stages.catalogue import ROUND, STAGES
-from mitune.stages.common import check_prompts, trained_from
+from mitune.stages.inputs import check_prompts, trained_from
 from mitune.stages.progress import say, warn
 from mitune.track import METRICS
 

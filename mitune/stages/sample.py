@@ -23,7 +23,7 @@ from mitune.reading import home, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, decode_rows, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     check_lengths,
     load_model,
     prompt_pool,

@@ -26,7 +26,7 @@ from mitune.information.scoring import Scoring, check_judges, check_no_path
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
-from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
+from mitune.stages.inputs import POOL, check_lengths, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
 

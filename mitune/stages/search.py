@@ -26,7 +26,7 @@ from mitune.scores import INFORMATION, PICTURE_SCORERS, STEERED, scorers_of, ter
 from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer
-from mitune.stages.common import prompt_pool, scoring_of, settings_of
+from mitune.stages.inputs import prompt_pool, scoring_of, settings_of
 from mitune.stages.progress import warn
 
 

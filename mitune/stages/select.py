@@ -20,7 +20,7 @@ from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import decode_rows
-from mitune.stages.common import load_model, selecting
+from mitune.stages.inputs import load_model, selecting
 from mitune.stages.real import RealPictures, choose_real, count_real
 
 EXAMPLES = 12  # prompts whose best and worst candidates the report shows

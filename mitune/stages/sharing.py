@@ -24,7 +24,7 @@ from mitune.distributed import agreed, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, user_errors
 from mitune.runs import dependencies
-from mitune.stages.common import selecting
+from mitune.stages.inputs import selecting
 from mitune.stages.progress import say
 from mitune.stages.racing import survivors_of
 from mitune.tasks import Task

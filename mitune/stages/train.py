@@ -18,7 +18,7 @@ from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import draw_unit
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     load_model,
     prompt_pool,
     read_prompts,

@@ -18,7 +18,7 @@ from mitune.launcher import is_launched, launch_file
 from mitune.reading import home
 from mitune.report.sweeps import check_place, write_sweep
 from mitune.stages.catalogue import STAGES
-from mitune.stages.common import selecting
+from mitune.stages.inputs import selecting
 from mitune.sweep.arguments import Words, example, folder_name, grid, read
 from mitune.sweep.jobs import FAILED, STOPPED, Job, check_stage, notes
 
