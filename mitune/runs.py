@@ -17,7 +17,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mitune import digests
-from mitune.config import compose_saved, flatten, leaves, read_saved, saved_text
+from mitune.config import compose_saved, flatten, read_saved, saved_text
+from mitune.config.keys import keys
 from mitune.distributed import agreed, all_leave, seen, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
@@ -180,12 +181,10 @@ class RunFolder:
         now = flatten(config)
         fixed = self._fixed(config)
         changed = {}
-        for name, default, _ in leaves():
-            if not any(covers(binds, name) for binds in fixed):
-                continue
+        for name, key in keys().items():
             # A key that came with a later version had its default's effect.
-            before = old.get(name, default)
-            if before != now[name]:
+            before = old.get(name, key.default)
+            if before != now[name] and any(covers(binds, name) for binds in fixed):
                 changed[name] = (before, now[name])
         return changed
 

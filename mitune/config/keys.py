@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,12 +146,6 @@ class Config(Settings):
     export: ExportConfig = section(ExportConfig)
     sweep: SweepConfig = section(SweepConfig)
     tracker: TrackerConfig = section(TrackerConfig)
-
-
-def leaves() -> Iterator[tuple[str, Any, str]]:
-    """(full key, default, meaning) of every key, in the order of the dataclasses."""
-    for name, one in keys().items():
-        yield name, list(one.default) if one.many else one.default, one.meaning
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,19 +20,19 @@ from mitune.stages.inputs import prompt_pool, scoring_of
 from mitune.tasks import Task
 
 
-class Watcher(Protocol):
-    """Steers, or follows, one population while it is drawn."""
+@dataclass(frozen=True, eq=False)
+class Watcher:
+    """Steers, or follows, one population while it is drawn.
 
-    @property
-    def guide(self) -> Guide:
-        """Its guide in the sampling loop."""
+    Attributes:
+        guide: its guide in the sampling loop.
+        observers: those that were there, and those that it needs beside them.
+        columns: the latents of the candidates that finished -> what it adds to the table, a value a candidate.
+    """
 
-    @property
-    def observers(self) -> Sequence[Observer]:
-        """The observers that were there, and those that it needs beside them."""
-
-    def columns(self, latents: Tensor) -> dict[str, list[Any]]:
-        """Give what it adds to the table, a value a candidate asked for; ``latents``: of those that finished."""
+    guide: Guide
+    observers: Sequence[Observer]
+    columns: Callable[[Tensor], dict[str, list[Any]]]
 
 
 class Watch(Protocol):
@@ -139,24 +139,16 @@ class Race:
 
     def begin(
         self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
-    ) -> RaceWatcher:
-        """The race of these candidates."""
+    ) -> Watcher:
+        """Begin the race of these candidates; it adds the store's columns ``RACE``."""
         by = running_score(self.scoring, tasks, seeds)
-        policy = Racing(self.cuts, groups, by, self.scoring.denoiser.schedule)
-        return RaceWatcher(policy, _together(observers, [self.scoring]))
+        guide = Racing(self.cuts, groups, by, self.scoring.denoiser.schedule)
 
+        def columns(latents: Tensor) -> dict[str, list[Any]]:
+            steps = guide.dropped_at.tolist()
+            return {"dropped_at": [step or None for step in steps], "race": guide.score.tolist()}
 
-@dataclass(frozen=True, eq=False)
-class RaceWatcher:
-    """One race."""
-
-    guide: Racing
-    observers: Sequence[Observer]
-
-    def columns(self, latents: Tensor) -> dict[str, list[Any]]:
-        """The store's columns ``RACE``."""
-        steps = self.guide.dropped_at.tolist()
-        return {"dropped_at": [step or None for step in steps], "race": self.guide.score.tolist()}
+        return Watcher(guide, _together(observers, [self.scoring]), columns)
 
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
@@ -190,30 +182,22 @@ class PilotRace:
 
     def begin(
         self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
-    ) -> PilotWatcher:
-        """The pilot of these candidates."""
+    ) -> Watcher:
+        """Begin the pilot of these candidates; it adds ``name@step`` for every running score and step, the last step's
+        from the finished latents."""
         by = {name: running_score(scoring, tasks, seeds) for name, scoring in self.scorings.items()}
-        schedule = next(iter(self.scorings.values())).denoiser.schedule
-        every = _together(observers, self.scorings.values())
-        return PilotWatcher(Pilot(by, dict(self.at), schedule), every, self.steps)
+        guide = Pilot(by, dict(self.at), next(iter(self.scorings.values())).denoiser.schedule)
+        together = _together(observers, self.scorings.values())
+        own = {observer.name: observer for observer in together}
 
-
-@dataclass(frozen=True, eq=False)
-class PilotWatcher:
-    """One pilot."""
-
-    guide: Pilot
-    observers: Sequence[Observer]
-    steps: int
-
-    def columns(self, latents: Tensor) -> dict[str, list[Any]]:
-        """``name@step`` for every running score and step, the last step's from the finished latents."""
-        found: dict[str, list[Any]] = {}
-        own = {observer.name: observer for observer in self.observers}
-        for name, by in self.guide.by.items():
-            for step, values in sorted(self.guide.scores[name].items()):
-                found[column(name, step)] = values.tolist()
+        def columns(latents: Tensor) -> dict[str, list[Any]]:
+            found: dict[str, list[Any]] = {}
             rows = torch.arange(len(latents))
-            last = own[by].result() if isinstance(by, str) else by(latents, rows, self.steps)
-            found[column(name, self.steps)] = last.double().cpu().tolist()
-        return found
+            for name, score in by.items():
+                for step, values in sorted(guide.scores[name].items()):
+                    found[column(name, step)] = values.tolist()
+                last = own[score].result() if isinstance(score, str) else score(latents, rows, self.steps)
+                found[column(name, self.steps)] = last.double().cpu().tolist()
+            return found
+
+        return Watcher(guide, together, columns)

@@ -24,6 +24,7 @@ from mitune.stages.inputs import (
     read_prompts,
     sampler_of,
     scoring_of,
+    settings_of,
     trained_from,
     training_prompts,
 )
@@ -39,17 +40,18 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     seen(folder / "dataset")
     training = datasets.load(folder / "dataset")
     denoiser = load_model(config)
-    adapter = AdapterConfig(**_plain(config.adapter))
+    adapter = settings_of(AdapterConfig, config.adapter)
     attach(denoiser, adapter, init_from=trained_from(config, run, number), seed=config.seed)
     names = [name for name, wanted in config.tracker.items() if wanted]
-    tracker = make_tracker(names, folder, _plain(config), main=state().is_main_process)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    tracker = make_tracker(names, folder, values, main=state().is_main_process)
     prompts = config.train.validation_prompts
     try:
         with progress(f"round {number}: train", config.train.steps, unit="steps") as advance:
             result = train(
                 denoiser,
                 training,
-                TrainConfig(**_plain(config.train)),
+                settings_of(TrainConfig, config.train),
                 folder,
                 tracker=tracker,
                 validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
@@ -96,7 +98,3 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
         return sum(table[column]) / len(table[column])
 
     return validate
-
-
-def _plain(section: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]
