@@ -14,15 +14,7 @@ from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import ScorerConfig
 from mitune.search.catalogue import SearchConfig
-from mitune.settings import (
-    ROUNDS,
-    SEED,
-    Key,
-    Settings,
-    declared,
-    key,
-    section,
-)
+from mitune.settings import ROUNDS, SEED, Key, Settings, declared, key, section
 from mitune.stages.settings import (
     AgreeConfig,
     CalibrateConfig,

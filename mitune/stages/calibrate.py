@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mitune.data.store import plan_units
 from mitune.distributed import agreed, state
@@ -23,12 +23,11 @@ from mitune.stages.inputs import (
     check_lengths,
     load_model,
     prompt_pool,
-    read_prompts,
     scoring_of,
+    study_prompts,
 )
 from mitune.stages.progress import say
 from mitune.stages.racing import PilotRace, column, look_cost, look_scoring
-from mitune.tasks import Task
 
 
 def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -64,13 +63,8 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             resamples=settings.resamples,
         )
         command = _command(config, study["best"], study["proposals"]) if study["best"] else None
-        figures: dict[str, Any] = {
-            "target": target,
-            "measured_only": judged,
-            "command": command,
-            **study,
-            **spent,
-        }
+        own = {"target": target, "measured_only": judged, "command": command}
+        figures: dict[str, Any] = {**own, **study, **spent}
         write_bytes(folder / "calibration.png", plot(figures))
         write_text(folder / "calibration.md", markdown(figures))
         write_json(folder / "calibration.json", figures)
@@ -94,10 +88,7 @@ def _draw(
     """Draw the pilot's candidates, on all processes; gives what reads them, for one: (the candidates with their
     running and final scores, what was drawn and what it took)."""
     settings, combined = config.calibrate, config.scorer.combined
-    section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
-    prompts: list[Task] = read_prompts(section)  # type: ignore[arg-type]
-    if len(prompts) < 2:
-        raise UserError(f"calibrate: {config.prompts.source} has one prompt only; at least two are needed")
+    prompts = study_prompts(config, "calibrate")
     check_judges([target], [prompt.text for prompt in prompts], "calibrate.target", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
@@ -125,13 +116,8 @@ def _draw(
         took = cost(store, units)
         rows = sum(unit.rows for unit in units)
         finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
-        spent = {
-            "model": denoiser.identity,
-            "guidance": sampler.guidance,
-            "looks": took.looks,
-            **took.total,
-        }
-        return store.table(), {"finish": finish, **spent}
+        spent = {"model": denoiser.identity, "guidance": sampler.guidance, "looks": took.looks}
+        return store.table(), {"finish": finish, **spent, **took.total}
 
     return read
 

@@ -78,6 +78,15 @@ def training_prompts(config: DictConfig) -> list[Task]:
     return prompts
 
 
+def study_prompts(config: DictConfig, stage: str) -> list[Task]:
+    """Read the prompts of a study of candidates, so many as its stage says. Raises UserError for one alone."""
+    section: DictConfig = OmegaConf.merge(config.prompts, {"limit": config[stage].prompts})  # type: ignore[assignment]
+    prompts = read_prompts(section)
+    if len(prompts) < 2:
+        raise UserError(f"{stage}: {config.prompts.source} has one prompt only; at least two are needed")
+    return prompts
+
+
 def held_out_prompts(config: DictConfig) -> list[Task]:
     """The prompts of the evaluation."""
     prompts = read_prompts(config.evaluate.prompts, held_out=True)
