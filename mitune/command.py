@@ -117,7 +117,7 @@ def work(stage: str, config: Any) -> None:
                     guard(place.root)
                 if main and not own.inherits:
                     place.remember(config)
-                place.check_fellows(config)
+                place.check_peers(config)
                 if own.in_round:
                     run_stage(stage, config, place, config.round)
                 elif own.shared or main:

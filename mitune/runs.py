@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from mitune import digests
 from mitune.config import compose_saved, flatten, read_saved, saved_text
 from mitune.config.keys import keys
-from mitune.distributed import agreed, all_leave, seen, state, wait
+from mitune.distributed import all_leave, broadcast, state, visible, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
@@ -94,7 +94,7 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def check_fellows(self, config: DictConfig) -> None:
+    def check_peers(self, config: DictConfig) -> None:
         """Check that all processes were started alike and see one folder; on every process, in the lock of the first.
 
         Raises UserError on one that has other settings, or whose ``root`` is another node's own folder.
@@ -102,7 +102,7 @@ class RunFolder:
         if state().num_processes == 1:
             return
         rank, own = state().process_index, json.loads(json.dumps(flatten(config)))
-        first: dict[str, Any] = agreed(lambda: {"settings": flatten(config), "host": platform.node()})
+        first: dict[str, Any] = broadcast(lambda: {"settings": flatten(config), "host": platform.node()})
         different = sorted(
             name
             for name, value in first["settings"].items()
@@ -120,8 +120,8 @@ class RunFolder:
         if rank == 0:
             with user_errors(self.root):
                 (self.root / name).touch()
-        name = agreed(lambda: name)
-        if not seen(self.root / name):
+        name = broadcast(lambda: name)
+        if not visible(self.root / name):
             raise UserError(
                 f"{self.root} of process {rank} on {platform.node()} is not the folder that process 0 works in on"
                 f" {first['host']}: give run= a folder that all nodes share"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from mitune.data.prompts import make_prompt
 from mitune.data.store import KEYS, CandidateStore, find_store, plan_units
-from mitune.distributed import agreed, state
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
 from mitune.files import clean_partial, write_bytes, write_json, write_table, write_text
@@ -63,7 +63,7 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         say(f"figures and plot: {folder.resolve()}")
         return figures
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def referee_of(config: DictConfig) -> str:

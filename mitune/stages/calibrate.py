@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from mitune.data.store import plan_units
-from mitune.distributed import agreed, state
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
 from mitune.files import clean_partial, write_bytes, write_json, write_text
@@ -72,7 +72,7 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         say(f"tables, figures and plot: {folder.resolve()}")
         return figures
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def _steps(config: DictConfig, name: str) -> list[int]:

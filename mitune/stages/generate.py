@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from mitune.data.selection import select
 from mitune.data.store import plan_units
-from mitune.distributed import agreed
+from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
@@ -75,7 +75,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             figures["search"] = steering_figures(config, store.table())
         return run.write_mark(number, "generate", figures, store.artefacts())
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def check_control(config: DictConfig) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import load_prompts
 from mitune.denoiser import Denoiser
-from mitune.distributed import agreed, seen
+from mitune.distributed import broadcast, visible
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.adapted import Adapted
@@ -222,9 +222,9 @@ def selecting(config: DictConfig) -> str:
 def round_adapter(run: RunFolder, number: int) -> Path:
     """The adapter that round ``number`` made, for all processes. Raises UserError while it is not done, or where it is
     not as it was."""
-    agreed(lambda: require(run, number, "train"))
+    broadcast(lambda: require(run, number, "train"))
     folder = run.round(number) / "adapter"
-    seen(folder)
+    visible(folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from mitune.data.dataset import encode_png
 from mitune.data.pictures import Pictures, load_pictures, prompts_of, write_pictures, written_here
 from mitune.data.prompts import load_prompts
-from mitune.distributed import agreed, state
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
@@ -144,7 +144,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         _say(figures)
         return figures
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def check(config: DictConfig, pictures: Pictures) -> str:

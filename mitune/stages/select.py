@@ -13,7 +13,7 @@ from mitune.data import dataset as datasets
 from mitune.data.selection import clearest, prompt_weights, reaching, scorers, select, thin, worst
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
-from mitune.distributed import agreed, state
+from mitune.distributed import broadcast, state
 from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import choose_examples
 from mitune.files import write_bytes, write_json
@@ -46,9 +46,9 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
     One process chooses and writes; the others help where real pictures are to be scored.
     """
     chosen = _choose(config, run, number) if state().is_main_process else None
-    count = count_real(config, agreed(lambda: len(chosen.rows)))  # type: ignore[union-attr]
+    count = count_real(config, broadcast(lambda: len(chosen.rows)))  # type: ignore[union-attr]
     real = choose_real(config, run, number, count) if count else None
-    return agreed(lambda: _write(config, run, number, chosen, real))  # type: ignore[arg-type]
+    return broadcast(lambda: _write(config, run, number, chosen, real))  # type: ignore[arg-type]
 
 
 def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:

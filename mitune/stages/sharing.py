@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mitune import leaving, reading
-from mitune.distributed import agreed, state, wait
+from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, user_errors
 from mitune.runs import dependencies
@@ -93,7 +93,7 @@ def shared(config: DictConfig, place: Path, name: str) -> Iterator[None]:
     wait()
     try:
         waited = False
-        while not agreed(lambda: _locked(handle)):
+        while not broadcast(lambda: _locked(handle)):
             leaving.check()
             if not waited:
                 say(f"another job is making {home}; waiting for it")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data import dataset as datasets
 from mitune.data.store import plan_units
-from mitune.distributed import agreed, seen, state
+from mitune.distributed import broadcast, state, visible
 from mitune.finetune.adapters import attach
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
@@ -36,8 +36,8 @@ from mitune.track import make_tracker
 def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Write ``round-N/adapter``; gives the figures of ``summary.json``'s ``train``."""
     folder = run.round(number)
-    agreed(lambda: require(run, number, "select"))
-    seen(folder / "dataset")
+    broadcast(lambda: require(run, number, "select"))
+    visible(folder / "dataset")
     training = datasets.load(folder / "dataset")
     denoiser = load_model(config)
     adapter = settings_of(AdapterConfig, config.adapter)
@@ -65,7 +65,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
         figures = dataclasses.asdict(result)
         return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Task]:

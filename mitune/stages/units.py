@@ -16,7 +16,7 @@ from mitune.information.scoring import Scoring
 from mitune.stages.racing import Watch
 
 
-def claim_model(
+def bind_model(
     folder: Path, identity: str, holds: str, key: str, judges: Mapping[str, str] | None = None
 ) -> None:
     """Bind what a folder holds to the model that makes it. Main process only.
@@ -64,7 +64,7 @@ class Cost:
         return {"forwards": self.forwards, "seconds": self.seconds}
 
 
-class Meter:
+class CostCounter:
     """Counts what a unit takes, from when it is made."""
 
     def __init__(self, denoiser: Denoiser, scoring: Scoring, watch: Watch | None = None) -> None:

@@ -117,7 +117,7 @@ def gain(place: Path, words: list[str]) -> float | None:
 
 def attempt(stage: str, words: list[str]) -> tuple[int, str]:
     """Run a command in this process; gives its exit code, and the line that it ended with where that is not 0."""
-    said = Heard(sys.stderr)
+    said = LastError(sys.stderr)
     with contextlib.redirect_stderr(said):
         try:
             code = command.run(stage, words)
@@ -129,7 +129,7 @@ def attempt(stage: str, words: list[str]) -> tuple[int, str]:
     return code, "" if code == 0 else short(said.line, 400)
 
 
-class Heard(io.TextIOBase):
+class LastError(io.TextIOBase):
     """Passes on what is written, and keeps the last line that mitune said of an error."""
 
     def __init__(self, out: TextIO) -> None:
