@@ -45,7 +45,12 @@ _WRITTEN = tuple(pattern for stage in STAGES.values() for pattern in stage.write
 
 
 class RunFolder:
-    """A run's folder; ``round(n)`` is the folder of a round."""
+    """A run's folder; ``round(n)`` is the folder of a round.
+
+    >>> run = RunFolder(folder)
+    >>> run.mark(1, "select"), run.write_mark(1, "select", {"kept": 3}), run.mark(1, "select")
+    (None, {'kept': 3}, {'kept': 3})
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = home(root)

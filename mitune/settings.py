@@ -127,7 +127,15 @@ def section(kind: type) -> Any:
 
 
 class Settings:
-    """Base of the dataclasses whose fields are keys."""
+    """Base of the dataclasses whose fields are keys.
+
+    >>> @dataclass
+    ... class Walk(Settings):
+    ...     steps: int = key(20, "network evaluations a picture", low=1)
+    >>> Walk(steps=0).check("sampler.")
+    Traceback (most recent call last):
+    mitune.errors.UserError: sampler.steps=0: must be at least 1
+    """
 
     def check(self, prefix: str = "") -> None:
         """Raise UserError, naming the key after ``prefix``, for a value that its declaration does not allow."""

@@ -25,7 +25,11 @@ from mitune.stages.settings import (
 
 def covers(words: str, name: str) -> bool:
     """Tell whether the key ``name`` lies in one of the sections or keys that ``words`` names: the longest that it lies
-    in decides, of equal ones the last, and ``-section`` leaves one out."""
+    in decides, of equal ones the last, and ``-section`` leaves one out.
+
+    >>> covers("train -train.compile", "train.lr"), covers("train -train.compile", "train.compile")
+    (True, False)
+    """
     found = [own for own in reversed(words.split()) if f"{name}.".startswith(f"{own.removeprefix('-')}.")]
     return bool(found) and not max(found, key=lambda own: len(own.removeprefix("-"))).startswith("-")
 
