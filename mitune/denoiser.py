@@ -155,18 +155,24 @@ class Denoiser(ABC):
         """Take the text of ``told`` and all else of ``given``: ``told`` itself where a model is told a text alone."""
         return told
 
+    def without(self, given: Condition, *parts: str) -> Condition:
+        """Leave ``parts`` out of ``given``: "text", "picture" (what is told beside the text), or both, which is ∅."""
+        nothing = self.null(len(given))
+        text, rest = (nothing if part in parts else given for part in ("text", "picture"))
+        return self.retold(rest, text)
+
     def reference(self, given: Condition) -> Condition:
         """Leave the text out of ``given``: what guidance pushes away from, and what information about the text is
         measured against. Of a model that is told a text alone it is ∅.
         """
-        return self.retold(given, self.null(len(given)))
+        return self.without(given, "text")
 
     def widened(self, given: Condition) -> Condition:
         """Join the conditions of all branches of one forward [branches · n]: the least told first, ``given`` last."""
         return Condition.cat([self.reference(given), given])
 
     def needs_branches(self, guidance: float) -> bool:
-        """Whether the guided output differs from the one with c alone."""
+        """Tell whether the guided output differs from the one with c alone."""
         return guidance != 1
 
     def combine(self, outputs: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -190,6 +190,12 @@ def check_value(key: Key, value: Any) -> None:
         _check(key, value, value)
 
 
+def check_interval(prefix: str, low: float, high: float) -> None:
+    """Raise UserError unless ``t_min`` and ``t_max``, after ``prefix``, bound an interval."""
+    if low >= high:
+        raise UserError(f"{prefix}t_min={low} is not below {prefix}t_max={high}")
+
+
 def _check_size(key: Key, items: list[Any]) -> None:
     if key.limits.filled and not items:
         raise UserError(f"{key.name} is empty: give at least one")

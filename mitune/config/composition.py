@@ -16,7 +16,7 @@ from mitune.config.keys import Config, flatten, keys
 from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
-from mitune.data.catalogue import SUFFIXES
+from mitune.data.settings import SUFFIXES
 from mitune.errors import UserError, nearest, short
 from mitune.settings import check_value
 from mitune.stages.catalogue import STAGES

@@ -24,13 +24,8 @@ from mitune.track import Tracker
 
 # What may differ between the two halves of a resumed run without changing its result; and what the stage asks for.
 _FREE = {
-    "micro_batch",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "compile",
-    "gradient_checkpointing",
-}
+    "micro_batch", "checkpoint_every", "keep_checkpoints", "log_every", "compile", "gradient_checkpointing",
+}  # fmt: skip
 _OF_THE_STAGE = {"fresh", "validation_prompts"}
 
 
