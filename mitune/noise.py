@@ -88,11 +88,7 @@ class NoiseSchedule:
 
     @classmethod
     def rectified_flow(
-        cls,
-        num_train_timesteps: int = 1000,
-        shift: float = 1.0,
-        dynamic: bool = False,
-        even: bool = False,
+        cls, num_train_timesteps: int = 1000, shift: float = 1.0, dynamic: bool = False, even: bool = False
     ) -> NoiseSchedule:
         """Straight paths ``z_t = (1 − σ) z_0 + σ ε`` with ``σ = t/T``; ``shift`` > 1 puts more steps at high noise.
 

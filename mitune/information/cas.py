@@ -345,12 +345,7 @@ def _signs(seeds: Sequence[int], probes: int, shape: Sequence[int]) -> Iterator[
 
 
 def _log_densities(
-    pair: _Branches,
-    z0: Tensor,
-    nodes: Nodes,
-    signs: Iterator[Tensor],
-    trace: _Trace,
-    settings: CASConfig,
+    pair: _Branches, z0: Tensor, nodes: Nodes, signs: Iterator[Tensor], trace: _Trace, settings: CASConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(z_0|c), log p(z_0) and the standard error of their difference, each [m]."""
     m, d = len(z0), z0[0].numel()

@@ -95,11 +95,7 @@ class ElboConfig(TimesConfig):
 class MIImageConfig(ElboConfig):
     """Where all but ``form`` is as for elbo, one pass gives both."""
 
-    form: str = key(
-        "square",
-        "how two predictions are compared",
-        choices=FORMS,
-    )
+    form: str = key("square", "how two predictions are compared", choices=FORMS)
 
 
 @dataclass
@@ -113,17 +109,8 @@ class ContrastConfig(ElboConfig):
     times: int = key(6, "times a picture is noised at", low=1, high=STEPS)
     t_min: int = key(560, "lowest time (of 1000)", low=0, high=STEPS)
     edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from", low=1, high=1000)
-    negatives: str = key(
-        "edits",
-        "the other prompts",
-        choices=NEGATIVES,
-    )
-    kinds: list[str] = key(
-        [*EDITS],
-        "kinds of edits",
-        choices=EDITS,
-        filled=True,
-    )
+    negatives: str = key("edits", "the other prompts", choices=NEGATIVES)
+    kinds: list[str] = key([*EDITS], "kinds of edits", choices=EDITS, filled=True)
     given: str | None = key(
         None, "negatives=list: the other prompts, a source like prompts.source", path=True
     )
@@ -134,18 +121,10 @@ class CASConfig(Settings):
     steps: int = key(10, "steps of the inversion", low=2, high=STEPS)
     probes: int = key(20, "random probes of the divergence a step", low=1, high=10_000)
     recursion: int = key(2, "fixed-point passes of an inversion step", low=0, high=100)
-    divergence: str = key(
-        "hutchinson",
-        "how the divergence is found",
-        choices=DIVERGENCES,
-    )
+    divergence: str = key("hutchinson", "how the divergence is found", choices=DIVERGENCES)
     rule: str = key("simpson38", "quadrature over the steps", choices=RULES)
     inversion: str = key("trapezoid", "a step", choices=INVERSIONS)
-    end: str = key(
-        "denoised",
-        "density at the path's end",
-        choices=ENDS,
-    )
+    end: str = key("denoised", "density at the path's end", choices=ENDS)
     spacing: str = key("angle", "of the steps", choices=SPACINGS)
 
 

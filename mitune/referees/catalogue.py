@@ -13,11 +13,7 @@ from mitune.information.catalogue import Score
 from mitune.parts import Catalogue
 from mitune.settings import BATCH, Settings, key
 
-CLIP_FORMS = {
-    "clipscore": "2.5 max(cos, 0)",
-    "cosine": "the cosine itself",
-    "logit": "times the temperature",
-}
+CLIP_FORMS = {"clipscore": "2.5 max(cos, 0)", "cosine": "the cosine itself", "logit": "times the temperature"}
 
 
 @dataclass
@@ -35,11 +31,7 @@ class ClipConfig(RefereeConfig):
         path=True,
     )
     revision: str | None = key(None, "Hub branch, tag or commit")
-    form: str = key(
-        "clipscore",
-        "what is made of the cosine",
-        choices=CLIP_FORMS,
-    )
+    form: str = key("clipscore", "what is made of the cosine", choices=CLIP_FORMS)
     prefix: str | None = key(
         None, "put before each prompt (CLIPScore's authors: 'A photo depicts ')", empty=True
     )

@@ -29,10 +29,7 @@ class SamplerPart(Part):
 SAMPLERS = Catalogue(
     "sampler.name",
     SamplerPart(
-        "ddpm",
-        "ancestral sampling (Ho et al. 2020)",
-        "mitune.sampling.ancestral:ddpm",
-        clean_end=True,
+        "ddpm", "ancestral sampling (Ho et al. 2020)", "mitune.sampling.ancestral:ddpm", clean_end=True
     ),
     SamplerPart(
         "ddim", "any share eta of ddpm's noise (Song et al. 2021)", "mitune.sampling.ddim:ddim", noise="eta"
@@ -108,9 +105,7 @@ class SamplerConfig(Settings):
         choices={"small": "the posterior's", "large": "the forward kernel's, beta"},
     )
     spacing: str | None = key(
-        None,
-        "timestep spacing (default: as the model's scheduler says)",
-        choices=SPACINGS,
+        None, "timestep spacing (default: as the model's scheduler says)", choices=SPACINGS
     )
     steps_offset: int | None = key(
         None,
