@@ -19,7 +19,7 @@ from mitune.tasks import Task, check_texts_only
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What the network is told beside (z, t): named tensors, each [n, …], row i belonging to candidate i."""
+    """Holds what the network is told beside (z, t): named tensors, each [n, …], row i belonging to candidate i."""
 
     tensors: Mapping[str, Tensor]
 
@@ -166,7 +166,7 @@ class Denoiser(ABC):
         return Condition.cat([self.reference(given), given])
 
     def needs_branches(self, guidance: float) -> bool:
-        """Whether the guided output differs from the one with c alone."""
+        """Tell whether the guided output differs from the one with c alone."""
         return guidance != 1
 
     def combine(self, outputs: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor, Tensor]:

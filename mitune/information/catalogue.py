@@ -53,12 +53,8 @@ INVERSIONS = {"trapezoid": "second order", "ddim": "first order, as published"}
 ENDS = {"denoised": "by way of ε̂ there", "normal": "N(0, I), as published"}
 SPACINGS = {"angle": "even in arctan of noise over signal", "time": "even in t"}
 
-_WHOLE_RANGE = (
-    "even",
-    "stratified",
-    "random",
-    "importance",
-)  # strategies whose times stand for all of the range
+# Strategies whose times stand for all of the range.
+_WHOLE_RANGE = ("even", "stratified", "random", "importance")
 NATS_FROM = 5
 """Highest ``t_min`` (of 1000) at which what lies below may be left out of a number in nats: a twentieth and less of the
 information of Gaussian pairs of correlation up to 0.98, see tests/test_meanings.py."""
@@ -93,7 +89,7 @@ class ElboConfig(TimesConfig):
 
 @dataclass
 class MIImageConfig(ElboConfig):
-    """Where all but ``form`` is as for elbo, one pass gives both."""
+    """Set ``mi_image``; one pass gives elbo too where all but ``form`` is as for elbo."""
 
     form: str = key("square", "how two predictions are compared", choices=FORMS)
 
@@ -142,6 +138,8 @@ def _said(own: Any) -> str:
 @dataclass(frozen=True)
 class Score(Part):
     """A column that says how well pictures go with their prompts; higher = better.
+
+        SCORES["llr"].needs_noise  # True
 
     Attributes:
         where: what it is measured on: the sampler's "path" (free of charge), the final "latent", or the "picture".
@@ -197,7 +195,7 @@ class Score(Part):
 
 
 def is_in_nats(own: Any) -> bool:
-    """Whether a score on forward noise, set so, estimates information itself: the likelihood's weights, all times."""
+    """Tell whether a score on forward noise, set so, is information in nats: the likelihood's weights, all times."""
     return (
         own.weighting == "continuous"
         and own.strategy in _WHOLE_RANGE

@@ -25,10 +25,8 @@ from scipy import sparse
 
 from mitune.information.catalogue import EDITS
 
-KINDS = tuple(EDITS)
-
-# Which kind comes next, while it lasts. One in eight is a drop: a right picture satisfies that prompt too.
-_ROTA = ("swap", "substitute", "substitute", "swap", "substitute", "substitute", "substitute", "drop")
+# The kinds in turn, each while it lasts. One in eight is a drop: a right picture satisfies that prompt too.
+_TURNS = ("swap", "substitute", "substitute", "swap", "substitute", "substitute", "substitute", "drop")
 
 # Words (with inner apostrophes and hyphens), single Han and kana characters, punctuation marks.
 _TOKEN = re.compile(
@@ -137,7 +135,7 @@ class EditMiner:
         self._total = max(1, sum(self._words.values()))
         self._function = self._function_words()
 
-    def edits(self, prompt: str, k: int, kinds: Sequence[str] = KINDS) -> list[Edit]:
+    def edits(self, prompt: str, k: int, kinds: Sequence[str] = tuple(EDITS)) -> list[Edit]:
         """Up to ``k`` distinct texts other than ``prompt``, those that contradict it first.
 
         They are spread over ``kinds`` and over the places of the prompt. Where no edit of any kind is found
@@ -146,21 +144,20 @@ class EditMiner:
 
         Raises ValueError for an unknown kind.
         """
-        unknown = set(kinds) - set(KINDS)
+        unknown = set(kinds) - set(EDITS)
         if unknown:
             raise ValueError(
-                f"unknown kind of edit {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
+                f"unknown kind of edit {', '.join(sorted(unknown))}; there are {', '.join(EDITS)}"
             )
         text = _Text.of(prompt)
-        finders = {"swap": self._swaps, "substitute": self._substitutes, "drop": self._drops}
         found = {
-            kind: (text.replaced(changes) for changes in _spread(finders[kind](text, prompt)))
+            kind: (text.replaced(changes) for changes in _spread(self._candidates(kind, text, prompt)))
             for kind in kinds
         }
         taken = {plain_text(prompt)}
         result: list[Edit] = []
         while found and len(result) < k:
-            for kind in _ROTA:
+            for kind in _TURNS:
                 if kind not in found or len(result) == k:
                     continue
                 edit = next((edit for edit in found[kind] if self._same(edit).isdisjoint(taken)), None)
@@ -286,6 +283,11 @@ class EditMiner:
         )
 
     # -- the three kinds of edit -----------------------------------------------------------------------------
+
+    def _candidates(self, kind: str, text: _Text, prompt: str) -> list[_Candidate]:
+        if kind == "swap":
+            return self._swaps(text, prompt)
+        return self._substitutes(text, prompt) if kind == "substitute" else self._drops(text, prompt)
 
     def _spans_of(self, keys: Span) -> Iterator[tuple[int, int]]:
         """[start, stop) of the words and units of a prompt that may be exchanged.

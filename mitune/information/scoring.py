@@ -114,7 +114,7 @@ class Scoring:
 
     @property
     def judges(self) -> dict[str, str]:
-        """Which weights the judges from outside judge with, by scorer."""
+        """The identities of the judges from outside, by scorer."""
         return {name: judge.identity for name, judge in self._judges.items() if SCORES[name].external}
 
     def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
@@ -125,7 +125,7 @@ class Scoring:
 
     @property
     def needs_pictures(self) -> bool:
-        """Whether a score looks at decoded pictures."""
+        """True where a score looks at decoded pictures."""
         return bool(self._judges)
 
     def edits(self, text: str) -> list[str]:

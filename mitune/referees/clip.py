@@ -111,7 +111,7 @@ def _pooled(found: Any) -> Tensor:
 
 
 class ClipReward:
-    """What a CLIP's cosine of picture and prompt says, higher = better; differentiable in the pictures.
+    """Judges by a CLIP's cosine of picture and prompt, higher = better; differentiable in the pictures.
 
     ``form``: "clipscore", 2.5 · max(cos, 0) (Hessel et al. 2021, eq. 1; they prefix captions with "A photo depicts",
     here ``prefix`` says with what); "cosine", the cosine itself, which has a gradient below zero too; "logit",
@@ -127,7 +127,7 @@ class ClipReward:
 
     @property
     def identity(self) -> str:
-        """Which model judges."""
+        """The model that judges."""
         return self.clip.source.identity
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:

@@ -5,8 +5,7 @@ The target is p(path) · exp(U/α); a potential says U of every particle at ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -20,28 +19,10 @@ from mitune.scores import INFORMATION
 from mitune.search.path_contrast import PathContrast
 
 
-@dataclass(frozen=True)
-class LatentReward:
-    """A reward that reads latents [n, …] instead of pictures: ``function(latents, prompts)`` gives scores [n]."""
-
-    name: str
-    function: Callable[[Tensor, list[str]], Tensor]
-    differentiable: bool = True
-
-    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
-        """Scores [n] of the latents ``pictures``."""
-        return self.function(pictures, prompts)
-
-
-def reads_latents(reward: Reward) -> bool:
-    """Whether a reward wants latents and no pictures."""
-    return isinstance(reward, LatentReward)
-
-
 class RewardPotential:
-    """U = r(ẑ_0(z_t)), the reward of the one-step prediction, decoded where the reward reads pictures (Kim et al.).
+    """U = r(ẑ_0(z_t)), the reward of the one-step prediction (Kim et al.), and of the picture itself at the end.
 
-    At the end it is the reward of the picture itself.
+    RewardPotential(load_reward("clip", config.scorer), denoiser)
     """
 
     def __init__(self, reward: Reward, denoiser: Denoiser) -> None:
@@ -52,11 +33,14 @@ class RewardPotential:
 
     def value(self, z0: Tensor, prompts: list[str]) -> Tensor:
         """Rewards [n] of predicted latents [n, …]; ValueError unless there is one for each."""
-        seen = z0 if reads_latents(self.reward) else self._denoiser.decode(z0)
-        scores = self.reward.score(seen, prompts)
+        scores = self.reward.score(self._shown(z0), prompts)
         if scores.shape != (len(z0),):
             raise ValueError(f"reward '{self.name}' gave {tuple(scores.shape)} for {len(z0)} pictures")
         return scores
+
+    def _shown(self, z0: Tensor) -> Tensor:
+        """Decode the latents for the reward to see."""
+        return self._denoiser.decode(z0)
 
 
 class PathPotential:

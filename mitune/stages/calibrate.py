@@ -60,6 +60,7 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             looks=looks,
             finish=spent.pop("finish"),
             propose=not judged,
+            branches=spent.pop("branches"),
             seed=config.seed,
             resamples=settings.resamples,
         )
@@ -131,7 +132,7 @@ def _draw(
             "looks": took.looks,
             **took.total,
         }
-        return store.table(), {"finish": finish, **spent}
+        return store.table(), {"finish": finish, "branches": denoiser.branches, **spent}
 
     return read
 
