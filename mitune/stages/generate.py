@@ -35,7 +35,10 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Fill ``round-N/candidates``; gives the figures of ``summary.json``'s ``generate`` and the model's identity."""
     prompts = training_prompts(config)
     units = plan_units(prompts, config.generate.candidates, config.generate.rows_per_unit)
-    cuts_of(config)
+    if (
+        config.prompts.picture_column is None
+    ):  # a model that edits pictures may have more branches: once it is loaded
+        cuts_of(config)
     check_search(config, [prompt.text for prompt in prompts], config.generate.candidates)
     check_control(config)
     denoiser = load_model(config, previous_adapter(run, number))
