@@ -1,4 +1,4 @@
-"""The one sampling loop: a population of candidates walks from noise to latents, watched by observers.
+"""The one sampling loop: a population of candidates walks from noise to latents, observed by observers.
 
     evaluate the network at z_t → weigh and resample (a guide may) → mean by the solver → add noise → observe → drop
 
@@ -230,9 +230,9 @@ def walk(
     check_start(denoiser)
     guide = guide or Guide()
     schedule, kind, device = denoiser.schedule, denoiser.prediction_type, denoiser.device
-    watched = bool(observers) or guide.reads_steps
+    observed = bool(observers) or guide.reads_steps
     network = _Network(
-        denoiser, condition, guidance, watched or denoiser.needs_branches(guidance), batch_size
+        denoiser, condition, guidance, observed or denoiser.needs_branches(guidance), batch_size
     )
     rows = torch.arange(len(condition))
     by_name = {observer.name: observer for observer in observers}
@@ -260,7 +260,7 @@ def walk(
             chosen = select(chosen)
             z, mean, outputs = z[chosen], mean[chosen], [output[chosen] for output in outputs]
         z_prev, drawn = guide.move(at, mean, noise.next() if at.std > 0 else None)
-        if watched:
+        if observed:
             cond, null, guided = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
             step = Step(
                 index, at.t, at.t_prev, z, cond, null, guided, z_prev, at.a, at.b, at.std, at.wide,

@@ -86,7 +86,7 @@ def steer(
         sampler: one that adds noise.
         potential: what draws the particles.
         settings: of the search.
-        observers: watch the particles as they watch candidates; they, a path potential and a guidance other than 1 need
+        observers: measure the particles as they measure candidates; they, a path potential and a guidance other than 1 need
             all branches: two network rows a particle and step, otherwise one.
         noise: where it comes from, instead of one stream a particle.
         batch_size: particles of a forward (and backward).

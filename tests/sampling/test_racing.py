@@ -203,7 +203,7 @@ def test_a_speedup_is_reached_with_as_many_survivors_as_it_allows(
 
 def test_a_look_weighs_less_where_a_step_has_more_branches() -> None:
     assert [cuts_for(1.2, [1], 4, 3, 1, 2, branches)[0].survivors for branches in (3, 4)] == [1, 2]
-    with pytest.raises(UserError, match="fall 1.20 times only"):
+    with pytest.raises(UserError, match=r"fall 1\.20 times only"):
         cuts_for(1.3, [1], 4, 3, 1, 2)
 
 
