@@ -86,8 +86,8 @@ def steer(
         sampler: one that adds noise.
         potential: what draws the particles.
         settings: of the search.
-        observers: measure the particles as they measure candidates; they, a path potential and a guidance other than 1 need
-            all branches: two network rows a particle and step, otherwise one.
+        observers: measure the particles as they measure candidates; they, a path potential and a guidance other than 1
+            need all branches of the network (``Denoiser.branches``), else a particle and step takes one row.
         noise: where it comes from, instead of one stream a particle.
         batch_size: particles of a forward (and backward).
 
