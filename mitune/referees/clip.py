@@ -14,9 +14,9 @@ from mitune.families.vocabulary import check_vocabulary
 from mitune.families.weights import POSITIONS, check_finite, check_loaded
 from mitune.reading import reading
 from mitune.referees.catalogue import AestheticConfig, ClipConfig, HpsConfig, PickScoreConfig
+from mitune.referees.judge_files import JudgeSource, find_judge
 from mitune.referees.pairs import check_pairs, in_batches
 from mitune.referees.preprocess import read_preprocess
-from mitune.referees.source import JudgeSource, find_judge
 
 _CACHED = 50_000  # texts whose features are kept
 

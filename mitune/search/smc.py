@@ -23,8 +23,8 @@ from mitune.sampling.loop import Guide, Noise, Observer, check_start, noise_of, 
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.solver import StepCoefficients, solver_of
 from mitune.search.catalogue import SearchConfig
+from mitune.search.particle_weights import Weights
 from mitune.search.potentials import PathPotential, Potential
-from mitune.search.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
