@@ -142,8 +142,6 @@ class AnalyticDenoiser(Denoiser):
 
     def _noised(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """z − α m_k and α² S_k + σ², both [n, K, d] (or broadcastable), for α, σ numbers or [n, 1]."""
-        if isinstance(alpha, Tensor) and alpha.ndim:
-            alpha = alpha.unsqueeze(-1)
-        if isinstance(sigma, Tensor) and sigma.ndim:
-            sigma = sigma.unsqueeze(-1)
+        if isinstance(alpha, Tensor) and isinstance(sigma, Tensor) and alpha.ndim:
+            alpha, sigma = alpha.unsqueeze(-1), sigma.unsqueeze(-1)
         return z.unsqueeze(-2) - alpha * self.means, alpha**2 * self.variances + sigma**2

@@ -43,7 +43,7 @@ class PathMI:
         self,
         schedule: NoiseSchedule,
         weighting: str = "paper",
-        t_min: float = 50,
+        t_min: float = MIConfig.t_min,
         t_max: float | None = None,
         profile: Profile | None = None,
         form: str = "square",

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError, check_known
-from mitune.information.llr import PathLLR
-from mitune.information.mi import PathMI
 from mitune.referees.reward import Reward
 from mitune.sampling.loop import Observer
-from mitune.scores import INFORMATION
+from mitune.scores import INFORMATION, SCORES
 from mitune.search.path_contrast import PathContrast
 
 
@@ -83,11 +81,9 @@ def path_potential(
     UserError for an unknown ``by``, and contrast without negatives.
     """
     check_known("search.reward", by, INFORMATION)
-    observer: Observer
-    if by == "llr":
-        observer = PathLLR()
-    elif by == "mi":
-        observer = PathMI(denoiser.schedule)
+    score = SCORES[by]
+    if score.where == "path":
+        observer: Observer = score.load()(denoiser.schedule, score.settings and score.settings())
     else:
         lengths = {len(texts) for texts in negatives or ()}
         if negatives is None or len(negatives) != len(prompts) or len(lengths) != 1 or 0 in lengths:

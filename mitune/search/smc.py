@@ -18,8 +18,9 @@ from torch import Tensor
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.noise import exact_type, expand
+from mitune.referees.reward import Reward
 from mitune.sampling.catalogue import SamplerConfig
-from mitune.sampling.loop import Guide, Noise, Observer, check_start, noise_of, walk
+from mitune.sampling.loop import Guide, Noise, Observer, noise_of, walk
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.solver import StepCoefficients, solver_of
 from mitune.search.catalogue import SearchConfig
@@ -103,7 +104,6 @@ def steer(
         )
     if len(seeds) % len(prompts):
         raise ValueError(f"{len(seeds)} seeds do not divide among {len(prompts)} prompts")
-    check_start(denoiser)
     solver = solver_of(denoiser, sampler)
     if not any(at.std > 0 for at in solver.steps):
         raise UserError(
@@ -218,8 +218,8 @@ class Particles(Guide):
         return found
 
 
-def wants_gradient(potential: Potential, proposal: str) -> bool:
-    """Tell whether to move along the potential's gradient. UserError where it is asked for and there is none."""
+def wants_gradient(potential: Potential | Reward, proposal: str) -> bool:
+    """Tell whether to move along its gradient. UserError where that is asked for and there is none."""
     if proposal == "gradient" and not potential.differentiable:
         raise UserError(
             f"search.proposal=gradient needs a differentiable reward, and '{potential.name}' is not; say"
