@@ -59,6 +59,7 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             looks=looks,
             finish=spent.pop("finish"),
             propose=not judged,
+            branches=spent.pop("branches"),
             seed=config.seed,
             resamples=settings.resamples,
         )
@@ -116,8 +117,8 @@ def _draw(
         took = cost(store, units)
         rows = sum(unit.rows for unit in units)
         finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
-        spent = {"model": denoiser.identity, "guidance": sampler.guidance, "looks": took.looks}
-        return store.table(), {"finish": finish, **spent, **took.total}
+        spent = {"model": denoiser.identity, "guidance": sampler.guidance, "looks": took.looks, **took.total}
+        return store.table(), {"finish": finish, "branches": denoiser.branches, **spent}
 
     return read
 

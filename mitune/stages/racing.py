@@ -50,10 +50,11 @@ class Watch(Protocol):
 # -- racing ------------------------------------------------------------------------------------------------------------
 
 
-def cuts_of(config: DictConfig) -> list[Cut]:
+def cuts_of(config: DictConfig, branches: int = 2) -> list[Cut]:
     """The cuts that ``sampler.racing`` asks for, none where it is off. Raises UserError for what cannot be done.
 
-    Needs no model, so that mistakes are found before one is loaded.
+    ``branches``: the model's, on which a speedup depends where looks cost something; with most models' two, mistakes
+    are found before one is loaded.
     """
     racing, candidates = config.sampler.racing, config.generate.candidates
     if racing.by is None:
@@ -62,15 +63,15 @@ def cuts_of(config: DictConfig) -> list[Cut]:
     at = steps_at(racing.at, steps)
     if racing.speedup is not None:
         look = look_cost(racing.by, config.scorer, racing.times, racing.edits)
-        return cuts_for(racing.speedup, at, candidates, steps, k, look)
+        return cuts_for(racing.speedup, at, candidates, steps, k, look, branches)
     cuts = [Cut(step, survivors) for step, survivors in zip(at, racing.survivors, strict=True)]
     check_cuts(cuts, candidates, k)
     return cuts
 
 
-def survivors_of(config: DictConfig) -> int:
-    """Count the candidates of a prompt that finish."""
-    cuts = cuts_of(config)
+def survivors_of(config: DictConfig, branches: int = 2) -> int:
+    """Count the candidates of a prompt that finish; ``branches`` as of ``cuts_of``."""
+    cuts = cuts_of(config, branches)
     return cuts[-1].survivors if cuts else config.generate.candidates
 
 
@@ -153,7 +154,7 @@ class Race:
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
     """The race of ``sampler.racing``; None where it is off."""
-    cuts, racing = cuts_of(config), config.sampler.racing
+    cuts, racing = cuts_of(config, denoiser.branches), config.sampler.racing
     if not cuts:
         return None
     return Race(cuts, look_scoring(config, denoiser, racing.by, racing.times, racing.edits))

@@ -25,7 +25,7 @@ from mitune.sampling.loop import Observer, Samples
 from mitune.scores import INFORMATION, PICTURE_SCORERS, STEERED, scorers_of, terms
 from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import RewardPotential, path_potential
-from mitune.search.smc import steer
+from mitune.search.smc import steer, wants_gradient
 from mitune.stages.inputs import prompt_pool, scoring_of, settings_of
 from mitune.stages.progress import warn
 
@@ -138,11 +138,7 @@ def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> N
         check_known("search.reward", own.reward, (*PICTURE_SCORERS, *INFORMATION))
     reward = load_reward(own.reward, _scorers(config))
     check_oracle([term.name for term in terms(own.reward)], texts, "search.reward")
-    if own.proposal == "gradient" and not reward.differentiable:
-        raise UserError(
-            f"search.proposal=gradient needs a differentiable reward, and '{own.reward}' is not; say"
-            " search.proposal=bootstrap, or auto"
-        )
+    wants_gradient(reward, own.proposal)
 
 
 def steering_figures(config: DictConfig, table: pd.DataFrame) -> dict[str, Any]:

@@ -32,13 +32,22 @@ from mitune.tasks import Task
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
 
-def candidates_name(config: DictConfig, number: int, prompts: Sequence[Task], identity: str) -> str:
+def candidates_name(
+    config: DictConfig, number: int, prompts: Sequence[Task], identity: str, branches: int = 2
+) -> str:
     """Name the candidates of round ``number`` by all they depend on: seeds, prompts, sampler, scores, the model's
-    weights (``identity``; from the second round on with the adapter's), and which latents are kept.
+    weights, and which latents are kept.
+
+    Args:
+        config: the run's.
+        number: of the round.
+        prompts: their tasks.
+        identity: of the model; from the second round on with the adapter's.
+        branches: of the model.
     """
     values: dict[str, Any] = dependencies(config, "generate")
     keep = values.pop("generate.keep") or config.select.k
-    if keep < survivors_of(config):
+    if keep < survivors_of(config, branches):
         values["kept"] = [keep, config.select.losers, selecting(config)]
     values |= {"round": number, "prompts": [prompt.id for prompt in prompts], "model": identity}
     return _name("candidates", values)
