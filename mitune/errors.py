@@ -94,7 +94,7 @@ def _spelled(letter: str) -> str:
 
 
 def bounded(line: str) -> str:
-    """Give the line, or of an over-long one the beginning, which names the thing, and the end, which has the way out."""
+    """Give the line, or of one too long its beginning, which names the thing, and its end, which has the way out."""
     return line if len(line) <= _LINE else f"{line[: _LINE // 2]} … {line[-_LINE // 3 :]}"
 
 

@@ -97,8 +97,8 @@ Names = dict[str, tuple[str, ...] | None]
 
 @dataclass(frozen=True)
 class Table:
-    """A table holds a file's name of a layer -> the layers of the module that it stands for (several: its outputs are theirs, one
-    after the other; None: it could be two), with dots and with underscores in their place.
+    """A table holds a file's name of a layer -> the layers of the module that it stands for (several: its outputs are
+    theirs, one after the other; None: it could be two), with dots and with underscores in their place.
     """
 
     dotted: Names

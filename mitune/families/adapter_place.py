@@ -41,8 +41,8 @@ def find_file(path: Path) -> Path:
 
 
 def choose(names: Sequence[str], place: object, how: str = "give one of them itself") -> str:
-    """Choose the file, of those called ``names`` (folders end in /) at ``place``, that holds the adapter; ``how`` several are
-    told apart. Raises UserError as above.
+    """Choose the file, of those called ``names`` (folders end in /) at ``place``, that holds the adapter; ``how``
+    several are told apart. Raises UserError as above.
     """
     if ADAPTER_FILE in names:
         return ADAPTER_FILE

@@ -41,7 +41,7 @@ def read_candidates(store: CandidateStore) -> Pictures:
 
 
 def read_world(count: int, seed: int) -> Pictures:
-    """Read pictures of the embedded world's renderer, one caption each, some of them wrong, as captions of the web are."""
+    """Draw pictures of the embedded world, one caption each, some of them wrong, as captions of the web are."""
     from mitune.worlds.shapes.corpus import build_corpus
 
     corpus = build_corpus(count, 1, WORLD_WRONG, seed)

@@ -86,8 +86,8 @@ def _of_split(part: Any, where: str, wanted: Wanted, name: str | None) -> Any:
 
 
 def choose_split(there: list[str], where: str, split: str | None) -> str:
-    """Choose the split asked for (``val`` is ``validation``), else ``train``, else the only one. Raises UserError where that
-    is none of ``there``.
+    """Choose the split asked for (``val`` is ``validation``), else ``train``, else the only one. Raises UserError where
+    that is none of ``there``.
     """
     if split is None and "train" not in there and len(there) > 1:
         raise UserError(f"{where} has several splits ({', '.join(there)}); choose one with score.split=")
