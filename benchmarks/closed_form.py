@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mitune.analytic import AnalyticDenoiser
+from mitune.search.potentials import RewardPotential
+
+
+@dataclass(frozen=True)
+class LatentReward:
+    """A reward that reads latents [n, …] instead of pictures: ``function(latents, prompts)`` gives scores [n]."""
+
+    name: str
+    function: Callable[[Tensor, list[str]], Tensor]
+    differentiable: bool = True
+    identity: str = "closed form"
+
+    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
+        """Score the latents ``pictures`` [n]."""
+        return self.function(pictures, prompts)
+
+
+class LatentPotential(RewardPotential):
+    """The potential of a :class:`LatentReward`."""
+
+    def _shown(self, z0: Tensor) -> Tensor:
+        return z0
 
 
 def quadratic(z: Tensor, slope: Any, curvature: Any) -> Tensor:

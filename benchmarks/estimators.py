@@ -89,14 +89,11 @@ def on_pictures(
     low = T_MIN if times < 900 else 0
     condition, seeds = denoiser.encode_prompts(list(labels)), range(n)
     t, weights = time_grid(schedule, times, low, 1000)
-    found = {}
-    mi, found["elbo, independent"] = (
-        each.value for each in mi_and_elbo(denoiser, z0, condition, Noising(t, weights, seeds, ROWS))
-    )
-    found = {"mi, image": mi, **found}
+    mi, bound = mi_and_elbo(denoiser, z0, condition, Noising(t, weights, seeds, ROWS))
+    found = {"mi, image": mi, "elbo, independent": bound}
     found["mi (orthogonal), image"] = mi_and_elbo(
         denoiser, z0, condition, Noising(t, weights, seeds, ROWS), form="orthogonal"
-    )[0].value
+    )[0]
     found["elbo, antithetic"] = elbo(denoiser, z0, condition, Noising(t, weights, seeds, ROWS, "antithetic"))
     found["elbo, coupled = llr, image, 1 path"] = elbo(
         denoiser, z0, condition, Noising(t, weights, seeds, ROWS, "coupled")
@@ -187,7 +184,7 @@ def averages(cases: Sequence[tuple[int, float]], seeds: int, n: int, say: Callab
                 sampler = SamplerConfig("ddpm", 100, guidance=1.0, spacing="trailing")
                 sample(denoiser, condition, own, sampler, [path_mi, path_llr])
                 for label, values in (
-                    ("mi, image", mi.value), ("elbo", bound.value),
+                    ("mi, image", mi), ("elbo", bound),
                     ("mi, path", path_mi.result()), ("llr, path", path_llr.result()),
                 ):  # fmt: skip
                     error = float(values.double().std()) / count**0.5
@@ -232,7 +229,7 @@ def strategies(dimensions: int, strength: float, times: int, n: int, draws: int)
             [
                 mi_and_elbo(
                     denoiser, z0, condition, Noising(t, weights, [50_000 * k + row for row in range(n)], ROWS)
-                )[0].value
+                )[0]
                 for k in range(2)
             ]
         ).mean(0)
@@ -245,8 +242,8 @@ def strategies(dimensions: int, strength: float, times: int, n: int, draws: int)
                     )
                     seeds = [1_000_000 + 10_000 * draw + row for row in range(n)]
                     mi, bound = mi_and_elbo(denoiser, z0, condition, Noising(t, weights, seeds, ROWS, noise))
-                    squares["mi"] += float((mi.value - truth).square().mean()) / draws
-                    squares["elbo"] += float((bound.value.double() - exact).square().mean()) / draws
+                    squares["mi"] += float((mi - truth).square().mean()) / draws
+                    squares["elbo"] += float((bound.double() - exact).square().mean()) / draws
                 rows.append(
                     {"schedule": name, "strategy": strategy, "noise": noise, "forwards": 2 * times}
                     | {f"{key}_rmse": value**0.5 for key, value in squares.items()}

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from benchmarks.closed_form import quadratic, tilted
+from benchmarks.closed_form import LatentPotential, LatentReward, quadratic, tilted
 from mitune.analytic import AnalyticDenoiser
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.search.catalogue import SearchConfig
-from mitune.search.potentials import LatentReward, RewardPotential
 from mitune.search.resampling import effective_sample_size
 from mitune.search.smc import Steered, steer
 from mitune.search.tempering import largest_temper
@@ -102,7 +101,7 @@ def population(
     reward = LatentReward(kind, lambda z, _: quadratic(z, slope, curvature))
     n = repeats * particles
     return steer(
-        denoiser, ["a"] * repeats, range(seed, seed + n), sampler(steps), RewardPotential(reward, denoiser),
+        denoiser, ["a"] * repeats, range(seed, seed + n), sampler(steps), LatentPotential(reward, denoiser),
         SearchConfig(**settings), noise=CommonNoise(n, (dimensions,), seed), batch_size=8192,
     )  # fmt: skip
 

@@ -20,8 +20,18 @@ class AnalyticDenoiser(Denoiser):
     p(z|c) = Σ_k w_ck N(z; m_k, S_k) with diagonal S_k, and p(z) = Σ_c prior_c p(z|c). Noised to time t each component
     stays Gaussian, N(α m_k, α² S_k + σ²), so ε̂ = −σ ∇ log p_t is exact.
 
-    ``means`` [K, d]; ``covariances`` [K] (isotropic) or [K, d] (diagonal); ``weights`` {label: [K]} and ``prior``
-    {label: p} are normalised. ValueError where the shapes or labels do not agree.
+    >>> model = AnalyticDenoiser([[-1.0], [1.0]], [0.1, 0.1], {"a": [1, 0], "b": [0, 1]}, {"a": 1, "b": 1},
+    ...                          NoiseSchedule.ddpm())
+    >>> model.information(torch.tensor([[1.0]]), ["b"]).round(decimals=3)
+    tensor([0.6930], dtype=torch.float64)
+
+    Args:
+        means: [K, d].
+        covariances: [K] (isotropic) or [K, d] (diagonal).
+        weights, prior: {label: [K]} and {label: p}; they are normalised.
+        schedule, prediction_type: as of every ``Denoiser``.
+
+    ValueError where the shapes or labels do not agree.
     """
 
     def __init__(
@@ -132,8 +142,6 @@ class AnalyticDenoiser(Denoiser):
 
     def _noised(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """z − α m_k and α² S_k + σ², both [n, K, d] (or broadcastable), for α, σ numbers or [n, 1]."""
-        if isinstance(alpha, Tensor) and alpha.ndim:
-            alpha = alpha.unsqueeze(-1)
-        if isinstance(sigma, Tensor) and sigma.ndim:
-            sigma = sigma.unsqueeze(-1)
+        if isinstance(alpha, Tensor) and isinstance(sigma, Tensor) and alpha.ndim:
+            alpha, sigma = alpha.unsqueeze(-1), sigma.unsqueeze(-1)
         return z.unsqueeze(-2) - alpha * self.means, alpha**2 * self.variances + sigma**2

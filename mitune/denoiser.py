@@ -19,7 +19,7 @@ from mitune.tasks import Task, check_texts_only
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What the network is told beside (z, t): named tensors, each [n, …], row i belonging to candidate i."""
+    """Holds what the network is told beside (z, t): named tensors, each [n, …], row i belonging to candidate i."""
 
     tensors: Mapping[str, Tensor]
 

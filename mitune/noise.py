@@ -31,6 +31,11 @@ MIN_ALPHA_BAR = 2.0**-24
 MIN_ALPHA = MIN_ALPHA_BAR**0.5
 
 
+def exact_type(device: torch.device) -> torch.dtype:
+    """Give float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Shape ``values`` [n] (or a scalar) to broadcast over ``like`` [n, …], in its dtype and on its device."""
     values = values.to(device=like.device, dtype=like.dtype)
@@ -88,11 +93,7 @@ class NoiseSchedule:
 
     @classmethod
     def rectified_flow(
-        cls,
-        num_train_timesteps: int = 1000,
-        shift: float = 1.0,
-        dynamic: bool = False,
-        even: bool = False,
+        cls, num_train_timesteps: int = 1000, shift: float = 1.0, dynamic: bool = False, even: bool = False
     ) -> NoiseSchedule:
         """Straight paths ``z_t = (1 − σ) z_0 + σ ε`` with ``σ = t/T``; ``shift`` > 1 puts more steps at high noise.
 
@@ -277,7 +278,7 @@ class NoiseSchedule:
     def _time(t: Time) -> Tensor:
         if not isinstance(t, Tensor):
             return torch.tensor(t, dtype=torch.float64)
-        return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
+        return t.to(exact_type(t.device))
 
     def _scales(self, t: Time, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """(α, σ) to multiply ``like`` with: plain numbers for one time (no device traffic), else broadcast tensors."""
@@ -298,8 +299,7 @@ class NoiseSchedule:
     def _table(self, name: str, device: torch.device) -> Tensor:
         key = (name, str(device))
         if key not in self._tables:
-            dtype = torch.float32 if device.type == "mps" else torch.float64
-            self._tables[key] = self._compute(name).to(device=device, dtype=dtype)
+            self._tables[key] = self._compute(name).to(device=device, dtype=exact_type(device))
         return self._tables[key]
 
     def _compute(self, name: str) -> Tensor:

@@ -118,7 +118,7 @@ def terms(score: str, combined: str = "") -> tuple[Term, ...]:
 
 
 def is_sum(score: str) -> bool:
-    """Whether a score is made of others."""
+    """Tell whether a score is made of others."""
     return score not in SCORERS and score not in COLUMNS and score not in STEERED
 
 
@@ -135,7 +135,7 @@ def scorers_of(scores: Iterable[str], combined: str = "") -> list[str]:
 
 
 def normalised(score: str, combined: str = "") -> bool:
-    """Whether a score compares the candidates of a prompt, and so means nothing across prompts or models."""
+    """Tell whether a score compares the candidates of a prompt, and so means nothing across prompts or models."""
     return any(term.normalised for term in terms(score, combined))
 
 
@@ -164,7 +164,7 @@ def weigh(table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any]
 def sums(
     table: Mapping[str, Any], scores: Iterable[str], combined: str = "", groups: Sequence[Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Those of ``scores`` that are made of others, each by :func:`weigh`."""
+    """Add up those of ``scores`` that are made of others, each by :func:`weigh`."""
     wanted = [score for score in dict.fromkeys(scores) if is_sum(score)]
     return {score: weigh(table, terms(score, combined), groups) for score in wanted}
 

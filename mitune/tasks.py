@@ -49,7 +49,7 @@ class PictureRef:
 
 @dataclass(frozen=True)
 class Task:
-    """What candidates are drawn for. ``id``, 12 hex digits of the SHA-256 of ``key``, names it in tables.
+    """Says what candidates are drawn for. ``id``, 12 hex digits of the SHA-256 of ``key``, names it in tables.
 
     >>> Task.of("a red circle").id == Task.of("a red circle", category="shape").id
     True
@@ -68,7 +68,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """What its id and its candidates' seeds come from: the text, with the picture's digest where it has one."""
+        """The source of its id and its candidates' seeds: the text, with the picture's digest where it has one."""
         return self.text if self.picture is None else f"{self.text}\x1f{self.picture.sha256}"
 
     def reworded(self, text: str) -> Task:

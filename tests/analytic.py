@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from mitune.analytic import AnalyticDenoiser
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Guide, Population, Step
-from mitune.sampling.solver import StepCoefficients, make_solver
+from mitune.sampling.solver import StepCoefficients, solver_of
 
 
 def three_clouds(schedule: NoiseSchedule | None = None, prediction_type: str = "epsilon") -> AnalyticDenoiser:
@@ -51,7 +53,8 @@ def within_three_errors(values: Tensor, truth: float) -> bool:
 def coefficients(schedule: NoiseSchedule, settings: SamplerConfig) -> list[StepCoefficients]:
     """The steps of a sampler on a schedule alone; what is None is as Stable Diffusion's first scheduler has it."""
     plain = {"spacing": "leading", "steps_offset": 0, "set_alpha_to_one": False}
-    return list(make_solver(schedule, "epsilon", settings.resolved(plain)).steps)
+    model: Any = SimpleNamespace(schedule=schedule, prediction_type="epsilon", sampler_defaults=plain)
+    return list(solver_of(model, settings).steps)
 
 
 class After(Guide):

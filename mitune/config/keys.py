@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +15,8 @@ from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import ScorerConfig
 from mitune.search.catalogue import SearchConfig
-from mitune.settings import (
-    ROUNDS,
-    SEED,
-    Key,
-    Settings,
-    declared,
-    key,
-    section,
-)
-from mitune.stages.settings import (
-    AgreeConfig,
-    CalibrateConfig,
-    EvaluateConfig,
-    ExportConfig,
-    GenerateConfig,
-    SampleConfig,
-    ScoreConfig,
-    SweepConfig,
-)
+from mitune.settings import ROUNDS, SEED, Key, Settings, declared, key, section
+from mitune.stages import settings as stages
 
 
 @dataclass
@@ -70,24 +52,18 @@ class Config(Settings):
     sampler: SamplerConfig = section(SamplerConfig)
     search: SearchConfig = section(SearchConfig)
     scorer: ScorerConfig = section(ScorerConfig)
-    generate: GenerateConfig = section(GenerateConfig)
+    generate: stages.GenerateConfig = section(stages.GenerateConfig)
     select: SelectConfig = section(SelectConfig)
     adapter: AdapterConfig = section(AdapterConfig)
     train: TrainConfig = section(TrainConfig)
-    evaluate: EvaluateConfig = section(EvaluateConfig)
-    sample: SampleConfig = section(SampleConfig)
-    score: ScoreConfig = section(ScoreConfig)
-    agree: AgreeConfig = section(AgreeConfig)
-    calibrate: CalibrateConfig = section(CalibrateConfig)
-    export: ExportConfig = section(ExportConfig)
-    sweep: SweepConfig = section(SweepConfig)
+    evaluate: stages.EvaluateConfig = section(stages.EvaluateConfig)
+    sample: stages.SampleConfig = section(stages.SampleConfig)
+    score: stages.ScoreConfig = section(stages.ScoreConfig)
+    agree: stages.AgreeConfig = section(stages.AgreeConfig)
+    calibrate: stages.CalibrateConfig = section(stages.CalibrateConfig)
+    export: stages.ExportConfig = section(stages.ExportConfig)
+    sweep: stages.SweepConfig = section(stages.SweepConfig)
     tracker: TrackerConfig = section(TrackerConfig)
-
-
-def leaves() -> Iterator[tuple[str, Any, str]]:
-    """(full key, default, meaning) of every key, in the order of the dataclasses."""
-    for name, one in keys().items():
-        yield name, list(one.default) if one.many else one.default, one.meaning
 
 
 @functools.cache

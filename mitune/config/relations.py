@@ -465,10 +465,10 @@ def _calibrate_target(target: str | None, by: str, combined: str, sampler: str, 
 
 
 @relation("calibrate.k calibrate.candidates sampler.steps", stage="calibrate")
-def _calibrate_numbers(k: int, candidates: int, steps: int) -> None:
+def _calibrate_numbers(k: int, candidates: int, sampler_steps: int) -> None:
     if k >= candidates:
         raise UserError(
             f"calibrate.k={k}: nobody could be dropped of calibrate.candidates={candidates}; lower k"
         )
-    if steps < 2:
-        raise UserError(f"calibrate: with sampler.steps={steps} there is no step to save; raise it")
+    if sampler_steps < 2:
+        raise UserError(f"calibrate: with sampler.steps={sampler_steps} there is no step to save; raise it")

@@ -73,6 +73,7 @@ def calibration(
     looks: Mapping[str, int] | None = None,
     finish: float = 0.0,
     propose: bool = True,
+    branches: int = 2,
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def calibration(
         looks: network rows that a look at one candidate takes, by score; none for the free ones.
         finish: network rows a candidate that ``target`` takes.
         propose: whether schedules may be chosen by this target (not by an oracle, that only judges).
+        branches: network rows of a step of one candidate (``Denoiser.branches``).
 
     Gives ``{"prompts", "candidates", "steps", "k", "recall", "finish", "survivors": [m, …], "scores": {name: {"look",
     "at": [{"step", "tau_own", "tau_target", "recall_own", "recall_target"}]}}, "proposals": {name: proposal or None},
@@ -115,7 +117,9 @@ def calibration(
         scores[name] = {"look": look, "at": rows}
         early = {step: values for step, values in by_step.items() if step < steps}
         proposals[name] = (
-            _propose(early, target, steps, k, wanted, look, finish, mean) if propose and early else None
+            _propose(early, target, steps, k, wanted, look, finish, branches, mean)
+            if propose and early
+            else None
         )
     able = [name for name, proposal in proposals.items() if proposal is not None]
     return {
@@ -154,6 +158,7 @@ def _propose(
     wanted: float,
     look: int,
     finish: float,
+    branches: int,
     mean: Any,
 ) -> dict[str, Any] | None:
     """The schedule that takes the fewest rows, scores of the finished included, at the recall wanted; or None.
@@ -164,12 +169,14 @@ def _propose(
     prompts, candidates = target.shape
 
     def rows(cuts: Sequence[Cut], finish: float) -> float:
-        return rows_of(cuts, candidates, steps, look) + finish * (cuts[-1].survivors if cuts else candidates)
+        drawing = rows_of(cuts, candidates, steps, look, branches=branches)
+        return drawing + finish * (cuts[-1].survivors if cuts else candidates)
 
     plans = sorted(
         schedules(sorted(running), candidates, k), key=lambda cuts: (rows(cuts, finish), len(cuts))
     )
-    plans = [cuts for cuts in plans if rows(cuts, finish) < candidates * (2 * steps + finish)]
+    whole = candidates * (branches * steps + finish)
+    plans = [cuts for cuts in plans if rows(cuts, finish) < whole]
     if not plans:
         return None
     recalls = np.stack([recall(target, race(running, cuts), k) for cuts in plans])  # [schedules, P]
@@ -190,7 +197,6 @@ def _propose(
     cuts = plans[best]
     alive, everyone = race(running, cuts), np.ones_like(target, dtype=bool)
     loss = winners_mean(target, everyone, k) - winners_mean(target, alive, k)
-    whole = candidates * (2 * steps + finish)
     return {
         "cuts": [{"step": cut.step, "survivors": cut.survivors} for cut in cuts],
         "recall": mean(recalls[best]),
@@ -198,7 +204,7 @@ def _propose(
         "loss": mean(loss),
         "rows": rows(cuts, finish),
         "saving": whole / rows(cuts, finish),
-        "saving_drawing": candidates * 2 * steps / rows_of(cuts, candidates, steps, look),
+        "saving_drawing": candidates * branches * steps / rows(cuts, 0.0),
     }
 
 

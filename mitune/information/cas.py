@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mitune.denoiser import Condition, Denoiser
-from mitune.errors import UserError, check_known
-from mitune.information.catalogue import DIVERGENCES, ENDS, INVERSIONS, RULES, SPACINGS, CASConfig
+from mitune.errors import UserError
+from mitune.information.catalogue import CASConfig
 from mitune.information.given import Given
 from mitune.information.noising import Noising
-from mitune.noise import NoiseSchedule
+from mitune.noise import NoiseSchedule, exact_type
 from mitune.sampling.seeds import candidate_seed
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -80,11 +80,7 @@ def quadrature(points: int, rule: str) -> Tensor:
 
     "simpson38" and "simpson13" are exact for cubics for any number of points ≥ 3: where the intervals do not divide by
     three (two), the last ones go to the other rule. "trapezoid" is exact for straight lines; two points always get it.
-    UserError for an unknown rule or fewer than two points.
     """
-    check_known("cas: rule", rule, RULES)
-    if points < 2:
-        raise UserError(f"cas: steps={points} must be at least 2, the two ends of the path")
     intervals = points - 1
     if rule == "trapezoid" or intervals == 1:
         panels = [1] * intervals
@@ -117,9 +113,15 @@ def path_nodes(
     """``steps`` nodes from ``t_min`` to ``t_max`` (default: the schedule's ends), even in φ = arctan s or in t.
 
     Times between the entries of a VP table are fractions, which its networks read as well as whole ones.
-    UserError for an unknown rule or spacing, fewer than two steps, times beyond the schedule, or a path without length.
+
+    Args:
+        schedule: the model's.
+        steps: nodes, two at least.
+        rule, spacing: as of ``CASConfig``.
+        t_min, t_max: the ends.
+
+    UserError for a path without length within the schedule.
     """
-    check_known("cas: spacing", spacing, SPACINGS)
     unit = quadrature(steps, rule)
     total = schedule.num_train_timesteps
     flow = schedule.kind == "flow"
@@ -191,9 +193,11 @@ def cas(
     Forwards: 2n (steps · (probes + 1) + (steps − 1) · recursion), with "jvp" 2n (2 · steps · probes + …): a
     derivative counts as two rows, and brings ε̂ along.
 
-    UserError for an unknown word or a number out of range; ValueError where the lengths differ.
+    UserError for a setting that its key does not allow; ValueError where the lengths differ.
     """
-    _check(settings, epsilon)
+    settings.check("scorer.cas.")
+    if not epsilon > 0:
+        raise UserError(f"cas: epsilon={epsilon} must be greater than 0")
     nodes = path_nodes(denoiser.schedule, settings.steps, settings.rule, settings.spacing)
     n = len(z0)
     null = denoiser.reference(condition) if null is None else null
@@ -202,7 +206,7 @@ def cas(
             f"{n} latents need as many conditions, null rows and seeds: {len(condition)}, {len(null)}, {len(seeds)}"
         )
     device = denoiser.device
-    exact = torch.float32 if device.type == "mps" else torch.float64
+    exact = exact_type(device)
     z0 = z0.to(device=device, dtype=exact)
     found = []
     with ExitStack() as stack:
@@ -222,18 +226,6 @@ def cas(
         empty = torch.empty(0, device=device, dtype=exact)
         return CAS(empty, empty, empty)
     return CAS(*(torch.cat(column) for column in zip(*found, strict=True)))
-
-
-def _check(settings: CASConfig, epsilon: float) -> None:
-    check_known("cas: divergence", settings.divergence, DIVERGENCES)
-    check_known("cas: inversion", settings.inversion, INVERSIONS)
-    check_known("cas: end", settings.end, ENDS)
-    if settings.probes < 1:
-        raise UserError(f"cas: probes={settings.probes} must be at least 1")
-    if settings.recursion < 0:
-        raise UserError(f"cas: recursion={settings.recursion} must be 0 or more")
-    if not epsilon > 0:
-        raise UserError(f"cas: epsilon={epsilon} must be greater than 0")
 
 
 def measure(denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: CASConfig) -> Tensor:
@@ -345,12 +337,7 @@ def _signs(seeds: Sequence[int], probes: int, shape: Sequence[int]) -> Iterator[
 
 
 def _log_densities(
-    pair: _Branches,
-    z0: Tensor,
-    nodes: Nodes,
-    signs: Iterator[Tensor],
-    trace: _Trace,
-    settings: CASConfig,
+    pair: _Branches, z0: Tensor, nodes: Nodes, signs: Iterator[Tensor], trace: _Trace, settings: CASConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(z_0|c), log p(z_0) and the standard error of their difference, each [m]."""
     m, d = len(z0), z0[0].numel()

@@ -53,12 +53,8 @@ INVERSIONS = {"trapezoid": "second order", "ddim": "first order, as published"}
 ENDS = {"denoised": "by way of ε̂ there", "normal": "N(0, I), as published"}
 SPACINGS = {"angle": "even in arctan of noise over signal", "time": "even in t"}
 
-_WHOLE_RANGE = (
-    "even",
-    "stratified",
-    "random",
-    "importance",
-)  # strategies whose times stand for all of the range
+# Strategies whose times stand for all of the range.
+_WHOLE_RANGE = ("even", "stratified", "random", "importance")
 NATS_FROM = 5
 """Highest ``t_min`` (of 1000) at which what lies below may be left out of a number in nats: a twentieth and less of the
 information of Gaussian pairs of correlation up to 0.98, see tests/test_meanings.py."""
@@ -93,13 +89,9 @@ class ElboConfig(TimesConfig):
 
 @dataclass
 class MIImageConfig(ElboConfig):
-    """Where all but ``form`` is as for elbo, one pass gives both."""
+    """Set ``mi_image``; one pass gives elbo too where all but ``form`` is as for elbo."""
 
-    form: str = key(
-        "square",
-        "how two predictions are compared",
-        choices=FORMS,
-    )
+    form: str = key("square", "how two predictions are compared", choices=FORMS)
 
 
 @dataclass
@@ -113,17 +105,8 @@ class ContrastConfig(ElboConfig):
     times: int = key(6, "times a picture is noised at", low=1, high=STEPS)
     t_min: int = key(560, "lowest time (of 1000)", low=0, high=STEPS)
     edits: int = key(8, "minimal edits of the prompt, or other prompts, to tell it from", low=1, high=1000)
-    negatives: str = key(
-        "edits",
-        "the other prompts",
-        choices=NEGATIVES,
-    )
-    kinds: list[str] = key(
-        [*EDITS],
-        "kinds of edits",
-        choices=EDITS,
-        filled=True,
-    )
+    negatives: str = key("edits", "the other prompts", choices=NEGATIVES)
+    kinds: list[str] = key([*EDITS], "kinds of edits", choices=EDITS, filled=True)
     given: str | None = key(
         None, "negatives=list: the other prompts, a source like prompts.source", path=True
     )
@@ -134,18 +117,10 @@ class CASConfig(Settings):
     steps: int = key(10, "steps of the inversion", low=2, high=STEPS)
     probes: int = key(20, "random probes of the divergence a step", low=1, high=10_000)
     recursion: int = key(2, "fixed-point passes of an inversion step", low=0, high=100)
-    divergence: str = key(
-        "hutchinson",
-        "how the divergence is found",
-        choices=DIVERGENCES,
-    )
+    divergence: str = key("hutchinson", "how the divergence is found", choices=DIVERGENCES)
     rule: str = key("simpson38", "quadrature over the steps", choices=RULES)
     inversion: str = key("trapezoid", "a step", choices=INVERSIONS)
-    end: str = key(
-        "denoised",
-        "density at the path's end",
-        choices=ENDS,
-    )
+    end: str = key("denoised", "density at the path's end", choices=ENDS)
     spacing: str = key("angle", "of the steps", choices=SPACINGS)
 
 
@@ -163,6 +138,8 @@ def _said(own: Any) -> str:
 @dataclass(frozen=True)
 class Score(Part):
     """A column that says how well pictures go with their prompts; higher = better.
+
+        SCORES["llr"].needs_noise  # True
 
     Attributes:
         where: what it is measured on: the sampler's "path" (free of charge), the final "latent", or the "picture".
@@ -218,7 +195,7 @@ class Score(Part):
 
 
 def is_in_nats(own: Any) -> bool:
-    """Whether a score on forward noise, set so, estimates information itself: the likelihood's weights, all times."""
+    """Tell whether a score on forward noise, set so, is information in nats: the likelihood's weights, all times."""
     return (
         own.weighting == "continuous"
         and own.strategy in _WHOLE_RANGE

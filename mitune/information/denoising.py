@@ -15,20 +15,15 @@ from mitune.denoiser import Condition, Denoiser
 from mitune.errors import check_known
 from mitune.information.catalogue import FORMS
 from mitune.information.noising import Noising
-from mitune.noise import expand
-
-
-class DenoisingTerms(NamedTuple):
-    """What each time adds, weighted, float64 [n, times, conditions]: the summands of ``DenoisingErrors``."""
-
-    error: Tensor
-    mi: Tensor | None
+from mitune.noise import exact_type, expand
 
 
 class DenoisingErrors(NamedTuple):
-    """float64 [n, conditions], in nats with the "continuous" weights over all times: ``error`` Σ_t w_t ‖ε̂_k − ε‖²
-    (lower = likelier, up to a constant of the row) and ``mi`` Σ_t w_t ‖ε̂_k − ε̂_ref‖² (None where no reference was
-    named).
+    """Weighted errors, float64: each time's [n, times, conditions] or, in nats with the "continuous" weights over all
+    times, their sums [n, conditions].
+
+    ``error``: w_t ‖ε̂_k − ε‖² (lower = likelier, up to a constant of the row). ``mi``: w_t ‖ε̂_k − ε̂_ref‖² (None where no
+    reference was named).
     """
 
     error: Tensor
@@ -43,7 +38,7 @@ def denoising_terms(
     noising: Noising,
     reference: int | None = None,
     form: str = "square",
-) -> DenoisingTerms:
+) -> DenoisingErrors:
     """Measure the errors of every condition on the same noisy versions of ``z0`` [n, …].
 
     Args:
@@ -67,7 +62,7 @@ def denoising_terms(
 
     device = denoiser.device
     z0 = z0.to(device=device, dtype=torch.promote_types(torch.float32, z0.dtype))
-    exact = torch.float32 if device.type == "mps" else torch.float64
+    exact = exact_type(device)
     times = noising.t.to(device)
     error_weights = plan.weights.to(device=device, dtype=exact)
     mi_weights = noising.weights.to(device=device, dtype=exact)
@@ -103,7 +98,7 @@ def denoising_terms(
             product = (other * delta).sum(-1, dtype=exact)
             mi[begin:end] = product * expand(mi_weights[time], product)
 
-    return DenoisingTerms(error.reshape(n, m, k), None if mi is None else mi.reshape(n, m, k))
+    return DenoisingErrors(error.reshape(n, m, k), None if mi is None else mi.reshape(n, m, k))
 
 
 def denoising_errors(
@@ -114,7 +109,11 @@ def denoising_errors(
     reference: int | None = None,
     form: str = "square",
 ) -> DenoisingErrors:
-    """Add up the terms of :func:`denoising_terms`, which says what the arguments are, over the times."""
+    """Add up the terms of all times.
+
+    Args:
+        denoiser, z0, conditions, noising, reference, form: as of ``denoising_terms``.
+    """
     error, mi = denoising_terms(denoiser, z0, conditions, noising, reference, form)
     return DenoisingErrors(error.sum(1), None if mi is None else mi.sum(1))
 

@@ -1,12 +1,11 @@
 """Minimal edits of a prompt, found in a pool of prompts: the negatives of `contrast`.
 
-A good negative is a prompt that differs in one thing and *contradicts* the original: attributes exchanged
-between two objects, a word replaced by another of its kind, a relation by another. Nothing here knows a
-language: word kinds are distributional classes (Harris 1954; Bullinaria & Levy 2007), the cosine of
-positive-PMI vectors over the words that stand just before and just after. Grammaticality is judged by
-neighbours: a new pair of neighbours should have been seen in the pool. Words that stand side by side
-somewhere ("striped red") can be true together, so exchanging one for the other contradicts nothing; such
-exchanges come last.
+A good negative is a prompt that differs in one thing and *contradicts* the original: attributes exchanged between two
+objects, a word replaced by another of its kind, a relation by another. Nothing here knows a language: word kinds are
+distributional classes (Harris 1954; Bullinaria & Levy 2007), the cosine of positive-PMI vectors over the words that
+stand just before and just after. Grammaticality is judged by neighbours: a new pair of neighbours should have been seen
+in the pool. Words that stand side by side somewhere ("striped red") can be true together, so exchanging one for the
+other contradicts nothing; such exchanges come last.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ from scipy import sparse
 
 from mitune.information.catalogue import EDITS
 
-KINDS = tuple(EDITS)
-
-# Which kind comes next, while it lasts. One in eight is a drop: a right picture satisfies that prompt too.
-_ROTA = ("swap", "substitute", "substitute", "swap", "substitute", "substitute", "substitute", "drop")
+# The kinds in turn, each while it lasts. One in eight is a drop: a right picture satisfies that prompt too.
+_TURNS = ("swap", "substitute", "substitute", "swap", "substitute", "substitute", "substitute", "drop")
 
 # Words (with inner apostrophes and hyphens), single Han and kana characters, punctuation marks.
 _TOKEN = re.compile(
@@ -137,7 +134,7 @@ class EditMiner:
         self._total = max(1, sum(self._words.values()))
         self._function = self._function_words()
 
-    def edits(self, prompt: str, k: int, kinds: Sequence[str] = KINDS) -> list[Edit]:
+    def edits(self, prompt: str, k: int, kinds: Sequence[str] = tuple(EDITS)) -> list[Edit]:
         """Up to ``k`` distinct texts other than ``prompt``, those that contradict it first.
 
         They are spread over ``kinds`` and over the places of the prompt. Where no edit of any kind is found
@@ -146,21 +143,20 @@ class EditMiner:
 
         Raises ValueError for an unknown kind.
         """
-        unknown = set(kinds) - set(KINDS)
+        unknown = set(kinds) - set(EDITS)
         if unknown:
             raise ValueError(
-                f"unknown kind of edit {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
+                f"unknown kind of edit {', '.join(sorted(unknown))}; there are {', '.join(EDITS)}"
             )
         text = _Text.of(prompt)
-        finders = {"swap": self._swaps, "substitute": self._substitutes, "drop": self._drops}
         found = {
-            kind: (text.replaced(changes) for changes in _spread(finders[kind](text, prompt)))
+            kind: (text.replaced(changes) for changes in _spread(self._candidates(kind, text, prompt)))
             for kind in kinds
         }
         taken = {plain_text(prompt)}
         result: list[Edit] = []
         while found and len(result) < k:
-            for kind in _ROTA:
+            for kind in _TURNS:
                 if kind not in found or len(result) == k:
                     continue
                 edit = next((edit for edit in found[kind] if self._same(edit).isdisjoint(taken)), None)
@@ -287,6 +283,11 @@ class EditMiner:
 
     # -- the three kinds of edit -----------------------------------------------------------------------------
 
+    def _candidates(self, kind: str, text: _Text, prompt: str) -> list[_Candidate]:
+        if kind == "swap":
+            return self._swaps(text, prompt)
+        return self._substitutes(text, prompt) if kind == "substitute" else self._drops(text, prompt)
+
     def _spans_of(self, keys: Span) -> Iterator[tuple[int, int]]:
         """[start, stop) of the words and units of a prompt that may be exchanged.
 
@@ -317,9 +318,8 @@ class EditMiner:
     def _unseen(self, first: str, second: str, blind: float) -> float:
         """How well two words go together that the pool never shows together.
 
-        Fairly well, if it shows such a pair with a word of the same kind; by ``blind``, if it has too few
-        words of these kinds to show one; badly, if words of these kinds should have met by chance and have
-        not.
+        Fairly well, if it shows such a pair with a word of the same kind; by ``blind``, if it has too few words of
+        these kinds to show one; badly, if words of these kinds should have met by chance and have not.
         """
         if (known := self._fit.get((first, second))) is not None:
             return known if known >= 0 else max(-known * blind, 0.05)
@@ -396,8 +396,7 @@ class EditMiner:
                 first, second = keys[start:stop], keys[other:end]
                 if other <= stop or first == second or set(first) & set(second):
                     continue
-                # Parallel places ("a tall man and a short woman") speak for a kind of which the pool shows
-                # little.
+                # Parallel places ("a tall man and a short woman") speak for a kind of which the pool shows little.
                 alike = self._cosine(first, second)
                 if self._alike_joints(padded[start], padded[other]):
                     alike += 0.5 * self._cosine((padded[stop + 1],), (padded[end + 1],))
@@ -478,8 +477,7 @@ class EditMiner:
                 joint = (padded[start], padded[stop + 1])
                 if not gone or not rest or joint not in self._pairs:
                     continue
-                # How usual the new joint is, from either side; a cut of a third to a half of what is said is
-                # an object.
+                # How usual the new joint is, from either side; a cut of a third to a half of what is said is an object.
                 usual = self._pairs[joint] / math.sqrt(self._words[joint[0]] * self._words[joint[1]])
                 size = len(gone) / (len(gone) + len(rest))
                 score = math.sqrt(usual) * (1.0 if 0.3 <= size <= 0.6 else 0.5)

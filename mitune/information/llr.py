@@ -20,8 +20,7 @@ from mitune.information.catalogue import LLRImageConfig
 from mitune.information.denoising import denoising_errors
 from mitune.information.given import Given
 from mitune.information.noising import Noising
-from mitune.information.times import Weighting
-from mitune.noise import NoiseSchedule
+from mitune.noise import NoiseSchedule, exact_type
 from mitune.sampling.loop import Step
 
 KERNELS = ("wide", "path")
@@ -39,9 +38,6 @@ class PathLLR:
     Both tend to the same, but at few steps the narrow one overrates steps that end near clean data, and for rectified
     flow the first ones (benchmarks/results/estimators.md: at 50 steps and fewer the wide one is nearer everywhere).
 
-    ``weighting``: None is the likelihood itself on all steps; a ``Weighting`` keeps the steps in its range and
-    multiplies them by its emphasis. (From t_min > 0 on, it is the information of the picture noised to t_min.)
-
     ``tail``: a VP table ends before all signal is gone, and a path that starts there lacks what z_T itself tells:
     log p_T(z_T|c) − log p_T(z_T) = ½ (‖ε̂_∅‖² − ‖ε̂_c‖²) + O(α_T²) of the first step, as ε̂ is standard normal noise run
     back to where it came from. With exact denoisers and many steps it takes away most of the error under guidance. It
@@ -55,17 +51,13 @@ class PathLLR:
 
     name = "llr"
 
-    def __init__(self, kernel: str = "wide", weighting: Weighting | None = None, tail: bool = False) -> None:
+    def __init__(self, kernel: str = "wide", tail: bool = False) -> None:
         check_known("llr kernel", kernel, KERNELS)
-        self.kernel = kernel
-        self.weighting = weighting
-        self.tail = tail
+        self.kernel, self.tail = kernel, tail
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
-        self._total = torch.zeros(
-            n, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64
-        )
+        self._total = torch.zeros(n, device=device, dtype=exact_type(device))
 
     def observe(self, step: Step) -> None:
         """Add one step."""
@@ -74,20 +66,13 @@ class PathLLR:
             self._total.add_(norms[0] - norms[1], alpha=0.5)
         if step.noise is None:
             return
-        emphasis = 1.0
-        if self.weighting is not None:
-            if not self.weighting.t_min < step.t <= self.weighting.t_max:
-                return
-            emphasis = float(self.weighting.emphasis(step.t))
         width = step.wide if self.kernel == "wide" else step.std
         ratio = step.b / width
-        self._total.add_(step.squared_gap, alpha=emphasis * 0.5 * ratio**2 * (2 * step.guidance - 1))
+        self._total.add_(step.squared_gap, alpha=0.5 * ratio**2 * (2 * step.guidance - 1))
         if not step.linear:
             pull = (step.eps - step.eps_null).flatten(1) - step.guidance * step.delta
-            self._total.add_((pull * step.delta).sum(1), alpha=emphasis * ratio**2)
-        self._total.add_(
-            (step.delta * step.noise.flatten(1)).sum(1), alpha=emphasis * ratio * step.std / width
-        )
+            self._total.add_((pull * step.delta).sum(1), alpha=ratio**2)
+        self._total.add_((step.delta * step.noise.flatten(1)).sum(1), alpha=ratio * step.std / width)
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""

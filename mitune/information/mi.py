@@ -13,7 +13,7 @@ from mitune.information.catalogue import FORMS, MIConfig
 from mitune.information.denoising import denoising_terms
 from mitune.information.noising import Noising
 from mitune.information.times import Profile, Weighting, time_grid
-from mitune.noise import NoiseSchedule
+from mitune.noise import NoiseSchedule, exact_type
 from mitune.sampling.loop import Step
 
 
@@ -31,6 +31,11 @@ class PathMI:
     The square form on a flow is eq. 2 carried over to it, which ranks differently. RFMI's published code has the guided
     velocity in both places of v̂_c; without guidance that is the same.
 
+    Args:
+        schedule: the model's.
+        weighting, t_min, t_max, profile: as of ``Weighting``, which "paper" divides by the visited steps.
+        form: "square" or "orthogonal".
+
     UserError as ``Weighting``; ``result`` raises one where no visited time lay in the range.
     """
 
@@ -38,7 +43,7 @@ class PathMI:
         self,
         schedule: NoiseSchedule,
         weighting: str = "paper",
-        t_min: float = 50,
+        t_min: float = MIConfig.t_min,
         t_max: float | None = None,
         profile: Profile | None = None,
         form: str = "square",
@@ -50,9 +55,7 @@ class PathMI:
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
-        # The sum over steps is float64; MPS has none.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._total = torch.zeros(n, device=device, dtype=dtype)
+        self._total = torch.zeros(n, device=device, dtype=exact_type(device))
         self._visited = 0
         self._edge = float(self.weighting.primitive(self.weighting.t_max))
 
@@ -123,6 +126,12 @@ def measure_profile(
 
     For ``time_grid(strategy="importance")``, as the best density to draw times with is near it, and for
     ``weighting="profile"``. A few dozen pictures are enough. Cost: 2 · times forwards a picture.
+
+    Args:
+        denoiser: the model.
+        z0, condition, seeds: latents [n, …], with a row and a seed of its noise for each.
+        times: how many, between ``t_min`` and ``t_max`` (default: T).
+        batch_size: rows of a forward at most.
     """
     schedule = denoiser.schedule
     t = time_grid(schedule, times, t_min, schedule.num_train_timesteps if t_max is None else t_max).t

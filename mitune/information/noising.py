@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError, check_known
-from mitune.information.catalogue import NOISES, TimesConfig
+from mitune.information.catalogue import NOISES, ElboConfig, TimesConfig
 from mitune.information.times import Profile, Weighting, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_noise, candidate_seed
@@ -18,7 +18,7 @@ from mitune.sampling.seeds import candidate_noise, candidate_seed
 
 @dataclass(frozen=True, eq=False)
 class Noising:
-    """What every estimator on forward noise asks for.
+    """Says all that an estimator on forward noise asks for.
 
         noising = Noising(*time_grid(denoiser.schedule, 8, 400, 1000), seeds=[1, 2])
         elbo(denoiser, z0, condition, noising)
@@ -42,7 +42,7 @@ class Noising:
     weights: Tensor
     seeds: Sequence[int]
     batch_size: int = 64
-    noise: str = "independent"
+    noise: str = ElboConfig.noise
     emphasis: Tensor | None = None
     path: int = 0
 
@@ -96,7 +96,7 @@ def noising_of(
 
 @dataclass(frozen=True, eq=False)
 class ForwardNoise:
-    """How raw noise, ``maps`` [maps, …], becomes at each of m times the noise ε of z_t and the target ε̂ is held to."""
+    """Makes of raw noise, ``maps`` [maps, …], at each of m times the noise ε of z_t and the target ε̂ is held to."""
 
     maps: int
     weights: Tensor  # [m] of the squared errors, float64 on the CPU

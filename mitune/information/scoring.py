@@ -15,7 +15,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.information.given import Given
 from mitune.information.negatives import Pool
-from mitune.information.noising import Noising, noising_of
+from mitune.information.noising import noising_of
 from mitune.information.times import Profile
 from mitune.referees.weighted import load_reward
 from mitune.scores import SCORES, scorers_of, sums
@@ -66,13 +66,14 @@ class Scoring:
                         f"{name} is defined on rectified flows, and {denoiser.identity} is a diffusion model: ask for"
                         " mi"
                     )
-        self._pool, self._seed, self._batch_size = Pool(pool, given, seed), seed, batch_size
-        self._profile = profile
+        self._pool, self._batch_size = Pool(pool, given, seed), batch_size
         self._own = {name: SCORES[name].own(settings) for name in self.scorers}
         self._code = {name: SCORES[name].load() for name in self.scorers}  # before anything is drawn
         self._latent = [name for name in self.scorers if SCORES[name].where == "latent"]
         self._passes = self._shared()
-        self._noisings: dict[str, Noising] = {}
+        self._noisings = {
+            name: noising_of(name, self._own[name], denoiser.schedule, profile, seed) for name in self._passes
+        }
         pictures = [name for name in self.scorers if SCORES[name].where == "picture"]
         # Their weights are read when the first picture is judged, and once.
         self._judges: dict[str, Any] = {
@@ -94,7 +95,7 @@ class Scoring:
         found: dict[str, Tensor] = {}
         for name, columns in self._passes.items():
             before = self.denoiser.forwards
-            noising = replace(self._noising(name), seeds=list(seeds), batch_size=self._batch_size)
+            noising = replace(self._noisings[name], seeds=list(seeds), batch_size=self._batch_size)
             values = self._code[name](self.denoiser, latents, given, noising, self._own[name])
             every = values if isinstance(values, Mapping) else {name: values}
             found |= {column: every[column] for column in columns}
@@ -114,7 +115,7 @@ class Scoring:
 
     @property
     def judges(self) -> dict[str, str]:
-        """Which weights the judges from outside judge with, by scorer."""
+        """The identities of the judges from outside, by scorer."""
         return {name: judge.identity for name, judge in self._judges.items() if SCORES[name].external}
 
     def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
@@ -125,7 +126,7 @@ class Scoring:
 
     @property
     def needs_pictures(self) -> bool:
-        """Whether a score looks at decoded pictures."""
+        """True where a score looks at decoded pictures."""
         return bool(self._judges)
 
     def edits(self, text: str) -> list[str]:
@@ -141,14 +142,6 @@ class Scoring:
                 if other in passes and name in passes and _alike(self._own[name], self._own[other]):
                     passes[name] += passes.pop(other)
         return passes
-
-    def _noising(self, name: str) -> Noising:
-        """At which times, with what noise and weights a scorer looks; the seeds are yet to come."""
-        if name not in self._noisings:
-            self._noisings[name] = noising_of(
-                name, self._own[name], self.denoiser.schedule, self._profile, self._seed
-            )
-        return self._noisings[name]
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -18,9 +18,8 @@ from mitune.errors import UserError, check_known
 from mitune.information.catalogue import STRATEGIES, WEIGHTINGS
 from mitune.noise import NoiseSchedule, Time
 
-_DEFENCE = (
-    0.1  # the even part of importance sampling: no weight grows beyond 11 times the mean one of its profile
-)
+# The even part of importance sampling: no weight grows beyond 11 times the mean one of its profile.
+_DEFENCE = 0.1
 _THIRDS = {"small": 0, "middle": 1, "large": 2}
 
 
@@ -61,7 +60,9 @@ class Profile:
 
 
 class Weighting:
-    """What a time counts: w(t) dt on [t_min, t_max] by its primitive.
+    """Says what a time counts: w(t) dt on [t_min, t_max] by its primitive.
+
+        Weighting(schedule, "uniform", 400, 1000).density(500)
 
     * "continuous": −½ λ'(t) dt, the likelihood's own (Kingma et al., VDM, arXiv 2107.00630): results in nats
       where the range is all of the times.
@@ -69,6 +70,12 @@ class Weighting:
       so without the length of the range, and by its value at each time rather than over its stretch.
     * "uniform": all times alike, as networks are trained; the whole weighs what "continuous" does.
     * "profile": w ∝ a measured ``profile``; the whole weighs what "continuous" does.
+
+    Args:
+        schedule: the model's, of T steps.
+        name: one of these.
+        t_min, t_max: the range (default: all of it).
+        profile: of "profile".
 
     Raises UserError for an unknown name, a missing profile, or unless 0 ≤ t_min < t_max ≤ T.
     """
@@ -160,7 +167,7 @@ def time_grid(
     profile: Profile | None = None,
     seed: int | None = None,
 ) -> TimeGrid:
-    """``times`` times in [t_min, t_max] with their weights; the same for all candidates that are to be compared.
+    """Lay out ``times`` times in [t_min, t_max] with their weights; the same for all candidates to be compared.
 
     Strategies:
 
@@ -174,8 +181,15 @@ def time_grid(
       mean, as it may be off), each weighted by w over that density. In equal shares of it: with a seed one time drawn
       in each (unbiased), without one their midpoints.
 
-    ``seed`` serves what is drawn (None: 0). VP times are rounded down to whole steps, so importance sampling may name a
-    step twice.
+    VP times are rounded down to whole steps, so importance sampling may name a step twice.
+
+    Args:
+        schedule: the model's.
+        times: how many.
+        t_min, t_max, weighting, profile: as of ``Weighting``.
+        strategy: one of these.
+        seed: of what is drawn (None: 0).
+
     UserError for unknown names, a missing profile, a range outside 0…T or stretches less than one step wide.
     """
     check_known("times: strategy", strategy, STRATEGIES)

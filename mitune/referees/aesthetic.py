@@ -19,7 +19,7 @@ from mitune.families.adapter_place import PICKLED
 from mitune.families.source import fingerprint
 from mitune.reading import home, is_file, reading
 from mitune.referees.catalogue import AestheticConfig
-from mitune.referees.clip import Clip, clip_of
+from mitune.referees.clip import clip_of
 from mitune.referees.pairs import check_pairs
 
 _KEY = "scorer.aesthetic.head"
@@ -77,13 +77,17 @@ def _stack(weights: Mapping[str, Tensor], path: Path) -> nn.Sequential:
 
 
 class AestheticReward:
-    """How pleasing pictures are, about 1 to 10, whatever their prompts; differentiable in the pictures."""
+    """Judges how pleasing pictures are, about 1 to 10, whatever their prompts; differentiable in the pictures.
+
+    Raises UserError as ``check_head``, and without its CLIP.
+    """
 
     name = "aesthetic"
     differentiable = True
 
-    def __init__(self, clip: Clip, head: Path) -> None:
-        self.clip, self._path = clip, head
+    def __init__(self, settings: AestheticConfig, device: torch.device | str) -> None:
+        self._path = check_head(settings.head)
+        self.clip = clip_of("aesthetic", settings, device)
 
     @cached_property
     def _head(self) -> nn.Sequential:
@@ -98,7 +102,7 @@ class AestheticReward:
 
     @property
     def identity(self) -> str:
-        """Which model and head judge."""
+        """The model and the head that judge."""
         return f"{self.clip.source.identity}+{self._path.stem}@{fingerprint([self._path])}"
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
@@ -107,9 +111,3 @@ class AestheticReward:
         head = self._head
         scores: Tensor = head(self.clip.image_features(pictures)).squeeze(-1)
         return scores.to(torch.float32)
-
-
-def aesthetic_reward(settings: AestheticConfig, device: torch.device | str) -> AestheticReward:
-    """Make the judge ``aesthetic``. Raises UserError as ``check_head``, and without its CLIP."""
-    head = check_head(settings.head)
-    return AestheticReward(clip_of("aesthetic", settings, device), head)

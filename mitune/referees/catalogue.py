@@ -13,11 +13,7 @@ from mitune.information.catalogue import Score
 from mitune.parts import Catalogue
 from mitune.settings import BATCH, Settings, key
 
-CLIP_FORMS = {
-    "clipscore": "2.5 max(cos, 0)",
-    "cosine": "the cosine itself",
-    "logit": "times the temperature",
-}
+CLIP_FORMS = {"clipscore": "2.5 max(cos, 0)", "cosine": "the cosine itself", "logit": "times the temperature"}
 
 
 @dataclass
@@ -35,11 +31,7 @@ class ClipConfig(RefereeConfig):
         path=True,
     )
     revision: str | None = key(None, "Hub branch, tag or commit")
-    form: str = key(
-        "clipscore",
-        "what is made of the cosine",
-        choices=CLIP_FORMS,
-    )
+    form: str = key("clipscore", "what is made of the cosine", choices=CLIP_FORMS)
     prefix: str | None = key(
         None, "put before each prompt (CLIPScore's authors: 'A photo depicts ')", empty=True
     )
@@ -91,15 +83,15 @@ class JpegConfig(Settings):
 _judge = functools.partial(Score, where="picture", external=True)
 JUDGES = Catalogue(
     "reward",
-    Score("oracle", "alignment as the embedded world's oracle sees it, 0 to 1", "mitune.referees.oracle:oracle_reward",
+    Score("oracle", "alignment as the embedded world's oracle sees it, 0 to 1", "mitune.referees.oracle:OracleReward",
           where="picture", columns={"exact": "share of pictures the oracle finds exactly right"}),
     _judge("clip", "likeness of picture and prompt as CLIP sees it", "mitune.referees.clip:clip_reward", ClipConfig),
     _judge("pickscore", "what people would pick for the prompt, by PickScore", "mitune.referees.clip:pickscore_reward",
            PickScoreConfig),
     _judge("aesthetic", "how pleasing the picture is, by LAION's predictor, 1 to 10",
-           "mitune.referees.aesthetic:aesthetic_reward", AestheticConfig),
+           "mitune.referees.aesthetic:AestheticReward", AestheticConfig),
     _judge("hpsv2", "what people would prefer for the prompt, by HPSv2", "mitune.referees.hps:hps_reward", HpsConfig),
     _judge("imagereward", "how people would rate the picture for the prompt, by ImageReward",
-           "mitune.referees.imagereward:imagereward_reward", ImageRewardConfig),
-    _judge("jpeg", "minus the picture's kilobytes as JPEG", "mitune.referees.jpeg:jpeg_reward", JpegConfig),
+           "mitune.referees.imagereward:ImageRewardReward", ImageRewardConfig),
+    _judge("jpeg", "minus the picture's kilobytes as JPEG", "mitune.referees.jpeg:JpegReward", JpegConfig),
 )  # fmt: skip

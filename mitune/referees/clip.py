@@ -13,10 +13,10 @@ from mitune.errors import UserError
 from mitune.families.weight_files import POSITIONS, check_finite, check_loaded
 from mitune.families.wholeness import check_vocabulary
 from mitune.reading import reading
-from mitune.referees.catalogue import CLIP_FORMS, AestheticConfig, ClipConfig, HpsConfig, PickScoreConfig
+from mitune.referees.catalogue import AestheticConfig, ClipConfig, HpsConfig, PickScoreConfig
+from mitune.referees.judge_files import JudgeSource, find_judge
 from mitune.referees.pairs import check_pairs, in_batches
 from mitune.referees.preprocess import read_preprocess
-from mitune.referees.source import JudgeSource, find_judge
 
 _CACHED = 50_000  # texts whose features are kept
 
@@ -111,7 +111,7 @@ def _pooled(found: Any) -> Tensor:
 
 
 class ClipReward:
-    """What a CLIP's cosine of picture and prompt says, higher = better; differentiable in the pictures.
+    """Judges by a CLIP's cosine of picture and prompt, higher = better; differentiable in the pictures.
 
     ``form``: "clipscore", 2.5 · max(cos, 0) (Hessel et al. 2021, eq. 1; they prefix captions with "A photo depicts",
     here ``prefix`` says with what); "cosine", the cosine itself, which has a gradient below zero too; "logit",
@@ -122,12 +122,10 @@ class ClipReward:
 
     def __init__(self, name: str, clip: Clip, form: str = "clipscore", prefix: str = "") -> None:
         self.name, self.clip, self.form, self.prefix = name, clip, form, prefix
-        if form not in CLIP_FORMS:
-            raise UserError(f"scorer.{name}.form={form} is not one of {', '.join(CLIP_FORMS)}")
 
     @property
     def identity(self) -> str:
-        """Which model judges."""
+        """The model that judges."""
         return self.clip.source.identity
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:

@@ -27,15 +27,14 @@ class HpsReward:
     name = "hpsv2"
     differentiable = False
 
-    def __init__(
-        self, version: str = "v2.1", device: torch.device | str = "cpu", batch_size: int = 32
-    ) -> None:
+    def __init__(self, settings: HpsConfig, device: torch.device | str) -> None:
         check_package("hpsv2", self.name, "hpsv2")
-        self.version, self.device, self.batch_size = version, torch.device(device), batch_size
+        self.version, self.batch_size = settings.version, settings.batch_size
+        self.device = torch.device(device)
 
     @property
     def identity(self) -> str:
-        """Which weights judge."""
+        """The weights that judge."""
         return f"HPS {self.version} (hpsv2 {version_of('hpsv2')})"
 
     @cached_property
@@ -69,4 +68,4 @@ def hps_reward(settings: HpsConfig, device: torch.device | str) -> Reward:
     """Make the judge ``hpsv2``: of the package, or of weights that need none."""
     if settings.path is not None:
         return ClipReward("hpsv2", clip_of("hpsv2", settings, device), "cosine")
-    return HpsReward(settings.version, device, settings.batch_size)
+    return HpsReward(settings, device)

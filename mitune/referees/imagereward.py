@@ -18,7 +18,7 @@ _SIDE = 224
 
 
 class ImageRewardReward:
-    """How people would rate pictures for their prompts, standardised (mean 0, variance 1 on the package's own data).
+    """Judges how people would rate pictures for their prompts, standardised (mean 0, variance 1 on the package's data).
 
     The package's network between our preprocessing and its own head and constants, as in its ReFL: differentiable.
     """
@@ -26,16 +26,14 @@ class ImageRewardReward:
     name = "imagereward"
     differentiable = True
 
-    def __init__(
-        self, model: str = "ImageReward-v1.0", device: torch.device | str = "cpu", batch_size: int = 32
-    ) -> None:
+    def __init__(self, settings: ImageRewardConfig, device: torch.device | str) -> None:
         check_package("ImageReward", self.name, "imagereward")
-        self.model, self.device, self.batch_size = model, torch.device(device), batch_size
+        self.model, self.device, self.batch_size = settings.model, torch.device(device), settings.batch_size
         self._preprocess = Preprocess(resize=_SIDE, crop=(_SIDE, _SIDE))
 
     @property
     def identity(self) -> str:
-        """Which weights judge."""
+        """The weights that judge."""
         return f"{self.model} (image-reward {version_of('image-reward')})"
 
     @cached_property
@@ -63,8 +61,3 @@ class ImageRewardReward:
         )
         rewards = network.mlp(read.last_hidden_state[:, 0].float())
         return ((rewards - network.mean) / network.std).squeeze(-1)
-
-
-def imagereward_reward(settings: ImageRewardConfig, device: torch.device | str) -> ImageRewardReward:
-    """Make the judge ``imagereward``."""
-    return ImageRewardReward(settings.model, device, settings.batch_size)

@@ -13,14 +13,19 @@ from mitune.referees.preprocess import to_images
 
 
 class JpegReward:
-    """How small a picture is as JPEG: minus its kilobytes (1000 bytes). It cannot be differentiated."""
+    """Judges how small a picture is as JPEG: minus its kilobytes (1000 bytes). It cannot be differentiated.
+
+        JpegReward(JpegConfig(quality=80), "cpu").score(pictures, prompts)
+
+    It computes on the CPU, whatever the ``device``.
+    """
 
     name = "jpeg"
     differentiable = False
 
-    def __init__(self, quality: int = 95) -> None:
-        self.quality = quality
-        self.identity = f"jpeg at quality {quality}"
+    def __init__(self, settings: JpegConfig, device: torch.device | str) -> None:
+        self.quality = settings.quality
+        self.identity = f"jpeg at quality {self.quality}"
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1]; the prompts say nothing here."""
@@ -31,8 +36,3 @@ class JpegReward:
             image.save(buffer, format="JPEG", quality=self.quality)
             sizes.append(buffer.tell())
         return -torch.tensor(sizes, dtype=torch.float32, device=pictures.device) / 1000
-
-
-def jpeg_reward(settings: JpegConfig, device: torch.device | str) -> JpegReward:
-    """Make the judge ``jpeg``; it computes on the CPU, whatever the ``device``."""
-    return JpegReward(settings.quality)

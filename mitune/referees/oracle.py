@@ -10,11 +10,17 @@ from mitune.referees.pairs import check_pairs
 
 
 class OracleReward:
-    """How much of the prompt the shapes world's own parser finds, 0 to 1. It cannot be differentiated."""
+    """Judges how much of the prompt the shapes world's own parser finds, 0 to 1. It cannot be differentiated.
+
+    It computes on the CPU, whatever the ``device``.
+    """
 
     name = "oracle"
     differentiable = False
     identity = "oracle"
+
+    def __init__(self, settings: None, device: torch.device | str) -> None:
+        """Take what every judge is given; there is nothing to set."""
 
     def columns(self, pictures: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """Give ``oracle`` and ``exact`` (0 or 1), each [n] float64, of ``pictures`` [n, 3, 64, 64] in [0, 1].
@@ -33,8 +39,3 @@ class OracleReward:
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Give ``oracle`` alone [n], float32 as other rewards; UserError as ``columns``."""
         return self.columns(pictures, prompts)["oracle"].to(pictures.device, torch.float32)
-
-
-def oracle_reward(settings: None, device: torch.device | str) -> OracleReward:
-    """Make the judge ``oracle``; it computes on the CPU, whatever the ``device``."""
-    return OracleReward()

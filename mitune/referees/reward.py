@@ -16,7 +16,7 @@ class Reward(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which weights it judges with; two judges of the same name may differ in it."""
+        """The weights that it judges with; two judges of the same name may differ in it."""
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt."""

@@ -34,7 +34,7 @@ class WeightedSum:
 
     @property
     def identity(self) -> str:
-        """Which judges, by which weights."""
+        """The judges, by their weights."""
         return " + ".join(f"{weight:g} * {reward.identity}" for weight, reward in self.parts)
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mitune.information.catalogue import SCORES
 from mitune.parts import Catalogue, Part
 from mitune.settings import CANDIDATES, GUIDANCE, STEPS, Settings, key, section
 
@@ -14,6 +15,8 @@ from mitune.settings import CANDIDATES, GUIDANCE, STEPS, Settings, key, section
 @dataclass(frozen=True)
 class SamplerPart(Part):
     """One sampler: its code makes a :class:`mitune.sampling.solver.Solver` of a grid and a ``SamplerConfig``.
+
+        SAMPLERS["ddim"].noise  # "eta"
 
     Attributes:
         noise: whether a step adds noise: "always", "never", or as "eta" says.
@@ -28,32 +31,14 @@ class SamplerPart(Part):
 
 SAMPLERS = Catalogue(
     "sampler.name",
-    SamplerPart(
-        "ddpm",
-        "ancestral sampling (Ho et al. 2020)",
-        "mitune.sampling.ancestral:ddpm",
-        clean_end=True,
-    ),
-    SamplerPart(
-        "ddim", "any share eta of ddpm's noise (Song et al. 2021)", "mitune.sampling.ddim:ddim", noise="eta"
-    ),
+    SamplerPart("ddpm", "ancestral sampling (Ho et al. 2020)", "mitune.sampling.ancestral:ddpm", clean_end=True),
+    SamplerPart("ddim", "any share eta of ddpm's noise (Song et al. 2021)", "mitune.sampling.ddim:ddim", noise="eta"),
     SamplerPart("euler", "rectified flow's ODE", "mitune.sampling.ddim:euler", noise="never", flow_only=True),
-    SamplerPart(
-        "lcm",
-        "few steps of a consistency model (Luo et al. 2023)",
-        "mitune.sampling.consistency:lcm",
-        clean_end=True,
-    ),
-    SamplerPart(
-        "dpmpp_2m",
-        "DPM-Solver++ of second order, without noise (Lu et al. 2022)",
-        "mitune.sampling.multistep:DPMSolverPP2M",
-        noise="never",
-        clean_end=True,
-    ),
-)
-
-
+    SamplerPart("lcm", "few steps of a consistency model (Luo et al. 2023)", "mitune.sampling.consistency:lcm",
+                clean_end=True),
+    SamplerPart("dpmpp_2m", "DPM-Solver++ of second order, without noise (Lu et al. 2022)",
+                "mitune.sampling.multistep:DPMSolverPP2M", noise="never", clean_end=True),
+)  # fmt: skip
 SPACINGS = ("leading", "trailing", "linspace")  # of timesteps: Lin et al. 2023, table 2
 
 
@@ -63,14 +48,19 @@ def is_deterministic(name: str, eta: float) -> bool:
     return noise == "never" or (noise == "eta" and eta == 0)
 
 
+def _racers(path: bool) -> str:
+    """The scores that candidates can be dropped by: those of the path, or the others."""
+    return ", ".join(SCORES.where(lambda score: score.races and (score.where == "path") == path))
+
+
 @dataclass
 class RacingConfig(Settings):
     """Dropping candidates while they are drawn."""
 
     by: str | None = key(
         None,
-        "drop candidates early by this running score: mi, mi_continuous, rfmi, llr (free), or elbo, mi_image,"
-        " llr_image, contrast of the predicted picture (null: off)",
+        f"drop candidates early by this running score: {_racers(True)} (free), or {_racers(False)} of the predicted"
+        " picture (null: off)",
     )
     at: list[float] = key(
         [0.4], "when: shares of the steps below 1, or numbers of steps from 1 on", low=-STEPS, high=STEPS
@@ -93,7 +83,7 @@ class RacingConfig(Settings):
 
 @dataclass
 class SamplerConfig(Settings):
-    """How to walk from noise to a latent.
+    """Say how to walk from noise to a latent.
 
     SamplerConfig("ddim", steps=20, eta=0.5, guidance=3.0)
     """
@@ -108,9 +98,7 @@ class SamplerConfig(Settings):
         choices={"small": "the posterior's", "large": "the forward kernel's, beta"},
     )
     spacing: str | None = key(
-        None,
-        "timestep spacing (default: as the model's scheduler says)",
-        choices=SPACINGS,
+        None, "timestep spacing (default: as the model's scheduler says)", choices=SPACINGS
     )
     steps_offset: int | None = key(
         None,

@@ -1,4 +1,4 @@
-"""The one sampling loop: a population of candidates walks from noise to latents, watched by observers.
+"""The one sampling loop: a population of candidates walks from noise to latents, observed by observers.
 
     evaluate the network at z_t → weigh and resample (a guide may) → mean by the solver → add noise → observe → drop
 
@@ -50,25 +50,6 @@ class Step:
     noise: Tensor | None = None
     linear: bool = True
 
-    @classmethod
-    def of(
-        cls,
-        index: int,
-        at: StepCoefficients,
-        z: Tensor,
-        eps: Sequence[Tensor],
-        z_prev: Tensor,
-        guidance: float,
-        noise: Tensor | None,
-        linear: bool = True,
-    ) -> Step:
-        """The step ``at``, from ``z`` to ``z_prev``; ``eps``: with c, with ∅, guided."""
-        eps_cond, eps_null, guided = eps
-        return cls(
-            index, at.t, at.t_prev, z, eps_cond, eps_null, guided, z_prev,
-            at.a, at.b, at.std, at.wide, guidance, noise, linear,
-        )  # fmt: skip
-
     @cached_property
     def delta(self) -> Tensor:
         """ε̂_c − ε̂_∅ [n, D], flattened; computed once for all observers."""
@@ -95,7 +76,7 @@ class Observer(Protocol):
         """The population was resampled: go on with ``rows`` [m] of the present one."""
 
     def result(self) -> Tensor:
-        """What was measured so far, [n] on the device; valid after any step."""
+        """Give what was measured so far, [n] on the device; valid after any step."""
 
 
 class Noise(Protocol):
@@ -114,7 +95,7 @@ class Noise(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Who is alive: ``rows`` [n] (CPU; index among the candidates asked for), noise ``seeds``, observers by name."""
+    """The living: ``rows`` [n] (CPU; index among the candidates asked for), noise ``seeds``, observers by name."""
 
     rows: Tensor
     seeds: Sequence[int]
@@ -172,7 +153,11 @@ def sample(
 
         latents = sample(denoiser, denoiser.encode_prompts(["a red circle"] * 4), range(4), SamplerConfig())
 
-    With a ``guide`` only the survivors come back; ``sample_population`` also tells which they are. Raises as it does.
+    Args:
+        seeds: of each candidate's own noise.
+        sampler: name and settings; what it leaves None is as the model's scheduler has it.
+        denoiser, condition, observers, guide, batch_size: as of ``walk``. With a guide only the survivors come back;
+            ``sample_population`` also tells which they are, and raises the same errors.
     """
     return sample_population(denoiser, condition, seeds, sampler, observers, guide, batch_size).latents
 
@@ -186,9 +171,12 @@ def sample_population(
     guide: Guide | None = None,
     batch_size: int | None = None,
 ) -> Samples:
-    """Walk from each seed's own noise by the sampler of the settings; the arguments and errors are those of ``walk``.
+    """Draw as ``sample`` does, and tell which candidates are left.
 
-    ValueError if seeds and conditions differ in number; UserError as ``solver_of``.
+    Args:
+        denoiser, condition, seeds, sampler, observers, guide, batch_size: as of ``sample``.
+
+    ValueError if seeds and conditions differ in number; UserError as ``solver_of`` and ``walk``.
     """
     if len(seeds) != len(condition):
         raise ValueError(f"{len(seeds)} seeds for {len(condition)} conditions")
@@ -242,9 +230,9 @@ def walk(
     check_start(denoiser)
     guide = guide or Guide()
     schedule, kind, device = denoiser.schedule, denoiser.prediction_type, denoiser.device
-    watched = bool(observers) or guide.reads_steps
+    observed = bool(observers) or guide.reads_steps
     network = _Network(
-        denoiser, condition, guidance, watched or denoiser.needs_branches(guidance), batch_size
+        denoiser, condition, guidance, observed or denoiser.needs_branches(guidance), batch_size
     )
     rows = torch.arange(len(condition))
     by_name = {observer.name: observer for observer in observers}
@@ -272,9 +260,12 @@ def walk(
             chosen = select(chosen)
             z, mean, outputs = z[chosen], mean[chosen], [output[chosen] for output in outputs]
         z_prev, drawn = guide.move(at, mean, noise.next() if at.std > 0 else None)
-        if watched:
-            eps = [schedule.to_epsilon(output, z, at.t, kind) for output in outputs]
-            step = Step.of(index, at, z, eps, z_prev, guidance, drawn, denoiser.branches == 2)
+        if observed:
+            cond, null, guided = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
+            step = Step(
+                index, at.t, at.t_prev, z, cond, null, guided, z_prev, at.a, at.b, at.std, at.wide,
+                guidance, drawn, denoiser.branches == 2,
+            )  # fmt: skip
             for observer in observers:
                 observer.observe(step)
         z = z_prev

@@ -7,6 +7,7 @@ would have been drawn without racing.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Pilot(Guide):
 def running(
     by: str | Look, step: Step, population: Population, schedule: NoiseSchedule | None = None
 ) -> Tensor:
-    """What the population is ranked by after ``step``: [n] float64 on the CPU. ValueError for an unknown observer."""
+    """Rank the population after ``step``: scores [n] float64 on the CPU. ValueError for an unknown observer."""
     if isinstance(by, str):
         if by not in population.observers:
             raise ValueError(f"no observer {by!r}; there are {', '.join(population.observers) or 'none'}")
@@ -193,14 +194,23 @@ def rows_of(
 
 
 def cuts_for(
-    speedup: float, at: Sequence[int], candidates: int, steps: int, k: int, look: int = 0
+    speedup: float, at: Sequence[int], candidates: int, steps: int, k: int, look: int = 0, branches: int = 2
 ) -> list[Cut]:
-    """Cuts after the steps ``at`` that make drawing take at least ``speedup`` times fewer network rows, looks included.
+    """Find cuts that make drawing take at least ``speedup`` times fewer network rows, looks included.
 
-    Every cut leaves the same share, and as many candidates as the target allows. Raises UserError where not even ``k``
-    survivors would reach it, naming what they do reach, and where there are too few candidates for so many cuts.
+    Every cut leaves the same share, and as many candidates as the target allows.
+
+    Args:
+        speedup: how many times fewer.
+        at: steps to cut after.
+        candidates, steps, look, branches: as of ``rows_of``.
+        k: survivors at least.
+
+    Raises UserError where not even ``k`` survivors would reach it, naming what they do reach, and where there are too
+    few candidates for so many cuts.
     """
-    whole = rows_of([], candidates, steps)
+    rows = functools.partial(rows_of, candidates=candidates, steps=steps, look=look, branches=branches)
+    whole = rows([])
     best: list[Cut] = []
     for left in range(k, candidates):
         share = (left / candidates) ** (1 / len(at))
@@ -210,14 +220,13 @@ def cuts_for(
         sizes = [candidates, *(cut.survivors for cut in cuts)]
         if any(after >= before for before, after in itertools.pairwise(sizes)):
             continue
-        if whole < speedup * rows_of(cuts, candidates, steps, look):
+        if whole < speedup * rows(cuts):
             if best:
                 return best
-            reached = whole / rows_of(cuts, candidates, steps, look)
             raise UserError(
                 f"sampler.racing.speedup={speedup:g}: with {left} of {candidates} candidates left the network rows fall"
-                f" {reached:.2f} times only; cut earlier (sampler.racing.at), look less (sampler.racing.times), or"
-                " raise generate.candidates"
+                f" {whole / rows(cuts):.2f} times only; cut earlier (sampler.racing.at), look less"
+                " (sampler.racing.times), or raise generate.candidates"
             )
         best = cuts
     if not best:

@@ -106,9 +106,7 @@ class Interval:
         and b undo just that, so the step itself is exact.
         """
         kept = max(self.sigma_prev**2 - kept_for**2, 0.0) ** 0.5
-        if (
-            self.flow
-        ):  # ẑ_0 = z − σ v̂, ε̂ = z + α v̂: (α_s + kept) z + (kept α − α_s σ) v̂, with v̂ = (ε̂ − z)/alpha
+        if self.flow:  # ẑ_0 = z − σ v̂, ε̂ = z + α v̂: (α_s + kept) z + (kept α − α_s σ) v̂, v̂ = (ε̂ − z)/alpha
             b = (kept * self.true_alpha - self.alpha_prev * self.true_sigma) / self.alpha
             a = self.alpha_prev + kept - b
         else:
@@ -153,13 +151,7 @@ def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
 
     UserError for a setting out of bounds, a grid that the schedule does not have, and a flow's sampler on a diffusion.
     """
-    return make_solver(
-        denoiser.schedule, denoiser.prediction_type, settings.resolved(denoiser.sampler_defaults)
-    )
-
-
-def make_solver(schedule: NoiseSchedule, prediction_type: str, settings: SamplerConfig) -> Solver:
-    """Do as ``solver_of``, where no setting is None."""
+    schedule, settings = denoiser.schedule, settings.resolved(denoiser.sampler_defaults)
     settings.check("sampler.")
     part = SAMPLERS[settings.name]
     if part.flow_only and schedule.kind != "flow":
@@ -167,9 +159,8 @@ def make_solver(schedule: NoiseSchedule, prediction_type: str, settings: Sampler
             f"sampler.name={part.name} is for rectified flow; this model is a diffusion: use ddim or ddpm"
         )
     to_clean = part.clean_end or bool(settings.set_alpha_to_one)
-    solver: Solver = part.load()(
-        Grid(schedule, prediction_type, _intervals(schedule, settings, to_clean)), settings
-    )
+    grid = Grid(schedule, denoiser.prediction_type, _intervals(schedule, settings, to_clean))
+    solver: Solver = part.load()(grid, settings)
     return solver
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mitune.information.catalogue import SCORES
 from mitune.parts import Catalogue, Part
 from mitune.settings import CANDIDATES, Settings, key
 
@@ -58,7 +59,7 @@ class SearchConfig(Settings):
     reward: str | None = key(
         None,
         "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or what the model itself"
-        " says on the way: llr, mi, contrast. Short: reward=",
+        f" says on the way: {', '.join(SCORES.where(lambda score: score.steers))}. Short: reward=",
         basic=True,
     )
     alpha: float = key(

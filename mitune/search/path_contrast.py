@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.information.contrast import soft_least
+from mitune.noise import exact_type
 from mitune.sampling.loop import Step
 
 
@@ -31,8 +32,7 @@ class PathContrast:
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._ratios = torch.zeros(n, len(self._negatives), device=device, dtype=dtype)
+        self._ratios = torch.zeros(n, len(self._negatives), device=device, dtype=exact_type(device))
         self._rows = torch.arange(n)
 
     def observe(self, step: Step) -> None:

@@ -5,43 +5,22 @@ The target is p(path) · exp(U/α); a potential says U of every particle at ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError, check_known
-from mitune.information.llr import PathLLR
-from mitune.information.mi import PathMI
 from mitune.referees.reward import Reward
 from mitune.sampling.loop import Observer
-from mitune.scores import INFORMATION
+from mitune.scores import INFORMATION, SCORES
 from mitune.search.path_contrast import PathContrast
 
 
-@dataclass(frozen=True)
-class LatentReward:
-    """A reward that reads latents [n, …] instead of pictures: ``function(latents, prompts)`` gives scores [n]."""
-
-    name: str
-    function: Callable[[Tensor, list[str]], Tensor]
-    differentiable: bool = True
-
-    def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
-        """Scores [n] of the latents ``pictures``."""
-        return self.function(pictures, prompts)
-
-
-def reads_latents(reward: Reward) -> bool:
-    """Whether a reward wants latents and no pictures."""
-    return isinstance(reward, LatentReward)
-
-
 class RewardPotential:
-    """U = r(ẑ_0(z_t)), the reward of the one-step prediction, decoded where the reward reads pictures (Kim et al.).
+    """U = r(ẑ_0(z_t)), the reward of the one-step prediction (Kim et al.), and of the picture itself at the end.
 
-    At the end it is the reward of the picture itself.
+    RewardPotential(load_reward("clip", config.scorer), denoiser)
     """
 
     def __init__(self, reward: Reward, denoiser: Denoiser) -> None:
@@ -52,11 +31,14 @@ class RewardPotential:
 
     def value(self, z0: Tensor, prompts: list[str]) -> Tensor:
         """Rewards [n] of predicted latents [n, …]; ValueError unless there is one for each."""
-        seen = z0 if reads_latents(self.reward) else self._denoiser.decode(z0)
-        scores = self.reward.score(seen, prompts)
+        scores = self.reward.score(self._shown(z0), prompts)
         if scores.shape != (len(z0),):
             raise ValueError(f"reward '{self.name}' gave {tuple(scores.shape)} for {len(z0)} pictures")
         return scores
+
+    def _shown(self, z0: Tensor) -> Tensor:
+        """Decode the latents for the reward to see."""
+        return self._denoiser.decode(z0)
 
 
 class PathPotential:
@@ -99,11 +81,9 @@ def path_potential(
     UserError for an unknown ``by``, and contrast without negatives.
     """
     check_known("search.reward", by, INFORMATION)
-    observer: Observer
-    if by == "llr":
-        observer = PathLLR()
-    elif by == "mi":
-        observer = PathMI(denoiser.schedule)
+    score = SCORES[by]
+    if score.where == "path":
+        observer: Observer = score.load()(denoiser.schedule, score.settings and score.settings())
     else:
         lengths = {len(texts) for texts in negatives or ()}
         if negatives is None or len(negatives) != len(prompts) or len(lengths) != 1 or 0 in lengths:

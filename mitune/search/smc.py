@@ -17,14 +17,15 @@ from torch import Tensor
 
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError
-from mitune.noise import expand
+from mitune.noise import exact_type, expand
+from mitune.referees.reward import Reward
 from mitune.sampling.catalogue import SamplerConfig
-from mitune.sampling.loop import Guide, Noise, Observer, check_start, noise_of, walk
+from mitune.sampling.loop import Guide, Noise, Observer, noise_of, walk
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.solver import StepCoefficients, solver_of
 from mitune.search.catalogue import SearchConfig
+from mitune.search.particle_weights import Weights
 from mitune.search.potentials import PathPotential, Potential
-from mitune.search.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,8 @@ def steer(
         sampler: one that adds noise.
         potential: what draws the particles.
         settings: of the search.
-        observers: watch the particles as they watch candidates; they, a path potential and a guidance other than 1 need
-            all branches: two network rows a particle and step, otherwise one.
+        observers: measure the particles as they measure candidates; they, a path potential and a guidance other than 1
+            need all branches of the network (``Denoiser.branches``), else a particle and step takes one row.
         noise: where it comes from, instead of one stream a particle.
         batch_size: particles of a forward (and backward).
 
@@ -103,7 +104,6 @@ def steer(
         )
     if len(seeds) % len(prompts):
         raise ValueError(f"{len(seeds)} seeds do not divide among {len(prompts)} prompts")
-    check_start(denoiser)
     solver = solver_of(denoiser, sampler)
     if not any(at.std > 0 for at in solver.steps):
         raise UserError(
@@ -132,6 +132,13 @@ class Particles(Guide):
     """Weighs P prompts × N particles at z_t, resamples them and moves them up the potential.
 
     Particles never change their prompt: whoever is resampled, row i belongs to prompt i // N.
+
+    Args:
+        denoiser: the model.
+        prompts: P texts.
+        potential: what draws the particles.
+        settings: of the search.
+        weights: of the particles; it settles who is resampled.
     """
 
     def __init__(
@@ -143,12 +150,8 @@ class Particles(Guide):
         weights: Weights,
     ) -> None:
         self.gradient = wants_gradient(potential, settings.proposal)
-        self._denoiser, self._potential, self._settings, self._weights = (
-            denoiser,
-            potential,
-            settings,
-            weights,
-        )
+        self._denoiser, self._potential = denoiser, potential
+        self._settings, self._weights = settings, weights
         self._shape = weights.log.shape
         self._texts = [prompt for prompt in prompts for _ in range(self._shape[1])]
         self._correction = torch.zeros(self._shape, dtype=torch.float64)
@@ -191,13 +194,12 @@ class Particles(Guide):
             return mean, None
         if not slopes:
             return mean + at.std * noise, noise
-        exact = torch.float32 if mean.device.type == "mps" else torch.float64
         strength = (self._weights.next_temper / self._settings.alpha).repeat_interleave(self._shape[1])
         pull = at.std * expand(strength.to(noise.device, noise.dtype), noise) * slopes[0]  # δ/std
         size = pull.flatten(1).square().mean(1).sqrt()
         most = math.inf if self._settings.max_drift is None else self._settings.max_drift
         pull = pull * expand((most / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1.0), pull)
-        flat, drawn = pull.flatten(1).to(exact), noise.flatten(1).to(exact)
+        flat, drawn = (each.flatten(1).to(exact_type(mean.device)) for each in (pull, noise))
         self._correction = (-(flat * drawn).sum(1) - 0.5 * flat.square().sum(1)).cpu().view(self._shape)
         return mean + at.std * (pull + noise), pull + noise
 
@@ -216,8 +218,8 @@ class Particles(Guide):
         return found
 
 
-def wants_gradient(potential: Potential, proposal: str) -> bool:
-    """Whether to move along the potential's gradient. UserError where it is asked for and there is none."""
+def wants_gradient(potential: Potential | Reward, proposal: str) -> bool:
+    """Tell whether to move along its gradient. UserError where that is asked for and there is none."""
     if proposal == "gradient" and not potential.differentiable:
         raise UserError(
             f"search.proposal=gradient needs a differentiable reward, and '{potential.name}' is not; say"

@@ -50,12 +50,17 @@ def constant(k: Tensor, gamma: float) -> Tensor:
 def largest_temper(
     base: Tensor, slope: Tensor, low: Tensor, high: Tensor, share: float, iterations: int = 24
 ) -> Tensor:
-    """The λ [P] in [low, high] at which log-weights ``base`` + λ ``slope`` [P, N] have an ESS of ``share`` · N.
+    """Find the λ [P] in [low, high] at which log-weights ``base`` + λ ``slope`` have an ESS of ``share`` · N.
 
-    N counts the living. ``high`` [P] where even that leaves more, ``low`` [P] where that leaves less already. ``base``
-    is −∞ for the dead, ``slope`` finite. Bisection: ``iterations`` halvings of all brackets at once, nothing asked of
-    the device in between; the error is (high − low) 2^−iterations. (Where the ESS is not monotone in λ this is one of
-    its crossings.)
+    Bisection of all brackets at once, nothing asked of the device in between; the error is (high − low) 2^−iterations.
+    (Where the ESS is not monotone in λ this is one of its crossings.)
+
+    Args:
+        base: [P, N], −∞ for the dead; N counts the living.
+        slope: [P, N], finite.
+        low, high: [P]; ``high`` is given where even that leaves more, ``low`` where that leaves less already.
+        share: of the living.
+        iterations: halvings.
     """
     wanted = share * (base > -float("inf")).sum(-1)
 

@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from mitune.data.selection import select
 from mitune.data.store import plan_units
-from mitune.distributed import agreed
+from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
 from mitune.stages.candidates import Keep, cost, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     candidate_sampler,
     check_lengths,
     load_model,
@@ -35,14 +35,18 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Fill ``round-N/candidates``; gives the figures of ``summary.json``'s ``generate`` and the model's identity."""
     prompts = training_prompts(config)
     units = plan_units(prompts, config.generate.candidates, config.generate.rows_per_unit)
-    cuts = cuts_of(config)
+    if (
+        config.prompts.picture_column is None
+    ):  # a model that edits pictures may have more branches: once it is loaded
+        cuts_of(config)
     check_search(config, [prompt.text for prompt in prompts], config.generate.candidates)
     check_control(config)
     denoiser = load_model(config, previous_adapter(run, number))
     check_lengths(denoiser, prompts, config.prompts, "prompts")
     sampler = candidate_sampler(config, denoiser)
     folder = run.round(number) / "candidates"
-    name = candidates_name(config, number, prompts, denoiser.identity)
+    name = candidates_name(config, number, prompts, denoiser.identity, denoiser.branches)
+    race = race_of(config, denoiser)
     with shared(config, folder, name), denoiser.fused():
         store = draw(
             folder,
@@ -53,9 +57,9 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             seed=config.seed,
             first=(number - 1) * config.generate.candidates,
             batch_size=config.generate.batch_size,
-            keep=keeper(config),
+            keep=keeper(config, denoiser.branches),
             title=f"round {number}: generate",
-            watch=race_of(config, denoiser),
+            watch=race,
             search=search_of(config, denoiser),
         )
 
@@ -67,15 +71,15 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             **spent.total,
             "model": denoiser.identity,
         }
-        if cuts:
-            figures["racing"] = _racing(config, cuts, len(prompts), spent.looks)
+        if race is not None:
+            figures["racing"] = _racing(config, race.cuts, len(prompts), spent.looks, denoiser.branches)
         if folder.is_symlink():
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
             figures["search"] = steering_figures(config, store.table())
         return run.write_mark(number, "generate", figures, store.artefacts())
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def check_control(config: DictConfig) -> None:
@@ -88,13 +92,15 @@ def check_control(config: DictConfig) -> None:
         )
 
 
-def _racing(config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int) -> dict[str, Any]:
+def _racing(
+    config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int, branches: int
+) -> dict[str, Any]:
     """What racing dropped, and the network rows it saved of drawing, less those its looks took.
 
     The scores that dropped candidates did not get come on top.
     """
     candidates, steps = config.generate.candidates, config.sampler.steps
-    whole, raced = (prompts * rows_of(own, candidates, steps) for own in ([], cuts))
+    whole, raced = (prompts * rows_of(own, candidates, steps, branches=branches) for own in ([], cuts))
     return {
         "by": config.sampler.racing.by,
         "cuts": [{"step": cut.step, "survivors": cut.survivors} for cut in cuts],
@@ -105,12 +111,12 @@ def _racing(config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int) -
     }
 
 
-def keeper(config: DictConfig) -> Keep:
-    """Which candidates of a unit keep their latent: the best by ``select.by``, the losers, and the worst one.
+def keeper(config: DictConfig, branches: int = 2) -> Keep:
+    """Make the rule which candidates of a unit keep their latent: the best by ``select.by``, the losers, the worst one.
 
-    Of a race, those that finished are all there is.
+    Of a race, those that finished are all there is; ``branches`` as of ``cuts_of``.
     """
-    candidates = survivors_of(config)
+    candidates = survivors_of(config, branches)
     keep = min(config.generate.keep or config.select.k, candidates)
     losers = min(max(1, config.select.losers), candidates - keep)
 

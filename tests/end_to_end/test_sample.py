@@ -19,9 +19,10 @@ from mitune.cli import main
 from mitune.config import compose
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
+from mitune.referees.catalogue import JpegConfig
 from mitune.referees.jpeg import JpegReward
 from mitune.stages.candidates import decode_rows
-from mitune.stages.common import load_model
+from mitune.stages.inputs import load_model
 from mitune.stages.sample import choose
 from tests.referees.conftest import build_clip
 
@@ -101,7 +102,7 @@ def test_a_black_box_reward_steers_and_its_weights_add_up(arguments: Arguments, 
     model = load_model(compose(arguments("run", *options)[1:]))
     first = table[:4]
     pictures = torch.stack(decode_rows(store, first, model))
-    judged = JpegReward(95).score(pictures, list(first["prompt"]))
+    judged = JpegReward(JpegConfig(), "cpu").score(pictures, list(first["prompt"]))
     np.testing.assert_allclose(first["reward"], judged, rtol=0.02)
     # Two populations a prompt: particles 0 and 1 descend from one of these, 2 and 3 of those.
     assert set(table[table["candidate"] < 2]["root"]) <= {0, 1}

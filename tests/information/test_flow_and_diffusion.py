@@ -26,7 +26,7 @@ def information(denoiser, z0, labels, seed=0, **form):
     seeds = range(seed, seed + len(z0))
     return mi_and_elbo(
         denoiser, z0, denoiser.encode_prompts(labels), Noising(t, weights, seeds, 5000), **form
-    )[0].value.double()
+    )[0].double()
 
 
 def test_rfmi_by_velocities_is_the_divergence_in_closed_form():

@@ -14,7 +14,7 @@ from mitune.information.catalogue import LLRImageConfig
 from mitune.information.elbo import elbo
 from mitune.information.llr import PathLLR, llr_image
 from mitune.information.noising import Noising
-from mitune.information.times import Weighting, time_grid
+from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Step, sample
@@ -120,44 +120,6 @@ def test_the_tail_is_the_information_of_the_first_latent():
     assert rmse(tail, exact) < 0.2 * float(exact.std())
     information = denoiser.information(z, labels)
     assert rmse(observers[1].result(), information) < 0.8 * rmse(observers[0].result(), information)
-
-
-class EachStep:
-    """What a plain PathLLR adds at every time."""
-
-    name = "steps"
-
-    def start(self, n, device):
-        self.terms = {}
-
-    def observe(self, step: Step):
-        if step.noise is not None:
-            one = PathLLR()
-            one.start(len(step.z), torch.device("cpu"))
-            one.observe(step)
-            self.terms[step.t] = one.result()
-
-    def select(self, rows):
-        raise AssertionError("nobody resamples here")
-
-    def result(self):
-        return sum(self.terms.values())
-
-
-def test_a_range_of_times_and_a_weighting_pick_and_tilt_the_steps():
-    denoiser = mixture(4)
-    _, labels = pictures(denoiser, 6, seed=0)
-    steps, weight = EachStep(), Weighting(VP, "uniform", 300, 800)
-    tilted = PathLLR(weighting=weight)
-    sample(
-        denoiser,
-        denoiser.encode_prompts(labels),
-        range(6),
-        SamplerConfig("ddpm", 20, guidance=7.5, spacing="leading"),
-        [steps, tilted],
-    )
-    expected = sum(float(weight.emphasis(t)) * term for t, term in steps.terms.items() if 300 < t <= 800)
-    torch.testing.assert_close(tilted.result(), expected)
 
 
 def test_a_deterministic_path_has_no_density():

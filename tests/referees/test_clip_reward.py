@@ -9,8 +9,8 @@ import torch
 
 from mitune.errors import UserError
 from mitune.referees.clip import Clip, ClipReward
+from mitune.referees.judge_files import find_judge
 from mitune.referees.preprocess import to_images
-from mitune.referees.source import find_judge
 from tests.referees.conftest import SIDE, TEXTS, build_clip, pictures
 
 

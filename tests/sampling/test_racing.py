@@ -186,19 +186,25 @@ def test_rows_are_those_that_candidates_take_one_by_one(data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize(("at", "look"), [([6], 0), ([4, 9], 0), ([4], 4), ([3, 6, 12], 1)])
-@pytest.mark.parametrize("candidates", [12, 16, 50])
+@pytest.mark.parametrize(("candidates", "branches"), [(12, 2), (16, 2), (50, 2), (16, 3)])
 def test_a_speedup_is_reached_with_as_many_survivors_as_it_allows(
-    candidates: int, at: list[int], look: int
+    candidates: int, branches: int, at: list[int], look: int
 ) -> None:
     steps = 20
-    cuts = cuts_for(1.9, at, candidates, steps, 1, look)
-    whole = rows_of([], candidates, steps)
+    cuts = cuts_for(1.9, at, candidates, steps, 1, look, branches)
+    whole = rows_of([], candidates, steps, branches=branches)
     assert [cut.step for cut in cuts] == at
-    assert whole >= 1.9 * rows_of(cuts, candidates, steps, look)
+    assert whole >= 1.9 * rows_of(cuts, candidates, steps, look, branches=branches)
     check_cuts(cuts, candidates, 1)
     more = [*cuts[:-1], Cut(at[-1], cuts[-1].survivors + 1)]
     if len(at) == 1:
-        assert whole < 1.9 * rows_of(more, candidates, steps, look)
+        assert whole < 1.9 * rows_of(more, candidates, steps, look, branches=branches)
+
+
+def test_a_look_weighs_less_where_a_step_has_more_branches() -> None:
+    assert [cuts_for(1.2, [1], 4, 3, 1, 2, branches)[0].survivors for branches in (3, 4)] == [1, 2]
+    with pytest.raises(UserError, match=r"fall 1\.20 times only"):
+        cuts_for(1.3, [1], 4, 3, 1, 2)
 
 
 def test_schedules_that_cannot_be_are_refused() -> None:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from analytic import three_clouds
 
+from benchmarks.closed_form import LatentPotential, LatentReward
 from mitune.errors import UserError
 from mitune.information.llr import PathLLR
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
 from mitune.search.catalogue import SearchConfig
-from mitune.search.potentials import LatentReward, RewardPotential, path_potential
+from mitune.search.potentials import path_potential
 from mitune.search.smc import Steered, steer
 
 SAMPLER = SamplerConfig("ddpm", 10, guidance=1.5, spacing="leading")
@@ -21,7 +22,7 @@ RIGHT = LatentReward("right", lambda z, _: z[:, 0])
 
 def das(denoiser, prompts, reward, particles, settings=None, seed=0, first=0, observers=()) -> Steered:
     seeds = [candidate_seed(seed, prompt, first + n) for prompt in prompts for n in range(particles)]
-    return steer(denoiser, prompts, seeds, SAMPLER, RewardPotential(reward, denoiser), settings, observers)
+    return steer(denoiser, prompts, seeds, SAMPLER, LatentPotential(reward, denoiser), settings, observers)
 
 
 def steer_by_information(denoiser, prompts, particles, settings=None, by="llr", negatives=None) -> Steered:

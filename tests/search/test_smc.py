@@ -15,7 +15,7 @@ import torch
 from analytic import coefficients, three_clouds, within_three_errors
 from torch import Tensor
 
-from benchmarks.closed_form import quadratic, tilted
+from benchmarks.closed_form import LatentPotential, LatentReward, quadratic, tilted
 from benchmarks.steering import CommonNoise, draw
 from mitune.analytic import AnalyticDenoiser
 from mitune.errors import UserError
@@ -26,7 +26,7 @@ from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.search.catalogue import SearchConfig
 from mitune.search.path_contrast import PathContrast
-from mitune.search.potentials import LatentReward, PathPotential, RewardPotential
+from mitune.search.potentials import PathPotential, RewardPotential
 from mitune.search.smc import Steered, steer
 from mitune.search.tempering import temper_table
 
@@ -98,7 +98,7 @@ def test_evidence_and_moments_are_exact(kind, which, proposal, tempering, resamp
     denoiser = one_cloud(schedule, prediction_type)
     log_z, target = tilted(as_sampled(denoiser, sampler), "a", *REWARDS[which])
     out = run(
-        denoiser, 300, 24, RewardPotential(reward(which), denoiser), sampler, proposal=proposal,
+        denoiser, 300, 24, LatentPotential(reward(which), denoiser), sampler, proposal=proposal,
         tempering=tempering, gamma=0.07, resampling=resampling, ess=1.0, cap=cap,
     )  # fmt: skip
     assert out.resampled.sum() > 0
@@ -121,7 +121,7 @@ def test_more_particles_come_closer():
     _, target = tilted(as_sampled(denoiser, ANCESTRAL), "a", *REWARDS["linear"])
     error = {}
     for particles, repeats in ((16, 256), (256, 64)):
-        out = run(denoiser, repeats, particles, RewardPotential(reward("linear", False), denoiser), ANCESTRAL)
+        out = run(denoiser, repeats, particles, LatentPotential(reward("linear", False), denoiser), ANCESTRAL)
         error[particles] = float((out.mean(out.latents) - target.means[0]).square().mean().sqrt())
     # 256 and 64 repeats of two numbers place each error within 3 % and 6 %: the ratio of 4 within 0.3 (one sigma).
     slope = math.log(error[256] / error[16]) / math.log(16)
@@ -138,7 +138,7 @@ def test_modes_of_a_mixture_get_their_masses(dimensions, adaptive):
     slope[:2] = torch.tensor([0.5, 1.0])
     log_z, target = tilted(denoiser, "a", slope, 0.0)
     mass = float(target.encode_prompts(["a"]).tensors["log_weights"][0, 0].exp())  # 0.86, of 1/3 before
-    potential = RewardPotential(LatentReward("line", lambda z, _: quadratic(z, slope, 0.0)), denoiser)
+    potential = LatentPotential(LatentReward("line", lambda z, _: quadratic(z, slope, 0.0)), denoiser)
     # The wide variance is exact for clouds of unit variance; 40 steps are within 0.02 of the limit (Z within 4 %).
     sampler = SamplerConfig("ddpm", 40, variance="large", guidance=1.0, spacing="trailing")
     tempering = "adaptive" if adaptive else "linear"
@@ -156,7 +156,7 @@ def test_modes_of_a_mixture_get_their_masses(dimensions, adaptive):
 def test_adaptive_tempering_keeps_the_sample_size():
     denoiser = three_clouds(VP, "v_prediction")
     steep = LatentReward("steep", lambda z, _: 8 * z[:, 0] - 5 * z.square().sum(1), differentiable=False)
-    out = run(denoiser, 20, 60, RewardPotential(steep, denoiser), ANCESTRAL, ess=0.4)
+    out = run(denoiser, 20, 60, LatentPotential(steep, denoiser), ANCESTRAL, ess=0.4)
     assert (out.tempers[-1] == 1).all()
     assert (out.tempers.diff(dim=0) >= 0).all()
     bound = temper_table("adaptive", 0.008, 10).unsqueeze(1)
@@ -219,7 +219,7 @@ def test_contrast_with_the_null_prompt_is_llr():
 
 def steered(prompts, seeds, batch_size=64, potential=None, sampler=None, **settings):
     denoiser = three_clouds(VP, "v_prediction")
-    potential = potential or RewardPotential(reward("steep"), denoiser)
+    potential = potential or LatentPotential(reward("steep"), denoiser)
     settings = {"alpha": 0.2, "ess": 0.9, "resampling": "systematic"} | settings
     sampler = sampler or dataclasses.replace(ANCESTRAL, guidance=2.0)
     return steer(
@@ -268,7 +268,7 @@ def test_without_resampling_it_is_the_plain_sampler():
     denoiser = three_clouds()
     sampler = SamplerConfig("ddpm", 12, guidance=2.0, spacing="leading")
     out = steer(
-        denoiser, ["a", "b"], list(range(6)), sampler, RewardPotential(reward("linear", False), denoiser),
+        denoiser, ["a", "b"], list(range(6)), sampler, LatentPotential(reward("linear", False), denoiser),
         SearchConfig(ess=0.0), observers=[watched := PathLLR()],
     )  # fmt: skip
     plain = PathLLR()
@@ -282,7 +282,7 @@ def test_without_resampling_it_is_the_plain_sampler():
 def test_drift_is_bounded_and_still_exact():
     denoiser = one_cloud(VP, "v_prediction")
     log_z, _ = tilted(as_sampled(denoiser, ANCESTRAL), "a", *REWARDS["linear"])
-    potential = RewardPotential(reward("linear"), denoiser)
+    potential = LatentPotential(reward("linear"), denoiser)
     out = run(denoiser, 300, 24, potential, ANCESTRAL, max_drift=0.1, tempering="linear")
     ratio = (out.log_evidence - log_z).exp()
     assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / 300**0.5
@@ -343,7 +343,7 @@ def test_a_failed_reward_kills_its_particle_alone(bad, differentiable):
         return torch.where(line > 0.9, bad * line.detach().abs() + 0 * line, line)
 
     denoiser = three_clouds(VP, "v_prediction")
-    potential = RewardPotential(LatentReward("spoilt", score, differentiable), denoiser)
+    potential = LatentPotential(LatentReward("spoilt", score, differentiable), denoiser)
     out = steered(["a", "b"], list(range(80)), potential=potential, alpha=1.0, ess=0.5)
     assert out.died.sum() > 0
     failed = ~out.potential.isfinite()
@@ -360,7 +360,7 @@ def test_a_prompt_with_no_particle_left_is_named():
         return torch.tensor([math.nan if prompt == "b" else 1.0 for prompt in prompts])
 
     denoiser = three_clouds(VP, "v_prediction")
-    potential = RewardPotential(LatentReward("never", score, False), denoiser)
+    potential = LatentPotential(LatentReward("never", score, False), denoiser)
     with pytest.raises(UserError, match=r"step 0 of 10 the reward is NaN or infinite.*'b'"):
         steered(["a", "b"], list(range(8)), potential=potential)
 
@@ -391,15 +391,15 @@ def test_what_cannot_be_steered_is_refused():
         UserError, match=r"proposal=gradient needs a differentiable reward, and 'linear' is not"
     ):
         steered(
-            ["a"], [1, 2], potential=RewardPotential(reward("linear", False), denoiser), proposal="gradient"
+            ["a"], [1, 2], potential=LatentPotential(reward("linear", False), denoiser), proposal="gradient"
         )
     with pytest.raises(UserError, match="'llr' is not"):
         steered(["a"], [1, 2], potential=PathPotential(PathLLR()), proposal="gradient")
     cut = LatentReward("cut", lambda z, _: z.detach().sum(1))
     with pytest.raises(UserError, match="'cut' says it is differentiable"):
-        steered(["a"], [1, 2], potential=RewardPotential(cut, denoiser))
+        steered(["a"], [1, 2], potential=LatentPotential(cut, denoiser))
     with pytest.raises(ValueError, match="for 2 pictures"):
-        steered(["a"], [1, 2], potential=RewardPotential(LatentReward("wide", lambda z, _: z), denoiser))
+        steered(["a"], [1, 2], potential=LatentPotential(LatentReward("wide", lambda z, _: z), denoiser))
     blind = three_clouds(VP)
     with pytest.raises(UserError, match="rescale_betas_zero_snr"):
-        steer(blind, ["a"], [1], ANCESTRAL, RewardPotential(reward("linear"), blind))
+        steer(blind, ["a"], [1], ANCESTRAL, LatentPotential(reward("linear"), blind))

@@ -144,7 +144,7 @@ def test_the_script_writes_a_standard_folder(tmp_path: Path) -> None:
     """Every stage for a few steps; what comes out opens as a judge does."""
     from benchmarks.world.clip_train import main
     from mitune.referees.clip import Clip, ClipReward
-    from mitune.referees.source import find_judge
+    from mitune.referees.judge_files import find_judge
 
     steps = [
         "--teacher-steps",

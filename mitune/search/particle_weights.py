@@ -26,7 +26,12 @@ from mitune.search.tempering import largest_temper, temper_table
 class Weights:
     """Log-weights [P, N] and what follows from them. ``update`` after every move, then ``resample``.
 
-    ``seeds`` [P]: of each prompt's resampling.
+    Args:
+        prompts: P texts, for messages.
+        particles: N.
+        seeds: [P] of each prompt's resampling.
+        settings: of the search.
+        steps: S.
 
     ``log`` [P, N] is −∞ for the dead. ``log_evidence`` [P] is log Ẑ up to the last resampling. ``roots`` [P, N] is the
     first particle that each descends from. ``died`` [P] counts potentials that were NaN or infinite. ``tempers``,

@@ -50,11 +50,11 @@ class JudgeSource:
         return folder
 
     def configuration(self) -> dict:
-        """What ``config.json`` says. Raises UserError where there is none."""
+        """Read ``config.json``. Raises UserError where there is none."""
         return self._read("config.json")
 
     def preprocessing(self) -> dict:
-        """What ``preprocessor_config.json`` says. Raises UserError where there is none."""
+        """Read ``preprocessor_config.json``. Raises UserError where there is none."""
         return self._read("preprocessor_config.json")
 
     def _read(self, file: str) -> dict:
