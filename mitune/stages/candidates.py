@@ -68,7 +68,7 @@ def draw(
     def begin() -> list[int]:
         """What is to be done, as the first process sees it: what others see of a shared folder may be of yesterday."""
         store.clean()
-        store.claim(units)
+        store.bind(units)
         judges = scoring.judges | ({} if search is None else search.judges)
         bind_model(folder, denoiser.identity, "pictures of", "run= folder", judges)
         tell(store)
