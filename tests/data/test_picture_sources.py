@@ -15,14 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mitune.data.pictures import (
-    Pictures,
-    decode_picture,
-    load_pictures,
-    numbers,
-    write_pictures,
-    written_here,
-)
+from mitune.data.decoding import decode_picture
+from mitune.data.pictures.loading import load_pictures
+from mitune.data.pictures.rows import Pictures, numbers
+from mitune.data.pictures.writing import write_pictures, written_here
 from mitune.data.prompts import make_prompt
 from mitune.data.store import CandidateStore, plan_units
 from mitune.errors import UserError
