@@ -156,13 +156,17 @@ def test_what_is_refused(
             "no candidate is trained on",
         ),
         ([f"select.real={real}", "select.real_fraction=1.5"], "select.real_fraction=1.5: must be at most 1"),
-        ([f"select.real={real}", "train=dpo", "select.losers=1"], "train.objective=dpo"),
     ):
         capsys.readouterr()
         assert main(arguments("select", "generate.keep=3", *overrides)) == 2
         shown = capsys.readouterr().err
         assert hint in shown
         assert shown.count("\n") == 1
+    # What the objective wants is asked of the stages that train.
+    preferences = [f"select.real={real}", "train=dpo", "select.losers=1"]
+    for stage in ("train", "run"):
+        assert main(arguments(stage, "generate.keep=3", *preferences)) == 2
+        assert "train.objective=dpo" in capsys.readouterr().err
     (real / "0.png").write_bytes(b"no picture")
     capsys.readouterr()
     assert main(arguments("select", "generate.keep=3", f"select.real={real}")) == 2

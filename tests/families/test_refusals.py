@@ -45,6 +45,7 @@ def test_every_family_is_found_by_the_class_its_pipelines_have() -> None:
         "PixArtSigmaPipeline",
         "SanaPipeline",
         "StableDiffusion3Pipeline",
+        "StableDiffusionInstructPix2PixPipeline",
         "StableDiffusionPipeline",
         "StableDiffusionXLPipeline",
     }
