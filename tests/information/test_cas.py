@@ -99,8 +99,8 @@ def test_the_nodes_integrate_over_log_s(kind: str, spacing: str) -> None:
     assert (nodes.t.diff() > 0).all()
     even = torch.atan(nodes.s) if spacing == "angle" else nodes.t
     torch.testing.assert_close(even.diff(), even.diff().mean().expand(399), rtol=1e-6, atol=0)
-    # ∫ (s²/(v + s²) − s²/(1 + s²)) d log s = ½ log((v + s²)/(1 + s²)): Gaussian data of variance v, less the part of unit
-    # variance, which is integrated in closed form.
+    # ∫ (s²/(v + s²) − s²/(1 + s²)) d log s = ½ log((v + s²)/(1 + s²)): Gaussian data of variance v, less the part of
+    # unit variance, which is integrated in closed form.
     for v in (0.1, 1.0, 3.0):
         ends = 0.5 * torch.log((v + nodes.s[[0, -1]] ** 2) / (1 + nodes.s[[0, -1]] ** 2))
         integral = (nodes.weights * (nodes.s**2 / (v + nodes.s**2) - nodes.gaussian)).sum()
