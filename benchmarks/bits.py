@@ -1,7 +1,8 @@
 """Whether a change moved a bit: every sampler, score, objective and way of steering, as one digest each.
 
     python -m benchmarks.bits FILE             write the digests of this tree (frozen before a change)
-    python -m benchmarks.bits FILE --check     compare; exit 1 with the names of the cases that moved
+    python -m benchmarks.bits FILE --check     compare; exit 1 with the names of the cases that moved (a case that the
+                                               file lacks is new, and named)
 
 Digests are of values (score columns, latents, adapter tensors), not of files, and hold on the machine that made them:
 other processors round differently. Each case is a command on the embedded models, seconds long.
@@ -17,9 +18,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,6 +39,7 @@ SAMPLERS = {
         "sampler.set_alpha_to_one=true",
     ],
     "lcm": ["sampler=lcm"],
+    "dpmpp_2m": ["sampler=dpmpp_2m"],
 }
 FLOWS = SAMPLERS | {"euler": ["sampler=euler"]}
 SCORES = {
@@ -93,7 +94,7 @@ def commands() -> Iterator[tuple[str, list[list[str]]]]:
     """(case, the words of its commands) of every case; a command's run folder is added."""
     for model, samplers in (("shapes", SAMPLERS), ("shapes_flow", FLOWS)):
         for name, given in samplers.items():
-            noisy = not {"sampler.eta=0", "sampler=euler"}.intersection(given)
+            noisy = not {"sampler.eta=0", "sampler=euler", "sampler=dpmpp_2m"}.intersection(given)
             scorers = "[mi,mi_continuous,llr]" if noisy else "[mi,mi_continuous]"
             yield f"{model}: {name}", [["generate", f"model={model}", *given, f"scorers={scorers}"]]
         for score, keys in SCORES.items():
@@ -140,6 +141,13 @@ def measure(case: str, words: list[list[str]], work: Path) -> str:
     return digest(run)
 
 
+def compared(case: str, digest: str, before: Mapping[str, str]) -> str:
+    """What is to be said of a case beside the digests of a file; nothing where it is as there."""
+    if case not in before:
+        return f"new, not in the file: {case}"
+    return "" if before[case] == digest else f"moved: {case}"
+
+
 def main() -> int:
     """Write or compare."""
     parser = argparse.ArgumentParser(
@@ -150,20 +158,21 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     options = parser.parse_args()
     file = options.file.resolve()
-    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if options.check else {}
-    found, moved = {}, []
+    before: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if options.check else {}
+    found, told = {}, []
     with tempfile.TemporaryDirectory() as work:
         os.chdir(work)
         for case, words in commands():
             if options.only not in case:
                 continue
             found[case] = measure(case, words, Path(work))
-            if options.check and before.get(case, found[case]) != found[case]:
-                moved.append(case)
-                print(f"moved: {case}", flush=True)
+            if options.check and (line := compared(case, found[case], before)):
+                told.append(line)
+                print(line, flush=True)
     if options.check:
-        print(f"{len(found) - len(moved)} of {len(found)} cases equal")
-        return 1 if moved else 0
+        new = sum(line.startswith("new") for line in told)
+        print(f"{len(found) - len(told)} of {len(found) - new} cases equal{f', {new} new' if new else ''}")
+        return 1 if len(told) > new else 0
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"{len(found)} digests in {file}")
     return 0

@@ -359,7 +359,7 @@ def run(options: argparse.Namespace, measure: Callable[[], Mapping[str, Any]]) -
 
     ``measure`` gives what ``write`` takes: settings, comparisons, figures, and more and page where there are any.
     """
-    from mitune.stages.common import quiet
+    from mitune.stages.inputs import quiet
 
     quiet()
     load_before = machine()["load_average"]

@@ -30,7 +30,7 @@ from mitune.information.scoring import Scoring
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import PATH_SCORERS
 from mitune.stages.candidates import draw_unit
-from mitune.stages.common import quiet, read_prompts, sampler_of, scoring_of
+from mitune.stages.inputs import quiet, read_prompts, sampler_of, scoring_of
 from mitune.stages.racing import PilotRace, Race, column, look_cost, look_scoring
 from mitune.tasks import Task
 

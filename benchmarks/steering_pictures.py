@@ -37,7 +37,7 @@ from mitune.sampling.seeds import candidate_seed
 from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer
-from mitune.stages.common import read_prompts, sampler_of, scoring_of
+from mitune.stages.inputs import read_prompts, sampler_of, scoring_of
 from mitune.tasks import Task
 
 METHODS = ("base", "best", "guidance", "das", "bootstrap", "llr")

@@ -113,9 +113,4 @@ def _sweep_table(words: list[str]) -> int:
     return 0
 
 
-COMMANDS = {
-    "help": _help,
-    "schema": _schema,
-    "completion": _completion,
-    "sweep-table": _sweep_table,
-}
+COMMANDS = {"help": _help, "schema": _schema, "completion": _completion, "sweep-table": _sweep_table}

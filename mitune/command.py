@@ -98,12 +98,15 @@ def work(stage: str, config: Any) -> None:
     import torch
 
     from mitune.distributed import state, together
+    from mitune.finetune.sharding import check_launch
     from mitune.runs import RunFolder
-    from mitune.stages.common import quiet
+    from mitune.stages.inputs import quiet
+    from mitune.stages.progress import warn
+    from mitune.stages.run import run_stage
 
     quiet()
-    if own.trains:
-        _check_launch(config)
+    if own.trains and (line := check_launch(config, state().num_processes)):
+        warn(line)
     folder, guard = own.look_up("folder"), own.look_up("guard")
     place = RunFolder(folder(config) if folder else config.run)
     with together():
@@ -114,31 +117,13 @@ def work(stage: str, config: Any) -> None:
                     guard(place.root)
                 if main and not own.inherits:
                     place.remember(config)
-                place.check_fellows(config)
-                _go(stage, config, place)
+                place.check_peers(config)
+                if own.in_round:
+                    run_stage(stage, config, place, config.round)
+                elif own.shared or main:
+                    own.load()(config, place)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
                 " (and see model.dtype, model.offload, train.gradient_checkpointing)"
             ) from error
-
-
-def _check_launch(config: Any) -> None:
-    from mitune.distributed import state
-    from mitune.finetune.sharding import check_launch
-    from mitune.stages.progress import warn
-
-    if line := check_launch(config, state().num_processes):
-        warn(line)
-
-
-def _go(stage: str, config: Any, place: Any) -> None:
-    """Call the code of a stage, in the folder ``place``."""
-    from mitune.distributed import state
-    from mitune.stages.run import run_stage
-
-    own = STAGES[stage]
-    if own.in_round:
-        run_stage(stage, config, place, config.round)
-    elif own.shared or state().is_main_process:
-        own.load()(config, place)

@@ -155,11 +155,17 @@ class Denoiser(ABC):
         """Take the text of ``told`` and all else of ``given``: ``told`` itself where a model is told a text alone."""
         return told
 
+    def without(self, given: Condition, *parts: str) -> Condition:
+        """Leave ``parts`` out of ``given``: "text", "picture" (what is told beside the text), or both, which is ∅."""
+        nothing = self.null(len(given))
+        text, rest = (nothing if part in parts else given for part in ("text", "picture"))
+        return self.retold(rest, text)
+
     def reference(self, given: Condition) -> Condition:
         """Leave the text out of ``given``: what guidance pushes away from, and what information about the text is
         measured against. Of a model that is told a text alone it is ∅.
         """
-        return self.retold(given, self.null(len(given)))
+        return self.without(given, "text")
 
     def widened(self, given: Condition) -> Condition:
         """Join the conditions of all branches of one forward [branches · n]: the least told first, ``given`` last."""

@@ -28,7 +28,7 @@ _known: dict[tuple[int, int], tuple[tuple[int, int, int], str]] = {}
 
 
 def sha256(path: str | Path) -> str | None:
-    """The digest of a file's content; None where there is no such file. Raises UserError if it cannot be read."""
+    """Give the digest of a file's content; None where there is no such file. Raises UserError if it cannot be read."""
     path = Path(path)
     try:
         found = path.stat()
@@ -65,7 +65,7 @@ def note(files: Iterable[Path], root: Path) -> dict[str, str]:
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` with its own digest."""
+    """Give ``value`` with its own digest."""
     rest = {name: item for name, item in value.items() if name != OWN}
     return rest | {OWN: _own(rest)}
 
@@ -116,5 +116,5 @@ def whole_unit(path: Path) -> bool | None:
 
 
 def changed(noted: Mapping[str, str], root: Path) -> list[Path]:
-    """The files that are gone, or not as they were noted."""
+    """Give the files that are gone, or not as they were noted."""
     return [root / name for name, digest in noted.items() if sha256(root / name) != digest]

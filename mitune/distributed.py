@@ -30,17 +30,17 @@ from mitune.errors import UserError, complain, first_line
 from mitune.leaving import TEMPORARY, Leave
 
 T = TypeVar("T")
-SEEN = 20.0  # seconds that a shared folder may take to show a new file to another node
+SHOWN = 20.0  # seconds that a shared folder may take to show a new file to another node
 GRACE = 30.0  # seconds for leaving once another process has ended
 _LOST = "another process was lost (killed, out of memory, or its node is gone); the same command goes on from here"
 
 
 @functools.lru_cache(maxsize=1)
 def state() -> PartialState:
-    """This process among its fellows; starts the process group on first use.
+    """This process among its peers; starts the process group on first use.
 
-    The first ``PartialState`` of a process decides for all later ones: accelerate sees the fellows of a process
-    without accelerator only when it is told that the CPU is meant. Raises UserError if the fellows do not come.
+    The first ``PartialState`` of a process decides for all later ones: accelerate sees the peers of a process
+    without accelerator only when it is told that the CPU is meant. Raises UserError if the peers do not come.
     """
     asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     try:
@@ -55,46 +55,46 @@ def state() -> PartialState:
 
 
 @functools.lru_cache(maxsize=1)
-def _fellows() -> Fellows | None:
+def _peers() -> Peers | None:
     """The other processes, if there are any."""
     own = state()
     if own.num_processes == 1:
         return None
     store = torch.distributed.distributed_c10d._get_default_store()
-    return Fellows(store, own.process_index, own.num_processes)
+    return Peers(store, own.process_index, own.num_processes)
 
 
 def wait() -> None:
     """Until every process is here, however long that takes. Raises Leave when one of them has ended."""
-    fellows = _fellows()
-    if fellows is not None:
-        fellows.wait()
+    peers = _peers()
+    if peers is not None:
+        peers.wait()
 
 
-def agreed(make: Callable[[], T]) -> T:
+def broadcast(make: Callable[[], T]) -> T:
     """Call ``make`` on the first process alone and give its value, which JSON can hold, to every process."""
-    fellows = _fellows()
-    return make() if fellows is None else fellows.agreed(make)
+    peers = _peers()
+    return make() if peers is None else peers.broadcast(make)
 
 
-def seen(path: Path) -> bool:
+def visible(path: Path) -> bool:
     """Tell whether ``path`` is there. Others than the first process look for a while: the first one made it, but a
     shared folder may take its time to show that to another node."""
-    fellows = _fellows()
-    if fellows is not None and fellows.rank != 0:
-        until = time.monotonic() + min(SEEN, fellows.patience)
+    peers = _peers()
+    if peers is not None and peers.rank != 0:
+        until = time.monotonic() + min(SHOWN, peers.patience)
         while not path.exists() and time.monotonic() < until:
             leaving.check()
             time.sleep(0.5)
     return path.exists()
 
 
-def deal(items: Sequence[T]) -> Iterator[tuple[int, T]]:
+def work_queue(items: Sequence[T]) -> Iterator[tuple[int, T]]:
     """(place, item) of those items that fall to this process: each takes the next one when it is free, so that all
     finish together, whatever an item costs and however fast a machine is. ``items`` are the same everywhere.
     """
-    fellows = _fellows()
-    places = range(len(items)) if fellows is None else fellows.deal(len(items))
+    peers = _peers()
+    places = range(len(items)) if peers is None else peers.work_queue(len(items))
     for place in places:
         leaving.check()
         yield place, items[place]
@@ -107,7 +107,7 @@ def together() -> Iterator[None]:
     An error ends them all: the others raise Leave with the exit code it stands for, and say nothing more of it.
     """
     try:
-        _fellows()
+        _peers()
         wait()
         yield
         wait()  # nobody goes while another still works
@@ -122,29 +122,29 @@ def together() -> Iterator[None]:
 
 def _abandon(error: BaseException) -> Leave | None:
     """Tell the others that this process ends; gives the Leave of one that ended before, which this one follows."""
-    fellows = _fellows() if _fellows.cache_info().currsize else None
-    if fellows is None:
+    peers = _peers() if _peers.cache_info().currsize else None
+    if peers is None:
         return None
     if isinstance(error, Leave):
-        return fellows.abandon(error.code, error.line)
+        return peers.abandon(error.code, error.line)
     code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-    return fellows.abandon(code, first_line(error))
+    return peers.abandon(code, first_line(error))
 
 
 def all_leave() -> bool:
     """Tell whether all processes end well together; False where one was lost, and a launcher sent the others away.
 
     For the first process, once it was told to leave."""
-    fellows = _fellows()
-    return fellows is None or fellows.all_leave()
+    peers = _peers()
+    return peers is None or peers.all_leave()
 
 
 def stop(patient: bool = True) -> None:
     """Leave the process group, so that the launcher sees a clean end. ``patient``: everybody is known to come."""
-    fellows = _fellows() if _fellows.cache_info().currsize else None
-    if fellows is not None:
-        fellows.depart(GRACE if patient else 5.0)
-        _fellows.cache_clear()
+    peers = _peers() if _peers.cache_info().currsize else None
+    if peers is not None:
+        peers.depart(GRACE if patient else 5.0)
+        _peers.cache_clear()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -178,8 +178,8 @@ def collective() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # what gloo raises when a connection breaks has no type of its own
-        fellows = _fellows()
-        raise (Leave(1, _LOST) if fellows is None else fellows.lost()) from error
+        peers = _peers()
+        raise (Leave(1, _LOST) if peers is None else peers.lost()) from error
 
 
 def _patience(text: str) -> float:
@@ -193,7 +193,7 @@ def _patience(text: str) -> float:
     return seconds
 
 
-class Fellows:
+class Peers:
     """The other processes, by a store that all of them reach.
 
     Each counts up a number of its own about once a second; the first process watches all of them, the others watch
@@ -208,7 +208,7 @@ class Fellows:
         self._beats = torch.distributed.PrefixStore("mitune", store.clone())
         self._number = itertools.count()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="mitune-fellows", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="mitune-peers", daemon=True)
         self._thread.start()
 
     # -- working together ------------------------------------------------------------------------------------
@@ -221,9 +221,9 @@ class Fellows:
                 self._store.set(f"{key}/all", "1")
             self._until(f"{key}/all")
 
-    def agreed(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """The first process's value on all."""
-        key = f"agreed/{next(self._number)}"
+        key = f"broadcast/{next(self._number)}"
         if self.rank == 0:
             text = json.dumps(make())
             with self._reaching():
@@ -234,9 +234,9 @@ class Fellows:
                 text = self._store.get(key).decode()
         return json.loads(text)  # type: ignore[no-any-return]
 
-    def deal(self, count: int) -> Iterator[int]:
+    def work_queue(self, count: int) -> Iterator[int]:
         """The numbers below ``count`` that fall to this process."""
-        key = f"deal/{next(self._number)}"
+        key = f"queue/{next(self._number)}"
         while True:
             with self._reaching():
                 place = self._store.add(key, 1) - 1
@@ -320,7 +320,7 @@ class Fellows:
     def _beat(self) -> None:
         period = 1 + self.ranks / 64
         watched = list(range(1, self.ranks)) if self.rank == 0 else [0]
-        heard: dict[int, bytes] = {}
+        beats: dict[int, bytes] = {}
         silence = dict.fromkeys(watched, 0.0)
         for number in itertools.count(1):
             try:
@@ -332,7 +332,7 @@ class Fellows:
                     if first["rank"] != self.rank:
                         self._end(self._follow(first))
                     return
-                there = [rank for rank in watched if rank in heard or self._beats.check([f"beat/{rank}"])]
+                there = [rank for rank in watched if rank in beats or self._beats.check([f"beat/{rank}"])]
                 found = dict(
                     zip(there, self._beats.multi_get([f"beat/{rank}" for rank in there]), strict=True)
                 )
@@ -341,8 +341,8 @@ class Fellows:
                     self._end(Leave(1, _LOST))
                 return
             for rank in watched:
-                silence[rank] = silence[rank] + period if heard.get(rank) == found.get(rank) else 0.0
-            heard |= found
+                silence[rank] = silence[rank] + period if beats.get(rank) == found.get(rank) else 0.0
+            beats |= found
             silent = [rank for rank in watched if silence[rank] >= self.patience]
             if silent:
                 line = (

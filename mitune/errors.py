@@ -14,7 +14,7 @@ _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 class UserError(Exception):
-    """A mistake in the input. The message names the thing, the place and the way out, on one line."""
+    """An error is a mistake in the input. The message names the thing, the place and the way out, on one line."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -66,18 +66,18 @@ def first_line(error: object) -> str:
 
 
 def listed(names: Sequence[str], most: int = 3, length: int = 100, quote: str = "'") -> str:
-    """The first ``most`` of the names, each of ``length`` characters at most, and how many more there are."""
+    """Give the first ``most`` of the names, each of ``length`` characters at most, and how many more there are."""
     shown = ", ".join(f"{quote}{short(name, length)}{quote}" for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def short(text: str, length: int = 160) -> str:
-    """The text, cut after ``length`` characters."""
+    """Give the text, cut after ``length`` characters."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey, or UTF-8 cannot hold, written out (``\\x1b``): control characters,
+    """Write out what a terminal would obey in a text, or UTF-8 cannot hold (``\\x1b``): control characters,
     ends of lines, marks that turn the direction of writing, lone surrogates.
     """
     if text.isprintable():
@@ -94,7 +94,7 @@ def _spelled(letter: str) -> str:
 
 
 def bounded(line: str) -> str:
-    """The line, or of an over-long one the beginning, which names the thing, and the end, which has the way out."""
+    """Give the line, or of one too long its beginning, which names the thing, and its end, which has the way out."""
     return line if len(line) <= _LINE else f"{line[: _LINE // 2]} … {line[-_LINE // 3 :]}"
 
 

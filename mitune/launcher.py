@@ -70,11 +70,11 @@ def launch(name: str, arguments: Sequence[str]) -> int:
     path = launch_file(name)
     with tempfile.TemporaryDirectory(prefix="mitune-") as folder:
         codes = Path(folder) / "codes"
-        heard = sys.stderr is not sys.__stderr__  # somebody listens in: a sweep, for the line of an error
+        piped = sys.stderr is not sys.__stderr__  # a sweep reads along, for the line of an error
         process = subprocess.Popen(
             command(path, arguments),
             env=os.environ | {CODES: str(codes)},
-            stderr=subprocess.PIPE if heard else None,
+            stderr=subprocess.PIPE if piped else None,
             encoding="utf-8",
             errors="replace",
         )

@@ -52,7 +52,7 @@ class Leave(BaseException):
 
 
 class _Asked:
-    """Tell whether this process was asked to leave, and whether it may do so at once."""
+    """Keeps whether this process was asked to leave, and whether it may do so at once."""
 
     def __init__(self) -> None:
         self.leave: Leave | None = None
@@ -74,7 +74,7 @@ def signals() -> Iterator[None]:
         return
     global _asked
     _asked = _Asked()
-    before = {number: signal.signal(number, _heard) for number in SIGNALS}
+    before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     try:
         yield
     finally:
@@ -83,7 +83,7 @@ def signals() -> Iterator[None]:
         _asked = _Asked()
 
 
-def _heard(number: int, frame: Any) -> None:
+def _on_signal(number: int, frame: Any) -> None:
     if _asked.leave is None:
         name = signal.Signals(number).name
         _asked.leave = Leave(TEMPORARY, f"told to leave by {name}; the same command goes on from here")
@@ -111,7 +111,7 @@ def end(leave: Leave) -> None:
     """
     if _asked.leave is None or (_asked.leave.code == TEMPORARY and not _asked.raised):
         _asked.leave = leave
-    if signal.getsignal(SIGNALS[-1]) is _heard:
+    if signal.getsignal(SIGNALS[-1]) is _on_signal:
         import _thread
 
         _thread.interrupt_main(SIGNALS[-1])

@@ -8,7 +8,7 @@ import torch
 
 
 def largest_that_fits(size: int, attempt: Callable[[int], object]) -> int | None:
-    """The largest of size/2, size/4, … 1 with which ``attempt`` does not run out of memory; None if none does."""
+    """Give the largest of size/2, size/4, … 1 with which ``attempt`` does not run out of memory; None if none does."""
     while size > 1:
         size //= 2
         if torch.cuda.is_available():
@@ -22,7 +22,7 @@ def largest_that_fits(size: int, attempt: Callable[[int], object]) -> int | None
 
 
 def advice(what: str, size: int, fits: int | None, key: str) -> str:
-    """The line a user reads: what did not fit, what does, and the keys to turn."""
+    """Give the line a user reads: what did not fit, what does, and the keys to turn."""
     if fits is None:
         return (
             f"out of memory with {what} of {size}, and not even 1 fits: see model.dtype, model.offload,"

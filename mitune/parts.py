@@ -43,8 +43,9 @@ P = TypeVar("P", bound=Part)
 class Catalogue(Mapping[str, P], Generic[P]):
     """The parts of one kind, by name, in their order.
 
-        SAMPLERS = Catalogue("sampler.name", SamplerPart("ddim", "Song et al.", "mitune.sampling.ddim:ddim"), …)
-        SAMPLERS["ddim"].noise        SAMPLERS.names        SAMPLERS.where(lambda part: part.flow_only)
+    >>> SHAPES = Catalogue("shape", Part("circle", "round", "math:tau"), Part("square", "with four corners"))
+    >>> SHAPES.names, SHAPES["circle"].load() > 6, SHAPES.where(lambda part: not part.make)
+    (('circle', 'square'), True, ('square',))
 
     Args:
         what: what such a part is called, in messages.

@@ -13,6 +13,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DEPTH = 20  # of a settings file's sections
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -103,8 +105,13 @@ def is_there(path: str | Path) -> bool:
         return False
 
 
+def is_hub_id(text: str) -> bool:
+    """Tell whether ``text`` may name a repository of the Hub: ``owner/name``."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
 def home(path: str | Path) -> Path:
-    """The path with ``~`` replaced. Raises UserError for the home of a user that there is not, and for a NUL."""
+    """Replace ``~`` in a path. Raises UserError for the home of a user that there is not, and for a NUL."""
     if "\0" in str(path):
         raise UserError(f"{str(path)!r} is no path: it holds a NUL character; check it")
     try:
@@ -129,7 +136,7 @@ def check_regular(path: str | Path, what: object | None = None) -> None:
 
 
 def read_bytes(path: str | Path, what: object | None = None) -> bytes:
-    """The contents of a regular file. ``what`` names it in messages. Raises UserError for all else."""
+    """Read the contents of a regular file. ``what`` names it in messages. Raises UserError for all else."""
     what = path if what is None else what
     check_regular(path, what)
     with reading(what):
@@ -142,7 +149,7 @@ def read_bytes(path: str | Path, what: object | None = None) -> bytes:
 
 
 def decode(data: bytes, what: object) -> str:
-    """Text as its byte order mark says, else UTF-8. Raises UserError for bytes that are none."""
+    """Decode text as its byte order mark says, else as UTF-8. Raises UserError for bytes that are none."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
@@ -154,12 +161,12 @@ def decode(data: bytes, what: object) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file; see ``decode``."""
+    """Read the text of a file; see ``decode``."""
     return decode(read_bytes(path), path)
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text, cut at \\n and \\r\\n only: form feeds, U+2028 and their kind are characters of a line."""
+    """Cut a text into lines, at \\n and \\r\\n only: form feeds, U+2028 and their kind are characters of a line."""
     found = text.split("\n")
     if not found[-1]:
         found.pop()
@@ -167,7 +174,7 @@ def lines(text: str) -> list[str]:
 
 
 def parse_json(text: str | bytes, what: object, way_out: str = "mend it, or give another file") -> Any:
-    """The value of a JSON text. Raises UserError: no JSON, nested too deeply, numbers too long, characters that no
+    """Give the value of a JSON text. Raises UserError: no JSON, nested too deeply, numbers too long, characters that no
     UTF-8 text can hold (lone surrogates).
     """
     try:
@@ -190,7 +197,7 @@ def _has_surrogate(text: str | bytes) -> bool:
 
 
 def read_json(path: str | Path, way_out: str = "mend it, or give another file") -> Any:
-    """The value of a JSON file; see ``parse_json``."""
+    """Read the value of a JSON file; see ``parse_json``."""
     data = read_bytes(path)
     try:
         text = decode(data, path)

@@ -17,8 +17,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mitune import digests
-from mitune.config import compose_saved, flatten, leaves, read_saved, saved_text
-from mitune.distributed import agreed, all_leave, seen, state, wait
+from mitune.config import compose_saved, flatten, read_saved, saved_text
+from mitune.config.keys import keys
+from mitune.distributed import all_leave, broadcast, state, visible, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
@@ -44,7 +45,12 @@ _WRITTEN = tuple(pattern for stage in STAGES.values() for pattern in stage.write
 
 
 class RunFolder:
-    """A run's folder; ``round(n)`` is the folder of a round."""
+    """A run's folder; ``round(n)`` is the folder of a round.
+
+    >>> run = RunFolder(folder)
+    >>> run.mark(1, "select"), run.write_mark(1, "select", {"kept": 3}), run.mark(1, "select")
+    (None, {'kept': 3}, {'kept': 3})
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = home(root)
@@ -93,15 +99,15 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def check_fellows(self, config: DictConfig) -> None:
-        """Whether all processes were started alike and see one folder; on every process, in the lock of the first.
+    def check_peers(self, config: DictConfig) -> None:
+        """Check that all processes were started alike and see one folder; on every process, in the lock of the first.
 
         Raises UserError on one that has other settings, or whose ``root`` is another node's own folder.
         """
         if state().num_processes == 1:
             return
         rank, own = state().process_index, json.loads(json.dumps(flatten(config)))
-        first: dict[str, Any] = agreed(lambda: {"settings": flatten(config), "host": platform.node()})
+        first: dict[str, Any] = broadcast(lambda: {"settings": flatten(config), "host": platform.node()})
         different = sorted(
             name
             for name, value in first["settings"].items()
@@ -119,8 +125,8 @@ class RunFolder:
         if rank == 0:
             with user_errors(self.root):
                 (self.root / name).touch()
-        name = agreed(lambda: name)
-        if not seen(self.root / name):
+        name = broadcast(lambda: name)
+        if not visible(self.root / name):
             raise UserError(
                 f"{self.root} of process {rank} on {platform.node()} is not the folder that process 0 works in on"
                 f" {first['host']}: give run= a folder that all nodes share"
@@ -180,12 +186,10 @@ class RunFolder:
         now = flatten(config)
         fixed = self._fixed(config)
         changed = {}
-        for name, default, _ in leaves():
-            if not any(covers(binds, name) for binds in fixed):
-                continue
+        for name, key in keys().items():
             # A key that came with a later version had its default's effect.
-            before = old.get(name, default)
-            if before != now[name]:
+            before = old.get(name, key.default)
+            if before != now[name] and any(covers(binds, name) for binds in fixed):
                 changed[name] = (before, now[name])
         return changed
 
@@ -228,7 +232,7 @@ class RunFolder:
         return digests.changed(self.noted(number, stage) or {}, self.root)
 
     def intact(self) -> bool:
-        """Whether all that the stages done so far left is as their marks say, and the marks as they were written."""
+        """Tell whether all that finished stages left is as their marks say, and the marks as they were written."""
         marks = [
             (_ROUND.fullmatch(path.parent.parent.name), path)
             for path in self.root.glob("round-*/done/*.json")

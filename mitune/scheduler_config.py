@@ -13,14 +13,12 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a network may predict where there is a beta schedule."""
 _LONGEST = 1_000_000
 _SAYS_NOISE = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "shift",
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "shift",
     "flow_shift",
-)
+)  # fmt: skip
+_FLOW_NUMBERS = (
+    "shift", "flow_shift", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len",
+)  # fmt: skip
 # What changes a schedule, or the times that a network is told, in ways that are not followed here: key -> values that
 # change nothing. (What only a sampler does with its steps, such as the sigmas of Karras et al., is ours to choose.)
 _NOT_IN_VP: dict[str, tuple[Any, ...]] = {
@@ -40,13 +38,10 @@ _NOT_IN_FLOW: dict[str, tuple[Any, ...]] = {
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Tell whether a diffusers scheduler configuration is that of a rectified flow."""
-    return (
-        "Flow" in str(config.get("_class_name", ""))
-        or config.get("prediction_type") == "flow_prediction"
-        or (
-            "shift" in config and "beta_schedule" not in config
-        )  # a scheduler in memory does not say its class
-    )
+    # A scheduler in memory does not say its class.
+    unnamed = "shift" in config and "beta_schedule" not in config
+    named = "Flow" in str(config.get("_class_name", ""))
+    return named or config.get("prediction_type") == "flow_prediction" or unnamed
 
 
 def check_scheduler(config: Mapping[str, Any], whole: bool = True) -> None:
@@ -66,14 +61,7 @@ def check_scheduler(config: Mapping[str, Any], whole: bool = True) -> None:
         if key in config and config[key] not in harmless:
             _refuse(config, key, f"{harmless[0]}: nothing else can be followed here")
     if is_flow(config):
-        for key in (
-            "shift",
-            "flow_shift",
-            "base_shift",
-            "max_shift",
-            "base_image_seq_len",
-            "max_image_seq_len",
-        ):
+        for key in _FLOW_NUMBERS:
             if not _is_between(config.get(key, 1.0), 0):
                 _refuse(config, key, "a number above 0")
     else:
@@ -140,7 +128,7 @@ def _refuse(config: Mapping[str, Any], key: str, wanted: str) -> None:
 
 
 def sampler_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``spacing``, ``steps_offset`` and ``set_alpha_to_one`` of a sampler, as the scheduler has them.
+    """Give ``spacing``, ``steps_offset`` and ``set_alpha_to_one`` of a sampler, as the scheduler has them.
     A flow lays out its steps by its own shift.
     """
     if is_flow(config):

@@ -127,16 +127,19 @@ def section(kind: type) -> Any:
 
 
 class Settings:
-    """Base of the dataclasses whose fields are keys."""
+    """Base of the dataclasses whose fields are keys.
 
-    @classmethod
-    def keys(cls, prefix: str = "") -> tuple[Key, ...]:
-        """Every key, those of its groups too, in the order of declaration; ``prefix``: put before each name."""
-        return declared(cls, prefix)  # type: ignore[arg-type]
+    >>> @dataclass
+    ... class Walk(Settings):
+    ...     steps: int = key(20, "network evaluations a picture", low=1)
+    >>> Walk(steps=0).check("sampler.")
+    Traceback (most recent call last):
+    mitune.errors.UserError: sampler.steps=0: must be at least 1
+    """
 
     def check(self, prefix: str = "") -> None:
         """Raise UserError, naming the key after ``prefix``, for a value that its declaration does not allow."""
-        for one in self.keys():
+        for one in declared(type(self)):  # type: ignore[arg-type]
             value: Any = functools.reduce(getattr, one.name.split("."), self)  # type: ignore[arg-type]
             value = list(value) if one.many and isinstance(value, tuple) else value
             check_value(dataclasses.replace(one, name=f"{prefix}{one.name}"), value)
@@ -185,6 +188,12 @@ def check_value(key: Key, value: Any) -> None:
             _check(key, item, value)
     else:
         _check(key, value, value)
+
+
+def check_interval(prefix: str, low: float, high: float) -> None:
+    """Raise UserError unless ``t_min`` and ``t_max``, after ``prefix``, bound an interval."""
+    if low >= high:
+        raise UserError(f"{prefix}t_min={low} is not below {prefix}t_max={high}")
 
 
 def _check_size(key: Key, items: list[Any]) -> None:

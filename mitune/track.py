@@ -42,7 +42,12 @@ class Tracker(Protocol):
 
 
 class JsonLines:
-    """Appends one JSON object a line to ``path``; NaN and infinities become null, which JSON has a word for."""
+    """Appends one JSON object a line to ``path``; NaN and infinities become null, which JSON has a word for.
+
+    >>> JsonLines(folder / METRICS).log({"loss": 0.5}, step=3)
+    >>> [(row["step"], row["loss"]) for row in read_metrics(folder / METRICS)]
+    [(3, 0.5)]
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

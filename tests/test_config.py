@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
 from mitune.cli import main
-from mitune.config import Config, compose, conf_folder, flatten, groups, leaves
+from mitune.config import Config, compose, conf_folder, flatten, groups
 from mitune.config.keys import keys
 from mitune.errors import UserError
 from mitune.settings import check_value
@@ -82,9 +82,7 @@ def test_the_papers_preset() -> None:
 def test_the_papers_ablations_differ_in_nothing_else(name: str, k: int, candidates: int) -> None:
     base, ablation = compose(["experiment=mitune_sd21"]), compose([f"experiment=mitune_sd21_{name}"])
     assert (ablation.select.k, ablation.generate.candidates) == (k, candidates)
-    changed = {
-        key for key, _, _ in leaves() if OmegaConf.select(base, key) != OmegaConf.select(ablation, key)
-    }
+    changed = {key for key in keys() if OmegaConf.select(base, key) != OmegaConf.select(ablation, key)}
     assert changed <= {"name", "run", "select.k", "generate.candidates"}
 
 
@@ -239,7 +237,7 @@ def test_the_resolved_configuration_cannot_be_changed() -> None:
 
 
 def test_every_key_has_a_meaning() -> None:
-    assert all(meaning for _, _, meaning in leaves())
+    assert all(key.meaning for key in keys().values())
 
 
 def test_the_groups_are_sections_of_the_configuration() -> None:

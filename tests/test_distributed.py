@@ -55,17 +55,17 @@ def test_gradients_and_totals_travel_in_one_message(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def fellows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[distributed.Fellows]]]:
-    """``fellows(ranks, patience)``: processes played by threads of this one, with a real store between them."""
+def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[distributed.Peers]]]:
+    """``peers(ranks, patience)``: processes played by threads of this one, with a real store between them."""
     monkeypatch.setattr(distributed.leaving, "_asked", leaving._Asked())
-    made: list[distributed.Fellows] = []
+    made: list[distributed.Peers] = []
     stores = []
 
-    def make(ranks: int, patience: float = 60) -> list[distributed.Fellows]:
+    def make(ranks: int, patience: float = 60) -> list[distributed.Peers]:
         monkeypatch.setenv("MITUNE_PATIENCE", str(patience))
         store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         stores.append(store)  # it serves as long as it is held
-        made.extend(distributed.Fellows(store, rank, ranks) for rank in range(ranks))
+        made.extend(distributed.Peers(store, rank, ranks) for rank in range(ranks))
         return made
 
     yield make
@@ -73,18 +73,18 @@ def fellows(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[dist
         own.depart(0.0)
 
 
-def at_once(made: list[distributed.Fellows], work: Callable[[distributed.Fellows], Any]) -> list[Any]:
+def at_once(made: list[distributed.Peers], work: Callable[[distributed.Peers], Any]) -> list[Any]:
     """What ``work`` gives for each, all at the same time."""
     with ThreadPoolExecutor(len(made)) as pool:
         return list(pool.map(work, made))
 
 
-def test_items_are_dealt_once_and_to_whoever_is_free(fellows: Any) -> None:
-    made = fellows(3)
+def test_items_are_dealt_once_and_to_whoever_is_free(peers: Any) -> None:
+    made = peers(3)
 
-    def work(own: distributed.Fellows) -> list[int]:
+    def work(own: distributed.Peers) -> list[int]:
         share = []
-        for place in own.deal(12):
+        for place in own.work_queue(12):
             share.append(place)
             time.sleep(0.5 if own.rank == 1 else 0.02)
         own.wait()
@@ -94,30 +94,30 @@ def test_items_are_dealt_once_and_to_whoever_is_free(fellows: Any) -> None:
     assert sorted(place for share in shares for place in share) == list(range(12))
     assert len(shares[1]) <= 2 < max(len(shares[0]), len(shares[2]))
     # And once more, with fewer items than processes.
-    shares = at_once(made, lambda own: list(own.deal(1)))
+    shares = at_once(made, lambda own: list(own.work_queue(1)))
     assert sorted(map(len, shares)) == [0, 0, 1]
 
 
-def test_the_first_process_s_word_counts(fellows: Any) -> None:
-    made = fellows(3)
+def test_the_first_process_s_word_counts(peers: Any) -> None:
+    made = peers(3)
     asked = []
 
-    def ask(own: distributed.Fellows) -> Any:
+    def ask(own: distributed.Peers) -> Any:
         def make() -> Any:
             asked.append(own.rank)
             return {"rank": own.rank, "loss": 0.1, "none": None}
 
-        return own.agreed(make)
+        return own.broadcast(make)
 
     assert at_once(made, ask) == [{"rank": 0, "loss": 0.1, "none": None}] * 3
     assert asked == [0]
 
 
-def test_nobody_passes_before_all_are_there(fellows: Any) -> None:
-    made = fellows(3)
+def test_nobody_passes_before_all_are_there(peers: Any) -> None:
+    made = peers(3)
     here: list[int] = []
 
-    def come(own: distributed.Fellows) -> int:
+    def come(own: distributed.Peers) -> int:
         time.sleep(0.2 * own.rank)
         here.append(own.rank)
         own.wait()
@@ -126,8 +126,8 @@ def test_nobody_passes_before_all_are_there(fellows: Any) -> None:
     assert at_once(made, come) == [3, 3, 3]
 
 
-def test_who_ends_first_is_followed(fellows: Any) -> None:
-    first, second = fellows(2)
+def test_who_ends_first_is_followed(peers: Any) -> None:
+    first, second = peers(2)
     assert second.abandon(2, "a mistake") is None
     follow = first.abandon(1, "what came of it")
     assert (follow.code, follow.line) == (2, None)  # said by the other one, on the same node
@@ -140,8 +140,8 @@ def test_who_ends_first_is_followed(fellows: Any) -> None:
     assert caught.value.code == 2
 
 
-def test_a_silent_process_is_given_up(fellows: Any) -> None:
-    first, second = fellows(2, patience=2)
+def test_a_silent_process_is_given_up(peers: Any) -> None:
+    first, second = peers(2, patience=2)
     at_once([first, second], lambda own: own.wait())
     second._over.set()  # it beats no more
     with pytest.raises(leaving.Leave, match="process 1 has not been heard of for 2 s") as caught:
@@ -150,7 +150,7 @@ def test_a_silent_process_is_given_up(fellows: Any) -> None:
 
 
 def test_a_failed_collective_says_that_a_process_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_fellows", lambda: None)
+    monkeypatch.setattr(distributed, "_peers", lambda: None)
     with pytest.raises(leaving.Leave, match="another process was lost"), distributed.collective():
         raise RuntimeError("Connection closed by peer")
     with pytest.raises(torch.OutOfMemoryError), distributed.collective():
@@ -158,6 +158,6 @@ def test_a_failed_collective_says_that_a_process_was_lost(monkeypatch: pytest.Mo
 
 
 def test_one_process_alone_deals_itself_everything() -> None:
-    assert list(distributed.deal("abc")) == [(0, "a"), (1, "b"), (2, "c")]
-    assert distributed.agreed(lambda: (1, 2)) == (1, 2)
+    assert list(distributed.work_queue("abc")) == [(0, "a"), (1, "b"), (2, "c")]
+    assert distributed.broadcast(lambda: (1, 2)) == (1, 2)
     distributed.wait()

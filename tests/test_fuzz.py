@@ -28,7 +28,7 @@ from mitune.config import compose, flatten, groups, read_saved
 from mitune.config.keys import Key, keys
 from mitune.errors import UserError, complain
 from mitune.runs import RunFolder
-from mitune.stages.common import candidate_sampler, sampler_of, selecting
+from mitune.stages.inputs import candidate_sampler, sampler_of, selecting
 from mitune.stages.racing import cuts_of
 from mitune.stages.sample import sample_folder
 from mitune.sweep.arguments import grid, read

@@ -38,7 +38,7 @@ BOOKKEEPING = (
     "mitune.data.store.CandidateStore.write_unit",
     "mitune.data.store.CandidateStore.artefacts",
     "mitune.stages.candidates.tell",
-    "mitune.stages.candidates.claim_model",
+    "mitune.stages.candidates.bind_model",
     "mitune.stages.generate.cost",
     "mitune.runs.RunFolder.remember",
     "mitune.runs.RunFolder.prepare",

@@ -6,17 +6,10 @@ fit, before any model is loaded. Nothing here imports torch, so that ``mitune --
 """
 
 from mitune.config.composition import compose, compose_saved, conf_folder, groups, shipped_folder
-from mitune.config.keys import Config, ScorerConfig, flatten, leaves
+from mitune.config.keys import Config, ScorerConfig, flatten
 from mitune.config.saved import read_saved, read_settings, saved_text
-from mitune.scores import COLUMNS, LATENT_SCORERS, PATH_SCORERS, PICTURE_SCORERS, RACERS, SCORERS
 
 __all__ = [
-    "COLUMNS",
-    "LATENT_SCORERS",
-    "PATH_SCORERS",
-    "PICTURE_SCORERS",
-    "RACERS",
-    "SCORERS",
     "Config",
     "ScorerConfig",
     "compose",
@@ -24,7 +17,6 @@ __all__ = [
     "conf_folder",
     "flatten",
     "groups",
-    "leaves",
     "read_saved",
     "read_settings",
     "saved_text",

@@ -16,7 +16,7 @@ from mitune.config.keys import Config, flatten, keys
 from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
-from mitune.data.catalogue import SUFFIXES
+from mitune.data.settings import SUFFIXES
 from mitune.errors import UserError, nearest, short
 from mitune.settings import check_value
 from mitune.stages.catalogue import STAGES
@@ -78,7 +78,7 @@ def _composed(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
             config = hydra_compose("config", overrides=list(choices))
     except (HydraException, OmegaConfBaseException) as error:
         # Our own files are at fault, or a group was given what it cannot take.
-        raise UserError(f"configuration: {_one_line(error)}") from error
+        raise UserError(f"configuration: {' '.join(str(error).split())}") from error
     return config, flatten(config, resolve=False)
 
 
@@ -195,7 +195,3 @@ def _nearest_key(name: str, names: Sequence[str], options: dict[str, list[str]])
     if last:
         return f", did you mean '{difflib.get_close_matches(name, last, n=1, cutoff=0)[0]}'?"
     return nearest(name, [*names, *options])
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -4,97 +4,19 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mitune.data.settings import PromptsConfig
+from mitune.data.settings import PromptsConfig, SelectConfig
+from mitune.families.settings import ModelConfig
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import ScorerConfig
 from mitune.search.catalogue import SearchConfig
-from mitune.settings import (
-    ROUNDS,
-    SEED,
-    Key,
-    Settings,
-    declared,
-    key,
-    section,
-)
-from mitune.stages.settings import (
-    AgreeConfig,
-    CalibrateConfig,
-    EvaluateConfig,
-    ExportConfig,
-    GenerateConfig,
-    SampleConfig,
-    ScoreConfig,
-    SelectConfig,
-    SweepConfig,
-)
-
-
-@dataclass
-class ModelConfig(Settings):
-    path: str = key(
-        "shapes",
-        "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
-        path=True,
-        basic=True,
-    )
-    config: str | None = key(
-        None, "of a checkpoint file: a folder or Hub id that is built alike (default: recognised)", path=True
-    )
-    revision: str | None = key(None, "Hub branch, tag or commit")
-    variant: str | None = key(None, "weights variant, such as fp16")
-    resolution: int | None = key(
-        None, "side of a picture in pixels (default: the model's own)", low=8, high=4096
-    )
-    max_tokens: int | None = key(
-        None, "tokens of T5 or Gemma (default: the pipeline's own)", low=1, high=4096
-    )
-    guidance_embedding: float | None = key(
-        None, "what a guidance-distilled model (FLUX.1-dev) is told; 1 = no guidance", low=0, high=1000
-    )
-    picture_guidance: float | None = key(
-        None, "guidance towards the picture of a model that edits pictures (default 1.5)", low=0, high=1000
-    )
-    dtype: str = key(
-        "auto",
-        "number format; auto: bfloat16 on CUDA, else float32",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        basic=True,
-    )
-    device: str = key("auto", "auto, cpu, cuda, cuda:1, mps", basic=True)
-    compile: bool = key(False, "torch.compile the denoiser network")
-    channels_last: bool = key(False, "channels-last memory layout (CUDA)")
-    fast_decoder: str | None = key(
-        None, "an AutoencoderTiny (folder or Hub id) that pictures are decoded with", path=True
-    )
-    offload: str = key(
-        "none",
-        "what waits on the CPU until it is needed",
-        choices={"none": "nothing", "model": "each part", "sequential": "encoders layer by layer"},
-    )
-    quantization: str = key(
-        "none",
-        "smaller weights of the network and of T5 or Gemma",
-        choices={"none": "as they are", "8bit": "bitsandbytes", "4bit": "bitsandbytes", "int8": "torchao"},
-    )
-    vae_slicing: bool = key(False, "decode one picture at a time")
-    vae_tiling: bool = key(False, "decode large pictures tile by tile (seams are blended)")
-    adapter: list[str] = key(
-        [],
-        "start with this adapter (a folder, file or Hub id), or several [a,b]; training goes on from one",
-        path=True,
-        basic=True,
-    )
-    adapter_weights: list[float] = key(
-        [], "weight of each model.adapter (default: 1 each)", low=-1000, high=1000
-    )
+from mitune.settings import ROUNDS, SEED, Key, Settings, declared, key, section
+from mitune.stages import settings as stages
 
 
 @dataclass
@@ -130,24 +52,18 @@ class Config(Settings):
     sampler: SamplerConfig = section(SamplerConfig)
     search: SearchConfig = section(SearchConfig)
     scorer: ScorerConfig = section(ScorerConfig)
-    generate: GenerateConfig = section(GenerateConfig)
+    generate: stages.GenerateConfig = section(stages.GenerateConfig)
     select: SelectConfig = section(SelectConfig)
     adapter: AdapterConfig = section(AdapterConfig)
     train: TrainConfig = section(TrainConfig)
-    evaluate: EvaluateConfig = section(EvaluateConfig)
-    sample: SampleConfig = section(SampleConfig)
-    score: ScoreConfig = section(ScoreConfig)
-    agree: AgreeConfig = section(AgreeConfig)
-    calibrate: CalibrateConfig = section(CalibrateConfig)
-    export: ExportConfig = section(ExportConfig)
-    sweep: SweepConfig = section(SweepConfig)
+    evaluate: stages.EvaluateConfig = section(stages.EvaluateConfig)
+    sample: stages.SampleConfig = section(stages.SampleConfig)
+    score: stages.ScoreConfig = section(stages.ScoreConfig)
+    agree: stages.AgreeConfig = section(stages.AgreeConfig)
+    calibrate: stages.CalibrateConfig = section(stages.CalibrateConfig)
+    export: stages.ExportConfig = section(stages.ExportConfig)
+    sweep: stages.SweepConfig = section(stages.SweepConfig)
     tracker: TrackerConfig = section(TrackerConfig)
-
-
-def leaves() -> Iterator[tuple[str, Any, str]]:
-    """(full key, default, meaning) of every key, in the order of the dataclasses."""
-    for name, one in keys().items():
-        yield name, list(one.default) if one.many else one.default, one.meaning
 
 
 @functools.cache

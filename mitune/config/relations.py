@@ -30,7 +30,7 @@ from mitune.scores import (
     scorers_of,
     terms,
 )
-from mitune.settings import check_value
+from mitune.settings import check_interval, check_value
 from mitune.stages.catalogue import STAGES, covers
 
 Rule = Callable[..., None]
@@ -88,13 +88,8 @@ def _beside(*ends: str) -> list[str]:
     return [own for own in sections if all(f"{own}.{end}" in keys() for end in ends)]
 
 
-def _interval(section: str, low: float, high: float) -> None:
-    if low >= high:
-        raise UserError(f"{section}.t_min={low} is not below {section}.t_max={high}")
-
-
 for _section in _beside("t_min", "t_max"):
-    relation(f"{_section}.t_min {_section}.t_max")(functools.partial(_interval, _section))
+    relation(f"{_section}.t_min {_section}.t_max")(functools.partial(check_interval, f"{_section}."))
 
 
 @relation("model.adapter model.adapter_weights")
@@ -470,10 +465,10 @@ def _calibrate_target(target: str | None, by: str, combined: str, sampler: str, 
 
 
 @relation("calibrate.k calibrate.candidates sampler.steps", stage="calibrate")
-def _calibrate_numbers(k: int, candidates: int, steps: int) -> None:
+def _calibrate_numbers(k: int, candidates: int, sampler_steps: int) -> None:
     if k >= candidates:
         raise UserError(
             f"calibrate.k={k}: nobody could be dropped of calibrate.candidates={candidates}; lower k"
         )
-    if steps < 2:
-        raise UserError(f"calibrate: with sampler.steps={steps} there is no step to save; raise it")
+    if sampler_steps < 2:
+        raise UserError(f"calibrate: with sampler.steps={sampler_steps} there is no step to save; raise it")

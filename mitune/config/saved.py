@@ -18,7 +18,7 @@ WAY_OUT = "restore it, or choose another run= folder"
 
 
 def read_settings(path: Path) -> dict[Any, Any]:
-    """What a file of settings says, nothing looked up. Raises UserError for a file that is none."""
+    """Read a file of settings, nothing looked up. Raises UserError for a file that is none."""
     return _settings(read_text(path), path)
 
 
@@ -33,7 +33,7 @@ def _settings(text: str, path: Path) -> dict[Any, Any]:
 
 
 def saved_text(config: DictConfig) -> str:
-    """What ``config.yaml`` says: how many keys it holds, so that one that is gone since is missed, and the keys."""
+    """Write what ``config.yaml`` says: the keys, and how many they are, so that one that is gone since is missed."""
     return f"# mitune: {len(flatten(config))} keys\n{OmegaConf.to_yaml(config)}"
 
 

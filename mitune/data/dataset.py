@@ -31,7 +31,7 @@ REQUIRED = ("image", "text")
 
 
 def encode_png(picture: Tensor | Image.Image | bytes) -> bytes:
-    """PNG bytes of a picture: [3, H, W] floats in [0, 1], a PIL image, or PNG bytes already."""
+    """Encode a picture as PNG bytes: [3, H, W] floats in [0, 1], a PIL image, or PNG bytes already."""
     if isinstance(picture, bytes):
         return picture
     if isinstance(picture, Tensor):
@@ -43,7 +43,7 @@ def encode_png(picture: Tensor | Image.Image | bytes) -> bytes:
 
 
 def decode_png(data: bytes, what: str = "a picture") -> Tensor:
-    """A picture [3, H, W], floats in [0, 1]. Raises UserError naming ``what`` if the bytes are no picture."""
+    """Decode a picture [3, H, W], floats in [0, 1]. Raises UserError naming ``what`` if the bytes are no picture."""
     return as_tensor(open_picture(data, what, "remove it from the dataset or write it again"))
 
 
@@ -187,7 +187,7 @@ def load(folder: str | Path, columns: Sequence[str] = REQUIRED) -> Dataset:
 
 
 def latents(dataset: Dataset) -> Tensor:
-    """All latents of the set, float32 [rows, ...]. Raises UserError if it has none."""
+    """Give all latents of the set, float32 [rows, ...]. Raises UserError if it has none."""
     if "latent" not in dataset.column_names:
         raise UserError("the training set has no column 'latent'; encode its pictures first")
     values = dataset.select_columns(["latent"]).with_format("numpy")[:]["latent"]
@@ -195,7 +195,7 @@ def latents(dataset: Dataset) -> Tensor:
 
 
 def pictures(dataset: Dataset) -> Tensor:
-    """All pictures of the set, [rows, 3, H, W] floats in [0, 1].
+    """Give all pictures of the set, [rows, 3, H, W] floats in [0, 1].
 
     Raises UserError naming a row that does not decode.
     """

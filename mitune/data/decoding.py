@@ -39,7 +39,7 @@ class _Unfit(Exception):
 
 
 def decode_picture(data: bytes, size: tuple[int, int], what: str) -> tuple[Tensor, tuple[int, int] | None]:
-    """A picture [3, H, W] in [0, 1] of ``size`` (H, W), and its own (H, W) where that was another.
+    """Give a picture [3, H, W] in [0, 1] of ``size`` (H, W), and its own (H, W) where that was another.
 
     One of another size is scaled to cover ``size`` and cut to its middle; all else as in :func:`open_picture`.
     Raises UserError naming ``what`` for bytes that are no picture.
@@ -54,12 +54,12 @@ def decode_picture(data: bytes, size: tuple[int, int], what: str) -> tuple[Tenso
 
 
 def as_tensor(picture: Image.Image) -> Tensor:
-    """An RGB picture as floats [3, H, W] in [0, 1]."""
+    """Give an RGB picture as floats [3, H, W] in [0, 1]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def open_picture(data: bytes, what: str, way_out: str = SKIP) -> Image.Image:
-    """The picture as 8-bit RGB, the first frame or page where there are several.
+    """Open the picture as 8-bit RGB, the first frame or page where there are several.
 
     The turn that a camera noted is obeyed; transparent parts are white; 16-bit levels are scaled by 65535 (12-bit ones
     of a TIFF by 4095). Colour profiles and gamma chunks are left alone, as training code leaves them. Levels without

@@ -15,7 +15,7 @@ _FORMS = "an array of strings or of objects"
 
 
 def rows_of_lines(text: str, path: Path) -> list[Row]:
-    """The rows of JSON lines: objects or strings. Raises UserError naming the line."""
+    """Give the rows of JSON lines: objects or strings. Raises UserError naming the line."""
     rows: list[Row] = []
     for number, line in enumerate(lines(text), 1):
         if not line.strip():
@@ -26,7 +26,8 @@ def rows_of_lines(text: str, path: Path) -> list[Row]:
 
 
 def rows_of_value(value: Any, path: Path, usual: Collection[str]) -> list[Row]:
-    """The rows of a whole JSON file. ``usual``: names of text columns, lower case; they tell columns from categories.
+    """Give the rows of a whole JSON file. ``usual``: names of text columns, lower case; they tell columns from
+    categories.
 
     Raises UserError for a value that is none of the forms, saying what was seen.
     """

@@ -13,13 +13,13 @@ _INDEX = re.compile(r"__index_level_\d+__")
 
 
 def reading_parquet(path: Path) -> AbstractContextManager[None]:
-    """Whatever is raised within the block about the file, as a UserError."""
+    """Turn whatever is raised within the block about the file into a UserError."""
     return reading(f"{path} is not a readable parquet file: it", "fetch or write it again")
 
 
 def open_parquet(path: Path, buffer: int) -> Any:
-    """The ``pyarrow.parquet.ParquetFile``, its pages' checksums looked at where they have one; a column chunk is read
-    ``buffer`` bytes at a time, not as a whole. Raises UserError for what is no parquet file.
+    """Open the ``pyarrow.parquet.ParquetFile``, its pages' checksums looked at where they have one; a column chunk is
+    read ``buffer`` bytes at a time, not as a whole. Raises UserError for what is no parquet file.
     """
     import pyarrow.parquet as pq
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mitune.data.catalogue import SUFFIXES
+from mitune.data.settings import SUFFIXES
 from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,
@@ -27,11 +27,10 @@ from mitune.data.splits import (
     split_column,
     split_of,
 )
-from mitune.data.tables import Table, open_table, text_columns
+from mitune.data.table_files import Table, check_column, open_table, text_columns
 from mitune.distributed import state
 from mitune.errors import UserError, complain, nearest, short
-from mitune.families.source import is_hub_id
-from mitune.reading import check_regular, home, is_file, is_folder, is_there, loading, reading
+from mitune.reading import check_regular, home, is_file, is_folder, is_hub_id, is_there, loading, reading
 from mitune.tasks import UNCATEGORISED, PictureRef, Task
 
 __all__ = ["UNCATEGORISED", "load_prompts", "make_prompt", "open_saved"]
@@ -303,7 +302,7 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[_R
     for path in chosen:
         with _of_several(path, len(found)):
             table = open_table(path, _asked_columns(asked))
-            column = _split_column(table) if path in columns else None
+            column = split_column(table.columns) if path in columns else None
             category = _category_in_folder(path, folder)
             yield from _pairs(table, str(path), replace(asked, split=name), category, column)
 
@@ -328,7 +327,7 @@ def _labels_of_file(path: Path, split: str | None, asked: _Asked) -> set[str]:
         table = open_table(path, _asked_columns(asked))
     except UserError:
         return set()  # said where the file is chosen
-    column = _split_column(table)
+    column = split_column(table.columns)
     if column is None:
         return set()
     with _of_several(path, 2):
@@ -356,11 +355,18 @@ def _asked_columns(asked: _Asked) -> list[str]:
 def _read_file(path: Path, asked: _Asked, category: str | None = None) -> Iterator[_Row]:
     category = _category(path) if category is None else category
     table = open_table(path, _asked_columns(asked))
-    own, column = split_of(path.name), _split_column(table)
-    if column is not None and _labels(table, column, asked, str(path), named=own is not None):
-        return _pairs(table, str(path), asked, category, column)
-    _check_lone(str(path), own, _is_benchmark(path, table), asked)
-    return _pairs(table, str(path), asked, category)
+    return _lone(table, str(path), split_of(path.name), _is_benchmark(path, table), asked, category)
+
+
+def _lone(
+    table: Table, where: str, own: str | None, benchmark: bool, asked: _Asked, category: str = UNCATEGORISED
+) -> Iterator[_Row]:
+    """The prompts of a table by itself, whose name says the split ``own``, where no column tells."""
+    column = split_column(table.columns)
+    if column is not None and _labels(table, column, asked, where, named=own is not None):
+        return _pairs(table, where, asked, category, column)
+    _check_lone(where, own, benchmark, asked)
+    return _pairs(table, where, asked, category)
 
 
 def _check_lone(where: str, own: str | None, benchmark: bool, asked: _Asked) -> None:
@@ -377,10 +383,6 @@ def _check_lone(where: str, own: str | None, benchmark: bool, asked: _Asked) -> 
             f"prompts: {where} has no split '{split}'; give a held-out file, add a column 'split', or say"
             " prompts.split=null (evaluate.prompts.split=null) to take all of it"
         )
-
-
-def _split_column(table: Table) -> str | None:
-    return split_column(table.columns)
 
 
 def _labels(table: Table, column: str, asked: _Asked, where: str, named: bool = False) -> set[str]:
@@ -419,9 +421,8 @@ def _pairs(
         return
     text, given = _column(table, asked.column, where), _category_column(table.columns, asked, where)
     pictures = asked.picture_column
-    if pictures is not None and pictures not in table.columns:
-        raise UserError(f"{where} has no column '{pictures}' (prompts.picture_column)"
-                        f"{nearest(pictures, table.columns)}; it has {short(', '.join(table.columns))}")  # fmt: skip
+    if pictures is not None:
+        check_column(pictures, table.columns, where, "prompts.picture_column")
     columns = list(dict.fromkeys(name for name in (text, given, pictures) if name is not None))
     if split_column is None or split_column == text:
         rows = table.rows(columns)
@@ -464,9 +465,8 @@ def _cell_picture(row: Mapping[str, Any], asked: _Asked, where: str, here: str) 
 
 def _category_column(columns: Sequence[str], asked: _Asked, where: str) -> str | None:
     given = asked.category_column
-    if given is not None and given not in columns:
-        raise UserError(f"{where} has no column '{given}' (prompts.category_column)"
-                        f"{nearest(given, columns)}; it has {short(', '.join(columns))}")  # fmt: skip
+    if given is not None:
+        check_column(given, columns, where, "prompts.category_column")
     lower = {name.lower(): name for name in reversed(columns)}
     return given or next((lower[name] for name in CATEGORY_COLUMNS if name in lower), None)
 
@@ -489,9 +489,7 @@ def _cell_category(row: Mapping[str, Any], column: str | None, asked: _Asked, wh
 def _column(table: Table, column: str | None, where: str) -> str:
     columns = table.columns
     if column is not None:
-        if column not in columns:
-            raise UserError(f"{where} has no column '{column}' (prompts.column){nearest(column, columns)};"
-                            f" it has {short(', '.join(columns))}")  # fmt: skip
+        check_column(column, columns, where, "prompts.column")
         return column
     usual = text_columns(columns)
     if usual:
@@ -555,12 +553,8 @@ def _read_saved(folder: Path, asked: _Asked) -> Iterator[_Row]:
     saved = open_saved(folder)
     if isinstance(saved, datasets.DatasetDict):
         return _of_parts({str(split): part for split, part in saved.items()}, str(folder), asked)
-    table, where = _dataset_table(saved, str(folder)), str(folder)
-    own, column = label_of(saved.split) or None, _split_column(table)
-    if column is not None and _labels(table, column, asked, where, named=own is not None):
-        return _pairs(table, where, asked, UNCATEGORISED, column)
-    _check_lone(where, own, False, asked)
-    return _pairs(table, where, asked, UNCATEGORISED)
+    where = str(folder)
+    return _lone(_dataset_table(saved, where), where, label_of(saved.split) or None, False, asked)
 
 
 def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[_Row]:
@@ -569,12 +563,12 @@ def _of_parts(parts: dict[str, Any], where: str, asked: _Asked) -> Iterator[_Row
     """
     tables = {name: _dataset_table(part, where) for name, part in parts.items()}
     only = next(iter(tables.values())) if len(tables) == 1 else None
-    column = _split_column(only) if only is not None else None
+    column = split_column(only.columns) if only is not None else None
     if only is not None and column is not None and _labels(only, column, asked, where, named=True):
         return _pairs(only, where, asked, UNCATEGORISED, column)
     name = asked.choose(list(tables), where)
     table, asked = tables[name], replace(asked, split=name)
-    column = _split_column(table)
+    column = split_column(table.columns)
     if column is not None and not _labels(table, column, asked, where, named=True):
         column = None
     return _pairs(table, where, asked, UNCATEGORISED, column)

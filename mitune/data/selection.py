@@ -9,34 +9,25 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from mitune.data.settings import SelectConfig
 from mitune.data.store import KEYS, PICTURE, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
 _NOT_SCORES = {
-    *KEYS,
-    *RACE,
-    ROOT,
-    PICTURE,
-    "unit",
-    "latent_row",
-    "preferred",
-    "score",
-    "rank",
-    "weight",
-    "real",
-}
+    *KEYS, *RACE, ROOT, PICTURE, "unit", "latent_row", "preferred", "score", "rank", "weight", "real",
+}  # fmt: skip
 
 
 def scorers(table: pd.DataFrame) -> list[str]:
-    """The names of the score columns of a candidate table."""
+    """Give the names of the score columns of a candidate table."""
     return [name for name in table.columns if name not in _NOT_SCORES]
 
 
 def select(
     table: pd.DataFrame, by: str, k: int, highest: bool = True, losers: int = 0, seed: int = 0
 ) -> pd.DataFrame:
-    """The top ``k`` rows of each prompt, best first, and the ``losers`` worst, worst first.
+    """Give the top ``k`` rows of each prompt, best first, and the ``losers`` worst, worst first.
 
     Args:
         table: candidates; needs prompt_id, candidate and the column ``by``.
@@ -51,8 +42,7 @@ def select(
 
     Raises UserError: unknown ``by``, a score that is not finite, k + losers above a prompt's candidates.
     """
-    if k < 1 or losers < 0:
-        raise UserError(f"select: k={k}, losers={losers}; k must be at least 1 and losers at least 0")
+    SelectConfig(k=k, losers=losers).check("select.")
     if not len(table):
         raise UserError("select: there are no candidates to choose from; run the generate stage first")
     score = _scores(table, by, seed)
@@ -87,7 +77,7 @@ def select(
 def clearest(
     chosen: pd.DataFrame, table: pd.DataFrame, by: str, fraction: float, seed: int = 0, balance: bool = False
 ) -> pd.DataFrame:
-    """The rows of ``chosen`` whose prompts are the clearest ``fraction`` of all: at least one prompt.
+    """Give the rows of ``chosen`` whose prompts are the clearest ``fraction`` of all: at least one prompt.
 
     How clear the choice of a prompt is: the mean score of its winners less that of its losers or, without losers, of
     all its candidates. A score that ranks badly on average still ranks well where it says that a picture stands out.
@@ -100,8 +90,7 @@ def clearest(
 
     Raises UserError for a fraction outside (0, 1], and as :func:`select`.
     """
-    if not 0 < fraction <= 1:
-        raise UserError(f"select.fraction={fraction}: must lie above 0 and at most at 1")
+    SelectConfig(fraction=fraction).check("select.")
     if fraction == 1 and not balance:
         return chosen
     winners = chosen[chosen["preferred"]].groupby("prompt_id", sort=False)
@@ -122,7 +111,7 @@ def clearest(
 
 
 def reaching(chosen: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The rows of ``chosen`` whose score is at least ``threshold``; a prompt may lose all of its own.
+    """Give the rows of ``chosen`` whose score is at least ``threshold``; a prompt may lose all of its own.
 
     Raises UserError where none is left, with the best score there was.
     """
@@ -151,12 +140,12 @@ def prompt_weights(chosen: pd.DataFrame, table: pd.DataFrame, by: str, difficult
 
 
 def worst(table: pd.DataFrame, by: str, k: int, seed: int = 0) -> pd.DataFrame:
-    """The ``k`` lowest rows of each prompt, lowest first; else as :func:`select`."""
+    """Give the ``k`` lowest rows of each prompt, lowest first; else as :func:`select`."""
     return select(table, by, k, highest=False, seed=seed)
 
 
 def thin(chosen: pd.DataFrame, count: int, seed: int = 0) -> pd.DataFrame:
-    """``count`` rows of ``chosen`` in their order, drawn from (seed, prompt, candidate) alone."""
+    """Give ``count`` rows of ``chosen`` in their order, drawn from (seed, prompt, candidate) alone."""
     pairs = zip(chosen["prompt_id"], chosen["candidate"], strict=True)
     draw = np.array([_uniform(f"{seed}:thin:{prompt}:{int(candidate)}") for prompt, candidate in pairs])
     return chosen.iloc[np.sort(np.argsort(draw, kind="stable")[:count])].reset_index(drop=True)

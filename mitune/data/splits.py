@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.data.card import files_of_card
+from mitune.data.dataset_card import files_of_card
 from mitune.errors import UserError
 from mitune.reading import is_file, is_folder, reading
 
@@ -31,22 +31,14 @@ _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\..+", re.DOTALL)
 # Files of a dataset's folder that hold no rows.
 _NO_ROWS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _ABOUT = {
-    "readme",
-    "license",
-    "licence",
-    "notice",
-    "copying",
-    "authors",
-    "citation",
-    "changelog",
-    "requirements",
-}
+    "readme", "license", "licence", "notice", "copying", "authors", "citation", "changelog", "requirements",
+}  # fmt: skip
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _MOST = 100_000  # names looked at before a folder is taken for something else than a dataset
 
 
 def canonical(name: str) -> str:
-    """The usual name of a split: ``val`` and ``dev`` are ``validation``; a name not known is left as it is."""
+    """Give the usual name of a split: ``val`` and ``dev`` are ``validation``; a name not known is left as it is."""
     return next((split for split, words in KEYWORDS.items() if name.lower() in words), name)
 
 
@@ -56,7 +48,7 @@ def is_held_out(name: str | None) -> bool:
 
 
 def split_of(path: str | Path) -> str | None:
-    """The split that a file's (or folder's) own name gives: ``train``, ``validation``, ``test``, or None.
+    """Give the split that a file's (or folder's) own name gives: ``train``, ``validation``, ``test``, or None.
 
     A word of ``KEYWORDS`` counts where the name begins, ends or is parted beside it: ``color_train.txt``,
     ``test-00000-of-00002.parquet``, but not ``contest.txt``. Of several, the first.
@@ -97,12 +89,12 @@ def canonical_names(names: Collection[str]) -> bool:
 
 
 def split_column(names: Iterable[str]) -> str | None:
-    """The column among ``names`` whose cells say each row's split; None for none."""
+    """Give the column among ``names`` whose cells say each row's split; None for none."""
     return next((name for name in names if name.strip().lower() == "split"), None)
 
 
 def label_of(cell: Any) -> str:
-    """A cell of a split column as such are compared: ``Val`` is ``validation``; empty where it says nothing."""
+    """Give a cell of a split column as such are compared: ``Val`` is ``validation``; empty where it says nothing."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     text = cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell)
@@ -111,7 +103,7 @@ def label_of(cell: Any) -> str:
 
 
 def labels_of(cells: Iterable[Any], column: str) -> set[str]:
-    """The labels of a split column; none where every cell is empty. ``column``: it in words.
+    """Give the labels of a split column; none where every cell is empty. ``column``: it in words.
 
     Raises UserError where some cells are empty and others are not: nobody knows what such rows are.
     """
@@ -144,7 +136,7 @@ def choose_label(
 def labelled(
     folder: Path, suffixes: Collection[str], subset: str | None = None
 ) -> list[tuple[Path, str | None]]:
-    """The files of a folder that end in one of ``suffixes`` (lower case), in order, each with its split or None.
+    """Give the files of a folder that end in one of ``suffixes`` (lower case), in order, each with its split or None.
 
     The ``configs`` of a README.md decide, where it has any (``subset``: which one). Else looked into: the folder,
     ``data``, and the folders in either that are named after a split, with all below; where nothing is found there,
@@ -165,8 +157,8 @@ def labelled(
 
 
 def passed_over(folder: Path, suffixes: Collection[str], subset: str | None = None) -> list[Path]:
-    """The files below that ``labelled`` does not look for, as it finds some nearer; none where these name splits. Of a
-    very large folder, those among the names looked at first.
+    """Give the files below that ``labelled`` does not look for, as it finds some nearer; none where these name splits.
+    Of a very large folder, those among the names looked at first.
     """
     found = labelled(folder, suffixes, subset)
     if any(split is not None for _, split in found):
@@ -178,8 +170,8 @@ def passed_over(folder: Path, suffixes: Collection[str], subset: str | None = No
 
 
 def by_split(folder: str | Path, suffixes: Collection[str]) -> dict[str | None, list[Path]]:
-    """The files of a folder by their split; see ``labelled``. Where none carries a split all are under None; where any
-    does, those that carry none are left out: they are lists of words, unions of the others, or notes.
+    """Give the files of a folder by their split; see ``labelled``. Where none carries a split all are under None; where
+    any does, those that carry none are left out: they are lists of words, unions of the others, or notes.
     """
     found: dict[str | None, list[Path]] = {}
     for path, split in labelled(Path(folder), suffixes):

@@ -59,7 +59,7 @@ MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
 
 @dataclass(frozen=True)
 class Unit:
-    """The prompts whose candidates are made together and committed together."""
+    """A unit holds the prompts whose candidates are made together and committed together."""
 
     index: int
     prompts: tuple[Task, ...]
@@ -70,7 +70,7 @@ class Unit:
         return len(self.prompts) * self.candidates_per_prompt
 
     def candidates(self) -> list[tuple[Task, int]]:
-        """Every (prompt, candidate number) of the unit, prompt by prompt."""
+        """Give every (prompt, candidate number) of the unit, prompt by prompt."""
         return [(prompt, number) for prompt in self.prompts for number in range(self.candidates_per_prompt)]
 
 
@@ -80,7 +80,7 @@ def plan_units(prompts: Sequence[Task], candidates: int, rows_per_unit: int) -> 
     The plan knows nothing of processes: the same units come out on one machine and on sixty-four.
     """
     if candidates < 1:
-        raise UserError(f"candidates={candidates}: at least one candidate a prompt is needed")
+        raise ValueError(f"candidates={candidates}: at least one candidate a prompt is needed")
     if len(prompts) * candidates > MOST:
         raise UserError(
             f"{len(prompts)} prompts with {candidates} candidates each are {len(prompts) * candidates} pictures, more"
@@ -92,13 +92,15 @@ def plan_units(prompts: Sequence[Task], candidates: int, rows_per_unit: int) -> 
 
 
 def find_store(folder: Path) -> CandidateStore | None:
-    """The candidates in ``folder``, or in its ``candidates``: of a round, or of a study. None where there are none."""
+    """Find the candidates in ``folder``, or in its ``candidates``: of a round, or of a study. None where there are
+    none.
+    """
     places = (folder, folder / "candidates")
     return next((CandidateStore(place) for place in places if (place / "plan.json").exists()), None)
 
 
 class CandidateStore:
-    """Candidates of one generate stage in ``folder``. Many processes may write to it, each its own units."""
+    """A store keeps the candidates of a generate stage in ``folder``. Many processes may write, each its own units."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -138,11 +140,11 @@ class CandidateStore:
         return {index for index in found if index is not None}
 
     def done(self) -> set[int]:
-        """The units that are wholly on disk. One of which a file is missing, cut or changed is not."""
+        """Give the units that are wholly on disk. One of which a file is missing, cut or changed is not."""
         return {index for index in self._tables() if self._whole(index)}
 
     def planned(self) -> set[int]:
-        """The units of the plan; those there are where there is no plan. Raises UserError if that is damaged."""
+        """Give the units of the plan; those there are where there is no plan. Raises UserError if that is damaged."""
         path = self.folder / "plan.json"
         if not path.exists():
             return self._tables()
@@ -155,11 +157,11 @@ class CandidateStore:
         return set(range(units))
 
     def missing(self) -> list[Path]:
-        """The tables of planned units that are not wholly on disk."""
+        """Give the tables of planned units that are not wholly on disk."""
         return [self.table_path(index) for index in sorted(self.planned() - self.done())]
 
     def harmed(self) -> list[Path]:
-        """The tables of units that were made, and are not as they were."""
+        """Give the tables of units that were made, and are not as they were."""
         return [self.table_path(index) for index in sorted(self._tables()) if not self._whole(index)]
 
     def old(self) -> bool:
@@ -167,13 +169,13 @@ class CandidateStore:
         return any(whole_unit(self.table_path(index)) is None for index in self._tables())
 
     def artefacts(self) -> list[Path]:
-        """The files that make up the store: the plan, the model's identity, the tables and latents."""
+        """Give the files that make up the store: the plan, the model's identity, the tables and latents."""
         units = [make(index) for index in self.planned() for make in (self.table_path, self.latents_path)]
         paths = [self.folder / "plan.json", self.folder / "model.json", *sorted(units)]
         return [path for path in paths if path.exists()]
 
     def todo(self, units: Iterable[Unit]) -> list[Unit]:
-        """The units that are yet to be made."""
+        """Give the units that are yet to be made."""
         done = self.done()
         return [unit for unit in units if unit.index not in done]
 
@@ -273,7 +275,7 @@ class CandidateStore:
                     )
 
     def table(self, dropped: bool = False, partial: bool = False) -> pd.DataFrame:
-        """All rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
+        """Give all rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
 
         ``dropped``: those that a race dropped too, with NaN for their scores and the columns ``RACE``, which are left
         out otherwise. ``partial``: those that are there so far. Raises UserError when there are no rows, or not all.
@@ -310,7 +312,7 @@ class CandidateStore:
         return done
 
     def latents(self, rows: pd.DataFrame) -> Tensor:
-        """The latents [len(rows), ...] of rows of :meth:`table`, in their order.
+        """Give the latents [len(rows), ...] of rows of :meth:`table`, in their order.
 
         Raises UserError for one not kept.
         """

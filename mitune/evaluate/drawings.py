@@ -53,23 +53,13 @@ def grid(
 
 
 def pairs(
-    before: Sequence[Any],
-    after: Sequence[Any],
-    captions: Sequence[str],
-    columns: int = 3,
-    size: int | None = None,
-    headers: tuple[str, str] = ("before", "after"),
+    before: Sequence[Any], after: Sequence[Any], captions: Sequence[str], columns: int = 3
 ) -> Image.Image:
-    """Draw a sheet of picture pairs side by side.
-
-    Args:
-        before, after, captions: of each pair; the caption is wrapped under it.
-        columns: pairs in a row; ``size``: side of a picture in pixels.
-        headers: over the two pictures of a pair.
-    """
+    """Draw a sheet of pairs side by side, ``columns`` of them in a row, the caption wrapped under each."""
     if len(before) != len(after):
         raise ValueError(f"{len(before)} pictures before, {len(after)} after: pairs need as many of each")
-    return _sheet([list(pair) for pair in zip(before, after, strict=True)], captions, columns, size, headers)
+    cells = [list(pair) for pair in zip(before, after, strict=True)]
+    return _sheet(cells, captions, columns, None, ("before", "after"))
 
 
 def wrap(text: str, font: Any, width: float, lines: int = _LINES) -> list[str]:

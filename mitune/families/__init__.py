@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError, nearest
+from mitune.families.settings import ModelConfig
 from mitune.families.source import find_model
 from mitune.versions import check_versions
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @cache
 def families() -> dict[str, type[LatentDenoiser]]:
-    """What ``model_index.json`` may call the pipeline -> its family. Every file of this folder is looked at."""
+    """Give what ``model_index.json`` may call the pipeline -> its family, of every file of this folder."""
     from mitune.families.latent import LatentDenoiser
 
     found: dict[str, type[LatentDenoiser]] = {}
@@ -38,7 +40,7 @@ def load_denoiser(
     device: Any = None,
     dtype: Any = None,
 ) -> Adapted:
-    """The denoiser of ``model``: a path or Hub id, or a mapping/object with the keys of the configuration's ``model``.
+    """Load the denoiser of ``model``: a path or Hub id, a :class:`ModelConfig`, or a mapping with keys of it.
     ``adapter``, ``device`` and ``dtype`` override the model's own keys.
 
     The family is chosen by the pipeline class that ``model_index.json`` names, never by the model's name.
@@ -46,8 +48,11 @@ def load_denoiser(
     libraries of versions that are known to open it as another one.
     """
     check_versions()
-    options = _options(model)
-    source = find_model(options.pop("path"), options.get("revision"), options.get("config"))
+    overrides = {"adapter": adapter, "device": device, "dtype": dtype}
+    if adapter is not None:
+        overrides["adapter_weights"] = []
+    config = _config(model, {key: value for key, value in overrides.items() if value is not None})
+    source = find_model(config.path, config.revision, config.config)
     known = families()
     if source.pipeline not in known:
         raise UserError(
@@ -55,24 +60,15 @@ def load_denoiser(
             f"known here are {', '.join(sorted(known))}; another one is added by its file in mitune/families/, "
             "see latent.py there"
         )
-    if adapter is not None:
-        options.pop("adapter_weights", None)
-    overrides = {"adapter": adapter, "device": device, "dtype": dtype}
-    return known[source.pipeline].load(
-        source, **options | {key: value for key, value in overrides.items() if value is not None}
-    )
+    return known[source.pipeline].load(source, config)
 
 
-def _options(model: Any) -> dict[str, Any]:
-    """The keys of a model configuration that are set, whatever kind of object holds them."""
-    if isinstance(model, Mapping):
-        keys = dict(model)
-    elif hasattr(model, "keys"):  # an OmegaConf node
-        keys = {key: model[key] for key in model}
-    elif hasattr(model, "path"):  # a dataclass
-        keys = dict(vars(model))
-    else:
-        keys = {"path": str(model)}
+def _config(model: Any, overrides: dict[str, Any]) -> ModelConfig:
+    """Give the keys of a model, whatever kind of object holds them; what is null is as it is declared."""
+    if isinstance(model, ModelConfig):
+        return replace(model, **overrides)
+    keys = dict(model) if isinstance(model, Mapping) else {"path": str(model)}
     if not keys.get("path"):
         raise UserError("model.path is empty: give a diffusers folder, a Hub id, or 'shapes'")
-    return {key: value for key, value in keys.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in keys.items() if value is not None}
+    return ModelConfig(**given | overrides)

@@ -60,13 +60,8 @@ _HEADS = (
     ("text_encoders.clip_l.transformer.", "text_encoder", False),
     ("text_encoders.clip_g.transformer.", "text_encoder_2", False),
 )
-_COMPONENTS = (
-    "unet",
-    "transformer",
-    "text_encoder",
-    "text_encoder_2",
-    "text_encoder_3",
-)  # in diffusers' header
+# In diffusers' header.
+_COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 _OTHER_FORMS = (
     ("hada_w", "a LoHa"),
     ("lokr_", "a LoKr"),
@@ -92,7 +87,7 @@ _OTHER_FORMS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """A file as it is: (component, layer as it is called, whether in underscores) -> kind -> tensor."""
+    """A file holds (component, layer as it is called, whether in underscores) -> kind -> tensor."""
 
     path: Path
     digest: str

@@ -32,7 +32,7 @@ _NAMES = {"A": A, "B": B, "magnitude": MAGNITUDE}
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An adapter file, opened: tensors of each component under peft's names, its settings, each layer's alpha where
+    """An adapter file was opened: tensors of each component under peft's names, its settings, each layer's alpha where
     the file says one, and 12 hex digits of its bytes.
     """
 

@@ -97,20 +97,20 @@ Names = dict[str, tuple[str, ...] | None]
 
 @dataclass(frozen=True)
 class Table:
-    """A file's name of a layer -> the layers of the module that it stands for (several: its outputs are theirs, one
-    after the other; None: it could be two), with dots and with underscores in their place.
+    """A table holds a file's name of a layer -> the layers of the module that it stands for (several: its outputs are
+    theirs, one after the other; None: it could be two), with dots and with underscores in their place.
     """
 
     dotted: Names
     flat: Names
 
     def find(self, name: str, is_flat: bool) -> tuple[str, ...] | None:
-        """The layers called ``name``; none if there is no such layer, or more than one it could be."""
+        """Find the layers called ``name``; none if there is no such layer, or more than one it could be."""
         return (self.flat if is_flat else self.dotted).get(name)
 
 
 def table(module: nn.Module, component: str) -> Table:
-    """All names of all layers of ``module``."""
+    """Give all names of all layers of ``module``."""
     layers = sizes(module)
     dotted: Names = {name: (name,) for name in layers}
     for name, other in _others(component, set(layers)):

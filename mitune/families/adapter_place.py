@@ -17,7 +17,7 @@ _UNPICKLE = "load it where you trust it and write it with safetensors.torch.save
 
 
 def find_file(path: Path) -> Path:
-    """The adapter's weights: ``path`` itself, or the file of the folder that holds them.
+    """Find the adapter's weights: ``path`` itself, or the file of the folder that holds them.
 
     Raises UserError: nothing there, no adapter, several, pickled, no safetensors.
     """
@@ -41,8 +41,8 @@ def find_file(path: Path) -> Path:
 
 
 def choose(names: Sequence[str], place: object, how: str = "give one of them itself") -> str:
-    """The file, of those called ``names`` (folders end in /) at ``place``, that holds the adapter; ``how`` several are
-    told apart. Raises UserError as above.
+    """Choose the file, of those called ``names`` (folders end in /) at ``place``, that holds the adapter; ``how``
+    several are told apart. Raises UserError as above.
     """
     if ADAPTER_FILE in names:
         return ADAPTER_FILE

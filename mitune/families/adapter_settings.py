@@ -14,39 +14,17 @@ from typing import Any
 from mitune.errors import UserError, short
 from mitune.reading import is_number, is_whole, parse_json, reading
 
-OBEYED = frozenset(
-    [
-        "r",
-        "lora_alpha",
-        "rank_pattern",
-        "alpha_pattern",
-        "use_rslora",
-        "use_dora",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-    ]
-)
+OBEYED = {
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern",
+}  # fmt: skip
 # Said of training or of where the adapter came from. fan_in_fan_out: peft itself sets it to false for the layers that
 # are adapted here (linear layers and convolutions).
-HARMLESS = frozenset(
-    [
-        "task_type",
-        "peft_type",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "lora_dropout",
-        "runtime_config",
-        "megatron_core",
-        "qalora_group_size",
-        "fan_in_fan_out",
-        "eva_config",
-    ]
-)
+HARMLESS = {
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "lora_dropout", "runtime_config", "megatron_core", "qalora_group_size",
+    "fan_in_fan_out", "eva_config",
+}  # fmt: skip
 _INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base weights as they are
 _WHY = {
     "bias": "the base model's biases were trained too",
@@ -107,7 +85,7 @@ def _is_rank(value: object) -> bool:
 
 
 def alpha_of(settings: Mapping[str, Any], names: Iterable[str], rank: int, what: object) -> float:
-    """The alpha of a layer of this rank that the file calls by ``names``; the rank where nothing is said.
+    """Give the alpha of a layer of this rank that the file calls by ``names``; the rank where nothing is said.
 
     Raises UserError where the settings say another rank than the tensors have.
     """

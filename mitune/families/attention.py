@@ -113,7 +113,7 @@ class _Watch(TorchFunctionMode):
 
 
 class Reader(NamedTuple):
-    """A text encoder as a reader of words.
+    """A reader is a text encoder that reads words.
 
     ``limit``: tokens it keeps, special ones included; ``first``: the column of the condition's text that its first
     token has; ``before``: what is put before every prompt; ``lower``: whether capitals are lost.

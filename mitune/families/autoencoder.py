@@ -11,7 +11,7 @@ _PIXELS_A_BATCH = 16 * 512 * 512  # bounds the memory, whatever the size of a pi
 
 
 class Autoencoder:
-    """A pipeline's autoencoder, of whatever kind (KL, DC, tiny); z = (posterior mean − shift) · scale.
+    """It wraps a pipeline's autoencoder, of whatever kind (KL, DC, tiny); z = (posterior mean − shift) · scale.
 
     ``downscale``: pixels along a side of one latent cell. ``fast``: an ``AutoencoderTiny`` to decode with, or None.
     """
@@ -21,7 +21,9 @@ class Autoencoder:
         self.scale, self.shift = _scaling(vae)
 
     def encode(self, pictures: Tensor, device: torch.device) -> Tensor:
-        """Latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]; the sides divide by ``downscale``."""
+        """Give latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]; the sides divide by
+        ``downscale``.
+        """
         return (self.mean(pictures, device) - self.shift) * self.scale
 
     def mean(self, pictures: Tensor, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from mitune.errors import UserError
 from mitune.families.config_bounds import check_bounds, check_there
 from mitune.families.source import ModelSource, checked_index
-from mitune.families.weights import (
+from mitune.families.weight_files import (
     BESIDE_TEXTS,
     check_finite,
     check_known_fields,
@@ -35,7 +35,7 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 def pipeline_class(source: ModelSource) -> Any:
-    """The class that ``model_index.json`` names. Raises UserError if this diffusers has none."""
+    """Find the class that ``model_index.json`` names. Raises UserError if this diffusers has none."""
     import diffusers
 
     found = getattr(diffusers, source.pipeline, None)
@@ -48,12 +48,12 @@ def pipeline_class(source: ModelSource) -> Any:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """``model_index.json`` of a folder. Raises UserError for one that is none."""
+    """Read ``model_index.json`` of a folder. Raises UserError for one that is none."""
     return checked_index(read_json(folder / "model_index.json"), folder)
 
 
 def scheduler_file(folder: Path, index: Mapping[str, Any]) -> Path:
-    """The configuration of a folder's scheduler, of the class that ``model_index.json`` says.
+    """Find the configuration of a folder's scheduler, of the class that ``model_index.json`` says.
 
     Raises UserError: none, one that cannot be followed, one of another kind of class.
     """
@@ -73,7 +73,7 @@ def scheduler_file(folder: Path, index: Mapping[str, Any]) -> Path:
 
 
 def model_classes(index: Mapping[str, Any]) -> dict[str, type]:
-    """The components of ``model_index.json`` that have weights and are needed, and their classes.
+    """Find the components of ``model_index.json`` that have weights and are needed, and their classes.
 
     Raises UserError for a class of another library than diffusers and transformers: naming one is no reason to import
     it.
@@ -107,7 +107,15 @@ def load_component(
     dtype: torch.dtype,
     quantized: Any = None,
 ) -> tuple[Any, list[Path]]:
-    """A component with weights, loaded as the pipeline would load it, and the files they were in.
+    """Load a component with weights as the pipeline would load it; gives it, and the files they were in.
+
+    Args:
+        folder: of the pipeline.
+        name: of the component, and of its folder.
+        made_by: its class.
+        variant: of the weights, where it has files of it.
+        dtype: of the weights.
+        quantized: how they are stored in fewer bits, as its library takes it.
 
     Raises UserError: it cannot be loaded, or weights of it are missing, left over or of another shape.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 from mitune.errors import UserError, short
 from mitune.families.headers import Header
-from mitune.families.weights import read_config
+from mitune.families.weight_files import read_config
 from mitune.reading import is_number, is_there
 
 LARGEST_LATENT = 1024  # cells a side: 8192 pixels where an autoencoder makes them eight times smaller

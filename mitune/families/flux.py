@@ -76,14 +76,14 @@ class FluxDenoiser(LatentDenoiser):
 
 
 def pack(z: Tensor) -> Tensor:
-    """Tokens [n, h/2 · w/2, 4 C] of latents [n, C, h, w]: each 2 x 2 of cells, channel by channel."""
+    """Give tokens [n, h/2 · w/2, 4 C] of latents [n, C, h, w]: each 2 x 2 of cells, channel by channel."""
     n, channels, height, width = z.shape
     cells = z.reshape(n, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return cells.reshape(n, (height // 2) * (width // 2), 4 * channels)
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Latents [n, C, height, width] of tokens: the inverse of ``pack``."""
+    """Give latents [n, C, height, width] of tokens: the inverse of ``pack``."""
     n, _, channels = tokens.shape
     cells = tokens.reshape(n, height // 2, width // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return cells.reshape(n, channels // 4, height, width)

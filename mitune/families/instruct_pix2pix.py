@@ -60,7 +60,7 @@ class InstructPix2PixDenoiser(LatentDenoiser):
         return Condition.cat([self.null(len(given)), self.reference(given), given])
 
     def needs_branches(self, guidance: float) -> bool:
-        """Whether the guided output differs from the one with c alone."""
+        """Tell whether the guided output differs from the one with c alone."""
         return guidance != 1 or self.picture_guidance != 1
 
     def combine(self, outputs: Sequence[Tensor], guidance: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +22,8 @@ from mitune.families.adapted import Adapted
 from mitune.families.autoencoder import Autoencoder
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
-from mitune.families.source import ModelSource, find_model, fingerprint
+from mitune.families.settings import ModelConfig
+from mitune.families.source import ModelSource, fingerprint
 from mitune.families.wholeness import check_whole
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 from mitune.scheduler_config import sampler_defaults
@@ -44,7 +44,7 @@ class LatentDenoiser(Adapted):
     encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
     """The pipeline's text encoders; each has its tokenizer beside it."""
     adapted_encoders: ClassVar[tuple[str, ...]] = ()
-    """Those of them that a diffusers adapter file may hold."""
+    """Those of them that a diffusers adapter file may hold: CLIPs; the others (T5, Gemma) read ``text_tokens``."""
     optional_encoders: ClassVar[tuple[str, ...]] = ()
     """Those of them that a model may lack."""
     adapter_targets: ClassVar[tuple[str, ...]] = ATTENTION
@@ -56,38 +56,29 @@ class LatentDenoiser(Adapted):
     text_tokens: ClassVar[int | None] = None
     """Tokens its pipeline gives a text encoder of no fixed length (T5, Gemma)."""
 
-    def __init__(
-        self,
-        pipeline: Any,
-        identity: str,
-        resolution: int | None = None,
-        max_tokens: int | None = None,
-        guidance_embedding: float | None = None,
-        picture_guidance: float | None = None,
-    ) -> None:
-        """Wrap a loaded pipeline. ``resolution``: side of a picture in pixels (default: the model's own);
-        ``max_tokens``: in the place of ``text_tokens``; ``guidance_embedding``: what a guidance-distilled network is
-        told, where 1 stands for no guidance; ``picture_guidance``: how far a model that edits pictures is pushed
-        towards the picture (default 1.5, its pipeline's own).
+    def __init__(self, pipeline: Any, identity: str, config: ModelConfig | None = None) -> None:
+        """Wrap a loaded pipeline; of ``config`` the keys count that say what is drawn, and how prompts are read.
 
         Raises UserError for a model that cannot be compared with its null prompt, and for a size it cannot draw.
         """
+        config = config or ModelConfig()
         self._pipeline = pipeline
         self._base_identity = identity
         self._warned: set[str] = set()
         self._null_row: Condition | None = None
         self._offload = "none"
         self._runs_on: torch.device | None = None  # where offloaded weights do not say it
-        if max_tokens is not None and self.text_tokens is None:
+        if config.max_tokens is not None and self.text_tokens is None:
             raise UserError(
-                f"model.max_tokens={max_tokens}: {identity} reads prompts of one fixed length; leave it out"
+                f"model.max_tokens={config.max_tokens}: {identity} reads prompts of one fixed length; leave it out"
             )
-        self._text_tokens = max_tokens or self.text_tokens or 0
-        if guidance_embedding is not None and not getattr(self.network.config, "guidance_embeds", False):
+        self._text_tokens = config.max_tokens or self.text_tokens or 0
+        self._guidance = config.guidance_embedding
+        if self._guidance is not None and not getattr(self.network.config, "guidance_embeds", False):
             raise UserError(
-                f"model.guidance_embedding={guidance_embedding}: {identity} is not guidance-distilled; leave it out"
+                f"model.guidance_embedding={self._guidance}: {identity} is not guidance-distilled; leave it out"
             )
-        self._guidance = guidance_embedding
+        picture_guidance = config.picture_guidance
         if picture_guidance is not None and self.branches == 2:
             raise UserError(
                 f"model.picture_guidance={picture_guidance}: {identity} edits no pictures; leave it out"
@@ -105,7 +96,7 @@ class LatentDenoiser(Adapted):
             )
         self._check()
         self._downscale = int(pipeline.vae_scale_factor)
-        height, width = self._latent_sides(resolution)
+        height, width = self._latent_sides(config.resolution)
         self.latent_shape = (self._latent_channels(), height, width)
         self.picture_size = (height * self._downscale, width * self._downscale)
         self._autoencoder = Autoencoder(pipeline.vae, self._downscale)
@@ -120,67 +111,43 @@ class LatentDenoiser(Adapted):
         self.forwards = 0
 
     @classmethod
-    def load(
-        cls,
-        path_or_id: str | Path | ModelSource,
-        revision: str | None = None,
-        config: str | None = None,
-        variant: str | None = None,
-        dtype: str | torch.dtype = "auto",
-        device: str | torch.device = "auto",
-        adapter: str | Path | Sequence[str | Path] | None = None,
-        adapter_weights: Sequence[float] = (),
-        compile: bool = False,
-        channels_last: bool = False,
-        fast_decoder: str | None = None,
-        offload: str = "none",
-        quantization: str = "none",
-        vae_slicing: bool = False,
-        vae_tiling: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Load a folder, a Hub id or a checkpoint file (``config``: see ``find_model``). ``dtype`` auto: bfloat16 on
-        CUDA, else float32; ``device`` auto: this process's accelerator, else the CPU. ``fast_decoder``: an
-        ``AutoencoderTiny`` that pictures are decoded with. ``adapter``, ``adapter_weights``: see ``load_adapter``.
-        The memory options are those of ``memory``; ``options`` are those of ``__init__``.
+    def load(cls, source: ModelSource, config: ModelConfig) -> Any:
+        """Load the model that was found at ``source`` as ``config`` says.
 
         Raises UserError: not there, another pipeline, pickled weights, unknown dtype or device, an adapter
         that does not fit.
         """
-        source = (
-            path_or_id if isinstance(path_or_id, ModelSource) else find_model(path_or_id, revision, config)
-        )
-        device = find_device(device)
-        number = find_dtype(dtype, device)
-        memory.check_offload(offload, device, compile)
+        device = find_device(config.device)
+        dtype = find_dtype(config.dtype, device)
+        memory.check_offload(config.offload, device, config.compile)
         large = [name for name in cls.encoder_names if name not in cls.adapted_encoders]
-        quantized = memory.quantization_config(quantization, cls.network_name, large, number, device)
+        quantized = memory.quantization_config(config.quantization, cls.network_name, large, dtype, device)
         with quiet():
-            folder = open_folder(source, variant)
-            pipeline, files = open_pipeline(source, folder, variant, number, quantized)
+            folder = open_folder(source, config.variant)
+            pipeline, files = open_pipeline(source, folder, config.variant, dtype, quantized)
         identity = f"{source.name}{f'@{source.revision}' if source.revision else ''}#{fingerprint(files)}"
         check_whole(pipeline, cls.network_name, cls.encoder_names, identity)
-        denoiser = cls(pipeline, identity, **options)
-        memory.slice_autoencoder(pipeline.vae, vae_slicing, vae_tiling)
-        if fast_decoder is not None:
+        denoiser = cls(pipeline, identity, config)
+        memory.slice_autoencoder(pipeline.vae, config.vae_slicing, config.vae_tiling)
+        if config.fast_decoder is not None:
             denoiser._autoencoder.fast = memory.open_fast_decoder(
-                fast_decoder, denoiser.latent_shape[0], denoiser._downscale, number
+                config.fast_decoder, denoiser.latent_shape[0], denoiser._downscale, dtype
             ).to(device)
         if quantized:
-            denoiser._computes_in = number
+            denoiser._computes_in = dtype
         with quiet():
-            if number is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
+            if dtype is torch.float16 and getattr(pipeline.vae.config, "force_upcast", False):
                 pipeline.vae.to(torch.float32)  # it overflows in float16
-            if offload == "none":
+            if config.offload == "none":
                 pipeline.to(device)
-        if channels_last:
+        if config.channels_last:
             denoiser.network.to(memory_format=torch.channels_last)
             pipeline.vae.to(memory_format=torch.channels_last)
-        if adapter:
-            denoiser.load_adapter(adapter, weights=adapter_weights)
-        if offload != "none":
-            denoiser.offload(offload, device)
-        if compile:
+        if config.adapter:
+            denoiser.load_adapter(config.adapter, weights=config.adapter_weights)
+        if config.offload != "none":
+            denoiser.offload(config.offload, device)
+        if config.compile:
             denoiser.network.compile()
         return denoiser
 
@@ -191,7 +158,7 @@ class LatentDenoiser(Adapted):
 
     @property
     def offloaded(self) -> str:
-        """What waits on the CPU: none, model or sequential."""
+        """Say what waits on the CPU: none, model or sequential."""
         return self._offload
 
     # -- what a family says ----------------------------------------------------------------------------------
@@ -233,19 +200,20 @@ class LatentDenoiser(Adapted):
         for name, encoder in self._encoders.items():
             tokenizer = getattr(self._pipeline, name.replace("text_encoder", "tokenizer"))
             positions = getattr(encoder.config, "max_position_embeddings", None)
-            found.append((tokenizer, min(tokenizer.model_max_length, positions or 2**31)))
+            limit = min(tokenizer.model_max_length, positions or 2**31)
+            found.append((tokenizer, limit if name in self.adapted_encoders else self._text_tokens))
         return found
 
     # -- what it is ------------------------------------------------------------------------------------------
 
     @property
     def pipeline(self) -> Any:
-        """The diffusers pipeline that holds the modules."""
+        """Give the diffusers pipeline that holds the modules."""
         return self._pipeline
 
     @property
     def network(self) -> Any:  # type: ignore[override]
-        """The UNet or transformer."""
+        """Give the UNet or transformer."""
         return getattr(self._pipeline, self.network_name)
 
     @property
@@ -256,23 +224,23 @@ class LatentDenoiser(Adapted):
 
     @property
     def text_encoders(self) -> list[nn.Module]:
-        """The text encoders adapters may attach to, in the order of the file's components."""
+        """Give the text encoders adapters may attach to, in the order of the file's components."""
         return [encoder for name, encoder in self._encoders.items() if name in self.adapted_encoders]
 
     @property
     def components(self) -> dict[str, nn.Module]:
-        """The modules that may carry an adapter, under the names they have in an adapter file."""
+        """Give the modules that may carry an adapter, under the names they have in an adapter file."""
         texts = {name: module for name, module in self._encoders.items() if name in self.adapted_encoders}
         return {self.network_name: self.network, **texts}
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the weights are, or are computed with."""
+        """Say where the weights are, or are computed with."""
         return self._runs_on or next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """What the weights are, or are computed in."""
+        """Give the type the weights have, or are computed in."""
         return self._computes_in or next(self.network.parameters()).dtype
 
     @property
@@ -305,7 +273,7 @@ class LatentDenoiser(Adapted):
     # -- prompts ---------------------------------------------------------------------------------------------
 
     def encode_prompts(self, prompts: list[str]) -> Condition:
-        """The condition of each prompt. Too long prompts are cut, with one warning each that says what is lost.
+        """Give the condition of each prompt. Too long prompts are cut, with one warning each that says what is lost.
 
         Differentiable where a text encoder has trainable parameters.
         """
@@ -323,7 +291,7 @@ class LatentDenoiser(Adapted):
             return self._condition(self._encode(list(prompts)))
 
     def null(self, n: int) -> Condition:
-        """The null prompt, ``n`` times (one row, expanded); encoded once while no text encoder has an adapter."""
+        """Give the null prompt, ``n`` times (one row, expanded); encoded once while no text encoder has an adapter."""
         row = self._null_row
         adapted = bool(lora.adapter_layers(self.text_encoders))
         if row is None or adapted:
@@ -334,7 +302,7 @@ class LatentDenoiser(Adapted):
         return Condition({name: value.expand(n, *value.shape[1:]) for name, value in row.tensors.items()})
 
     def prompt_length_report(self, prompts: list[str]) -> list[tuple[str, str]]:
-        """(prompt, the words cut off) of every prompt that no text encoder takes whole."""
+        """Give (prompt, the words cut off) of every prompt that no text encoder takes whole."""
         tokenizer, limit = self._reader()
         # A token is at least one byte, so only long texts need to be counted.
         suspects = [prompt for prompt in dict.fromkeys(prompts) if len(prompt.encode()) > limit]
@@ -421,7 +389,7 @@ class LatentDenoiser(Adapted):
     # -- pictures --------------------------------------------------------------------------------------------
 
     def encode_image(self, pictures: Tensor) -> Tensor:
-        """Scaled latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]: (posterior mean −
+        """Give scaled latents [n, C, h, w], float32, of ``pictures`` [n, 3, H, W] in [0, 1]: (posterior mean −
         shift) · scale.
 
         Raises UserError if the size does not divide into latents.

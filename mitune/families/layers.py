@@ -32,7 +32,7 @@ def plain(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def matrix(layer: nn.Module, name: str) -> Tensor:
-    """A layer's weight as a matrix [out, inputs], float32, on the CPU. Raises UserError for packed weights."""
+    """Give a layer's weight as a matrix [out, inputs], float32, on the CPU. Raises UserError for packed weights."""
     weight = layer.weight
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or type(weight.data) is not Tensor:
         raise UserError(

@@ -10,18 +10,14 @@ import torch
 
 from mitune.errors import UserError, check_known, short
 from mitune.families.config_bounds import check_bounds
-from mitune.families.source import is_hub_id
-from mitune.families.weights import check_finite, check_loaded, check_stored, weight_files
+from mitune.families.settings import OFFLOADS, QUANTIZATIONS
+from mitune.families.weight_files import check_finite, check_loaded, check_stored, weight_files
 from mitune.families.wholeness import check_scaling
-from mitune.reading import home, is_folder, loading
-
-OFFLOADS = ("none", "model", "sequential")
-QUANTIZATIONS = ("none", "8bit", "4bit", "int8")
-"""8bit and 4bit (NF4): bitsandbytes, on CUDA. int8: torchao, weights alone, on any device."""
+from mitune.reading import home, is_folder, is_hub_id, loading
 
 
 def check_offload(mode: str, device: torch.device, compile: bool) -> None:
-    """Raises UserError for a mode that is not known or cannot help here."""
+    """Raise UserError for a mode that is not known or cannot help here."""
     check_known("model.offload", mode, OFFLOADS)
     if mode != "none" and device.type == "cpu":
         raise UserError(
@@ -62,15 +58,21 @@ def slice_autoencoder(vae: Any, slicing: bool, tiling: bool) -> None:
 def quantization_config(
     kind: str, network: str, encoders: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """Component -> what ``from_pretrained`` needs to load it in fewer bits, for the ``network`` and the text
-    ``encoders``; {} for none.
+    """Give component -> what ``from_pretrained`` needs to load it in fewer bits.
+
+    Args:
+        kind: one of ``QUANTIZATIONS``: 8bit and 4bit (NF4) on CUDA, int8 (weights alone) on any device; none gives {}.
+        network: the name of the pipeline's network.
+        encoders: the names of the text encoders that are large.
+        dtype: what 4-bit weights are computed in.
+        device: where the model is to run.
 
     Raises UserError: no such kind, no CUDA device where it needs one, its package not installed.
     """
     check_known("model.quantization", kind, QUANTIZATIONS)
     if kind == "none":
         return {}
-    package = "torchao" if kind == "int8" else "bitsandbytes"
+    package = QUANTIZATIONS[kind]
     if package == "bitsandbytes" and device.type != "cuda":
         raise UserError(
             f"model.quantization={kind} needs a CUDA device, this is {device}; say int8 (torchao) or none"
@@ -106,7 +108,7 @@ def _int8(network: str, encoders: Sequence[str]) -> dict[str, Any]:
 
 
 def open_fast_decoder(path: str, channels: int, downscale: int, dtype: torch.dtype) -> Any:
-    """An ``AutoencoderTiny`` (folder or Hub id) for decoding only, frozen. Raises UserError if it does not fit."""
+    """Open an ``AutoencoderTiny`` (folder or Hub id) for decoding only, frozen. Raises UserError if it does not fit."""
     from diffusers import AutoencoderTiny
 
     what = f"model.fast_decoder={short(path)}"

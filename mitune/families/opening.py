@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError
-from mitune.families.checkpoint import open_checkpoint
 from mitune.families.components import (
     UNUSED,
     check_tokenizers,
@@ -23,15 +22,16 @@ from mitune.families.components import (
     scheduler_file,
     without,
 )
+from mitune.families.single_file import open_checkpoint
 from mitune.families.source import ModelSource
-from mitune.families.weights import check_settings, check_variant
+from mitune.families.weight_files import check_settings, check_variant
 from mitune.reading import loading
 
 __all__ = ["open_folder", "open_pipeline", "pipeline_class", "quiet"]
 
 
 def open_folder(source: ModelSource, variant: str | None) -> Path:
-    """The folder of ``source``, fetched from the Hub where it is not here. Raises UserError if that fails."""
+    """Give the folder of ``source``, fetched from the Hub where it is not here. Raises UserError if that fails."""
     if source.folder is not None or source.file is not None:
         return source.folder or Path()
     made_by = pipeline_class(source)
@@ -54,8 +54,15 @@ def open_pipeline(
     dtype: torch.dtype,
     quantization: Mapping[str, Any] | None = None,
 ) -> tuple[Any, list[Path]]:
-    """The diffusers pipeline in ``folder``, on the CPU, and the files its weights and its scheduler were read from.
-    ``quantization``: component -> how it is loaded in fewer bits.
+    """Open the diffusers pipeline in ``folder``, on the CPU; gives it, and the files its weights and its scheduler were
+    read from.
+
+    Args:
+        source: the model that was found.
+        folder: where its files are by now.
+        variant: of the weights.
+        dtype: of the weights.
+        quantization: component -> how it is loaded in fewer bits.
 
     Raises UserError: it cannot be loaded, or weights of it are missing, left over or of another shape.
     """
@@ -104,9 +111,7 @@ def _place(part: tuple[str, type]) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The libraries' loading bars only where somebody watches, and their advice on modules that are left out
-    on purpose never.
-    """
+    """Show the libraries' loading bars only on a terminal, and their advice on modules that are left out never."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

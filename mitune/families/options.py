@@ -7,13 +7,14 @@ import os
 import torch
 
 from mitune.errors import UserError, check_known, short
+from mitune.families.settings import FORMATS
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {name: getattr(torch, name) for name in FORMATS}
 _DEVICES = ("cpu", "cuda", "mps")
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """A device that is there; auto is this process's own. Raises UserError for another."""
+    """Find a device that is there; auto is this process's own. Raises UserError for another."""
     if str(device) == "auto":
         rank = int(os.environ.get("LOCAL_RANK", "0"))
         if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
@@ -46,7 +47,7 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 def find_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The number type of the weights; auto is bfloat16 on CUDA, else float32. Raises UserError for another."""
+    """Find the number type of the weights; auto is bfloat16 on CUDA, else float32. Raises UserError for another."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

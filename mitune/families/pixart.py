@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +25,6 @@ class PixArtSigmaDenoiser(LatentDenoiser):
             prompts, False, device=self.device, max_sequence_length=self._text_tokens
         )
         return {"text": text, "mask": mask}
-
-    def _prompt_limits(self) -> list[tuple[Any, int]]:
-        return [(self._pipeline.tokenizer, self._text_tokens)]
 
     def _readers(self) -> list[attention.Reader]:
         return [reader._replace(lower=True) for reader in super()._readers()]
@@ -53,7 +49,7 @@ class PixArtSigmaDenoiser(LatentDenoiser):
 
 
 class PixArtAlphaDenoiser(PixArtSigmaDenoiser):
-    """The same with shorter prompts; its largest model is told the size of the picture."""
+    """This family has shorter prompts; its largest model is told the size of the picture."""
 
     pipelines = ("PixArtAlphaPipeline",)
     text_tokens = 120

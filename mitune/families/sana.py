@@ -37,9 +37,6 @@ class SanaDenoiser(LatentDenoiser):
         )
         return {"text": text, "mask": mask}
 
-    def _prompt_limits(self) -> list[tuple[Any, int]]:
-        return [(self._pipeline.tokenizer, self._text_tokens)]
-
     def _readers(self) -> list[attention.Reader]:
         """Kept are the first token, and the last ones; so a prompt's columns begin where the instruction ends."""
         before, tokenizer = "\n".join(_instruction(self._pipeline)), self._pipeline.tokenizer

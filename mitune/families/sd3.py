@@ -77,12 +77,6 @@ class SD3Denoiser(LatentDenoiser):
         )
         return rows.input_ids.to(self.device)
 
-    def _prompt_limits(self) -> list[tuple[Any, int]]:
-        limits = super()._prompt_limits()
-        if "text_encoder_3" in self._encoders:
-            limits[-1] = (limits[-1][0], self._text_tokens)
-        return limits
-
     def _readers(self) -> list[attention.Reader]:
         clips = self._pipeline.tokenizer_max_length
         return [

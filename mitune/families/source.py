@@ -16,19 +16,18 @@ from mitune.errors import UserError, first_line, short
 from mitune.families.adapter_place import ADAPTER_FILE, PEFT_FILE, PEFT_SETTINGS, PICKLED, choose
 from mitune.families.headers import Header, read_header
 from mitune.families.marks import read_marks
-from mitune.reading import check_regular, home, is_file, is_folder, is_there, read_json
+from mitune.reading import check_regular, home, is_file, is_folder, is_hub_id, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/model", "shapes_flow": "shapes/model_flow"}
 """The models inside the package, by the name they are opened with, and their folders below ``worlds``."""
 _HUB_ADAPTER = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:/((?!.*\.\.)[^@]+\.safetensors))?(?:@(.+))?")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EITHER = "stabilityai/stable-diffusion-2-1"
 _BLOCK = 4096  # bytes; a few of them, spread over a weight file, tell fine-tunes of one architecture apart
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A pipeline that exists: its name, its folder (None while it is still on the Hub), its class and
+    """A pipeline exists: its name, its folder (None while it is still on the Hub), its class and
     components. ``file``: the single checkpoint file its weights are in, ``built_as`` the folder or Hub id that says
     how they are put together. ``index``: what ``model_index.json`` says.
     """
@@ -131,11 +130,6 @@ def _from_folder(folder: Path, name: str) -> ModelSource:
 def _from_hub(name: str, revision: str | None) -> ModelSource:
     missing = "is not a diffusers pipeline: it has no model_index.json"
     return _source(name, None, read_json(_fetch(name, "model_index.json", revision, missing)), revision)
-
-
-def is_hub_id(text: str) -> bool:
-    """Tell whether ``text`` may name a repository of the Hub: ``owner/name``."""
-    return _HUB_ID.fullmatch(text) is not None
 
 
 def find_adapter(name: str | Path) -> Path:

@@ -14,6 +14,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError, nearest
 from mitune.families import lora
 from mitune.families.adapted import Adapted
+from mitune.families.layers import sizes
 from mitune.finetune.catalogue import ALL, AdapterConfig
 
 
@@ -93,14 +94,14 @@ def _modules(denoiser: Adapted, config: AdapterConfig) -> dict[str, tuple[nn.Mod
             else (config.targets or denoiser.adapter_targets, "adapter.targets")
         )
         if list(targets) == [ALL]:
-            targets = _layer_names(module)
+            targets = list(sizes(module))
         _check_targets(module, targets, key, component)
         modules[component] = (module, targets)
     return modules
 
 
 def _check_targets(module: nn.Module, targets: Sequence[str], key: str, component: str) -> None:
-    names = _layer_names(module)
+    names = list(sizes(module))
     if not targets:
         raise UserError(f"{key} is empty; this {component} has {', '.join(_endings(names))}")
     for target in targets:
@@ -110,15 +111,6 @@ def _check_targets(module: nn.Module, targets: Sequence[str], key: str, componen
                 f"{key}: '{target}' matches no layer of the {component}{nearest(target, endings)}; it has "
                 f"{', '.join(endings)}"
             )
-
-
-def _layer_names(module: nn.Module) -> list[str]:
-    """List the names of all layers an adapter may wrap, as they are without one."""
-    return [
-        name.removesuffix(".base_layer")
-        for name, layer in module.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".lora_" not in name
-    ]
 
 
 def _endings(names: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ there is no sampler position and no generator state to save.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,13 +52,24 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.winners)
 
-    @property
-    def silent_of(self) -> Tensor:
-        """Where each item's condition without its text stands in ``Texts``, [items]: all share ∅, unless it has a
-        picture, which is kept.
+    @functools.cached_property
+    def pictured(self) -> bool:
+        """Tell whether pictures are told beside the texts."""
+        return _pictured(self.texts)
+
+    def told(self, items: Tensor, chance: Tensor, dropout: float) -> Tensor:
+        """Find what ``items`` [n] are told, as an index into ``Texts``: ∅ where ``chance`` [n], uniform in [0, 1), is
+        below ``dropout``.
+
+        Of a text with a picture each is dropped as often, half of the time both at once (Brooks et al., 2211.09800,
+        3.2.1).
         """
-        own = self.text_of if _pictured(self.texts) else torch.zeros_like(self.text_of)
-        return len(self.texts) + own
+        text, count = chance < dropout, len(self.texts)
+        own = self.text_of[items]
+        if not self.pictured:
+            return torch.where(text, count, own)
+        picture = (chance >= dropout / 2) & (chance < 1.5 * dropout)
+        return own + count * (text.long() + 2 * picture.long())
 
 
 @torch.no_grad()
@@ -271,7 +283,6 @@ class Draws:
 
     def __post_init__(self) -> None:
         self._pairs = bool((self.data.count > 0).all())
-        self._silent = self.data.silent_of
         self._orders: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Draw:
@@ -287,15 +298,14 @@ class Draws:
             t = torch.randint(low, high, (n,), generator=generator)
         else:
             t = low + (high - low) * torch.rand(n, generator=generator)
-        dropped = torch.rand(n, generator=generator) < self.caption_dropout
+        told = data.told(items, torch.rand(n, generator=generator), self.caption_dropout)
         winner = data.winners[items]
         loser = winner
         if self._pairs:
             chance = torch.rand(n, generator=generator, dtype=torch.float64)
             loser = data.losers[data.first[items] + (chance * data.count[items]).long()]
-        text = torch.where(dropped, self._silent[items], data.text_of[items])
         noise = torch.randn(n, *self.shape, generator=generator, pin_memory=self.pin)
-        return Draw(items, winner, loser, text, t, noise)
+        return Draw(items, winner, loser, told, t, noise)
 
     def _items(self, step: int) -> Tensor:
         """Find the items at positions step·batch … of the endless sequence of permutations."""
@@ -313,8 +323,13 @@ class Draws:
         return torch.cat(found)
 
 
+# What is left out of a condition, in the order of the rows of ``Texts``.
+_DROPPED = ((), ("text",), ("picture",), ("text", "picture"))
+
+
 class Texts:
-    """The conditions of the unique tasks and, last, without their text (∅ once, or with pictures one for each task).
+    """These are the conditions of the unique tasks and, last, ∅ (``null``); with pictures, those of each task without
+    its text, without its picture and without both instead.
 
     They are encoded once, or each time while the text encoder trains.
     """
@@ -340,15 +355,12 @@ class Texts:
             self._denoiser.encode(self._texts[at : at + _CHUNK]) for at in range(0, len(self._texts), _CHUNK)
         ]
         told = Condition.cat(parts)
-        table = Condition.cat([told, self._silent(told)])
+        rest = [self._denoiser.null(1)]
+        if self._pictured:
+            rest = [self._denoiser.without(told, *drop) for drop in _DROPPED[1:]]
+        table = Condition.cat([told, *rest])
         size = sum(value.nbytes for value in table.tensors.values())
         return table if size <= _ON_DEVICE else table.to("cpu")
-
-    def _silent(self, told: Condition | None) -> Condition:
-        """Give the conditions of ``told`` without their text: one row of ∅ where there are no pictures."""
-        if told is None or not self._pictured:
-            return self._denoiser.null(1)
-        return self._denoiser.reference(told)
 
     @property
     def device(self) -> torch.device:
@@ -361,12 +373,14 @@ class Texts:
         if self._table is not None:
             return self._table[index].to(self._denoiser.device)
         unique, inverse = torch.unique(index, return_inverse=True)
-        wanted = unique.tolist()
-        told = [self._texts[i] for i in wanted if i < self.null]
-        silent = [self._texts[i - self.null] for i in wanted if i >= self.null]
-        parts = [self._denoiser.encode(told)] if told else []
-        if silent:  # ``unique`` is sorted: they come last
-            parts.append(self._silent(self._denoiser.encode(silent) if self._pictured else None))
+        wanted, parts = unique.tolist(), []
+        for number, drop in enumerate(_DROPPED):  # sorted, as ``unique`` is
+            own = [self._texts[row % self.null] for row in wanted if row // self.null == number]
+            if own and (self._pictured or not drop):
+                told = self._denoiser.encode(own)
+                parts.append(self._denoiser.without(told, *drop) if drop else told)
+            elif own:
+                parts.append(self._denoiser.null(1))
         return Condition.cat(parts)[inverse.to(self._denoiser.device)]
 
     def reference(self, index: Tensor) -> Condition | None:

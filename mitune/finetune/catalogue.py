@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, make_dataclass
 from typing import Any, TypeVar
 
-from mitune.errors import UserError
 from mitune.parts import Catalogue, Part
-from mitune.settings import BATCH, ROWS, STEPS, TRAINING, Settings, key
+from mitune.settings import BATCH, ROWS, STEPS, TRAINING, Settings, check_interval, key
 
 ALL = "all"  # as the targets of an adapter: every linear layer and convolution
 
@@ -42,7 +41,7 @@ class Objective(Part):
 
     @property
     def losers(self) -> bool:
-        """Whether it learns from losers too."""
+        """Tell whether it learns from losers too."""
         return self.pairs or self.unpaired
 
     @property
@@ -163,7 +162,13 @@ class TrainConfig(Settings):
     layout_weight: float = key(
         0.0, "p of the factor SNR^-p on errors of the noise where SNR < 1; 0: the paper's", low=0, high=1
     )
-    caption_dropout: float = key(0.0, "share of prompts replaced by the null prompt", low=0, high=1)
+    caption_dropout: float = key(
+        0.0,
+        "share of prompts replaced by the null prompt; as many pictures told beside them are left out, half of both"
+        " at once",
+        low=0,
+        high=1,
+    )
     fresh: bool = key(
         False, "every round trains a new adapter on the base model instead of going on from the last round's"
     )
@@ -200,5 +205,4 @@ class TrainConfig(Settings):
         """Raise UserError, naming the key after ``prefix``, for a value that its declaration does not allow, and for
         times that are no interval."""
         super().check(prefix)
-        if self.t_min >= self.t_max:
-            raise UserError(f"{prefix}t_min={self.t_min} is not below {prefix}t_max={self.t_max}")
+        check_interval(prefix, self.t_min, self.t_max)

@@ -24,13 +24,8 @@ from mitune.track import Tracker
 
 # What may differ between the two halves of a resumed run without changing its result; and what the stage asks for.
 _FREE = {
-    "micro_batch",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "compile",
-    "gradient_checkpointing",
-}
+    "micro_batch", "checkpoint_every", "keep_checkpoints", "log_every", "compile", "gradient_checkpointing",
+}  # fmt: skip
 _OF_THE_STAGE = {"fresh", "validation_prompts"}
 
 
@@ -80,7 +75,7 @@ class Keeper:
         if self.main:
             clean_partial(self.checkpoints)
             clean_partial(self.folder)
-        name = distributed.agreed(self._newest)
+        name = distributed.broadcast(self._newest)
         if name is not None:
             self._restore(self.checkpoints / name)
         done = self.state["step"]
@@ -108,7 +103,7 @@ class Keeper:
         best = self.state["best"]
         if best is not None:
             folder = checkpoint.best_path(self.checkpoints, best["step"])
-            distributed.seen(folder)
+            distributed.visible(folder)
             checkpoint.restore_adapter(folder, self.names)
         if self.main:
             self.denoiser.save_adapter(self.folder / "adapter")
@@ -132,7 +127,7 @@ class Keeper:
         return None if path is None else path.name
 
     def _restore(self, path: Path) -> None:
-        distributed.seen(path)
+        distributed.visible(path)
         self.state = checkpoint.read_state(path)
         before = self.state.get("signature", {})
         different = sorted(

@@ -9,8 +9,8 @@ from typing import Any
 
 from mitune.errors import UserError
 from mitune.families.opening import pipeline_class
-from mitune.families.source import EMBEDDED, find_model, is_hub_id
-from mitune.reading import home, is_there, reading
+from mitune.families.source import EMBEDDED, find_model
+from mitune.reading import home, is_hub_id, is_there, reading
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mitune.hub.base import BaseModel
@@ -17,11 +18,12 @@ _COUNTS = ("n", "prompts")
 
 @dataclass(frozen=True)
 class Example:
-    """A pair of pictures: file names inside the export folder, and the prompt."""
+    """A pair of pictures: the prompt, their names inside the export folder, and the files that they are made of."""
 
     prompt: str
     before: str
     after: str
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,25 +39,17 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors")
 _WRITTEN = {"README.md", ADAPTER_FILE, "pictures", "config.yaml", PROVENANCE, "merged", "comfy", "data"}
 _WRITTEN |= {".cache", ".gitattributes", ".DS_Store"}
 
-Pair = tuple[str, Path, Path]
 
-
-def pairs(round_folder: Path, evaluation: Mapping[str, Any], count: int) -> list[Pair]:
-    """(prompt, picture before, picture after) of up to ``count`` examples whose files lie inside the round's folder."""
-    root, found = round_folder.resolve(), []
+def examples(round_folder: Path, evaluation: Mapping[str, Any], count: int) -> list[Example]:
+    """Find up to ``count`` examples whose files lie inside the round's folder. Their names in the export folder are
+    numbers, nothing that a prompt says."""
+    root, found = round_folder.resolve(), list[Example]()
     for example in evaluation.get("examples") or []:
-        files = [(root / str(example.get(side, ""))).resolve() for side in ("before", "after")]
+        files = tuple((root / str(example.get(side, ""))).resolve() for side in ("before", "after"))
         if all(file.is_relative_to(root) and file.is_file() for file in files):
-            found.append((str(example.get("prompt", "")), files[0], files[1]))
+            before, after = (f"pictures/{side}-{len(found):03d}.png" for side in ("before", "after"))
+            found.append(Example(str(example.get("prompt", "")), before, after, files))
     return found[:count]
-
-
-def examples(found: Sequence[Pair]) -> list[Example]:
-    """The same under the names they have in the export folder: numbers, nothing that a prompt says."""
-    return [
-        Example(prompt, f"pictures/before-{number:03d}.png", f"pictures/after-{number:03d}.png")
-        for number, (prompt, _, _) in enumerate(found)
-    ]
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
@@ -128,14 +120,13 @@ def write_folder(
     facts: Facts,
     config: str,
     origin: Mapping[str, Any],
-    shown: Sequence[Pair] = (),
     extras: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
     """Write the export folder.
 
     Args:
         folder: where; ``adapter``: the round's.
-        facts: for the card; ``shown``: the files of its examples.
+        facts: for the card, with the files of its examples.
         config: YAML; ``origin``: the provenance.
         extras: what else to write, by its path in the folder.
 
@@ -144,9 +135,9 @@ def write_folder(
     check_place(folder)
     with atomic_folder(folder) as partial:
         write_bytes(partial / ADAPTER_FILE, read_bytes(adapter / ADAPTER_FILE))
-        for example, (_, before, after) in zip(facts.examples, shown, strict=True):
-            write_bytes(partial / example.before, _picture(before))
-            write_bytes(partial / example.after, _picture(after))
+        for example in facts.examples:
+            for name, file in zip((example.before, example.after), example.files, strict=True):
+                write_bytes(partial / name, _picture(file))
         for name, write in (extras or {}).items():
             write(partial / name)
         write_text(partial / "config.yaml", config)

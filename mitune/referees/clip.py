@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mitune.errors import UserError
-from mitune.families.vocabulary import check_vocabulary
-from mitune.families.weights import POSITIONS, check_finite, check_loaded
+from mitune.families.weight_files import POSITIONS, check_finite, check_loaded
+from mitune.families.wholeness import check_vocabulary
 from mitune.reading import reading
 from mitune.referees.catalogue import AestheticConfig, ClipConfig, HpsConfig, PickScoreConfig
 from mitune.referees.judge_files import JudgeSource, find_judge

@@ -9,9 +9,9 @@ from mitune.errors import UserError
 from mitune.families.adapter_place import PICKLED
 from mitune.families.headers import read_headers
 from mitune.families.shards import check_shards
-from mitune.families.source import asking_hub, fingerprint, is_hub_id
-from mitune.families.weights import check_settings, check_stored
-from mitune.reading import home, is_file, is_folder, is_there, read_json
+from mitune.families.source import asking_hub, fingerprint
+from mitune.families.weight_files import check_settings, check_stored
+from mitune.reading import home, is_file, is_folder, is_hub_id, is_there, read_json
 
 EMBEDDED = {"shapes": "shapes/clip"}
 """The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""

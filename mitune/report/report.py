@@ -6,10 +6,11 @@ Every part of a run may be missing (a run that has only generated so far): what 
 from __future__ import annotations
 
 import base64
+import functools
 import importlib.resources
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,11 @@ def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def _themes(draw: Callable[[bool], bytes]) -> dict[str, str]:
+    """A drawing as data URIs, for a light and for a dark page."""
+    return {"light": _data_uri(draw(False), "png"), "dark": _data_uri(draw(True), "png")}
+
+
 def _loss(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The training curve: every row of stage "train" with a loss."""
     points = [
@@ -279,12 +285,7 @@ def _loss(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not points:
         return None
     steps, losses = zip(*points, strict=True)
-    drawings = {
-        theme: _data_uri(
-            curve({"loss": (steps, losses)}, "step", "training loss", dark=theme == "dark"), "png"
-        )
-        for theme in ("light", "dark")
-    }
+    drawings = _themes(lambda dark: curve({"loss": (steps, losses)}, "step", "training loss", dark))
     return {**drawings, "first": losses[0], "last": losses[-1], "steps": len(points)}
 
 
@@ -299,10 +300,7 @@ def _histograms(path: Path) -> list[dict[str, Any]]:
     for name in sorted(names, key=lambda name: name != "mi"):
         old, new = before[name].dropna(), after[name].dropna()
         if len(old) and len(new):
-            themes = {
-                theme: _data_uri(histogram(old, new, name, dark=theme == "dark"), "png")
-                for theme in ("light", "dark")
-            }
+            themes = _themes(functools.partial(histogram, old, new, name))
             drawings.append({"score": name, "before": old.mean(), "after": new.mean(), **themes})
     return drawings
 

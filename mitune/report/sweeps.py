@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mitune.config import leaves, read_saved
+from mitune.config import read_saved
+from mitune.config.keys import keys
 from mitune.errors import UserError, short
 from mitune.evaluate.drawings import as_png, panels
 from mitune.evaluate.tables import bounds, figure
@@ -82,7 +83,7 @@ def collect(folder: Path) -> pd.DataFrame:
     keys = list(dict.fromkeys(key for values in tried.values() for key in values))
     rows = []
     for run in runs:
-        note = _note(run)
+        note = read_note(run)
         for entry in _rounds(run) or [{}]:
             row: dict[str, Any] = {"job": str(run.relative_to(folder))}
             row |= {key: tried[run].get(key) for key in keys}
@@ -109,30 +110,25 @@ def _runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _note(run: Path) -> dict[str, Any] | None:
-    """How the job ended whose run this is; None where it was none of a sweep."""
+def read_note(run: Path, says: Sequence[str] = ("code", "line")) -> dict[str, Any] | None:
+    """Read how the job ended whose run this is; None where it was none of a sweep. Raises UserError for a note without
+    what it ``says``."""
     path = run / NOTE
     if not path.is_file():
         return None
     note = read_json(path)
-    if (
-        not isinstance(note, dict)
-        or not isinstance(note.get("values"), dict)
-        or not {"code", "line"} <= note.keys()
-    ):
-        raise UserError(f"{path} is damaged; delete it, or move this run away")
+    if not isinstance(note, dict) or not isinstance(note.get("values"), dict) or not note.keys() >= {*says}:
+        raise UserError(f"{path} is damaged; delete it, and the job is looked at anew, or move this run away")
     return note
 
 
 def _tried(runs: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """What each run tried: what its sweep says, or else the keys in which the runs' configurations differ."""
-    noted = {run: note["values"] for run in runs if (note := _note(run)) is not None}
+    noted = {run: note["values"] for run in runs if (note := read_note(run)) is not None}
     if noted:
         return {run: noted.get(run, {}) for run in runs}
     configs = {run: _config(run) for run in runs}
-    names = [
-        name for name, _, _ in leaves() if name not in _OWN and not name.startswith(("sweep.", "export."))
-    ]
+    names = [name for name in keys() if name not in _OWN and not name.startswith(("sweep.", "export."))]
     differing = [
         name for name in names if len({str(config.get(name)) for config in configs.values() if config}) > 1
     ]
@@ -145,7 +141,7 @@ def _config(run: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     found = read_saved(path)
-    return {name: str(found.get(name)) for name, _, _ in leaves()}
+    return {name: str(found.get(name)) for name in keys()}
 
 
 def _rounds(run: Path) -> list[dict[str, Any]]:

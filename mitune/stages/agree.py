@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mitune.data.prompts import make_prompt
-from mitune.data.store import KEYS, find_store, plan_units
-from mitune.distributed import agreed, state
+from mitune.data.store import KEYS, CandidateStore, find_store, plan_units
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
 from mitune.files import clean_partial, write_bytes, write_json, write_table, write_text
@@ -22,9 +22,8 @@ from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
 from mitune.stages.candidates import cost, draw
-from mitune.stages.common import check_lengths, load_model, prompt_pool, read_prompts, sampler_of, scoring_of
+from mitune.stages.inputs import check_lengths, load_model, prompt_pool, sampler_of, scoring_of, study_prompts
 from mitune.stages.progress import say
-from mitune.tasks import Task
 
 
 def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         say(f"figures and plot: {folder.resolve()}")
         return figures
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def referee_of(config: DictConfig) -> str:
@@ -84,10 +83,7 @@ def _read(config: DictConfig) -> Found:
 def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
     """Draw the candidates, on all processes; gives what reads them, for one."""
     settings, combined = config.agree, config.scorer.combined
-    section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
-    prompts: list[Task] = read_prompts(section)  # type: ignore[arg-type]
-    if len(prompts) < 2:
-        raise UserError(f"agree: {config.prompts.source} has one prompt only; at least two are needed")
+    prompts = study_prompts(config, "agree")
     check_judges(settings.scorers, [prompt.text for prompt in prompts], "agree.scorers", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
@@ -112,15 +108,14 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
             for name in {*settings.scorers, *each, "exact"}
             if set(scorers_of([name], combined)) <= each.keys()
         }
-        spent = {
-            "model": denoiser.identity,
-            "guidance": config.sampler.guidance,
-            "steps": config.sampler.steps,
-        }
-        table = store.table().drop(columns=["kept", "unit", "latent_row"])
-        return table, forwards, spent | took.total
+        settled = {"guidance": config.sampler.guidance, "steps": config.sampler.steps}
+        return _scored(store), forwards, {"model": denoiser.identity, **settled, **took.total}
 
     return read
+
+
+def _scored(store: CandidateStore) -> pd.DataFrame:
+    return store.table().drop(columns=["kept", "unit", "latent_row"])
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -132,7 +127,7 @@ def read_scores(path: Path) -> pd.DataFrame:
             raise UserError(
                 f"agree.source={path}: no candidates there; give the folder candidates of a round"
             )
-        return store.table().drop(columns=["kept", "unit", "latent_row"])
+        return _scored(store)
     check_regular(path, f"agree.source={path}")
     with reading(f"agree.source={path} is not a readable parquet table: it"):
         table = pq.read_table(path).to_pandas()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mitune.data.store import plan_units
-from mitune.distributed import agreed, state
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
 from mitune.files import clean_partial, write_bytes, write_json, write_text
@@ -18,17 +18,16 @@ from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     candidate_sampler,
     check_lengths,
     load_model,
     prompt_pool,
-    read_prompts,
     scoring_of,
+    study_prompts,
 )
 from mitune.stages.progress import say
 from mitune.stages.racing import PilotRace, column, look_cost, look_scoring
-from mitune.tasks import Task
 
 
 def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -65,13 +64,8 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             resamples=settings.resamples,
         )
         command = _command(config, study["best"], study["proposals"]) if study["best"] else None
-        figures: dict[str, Any] = {
-            "target": target,
-            "measured_only": judged,
-            "command": command,
-            **study,
-            **spent,
-        }
+        own = {"target": target, "measured_only": judged, "command": command}
+        figures: dict[str, Any] = {**own, **study, **spent}
         write_bytes(folder / "calibration.png", plot(figures))
         write_text(folder / "calibration.md", markdown(figures))
         write_json(folder / "calibration.json", figures)
@@ -79,7 +73,7 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         say(f"tables, figures and plot: {folder.resolve()}")
         return figures
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def _steps(config: DictConfig, name: str) -> list[int]:
@@ -95,10 +89,7 @@ def _draw(
     """Draw the pilot's candidates, on all processes; gives what reads them, for one: (the candidates with their
     running and final scores, what was drawn and what it took)."""
     settings, combined = config.calibrate, config.scorer.combined
-    section = OmegaConf.merge(config.prompts, {"limit": settings.prompts})
-    prompts: list[Task] = read_prompts(section)  # type: ignore[arg-type]
-    if len(prompts) < 2:
-        raise UserError(f"calibrate: {config.prompts.source} has one prompt only; at least two are needed")
+    prompts = study_prompts(config, "calibrate")
     check_judges([target], [prompt.text for prompt in prompts], "calibrate.target", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
@@ -126,12 +117,7 @@ def _draw(
         took = cost(store, units)
         rows = sum(unit.rows for unit in units)
         finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
-        spent = {
-            "model": denoiser.identity,
-            "guidance": sampler.guidance,
-            "looks": took.looks,
-            **took.total,
-        }
+        spent = {"model": denoiser.identity, "guidance": sampler.guidance, "looks": took.looks, **took.total}
         return store.table(), {"finish": finish, "branches": denoiser.branches, **spent}
 
     return read

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mitune.data.store import PICTURE, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
-from mitune.distributed import agreed, deal, wait
+from mitune.distributed import broadcast, wait, work_queue
 from mitune.errors import UserError
 from mitune.information.scoring import Scoring
 from mitune.out_of_memory import advice, largest_that_fits
@@ -24,7 +24,7 @@ from mitune.stages.artefacts import tell
 from mitune.stages.progress import progress, warn_of_idle
 from mitune.stages.racing import Watch
 from mitune.stages.search import Search
-from mitune.stages.units import Cost, Meter, claim_model, read_cost
+from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
 from mitune.tasks import Task, check_texts_only
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
@@ -51,9 +51,17 @@ def draw(
 ) -> CandidateStore:
     """Make every unit of the plan that is not on disk yet; each process takes the next one when it is free.
 
-    ``first``: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
-    ``watch``: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
-    ``search`` steers the candidates of a prompt; those that died of it are left out.
+    Args:
+        folder: of the store.
+        units: the plan.
+        denoiser, sampler: what draws; scoring: what scores.
+        seed: of the run.
+        first: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
+        batch_size: candidates a forward.
+        keep: the table of a unit's finished candidates -> whose latents stay.
+        title: of the progress bar.
+        watch: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
+        search: steers the candidates of a prompt; those that died of it are left out.
     """
     store = CandidateStore(folder)
 
@@ -62,18 +70,18 @@ def draw(
         store.clean()
         store.claim(units)
         judges = scoring.judges | ({} if search is None else search.judges)
-        claim_model(folder, denoiser.identity, "pictures of", "run= folder", judges)
+        bind_model(folder, denoiser.identity, "pictures of", "run= folder", judges)
         tell(store)
         return [unit.index for unit in store.todo(units)]
 
-    left = set(agreed(begin))
+    left = set(broadcast(begin))
     todo = [unit for unit in units if unit.index in left]
     rows = sum(unit.rows for unit in units)
     warn_of_idle(len(todo), "units", "generate.rows_per_unit")
     with progress(title, rows, rows - sum(unit.rows for unit in todo)) as advance:
         shown = 0
-        for place, unit in deal(todo):
-            meter = Meter(denoiser, scoring, watch)
+        for place, unit in work_queue(todo):
+            counter = CostCounter(denoiser, scoring, watch)
             table, latents = draw_unit(
                 unit, denoiser, sampler, scoring, seed, first, batch_size, watch, search
             )
@@ -84,7 +92,7 @@ def draw(
             flags = keep({name: [values[row] for row in finished] for name, values in table.items()})
             kept = {row for row, flag in zip(finished, flags, strict=True) if flag}
             table["kept"] = [row in kept for row in range(rows_there)]
-            store.write_unit(unit, table, latents[torch.tensor(flags)], meter.read())
+            store.write_unit(unit, table, latents[torch.tensor(flags)], counter.read())
             advance(sum(other.rows for other in todo[shown : place + 1]))  # the others' too
             shown = place + 1
     wait()
@@ -106,6 +114,9 @@ def draw_unit(
 
     All candidates finish, unless ``watch`` drops some: these have None for their scores, and no latent. Particles that
     died in a ``search`` are not in the table.
+
+    Args:
+        unit: what is drawn; all else as :func:`draw` takes it.
     """
     rows = unit.candidates()
     encoded = denoiser.encode(unit.prompts)
@@ -199,7 +210,7 @@ def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], s
 
 
 def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
-    """What the units took. One process asks: every unit's file is opened."""
+    """Add up what the units took. One process asks: every unit's file is opened."""
     return read_cost(store.table_path(unit.index) for unit in units)
 
 

@@ -11,21 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mitune.parts import Catalogue, Part
-from mitune.stages.settings import (
-    AgreeConfig,
-    CalibrateConfig,
-    EvaluateConfig,
-    ExportConfig,
-    GenerateConfig,
-    SampleConfig,
-    ScoreConfig,
-    SelectConfig,
-)
 
 
 def covers(words: str, name: str) -> bool:
     """Tell whether the key ``name`` lies in one of the sections or keys that ``words`` names: the longest that it lies
-    in decides, of equal ones the last, and ``-section`` leaves one out."""
+    in decides, of equal ones the last, and ``-section`` leaves one out.
+
+    >>> covers("train -train.compile", "train.lr"), covers("train -train.compile", "train.compile")
+    (True, False)
+    """
     found = [own for own in reversed(words.split()) if f"{name}.".startswith(f"{own.removeprefix('-')}.")]
     return bool(found) and not max(found, key=lambda own: len(own.removeprefix("-"))).startswith("-")
 
@@ -92,7 +86,6 @@ _ROUND = (
         "generate",
         "draw candidates of every training prompt and score them",
         "mitune.stages.generate:generate",
-        GenerateConfig,
         reads=f"{_ALWAYS} round scorers model prompts sampler search scorer generate sweep.share"
         " select.by select.k select.losers select.real select.real_fraction",
         binds=f"{_DRAWN} sampler.racing scorers search {_but('generate', 'batch_size')}",
@@ -105,7 +98,6 @@ _ROUND = (
         "select",
         "make the training set of the best candidates",
         "mitune.stages.select:select_stage",
-        SelectConfig,
         # The candidates' own keys too: whether their scores and numbers are enough is told before.
         reads=f"{_ALWAYS} round select scorers scorer model prompts generate search.by sweep.share"
         " score.skip score.outside score.caption",
@@ -136,7 +128,6 @@ _ROUND = (
         "evaluate",
         "compare the base model and the tuned one on held-out prompts",
         "mitune.stages.evaluate:evaluate",
-        EvaluateConfig,
         reads=f"{_ALWAYS} round evaluate {_PLAIN} scorers generate.rows_per_unit sweep",
         binds=_but("evaluate", "batch_size prompts.strict"),
         begun=("round-*/after/plan.json",),
@@ -159,7 +150,6 @@ _WHOLE = (
         "sample",
         "draw pictures of prompts: plain, the best of many, or steered (sampler=das)",
         "mitune.stages.sample:sample",
-        SampleConfig,
         reads=f"{_ALWAYS} sample {_PLAIN} sampler.racing.by search generate.rows_per_unit",
         binds=f"{_DRAWN} search {_but('sample', 'out round')}",  # the model's identity tells the round
         begun=("candidates/plan.json",),
@@ -170,7 +160,6 @@ _WHOLE = (
         "score",
         "score any pictures with captions; keep the best of them",
         "mitune.stages.score:score",
-        ScoreConfig,
         reads=f"{_ALWAYS} score model scorer prompts.strict",
         # Which pictures were scored is known by what they are, not by where they lay or how they were found.
         binds=f"seed {_MODEL} scorer "
@@ -187,7 +176,6 @@ _WHOLE = (
         "agree",
         "how well the scores agree with each other and with a referee",
         "mitune.stages.agree:agree",
-        AgreeConfig,
         reads=f"{_ALWAYS} agree {_PLAIN} generate.rows_per_unit",
         binds=f"{_DRAWN} {_but('agree', 'referee positions fractions resamples source')}",
         begun=("agree/candidates/plan.json",),
@@ -197,7 +185,6 @@ _WHOLE = (
         "calibrate",
         "when candidates can be dropped early: a pilot that proposes sampler.racing",
         "mitune.stages.calibrate:calibrate",
-        CalibrateConfig,
         reads=f"{_ALWAYS} calibrate {_PLAIN} generate.guidance generate.rows_per_unit select.by",
         binds=f"{_DRAWN} generate.guidance {_but('calibrate', 'k recall resamples')}",
         begun=("calibrate/candidates/plan.json",),
@@ -207,7 +194,6 @@ _WHOLE = (
         "export",
         "a trained adapter as a folder with a model card; upload it to the Hub",
         "mitune.stages.export:export",
-        ExportConfig,
         # The card tells how the adapter was made.
         reads="run model export name seed select.by select.k select.real train.steps generate.candidates"
         " evaluate.prompts.source",

@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 
 from mitune.config import flatten
 from mitune.data.store import CandidateStore, Unit, plan_units
-from mitune.distributed import agreed
+from mitune.distributed import broadcast
 from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.runs import RunFolder
 from mitune.stages.candidates import cost, decode_rows, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     check_lengths,
     held_out_prompts,
     load_model,
@@ -71,7 +71,7 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         left = [*before.artefacts(), *after.artefacts(), *evaluation_files(run.round(number))]
         return run.write_mark(number, "evaluate", figures, left)
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def _draw(config: DictConfig, folder: Path, prompts: list[Task], denoiser: Any, title: str) -> CandidateStore:

@@ -43,14 +43,13 @@ def export(config: DictConfig, run: RunFolder) -> Path:
     saved = lora.read_adapter(adapter)
     evaluation = _optional(round_folder / "evaluation.json")
     out = home(settings.out) if settings.out else run.root / "export"
-    shown = folders.pairs(round_folder, evaluation, settings.pictures)
-    facts = _facts(config, run, number, saved, evaluation, shown)
+    facts = _facts(config, run, number, saved, evaluation)
     origin = _origin(config, run, number)
     if folders.is_there(out, origin):
         say(f"the export is there already: {out.resolve()}")
     else:
         text = OmegaConf.to_yaml(OmegaConf.create(scrub(OmegaConf.to_container(config, resolve=False))))
-        folders.write_folder(out, adapter, facts, text, origin, shown, _extras(config, adapter, facts))
+        folders.write_folder(out, adapter, facts, text, origin, _extras(config, adapter, facts))
         say(f"exported round {number} of {run.root}: {out.resolve()}")
     parts = [(out, settings.push, "model")]
     if settings.dataset:
@@ -125,12 +124,7 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _facts(
-    config: DictConfig,
-    run: RunFolder,
-    number: int,
-    saved: lora.SavedAdapter,
-    evaluation: dict[str, Any],
-    shown: list[folders.Pair],
+    config: DictConfig, run: RunFolder, number: int, saved: lora.SavedAdapter, evaluation: dict[str, Any]
 ) -> Facts:
     """What the card says."""
     settings, model = config.export, config.model
@@ -150,7 +144,7 @@ def _facts(
         steps=config.train.steps,
         evaluation=evaluation,
         held_out=Path(config.evaluate.prompts.source).stem,
-        examples=folders.examples(shown),
+        examples=folders.examples(run.round(number), evaluation, settings.pictures),
         repository=settings.push,
         dataset=_dataset_name(settings.push) if settings.push and settings.dataset else None,
         merged=settings.merged,

@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from mitune.data.selection import select
 from mitune.data.store import plan_units
-from mitune.distributed import agreed
+from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
 from mitune.stages.candidates import Keep, cost, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     candidate_sampler,
     check_lengths,
     load_model,
@@ -79,7 +79,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             figures["search"] = steering_figures(config, store.table())
         return run.write_mark(number, "generate", figures, store.artefacts())
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def check_control(config: DictConfig) -> None:
@@ -112,7 +112,7 @@ def _racing(
 
 
 def keeper(config: DictConfig, branches: int = 2) -> Keep:
-    """Which candidates of a unit keep their latent: the best by ``select.by``, the losers, and the worst one.
+    """Make the rule which candidates of a unit keep their latent: the best by ``select.by``, the losers, the worst one.
 
     Of a race, those that finished are all there is; ``branches`` as of ``cuts_of``.
     """

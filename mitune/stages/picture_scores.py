@@ -25,13 +25,13 @@ from mitune.data.pictures import (
 )
 from mitune.denoiser import Denoiser
 from mitune.digests import whole_unit, write_unit
-from mitune.distributed import agreed, deal, state, wait
+from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json
 from mitune.information.scoring import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.progress import progress, warn, warn_of_idle
-from mitune.stages.units import Cost, Meter, claim_model, read_cost
+from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
 
 _COST = b"mitune.cost"
 _CONTENTS = "pictures_sha256"  # in a unit's note: the digest of the pictures that its scores are of
@@ -116,11 +116,17 @@ class ScoredPictures:
         skip: bool = False,
         title: str = "score",
     ) -> None:
-        """Score what is not scored yet. ``load`` opens the model, only where there is something to do.
+        """Score what is not scored yet.
 
-        ``seed``: of the noise; a picture's own depends on it, its caption and how often that came before, no more.
-        ``skip``: leave out pictures that do not decode. Raises UserError for one that does not, for a score that is
-        not finite, or where another model has begun.
+        Args:
+            load: opens the model, only where there is something to do.
+            seed: of the noise; a picture's own depends on it, its caption and how often that came before, no more.
+            batch_size: pictures a forward.
+            skip: leave out pictures that do not decode.
+            title: of the progress bar.
+
+        Raises UserError for a picture that does not decode, for a score that is not finite, or where another model has
+        begun.
         """
 
         def begin() -> list[int]:
@@ -128,7 +134,7 @@ class ScoredPictures:
             self.check()
             return self.todo()
 
-        todo = agreed(begin)
+        todo = broadcast(begin)
         if not todo:
             return
         warn_of_idle(len(todo), "units", "score.rows_per_unit")
@@ -137,13 +143,13 @@ class ScoredPictures:
         if state().is_main_process:
             # Only now: a model or profile that could not be read binds the folder to nothing.
             write_json(self.folder / "plan.json", self.plan)
-            claim_model(self.folder, denoiser.identity, "scores by", "score.out=", scoring.judges)
+            bind_model(self.folder, denoiser.identity, "scores by", "score.out=", scoring.judges)
         wait()
         seeds = self.seeds(seed)
         sizes = [len(self._rows(unit)) for unit in todo]
         total, shown = len(self.pictures), 0
         with denoiser.fused(), progress(title, total, total - sum(sizes), unit="pictures") as advance:
-            for place, unit in deal(todo):
+            for place, unit in work_queue(todo):
                 self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip)
                 advance(sum(sizes[shown : place + 1]))  # the others' too
                 shown = place + 1
@@ -168,7 +174,7 @@ class ScoredPictures:
         batch_size: int,
         skip: bool,
     ) -> None:
-        meter, contents = Meter(denoiser, scoring), Contents()
+        counter, contents = CostCounter(denoiser, scoring), Contents()
         rows, resized, columns = [], [], []
         everything = self._rows(unit)
         for start in range(0, len(everything), batch_size):
@@ -198,7 +204,7 @@ class ScoredPictures:
         }
         arrays = {name: pa.array(values, type=_TYPES[name]) for name, values in identity.items()}
         arrays |= {name: pa.array(values, type=pa.float64()) for name, values in scores.items()}
-        note = {**meter.read(), _CONTENTS: contents.digest}
+        note = {**counter.read(), _CONTENTS: contents.digest}
         write_unit(self.path(unit), pa.table(arrays).replace_schema_metadata({_COST: b"1"}), note)
 
     def open(

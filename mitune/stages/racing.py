@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,23 +16,23 @@ from mitune.sampling.loop import Guide, Observer
 from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_for, steps_at
 from mitune.sampling.seeds import candidate_seed
 from mitune.scores import SCORES
-from mitune.stages.common import prompt_pool, scoring_of
+from mitune.stages.inputs import prompt_pool, scoring_of
 from mitune.tasks import Task
 
 
-class Watcher(Protocol):
-    """What steers, or follows, one population while it is drawn."""
+@dataclass(frozen=True, eq=False)
+class Watcher:
+    """Steers, or follows, one population while it is drawn.
 
-    @property
-    def guide(self) -> Guide:
-        """Its guide."""
+    Attributes:
+        guide: its guide in the sampling loop.
+        observers: those that were there, and those that it needs beside them.
+        columns: the latents of the candidates that finished -> what it adds to the table, a value a candidate.
+    """
 
-    @property
-    def observers(self) -> Sequence[Observer]:
-        """Those that were there, and what it needs beside them."""
-
-    def columns(self, latents: Tensor) -> dict[str, list[Any]]:
-        """What it adds to the table, a value a candidate asked for; ``latents``: of those that finished."""
+    guide: Guide
+    observers: Sequence[Observer]
+    columns: Callable[[Tensor], dict[str, list[Any]]]
 
 
 class Watch(Protocol):
@@ -44,7 +44,7 @@ class Watch(Protocol):
     def begin(
         self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
     ) -> Watcher:
-        """Of these candidates; ``groups`` [n]: the prompt of each, as numbers; ``observers``: there already."""
+        """Watch these candidates; ``groups`` [n]: the prompt of each, as numbers; ``observers``: there already."""
 
 
 # -- racing ------------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def cuts_of(config: DictConfig, branches: int = 2) -> list[Cut]:
 
 
 def survivors_of(config: DictConfig, branches: int = 2) -> int:
-    """How many candidates of a prompt finish; ``branches`` as of ``cuts_of``."""
+    """Count the candidates of a prompt that finish; ``branches`` as of ``cuts_of``."""
     cuts = cuts_of(config, branches)
     return cuts[-1].survivors if cuts else config.generate.candidates
 
@@ -86,7 +86,14 @@ def look_cost(by: str, scorer: Mapping[str, Any], times: int | None, edits: int)
 
 
 def look_scoring(config: DictConfig, denoiser: Denoiser, by: str, times: int | None, edits: int) -> Scoring:
-    """The score ``by`` with the few times and edits of a look, else as the section ``scorer`` has it."""
+    """Make the score that a look takes, else as the section ``scorer`` has it.
+
+    Args:
+        config, denoiser: of the stage.
+        by: the score's name.
+        times: noise levels that it is estimated at.
+        edits: other prompts that ``contrast`` compares with.
+    """
     few = {"times": times, "edits": edits}
     changed = {key: value for key, value in few.items() if key in config.scorer.get(by, ())}
     own: DictConfig = OmegaConf.merge(config, {"scorer": {by: changed}} if changed else {})  # type: ignore[assignment]
@@ -95,7 +102,7 @@ def look_scoring(config: DictConfig, denoiser: Denoiser, by: str, times: int | N
 
 
 def running_score(scoring: Scoring, tasks: Sequence[Task], seeds: Sequence[int]) -> str | Look:
-    """What ranks the candidates of one population: the observer's name, or a look by the one score of ``scoring``.
+    """Give what ranks the candidates of one population: the observer's name, or a look by the one score of ``scoring``.
 
     Each look draws its own noise from the candidates' own seeds: none that the sampler, another look or a score of the
     finished picture uses. So a look that was lucky is not lucky again.
@@ -133,24 +140,16 @@ class Race:
 
     def begin(
         self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
-    ) -> RaceWatcher:
-        """The race of these candidates."""
+    ) -> Watcher:
+        """Begin the race of these candidates; it adds the store's columns ``RACE``."""
         by = running_score(self.scoring, tasks, seeds)
-        policy = Racing(self.cuts, groups, by, self.scoring.denoiser.schedule)
-        return RaceWatcher(policy, _together(observers, [self.scoring]))
+        guide = Racing(self.cuts, groups, by, self.scoring.denoiser.schedule)
 
+        def columns(latents: Tensor) -> dict[str, list[Any]]:
+            steps = guide.dropped_at.tolist()
+            return {"dropped_at": [step or None for step in steps], "race": guide.score.tolist()}
 
-@dataclass(frozen=True, eq=False)
-class RaceWatcher:
-    """One race."""
-
-    guide: Racing
-    observers: Sequence[Observer]
-
-    def columns(self, latents: Tensor) -> dict[str, list[Any]]:
-        """The store's columns ``RACE``."""
-        steps = self.guide.dropped_at.tolist()
-        return {"dropped_at": [step or None for step in steps], "race": self.guide.score.tolist()}
+        return Watcher(guide, _together(observers, [self.scoring]), columns)
 
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
@@ -184,30 +183,22 @@ class PilotRace:
 
     def begin(
         self, tasks: Sequence[Task], seeds: Sequence[int], groups: Tensor, observers: Sequence[Observer]
-    ) -> PilotWatcher:
-        """The pilot of these candidates."""
+    ) -> Watcher:
+        """Begin the pilot of these candidates; it adds ``name@step`` for every running score and step, the last step's
+        from the finished latents."""
         by = {name: running_score(scoring, tasks, seeds) for name, scoring in self.scorings.items()}
-        schedule = next(iter(self.scorings.values())).denoiser.schedule
-        every = _together(observers, self.scorings.values())
-        return PilotWatcher(Pilot(by, dict(self.at), schedule), every, self.steps)
+        guide = Pilot(by, dict(self.at), next(iter(self.scorings.values())).denoiser.schedule)
+        together = _together(observers, self.scorings.values())
+        own = {observer.name: observer for observer in together}
 
-
-@dataclass(frozen=True, eq=False)
-class PilotWatcher:
-    """One pilot."""
-
-    guide: Pilot
-    observers: Sequence[Observer]
-    steps: int
-
-    def columns(self, latents: Tensor) -> dict[str, list[Any]]:
-        """``name@step`` for every running score and step, the last step's from the finished latents."""
-        found: dict[str, list[Any]] = {}
-        own = {observer.name: observer for observer in self.observers}
-        for name, by in self.guide.by.items():
-            for step, values in sorted(self.guide.scores[name].items()):
-                found[column(name, step)] = values.tolist()
+        def columns(latents: Tensor) -> dict[str, list[Any]]:
+            found: dict[str, list[Any]] = {}
             rows = torch.arange(len(latents))
-            last = own[by].result() if isinstance(by, str) else by(latents, rows, self.steps)
-            found[column(name, self.steps)] = last.double().cpu().tolist()
-        return found
+            for name, score in by.items():
+                for step, values in sorted(guide.scores[name].items()):
+                    found[column(name, step)] = values.tolist()
+                last = own[score].result() if isinstance(score, str) else score(latents, rows, self.steps)
+                found[column(name, self.steps)] = last.double().cpu().tolist()
+            return found
+
+        return Watcher(guide, together, columns)

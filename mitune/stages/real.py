@@ -23,7 +23,7 @@ from mitune.errors import UserError
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
-from mitune.stages.common import load_model, previous_adapter, prompt_pool, scoring_of
+from mitune.stages.inputs import load_model, previous_adapter, prompt_pool, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.sharing import real_name, shared
 

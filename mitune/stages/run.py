@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mitune.distributed import agreed, state, wait
+from mitune.distributed import broadcast, state, wait
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.reading import is_there
@@ -14,7 +14,7 @@ from mitune.report import write_report
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import clear, harmed, require, told
 from mitune.stages.catalogue import ROUND, STAGES
-from mitune.stages.common import check_prompts, trained_from
+from mitune.stages.inputs import check_prompts, trained_from
 from mitune.stages.progress import say, warn
 from mitune.track import METRICS
 
@@ -38,7 +38,7 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
             warn(line)
         return None
 
-    figures = agreed(begin)
+    figures = broadcast(begin)
     metrics = run.round(number) / METRICS
     if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
         warn(f"{metrics} is gone; the report has no curve of the training")

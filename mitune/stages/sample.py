@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import select
 from mitune.data.store import KEYS, PICTURE, ROOT, plan_units
-from mitune.distributed import agreed
+from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png
 from mitune.files import atomic_folder, write_bytes, write_json
@@ -23,7 +23,7 @@ from mitune.reading import home, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import cost, decode_rows, draw
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     check_lengths,
     load_model,
     prompt_pool,
@@ -98,7 +98,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         _say(figures, run.root)
         return figures
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def check_place(folder: Path) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from mitune.data.dataset import encode_png
 from mitune.data.pictures import Pictures, load_pictures, prompts_of, write_pictures, written_here
 from mitune.data.prompts import load_prompts
-from mitune.distributed import agreed, state
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
@@ -26,7 +26,7 @@ from mitune.information.scoring import Scoring, check_judges, check_no_path
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
-from mitune.stages.common import POOL, check_lengths, load_model, read_profile, scoring_of
+from mitune.stages.inputs import POOL, check_lengths, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
 
@@ -56,7 +56,7 @@ def _written_here(path: Path, root: Path) -> bool:
 
 
 def table_path(config: DictConfig) -> Path:
-    """Where the table goes: ``score.out``, or beside the source (in the run folder for one that is no file).
+    """Tell where the table goes: ``score.out``, or beside the source (in the run folder for one that is no file).
 
     Raises UserError without a source, or for a name that is no parquet file's.
     """
@@ -144,11 +144,11 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         _say(figures)
         return figures
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def check(config: DictConfig, pictures: Pictures) -> str:
-    """Whether the scores asked for can be had; gives the score that filters."""
+    """Check that the scores asked for can be had; gives the score that filters. Raises UserError."""
     settings, combined = config.score, config.scorer.combined
     check_no_path(settings.scorers, "score.scorers", combined, there=list(pictures.scores))
     prompts = list(dict.fromkeys(pictures.texts))

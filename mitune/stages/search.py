@@ -26,7 +26,7 @@ from mitune.scores import INFORMATION, PICTURE_SCORERS, STEERED, scorers_of, ter
 from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer, wants_gradient
-from mitune.stages.common import prompt_pool, scoring_of, settings_of
+from mitune.stages.inputs import prompt_pool, scoring_of, settings_of
 from mitune.stages.progress import warn
 
 
@@ -59,8 +59,13 @@ class Search:
         sampler: SamplerConfig,
         observers: Sequence[Observer],
     ) -> tuple[Samples, dict[str, list[float]]]:
-        """The living particles of P ``prompts``, started from ``seeds`` [P · M], and the columns ``STEERED`` and
-        ``ROOT`` of these.
+        """Draw the living particles of P prompts; gives them and their columns ``STEERED`` and ``ROOT``.
+
+        Args:
+            denoiser, sampler: what draws.
+            prompts: P texts.
+            seeds: [P · M], what the particles start from.
+            observers: of the path.
 
         ``das`` is log Ẑ + log(N w) of a population of N: the log of how many draws of p · exp(U/α) a particle stands
         for where one of p stands for one, so that the mean of exp(das) over a prompt's candidates is Ẑ. ``reward`` is
@@ -118,7 +123,7 @@ def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
 
 
 def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> None:
-    """Whether ``candidates`` of each of ``texts`` can be drawn by the search; no weights are read. Raises UserError."""
+    """Raise UserError unless the search can draw ``candidates`` of each of ``texts``; no weights are read."""
     own = config.search
     if own.by is None:
         return
@@ -137,7 +142,7 @@ def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> N
 
 
 def steering_figures(config: DictConfig, table: pd.DataFrame) -> dict[str, Any]:
-    """What the populations of a candidate table came to.
+    """Sum up what the populations of a candidate table came to.
 
     ``reward``: weighted mean, over prompts; ``log_evidence``: mean log Ẑ; ``roots``: mean share of a prompt's first
     particles that have a living descendant; ``died``: particles lost to their reward.
@@ -161,7 +166,7 @@ def steering_figures(config: DictConfig, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def judged_by_oracle(config: DictConfig) -> bool:
-    """Whether the embedded world's oracle steers: candidates of such a search are a control's."""
+    """Tell whether the embedded world's oracle steers: candidates of such a search are a control's."""
     own = config.search
     return own.by is not None and own.reward not in INFORMATION and "oracle" in scorers_of([own.reward])
 

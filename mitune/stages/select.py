@@ -13,14 +13,14 @@ from mitune.data import dataset as datasets
 from mitune.data.selection import clearest, prompt_weights, reaching, scorers, select, thin, worst
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
-from mitune.distributed import agreed, state
+from mitune.distributed import broadcast, state
 from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import choose_examples
 from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import decode_rows
-from mitune.stages.common import load_model, selecting
+from mitune.stages.inputs import load_model, selecting
 from mitune.stages.real import RealPictures, choose_real, count_real
 
 EXAMPLES = 12  # prompts whose best and worst candidates the report shows
@@ -46,9 +46,9 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
     One process chooses and writes; the others help where real pictures are to be scored.
     """
     chosen = _choose(config, run, number) if state().is_main_process else None
-    count = count_real(config, agreed(lambda: len(chosen.rows)))  # type: ignore[union-attr]
+    count = count_real(config, broadcast(lambda: len(chosen.rows)))  # type: ignore[union-attr]
     real = choose_real(config, run, number, count) if count else None
-    return agreed(lambda: _write(config, run, number, chosen, real))  # type: ignore[arg-type]
+    return broadcast(lambda: _write(config, run, number, chosen, real))  # type: ignore[arg-type]
 
 
 def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
@@ -127,42 +127,25 @@ def _write_examples(
     denoiser: Denoiser,
 ) -> None:
     """``candidates_examples.json``: best and worst kept candidates of some prompts, with their pictures and scores."""
-    folder = run.round(number)
+    folder, columns, by = run.round(number), scorers(table), selecting(config)
     kept = table[table["kept"]].reset_index(drop=True)
-    ids = kept["prompt_id"].iloc[choose_examples(kept, EXAMPLES)].tolist()
-    sides = {}
+    ids = kept["prompt_id"].iloc[choose_examples(kept, EXAMPLES)]
+    groups = [kept[kept["prompt_id"] == prompt_id] for prompt_id in ids]
+    examples: list[dict[str, Any]] = [{"prompt": str(rows["prompt"].iloc[0])} for rows in groups]
     for side, ordered in (("best", select), ("worst", worst)):
-        groups = {prompt_id: kept[kept["prompt_id"] == prompt_id] for prompt_id in ids}
-        sides[side] = pd.concat(
-            [
-                ordered(rows, selecting(config), max(1, min(SHOWN, len(rows) // 2)), seed=config.seed)
-                for rows in groups.values()
-            ],
-            ignore_index=True,
-        )
-        names = []
-        for place, picture in enumerate(
-            decode_rows(store, sides[side], denoiser, config.generate.batch_size)
-        ):
-            names.append(f"pictures/candidate-{side}-{place:03d}.png")
-            write_bytes(folder / names[-1], png(picture))
-        sides[side]["picture"] = names
-    columns = scorers(table)
-    examples = [
-        {
-            "prompt": str(kept.loc[kept["prompt_id"] == prompt_id, "prompt"].iloc[0]),
-            **{
-                side: [
-                    {
-                        "picture": row["picture"],
-                        "seed": int(row["seed"]),
-                        "scores": {name: float(row[name]) for name in columns},
-                    }
-                    for _, row in rows[rows["prompt_id"] == prompt_id].iterrows()
-                ]
-                for side, rows in sides.items()
-            },
-        }
-        for prompt_id in ids
-    ]
+        chosen = [
+            ordered(rows, by, max(1, min(SHOWN, len(rows) // 2)), seed=config.seed).assign(example=number)
+            for number, rows in enumerate(groups)
+        ]
+        shown = pd.concat(chosen, ignore_index=True)
+        for example in examples:
+            example[side] = []
+        pictures = decode_rows(store, shown, denoiser, config.generate.batch_size)
+        for (place, row), picture in zip(shown.iterrows(), pictures, strict=True):
+            file = f"pictures/candidate-{side}-{place:03d}.png"
+            write_bytes(folder / file, png(picture))
+            scores = {name: float(row[name]) for name in columns}
+            examples[row["example"]][side].append(
+                {"picture": file, "seed": int(row["seed"]), "scores": scores}
+            )
     write_json(folder / "candidates_examples.json", examples)

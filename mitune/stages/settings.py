@@ -45,44 +45,6 @@ class GenerateConfig(Settings):
 
 
 @dataclass
-class SelectConfig(Settings):
-    by: str = key(
-        "contrast",
-        "the score, or weighted sum of scores, that chooses; random and oracle are controls",
-        basic=True,
-    )
-    k: int = key(1, "winners a prompt", low=1, high=CANDIDATES, basic=True)
-    losers: int = key(
-        0, "losers a prompt, for preference training (train.objective=dpo)", low=0, high=CANDIDATES
-    )
-    threshold: float | None = key(
-        None, "lowest score of a winner; k is then the most a prompt may have, and a prompt may have none"
-    )
-    fraction: float = key(
-        1.0, "share of the prompts kept: those whose winners stand out most", above=0, high=1
-    )
-    balance: bool = key(False, "as many prompts of every category: the clearest of each")
-    difficulty: float = key(
-        0.0,
-        "hard prompts count exp(difficulty) times as much for every standard deviation their pool scores lower",
-        low=0,
-        high=100,
-    )
-    real: str | None = key(
-        None, "real pictures to mix in, chosen by the same score: as score.source, or 'shapes'", path=True
-    )
-    real_fraction: float = key(
-        0.25,
-        "share of the training set that is real; they take candidates' places (1: all, and candidates need no score)",
-        low=0,
-        high=1,
-    )
-    real_limit: int | None = key(
-        None, "real pictures looked at, at most (of 'shapes': 4 times those needed)", low=1, high=ROWS
-    )
-
-
-@dataclass
 class EvaluateConfig(Settings):
     prompts: PromptsConfig = section(PromptsConfig)
     candidates: int = key(4, "pictures a held-out prompt", low=1, high=CANDIDATES, basic=True)

@@ -20,11 +20,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mitune import leaving, reading
-from mitune.distributed import agreed, state, wait
+from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, user_errors
 from mitune.runs import dependencies
-from mitune.stages.common import selecting
+from mitune.stages.inputs import selecting
 from mitune.stages.progress import say
 from mitune.stages.racing import survivors_of
 from mitune.tasks import Task
@@ -61,10 +61,15 @@ def real_name(
     identity: str,
     source: str | None = None,
 ) -> str:
-    """Names the scores of real pictures by all they depend on: the pictures (``plan``), scores with their parameters,
-    the prompts in which edits are found, and the model's weights.
+    """Name the scores of real pictures by all they depend on.
 
-    ``source``: as it was given, since two may have the same captions; None for names of earlier versions.
+    Args:
+        config: for the scores' parameters, and the prompts in which edits are found.
+        plan: the pictures.
+        scorers: names of the scores.
+        skip: whether pictures that do not decode are left out.
+        identity: of the model's weights.
+        source: as it was given, since two may have the same captions; None for names of earlier versions.
     """
     needed = ("seed", "model.", "prompts.", "scorer.")
     values = {key: value for key, value in dependencies(config, "generate").items() if key.startswith(needed)}
@@ -97,7 +102,7 @@ def shared(config: DictConfig, place: Path, name: str) -> Iterator[None]:
     wait()
     try:
         waited = False
-        while not agreed(lambda: _locked(handle)):
+        while not broadcast(lambda: _locked(handle)):
             leaving.check()
             if not waited:
                 say(f"another job is making {home}; waiting for it")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data import dataset as datasets
 from mitune.data.store import plan_units
-from mitune.distributed import agreed, seen, state
+from mitune.distributed import broadcast, state, visible
 from mitune.finetune.adapters import attach
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
@@ -18,12 +18,13 @@ from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import draw_unit
-from mitune.stages.common import (
+from mitune.stages.inputs import (
     load_model,
     prompt_pool,
     read_prompts,
     sampler_of,
     scoring_of,
+    settings_of,
     trained_from,
     training_prompts,
 )
@@ -35,21 +36,22 @@ from mitune.track import make_tracker
 def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Write ``round-N/adapter``; gives the figures of ``summary.json``'s ``train``."""
     folder = run.round(number)
-    agreed(lambda: require(run, number, "select"))
-    seen(folder / "dataset")
+    broadcast(lambda: require(run, number, "select"))
+    visible(folder / "dataset")
     training = datasets.load(folder / "dataset")
     denoiser = load_model(config)
-    adapter = AdapterConfig(**_plain(config.adapter))
+    adapter = settings_of(AdapterConfig, config.adapter)
     attach(denoiser, adapter, init_from=trained_from(config, run, number), seed=config.seed)
     names = [name for name, wanted in config.tracker.items() if wanted]
-    tracker = make_tracker(names, folder, _plain(config), main=state().is_main_process)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    tracker = make_tracker(names, folder, values, main=state().is_main_process)
     prompts = config.train.validation_prompts
     try:
         with progress(f"round {number}: train", config.train.steps, unit="steps") as advance:
             result = train(
                 denoiser,
                 training,
-                TrainConfig(**_plain(config.train)),
+                settings_of(TrainConfig, config.train),
                 folder,
                 tracker=tracker,
                 validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
@@ -63,7 +65,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
         figures = dataclasses.asdict(result)
         return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
-    return agreed(finish)
+    return broadcast(finish)
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Task]:
@@ -96,7 +98,3 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
         return sum(table[column]) / len(table[column])
 
     return validate
-
-
-def _plain(section: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]

@@ -16,13 +16,19 @@ from mitune.information.scoring import Scoring
 from mitune.stages.racing import Watch
 
 
-def claim_model(
+def bind_model(
     folder: Path, identity: str, holds: str, key: str, judges: Mapping[str, str] | None = None
 ) -> None:
-    """Bind what ``folder`` ``holds`` to the model that makes it, and to the ``judges`` (identity by scorer) of its
-    pictures. Main process only.
+    """Bind what a folder holds to the model that makes it. Main process only.
 
-    Raises UserError if another one has begun to, naming the ``key`` that chooses another folder.
+    Args:
+        folder: where ``model.json`` says it.
+        identity: of the model.
+        holds: what the folder holds, in words.
+        key: what chooses another folder, in words.
+        judges: identity by scorer, of the judges of the pictures.
+
+    Raises UserError if another model or judge has begun there.
     """
     path = folder / "model.json"
     now = {"model": identity} | ({"judges": dict(judges)} if judges else {})
@@ -58,7 +64,7 @@ class Cost:
         return {"forwards": self.forwards, "seconds": self.seconds}
 
 
-class Meter:
+class CostCounter:
     """Counts what a unit takes, from when it is made."""
 
     def __init__(self, denoiser: Denoiser, scoring: Scoring, watch: Watch | None = None) -> None:

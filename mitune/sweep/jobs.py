@@ -14,22 +14,26 @@ from typing import Any, TextIO
 
 from mitune import command
 from mitune.errors import UserError, first_line, short
-from mitune.files import read_json, write_json
+from mitune.files import write_json
+from mitune.report.sweeps import NOTE, read_note
 from mitune.stages.catalogue import STAGES
 from mitune.sweep.arguments import folder_name, values_of
 
-NOTE = "sweep.json"
 FAILED = 1
+_SAYS = ("stage", "words", "code", "line", "command")  # a note of this version
 # The command was told to stop: by Ctrl-C, or by a scheduler that will start it again.
 STOPPED = (75, 130)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra's launchers call, in this process or in another on another machine.
+    """Runs one job of a sweep when Hydra's launchers call it, in this process or in another on another machine.
 
-    ``fixed``: words of every job; ``folder``: of the sweep; ``command``: tells the notes of this command from those of
-    earlier ones.
+    Attributes:
+        stage: what it runs.
+        fixed: words of every job.
+        folder: of the sweep.
+        command: tells the notes of this command from those of earlier ones.
     """
 
     stage: str
@@ -53,7 +57,7 @@ class Job:
         """Do the job with these swept ``values``, unless it is done; gives its note."""
         place = Path(self.folder) / folder_name(values)
         words = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
-        before = _note(place)
+        before = read_note(place, _SAYS)
         same = before and before["code"] == 0 and (before["stage"], before["words"]) == (self.stage, words)
         if before and same and _intact(place):
             print(f"job {place.name}: done before", flush=True)
@@ -83,22 +87,6 @@ class Job:
         return note
 
 
-def _note(place: Path) -> dict[str, Any] | None:
-    path = place / NOTE
-    return read_note(path) if path.exists() else None
-
-
-def read_note(path: Path) -> dict[str, Any]:
-    """How a job ended. Raises UserError for a note that says nothing of it."""
-    note = read_json(path)
-    if (
-        not isinstance(note, dict)
-        or not {"stage", "values", "words", "code", "line", "command"} <= note.keys()
-    ):
-        raise UserError(f"{path} is damaged; delete it, and the job is looked at anew")
-    return note
-
-
 def _intact(place: Path) -> bool:
     """Whether what a job left is still as it was."""
     from mitune.runs import RunFolder
@@ -108,12 +96,12 @@ def _intact(place: Path) -> bool:
 
 def notes(folder: Path, command: str | None = None) -> dict[str, dict[str, Any]]:
     """The notes in a sweep's folder by the names of the jobs' folders; ``command``: only those of this one."""
-    found = {path.parent.name: read_note(path) for path in sorted(folder.glob(f"*/{NOTE}"))}
-    return {name: note for name, note in found.items() if command in (None, note["command"])}
+    found = {path.parent.name: read_note(path.parent, _SAYS) for path in sorted(folder.glob(f"*/{NOTE}"))}
+    return {name: note for name, note in found.items() if note and command in (None, note["command"])}
 
 
 def gain(place: Path, words: list[str]) -> float | None:
-    """What ``sweep.objective`` gained on the held-out prompts in the last round; None before an evaluation."""
+    """Read what ``sweep.objective`` gained on the held-out prompts in the last round; None before an evaluation."""
     from mitune.config import compose
     from mitune.runs import RunFolder
 
@@ -129,7 +117,7 @@ def gain(place: Path, words: list[str]) -> float | None:
 
 def attempt(stage: str, words: list[str]) -> tuple[int, str]:
     """Run a command in this process; gives its exit code, and the line that it ended with where that is not 0."""
-    said = Heard(sys.stderr)
+    said = LastError(sys.stderr)
     with contextlib.redirect_stderr(said):
         try:
             code = command.run(stage, words)
@@ -141,7 +129,7 @@ def attempt(stage: str, words: list[str]) -> tuple[int, str]:
     return code, "" if code == 0 else short(said.line, 400)
 
 
-class Heard(io.TextIOBase):
+class LastError(io.TextIOBase):
     """Passes on what is written, and keeps the last line that mitune said of an error."""
 
     def __init__(self, out: TextIO) -> None:
@@ -161,7 +149,7 @@ class Heard(io.TextIOBase):
         self.out.flush()
 
     def isatty(self) -> bool:
-        """Whether it ends on a terminal."""
+        """Tell whether it ends on a terminal."""
         return self.out.isatty()
 
     def fileno(self) -> int:

@@ -18,7 +18,7 @@ from mitune.launcher import is_launched, launch_file
 from mitune.reading import home
 from mitune.report.sweeps import check_place, write_sweep
 from mitune.stages.catalogue import STAGES
-from mitune.stages.common import selecting
+from mitune.stages.inputs import selecting
 from mitune.sweep.arguments import Words, example, folder_name, grid, read
 from mitune.sweep.jobs import FAILED, STOPPED, Job, check_stage, notes
 
@@ -130,7 +130,7 @@ def _hydra_settings(overrides: Sequence[str]) -> DictConfig:
 
 
 def swept_words(params: Mapping[str, Any], words: Words) -> list[str]:
-    """What is swept: ``params`` of a preset, but for keys that the command line fixes or sweeps itself, and its own."""
+    """Give what is swept: the words' own, and ``params`` of a preset but for keys that the words fix or sweep."""
     given = {word.partition("=")[0] for word in (*words.fixed, *words.swept)}
     return [*(f"{key}={value}" for key, value in params.items() if key not in given), *words.swept]
 

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
-from benchmarks.bits import OBJECTIVES, SAMPLERS, SMALL, commands, digest
+from benchmarks.bits import OBJECTIVES, SAMPLERS, SMALL, commands, compared, digest
 from mitune.config import compose
+from mitune.sampling.catalogue import SAMPLERS as catalogue
 
 
 def test_every_case_is_a_command_that_can_be_given() -> None:
@@ -17,6 +18,17 @@ def test_every_case_is_a_command_that_can_be_given() -> None:
         for _, *given in words:
             compose([*SMALL, *given])
     assert len(cases) > 2 * (len(SAMPLERS) + len(OBJECTIVES))
+
+
+def test_a_case_that_the_file_lacks_is_new_and_not_moved() -> None:
+    assert compared("a", "1f", {"a": "1f"}) == ""
+    assert compared("a", "2e", {"a": "1f"}) == "moved: a"
+    assert compared("b", "2e", {"a": "1f"}).startswith("new")
+
+
+def test_every_sampler_of_the_catalogue_is_a_case() -> None:
+    given = " ".join(word for runs in dict(commands()).values() for words in runs for word in words)
+    assert [name for name in catalogue.names if f"sampler={name}" not in given] == []
 
 
 def test_a_digest_sees_every_number_and_nothing_else(tmp_path: Path) -> None:

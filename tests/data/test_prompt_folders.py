@@ -13,7 +13,7 @@ import pytest
 from mitune.config import compose
 from mitune.data.prompts import UNCATEGORISED, load_prompts
 from mitune.errors import UserError
-from mitune.stages.common import held_out_prompts, training_prompts
+from mitune.stages.inputs import held_out_prompts, training_prompts
 
 
 def put(folder: Path, files: dict[str, str]) -> Path:

@@ -126,7 +126,7 @@ def test_a_score_that_is_no_number_is_named(value: float) -> None:
     [
         ({"k": 3}, "k=3 asked for, but prompt 'prompt 1' has only 2 candidates"),
         ({"k": 1, "losers": 2}, "k=1 and 2 losers asked for, but prompt 'prompt 1' has only 2 candidates"),
-        ({"k": 0}, "k must be at least 1"),
+        ({"k": 0}, "select.k=0: must be at least 1"),
         ({"k": 1, "by": "mu"}, "no such score, did you mean 'mi'\\?; there are mi, random"),
     ],
 )

@@ -222,7 +222,7 @@ def test_a_folder_belongs_to_one_plan(tmp_path: Path) -> None:
 
 
 def test_no_candidates_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="candidates=0"):
+    with pytest.raises(ValueError, match="candidates=0"):
         plan_units(prompts(2), 0, 6)
     with pytest.raises(UserError, match="run the generate stage first"):
         CandidateStore(tmp_path / "absent").table()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mitune.data.prompts import load_prompts
-from mitune.data.tables import open_table
+from mitune.data.table_files import open_table
 from mitune.errors import UserError
 
 

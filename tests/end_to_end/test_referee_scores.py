@@ -104,12 +104,12 @@ def test_a_judge_that_cannot_be_had_is_refused_before_the_model_is_opened(
 ) -> None:
     import re
 
-    from mitune.stages import common
+    from mitune.stages import inputs
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr(common, "load_denoiser", never)
+    monkeypatch.setattr(inputs, "load_denoiser", never)
     assert re.search(says, refused(arguments("generate", *words)))
 
 

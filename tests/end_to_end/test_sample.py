@@ -22,7 +22,7 @@ from mitune.files import read_json
 from mitune.referees.catalogue import JpegConfig
 from mitune.referees.jpeg import JpegReward
 from mitune.stages.candidates import decode_rows
-from mitune.stages.common import load_model
+from mitune.stages.inputs import load_model
 from mitune.stages.sample import choose
 from tests.referees.conftest import build_clip
 

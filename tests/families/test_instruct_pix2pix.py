@@ -19,6 +19,7 @@ from mitune.data.prompts import load_prompts
 from mitune.data.store import CandidateStore
 from mitune.errors import UserError
 from mitune.families import load_denoiser
+from mitune.finetune.batches import Texts, TrainingSet
 from mitune.information.elbo import elbo
 from mitune.information.llr import PathLLR
 from mitune.information.noising import Noising
@@ -124,6 +125,36 @@ def test_the_reference_keeps_the_picture_and_drops_the_text(denoiser, tasks):
         cond, reference, _ = denoiser.outputs(z, 500, denoiser.widened(given), 7.5)
         assert (reference - denoiser.predict(z, 500, silent)).abs().max() <= 1e-5
         assert (cond - denoiser.predict(z, 500, given)).abs().max() <= 1e-5
+
+
+def test_what_is_left_out_is_told_by_name(denoiser, tasks):
+    given, nothing = denoiser.encode(tasks), denoiser.null(3)
+    for parts in ((), ("text",), ("picture",), ("picture", "text")):
+        left = denoiser.without(given, *parts)
+        for name, value in left.tensors.items():
+            assert torch.equal(value, (nothing if name in parts else given).tensors[name])
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_training_drops_text_picture_and_both_as_often(denoiser, tasks, trains):
+    n, zeros = len(tasks), torch.zeros(3, dtype=torch.long)
+    data = TrainingSet(
+        torch.zeros(n, 4, 8, 8), tasks, torch.arange(n), torch.arange(n), zeros, zeros, zeros, torch.ones(n), None,
+        None, "",
+    )  # fmt: skip
+    chance = torch.tensor([0.04, 0.06, 0.14, 0.16])  # of dropout 0.1: the text, both, the picture, nothing
+    index = data.told(torch.tensor([1, 2, 0, 1]), chance, 0.1)
+    given, nothing = Texts(denoiser, tasks, trains).condition(index), denoiser.null(1)
+    told = denoiser.encode([tasks[row] for row in (1, 2, 0, 1)])
+    for row, (text, picture) in enumerate([(False, True), (False, False), (True, False), (True, True)]):
+        for name, there in (("text", text), ("picture", picture)):
+            expected = told.tensors[name][row] if there else nothing.tensors[name][0]
+            assert torch.allclose(given.tensors[name][row], expected, atol=1e-6)
+    shares = (
+        torch.bincount(data.told(torch.zeros(60_000, dtype=torch.long), torch.rand(60_000), 0.3) // n)
+        / 60_000
+    )
+    assert (shares - torch.tensor([0.55, 0.15, 0.15, 0.15])).abs().max() < 4 * (0.25 / 60_000) ** 0.5
 
 
 def test_information_is_about_the_text_beyond_the_picture(denoiser, tasks):

@@ -21,9 +21,8 @@ from mitune.errors import UserError
 from mitune.families import load_denoiser, memory
 from mitune.families.components import scheduler_file
 from mitune.families.config_bounds import check_bounds
-from mitune.families.vocabulary import check_vocabulary
-from mitune.families.weights import POSITIONS, check_finite, check_loaded, weight_files
-from mitune.families.wholeness import check_scaling
+from mitune.families.weight_files import POSITIONS, check_finite, check_loaded, weight_files
+from mitune.families.wholeness import check_scaling, check_vocabulary
 from tests.families import tiny
 
 UNET, TEXT, VAE = (

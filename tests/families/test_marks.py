@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser
-from mitune.families.checkpoint_names import check_names
+from mitune.families.single_file_names import check_names
 from tests.families.ldm import write_checkpoint
 
 NONE = torch.tensor([])

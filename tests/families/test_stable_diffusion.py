@@ -51,7 +51,7 @@ def test_our_loop_gives_the_pipelines_latents(
     fixture: str, guidance: float, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(fixture)
-    denoiser = StableDiffusionDenoiser.load(folder, device="cpu", dtype="float32")
+    denoiser = load_denoiser({"path": folder, "device": "cpu", "dtype": "float32"})
     seeds, steps = [11, 12, 13], 8
     sampler = SamplerConfig(
         name="ddim",

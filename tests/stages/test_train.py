@@ -11,7 +11,7 @@ from mitune.cli import main
 from mitune.config import compose
 from mitune.errors import UserError
 from mitune.runs import RunFolder
-from mitune.stages.common import held_out_prompts, trained_from, training_prompts
+from mitune.stages.inputs import held_out_prompts, trained_from, training_prompts
 from mitune.stages.train import validation_prompts
 
 

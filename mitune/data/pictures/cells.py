@@ -20,7 +20,7 @@ _SKIP = "or leave such out with score.skip=true"
 
 @dataclass(frozen=True)
 class Place:
-    """The folder that a source's files lie in, and whether they may lie elsewhere (``score.outside``).
+    """A place is the folder that a source's files lie in, and whether they may lie elsewhere (``score.outside``).
 
     A table is often somebody else's, and so are the links of a folder: no file elsewhere is read for them. The links
     of a snapshot in the Hugging Face cache lead to the ``blobs`` beside it: those are its own. ``more``: further
@@ -41,7 +41,7 @@ class Place:
             raise UserError(f"{what} lies outside {self.folder} ({short(real)}); {self.way_out}")
 
     def find(self, name: str, what: str) -> Path:
-        """The file that a table names. Raises UserError for one outside, an address, or a name that cannot be."""
+        """Find the file that a table names. Raises UserError for one outside, an address, or a name that cannot be."""
         if "\0" in name:
             raise UserError(f"{what}: {short(name)!r} is no path: it holds a NUL character; correct it")
         if _ADDRESS.match(name):
@@ -76,7 +76,7 @@ class Place:
         return self.read(self.find(cell, what), what)
 
     def read(self, path: Path, what: str) -> bytes:
-        """The contents of a picture's file."""
+        """Read the contents of a picture's file."""
         try:
             check_regular(path, what)
             size = os.stat(path).st_size

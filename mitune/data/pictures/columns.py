@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.prompts import make_prompt
-from mitune.errors import UserError, nearest, short
+from mitune.data.table_files import check_column
+from mitune.errors import UserError, short
 
 IMAGE_COLUMNS = (
     "file_name", "image", "img", "picture", "file", "path", "image_path", "jpg", "png",
@@ -27,7 +28,7 @@ _LONGEST = 100_000  # characters of a cell that may be a list in writing
 
 @dataclass(frozen=True)
 class Columns:
-    """The picture columns (two where each row is a pair), that of the captions, and of the labels of a pair."""
+    """These are the columns of the pictures (two where a row is a pair), of the captions, and of the labels of a pair."""
 
     pictures: tuple[str, ...]
     caption: str
@@ -35,7 +36,7 @@ class Columns:
 
 
 def find_columns(there: Sequence[str], wanted: Wanted, where: str) -> Columns:
-    """The columns among ``there``. Raises UserError naming what is there where it is not plain."""
+    """Find the columns among ``there``. Raises UserError naming what is there where it is not plain."""
     lower = {name.lower(): name for name in reversed(there)}
     pair: tuple[str, ...] = ()
     if wanted.image is None and not any(name in lower for name in IMAGE_COLUMNS):
@@ -70,10 +71,7 @@ def _column(
     there: Sequence[str], given: str | None, usual: Sequence[str], where: str, key: str, what: str
 ) -> str:
     if given is not None:
-        if given not in there:
-            raise UserError(
-                f"{where} has no column '{given}' ({key}){nearest(given, there)}; it has {', '.join(there)}"
-            )
+        check_column(given, there, where, key)
         return given
     lower = {name.lower(): name for name in reversed(there)}
     for name in usual:
@@ -83,7 +81,7 @@ def _column(
 
 
 def caption_of(value: Any, identity: str, wanted: Wanted, where: str) -> str:
-    """The caption with its white space put in order; empty for none.
+    """Give the caption with its white space put in order; empty for none.
 
     Of several (a list, or a list in writing, as a csv has it) the first that is not empty or, with
     ``score.caption=random``, one by the seed and the row's ``identity``, whatever the order of the rows.
@@ -92,7 +90,7 @@ def caption_of(value: Any, identity: str, wanted: Wanted, where: str) -> str:
     texts = [text for text in (make_prompt(one).text for one in _texts(value, identity, where)) if text]
     if not texts:
         return ""
-    if wanted.caption == "first" or len(texts) == 1:
+    if not wanted.at_random or len(texts) == 1:
         return texts[0]
     digest = hashlib.sha256(f"{wanted.seed}\x1f{identity}".encode()).digest()
     return texts[int.from_bytes(digest[:8], "big") % len(texts)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mitune.data.pictures.source import Pictures
+from mitune.data.pictures.rows import Pictures
 from mitune.errors import UserError
 
 _AT_ONCE = 64  # latents in memory
@@ -21,12 +21,12 @@ class Contents:
         self._sha256 = hashlib.sha256()
 
     def picture(self, data: bytes | None) -> None:
-        """A picture's file as it is; None for one that cannot be read."""
+        """Add a picture's file as it is; None for one that cannot be read."""
         self._sha256.update(b"none;" if data is None else f"{len(data)};".encode())
         self._sha256.update(data or b"")
 
     def latents(self, latents: Tensor, seeds: Sequence[int]) -> None:
-        """Latents [n, …], each with the seed that its noise comes from."""
+        """Add latents [n, …], each with the seed that its noise comes from."""
         for latent, seed in zip(latents.detach().cpu(), seeds, strict=True):
             self._sha256.update(f"{seed} {latent.dtype} {tuple(latent.shape)};".encode())
             self._sha256.update(latent.contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -52,12 +52,12 @@ def read_contents(pictures: Pictures, rows: Sequence[int]) -> str:
 
 
 def seeds_of(pictures: Pictures, rows: Sequence[int]) -> list[int]:
-    """The seeds that the source itself gives its rows; 0 where it gives none."""
+    """Give the seeds that the source itself gives its rows; 0 where it gives none."""
     return [0 if pictures.seeds is None else pictures.seeds[row] for row in rows]
 
 
 def read_or_none(pictures: Pictures, row: int, skip: bool = True) -> bytes | None:
-    """The contents of a picture's file; None for one that cannot be read, for which UserError without ``skip``."""
+    """Read the contents of a picture's file; None for one that cannot be read, for which UserError without ``skip``."""
     assert pictures.read is not None
     try:
         return pictures.read(row)

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.data.catalogue import SUFFIXES
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import IMAGE_COLUMNS, caption_of, find_columns, has_pictures
 from mitune.data.pictures.parquet import columns_of, has_splits, read_parquet
-from mitune.data.pictures.saved import choose_split
-from mitune.data.pictures.shards import caption_field, read_shards
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
+from mitune.data.pictures.saved_dataset import choose_split
 from mitune.data.pictures.splits import chosen_rows
+from mitune.data.pictures.webdataset import caption_field, read_shards
+from mitune.data.settings import SUFFIXES
 from mitune.data.splits import TRAIN, by_split, is_held_out, split_column, split_of
-from mitune.data.tables import open_table
+from mitune.data.table_files import open_table
 from mitune.errors import UserError, short
 from mitune.reading import check_regular, is_file, is_there, lines, parse_json, read_text
 
@@ -33,9 +33,9 @@ _REPEATS = re.compile(r"\d{1,3}_.+")  # kohya's folders: 10_name is seen ten tim
 
 
 def read_folder(folder: Path, wanted: Wanted) -> Pictures:
-    """The pictures of a folder. What is looked for, first to last: a table of metadata; parquet files with a picture
-    column; tar shards (both also in ``data/`` and folders below); folders named for splits with tables; pictures with
-    a text file beside each (in folders below, too).
+    """Read the pictures of a folder. What is looked for, first to last: a table of metadata; parquet files with a
+    picture column; tar shards (both also in ``data/`` and folders below); folders named for splits with tables;
+    pictures with a text file beside each (in folders below, too).
 
     Raises UserError for a folder with none of them, or without the split.
     """
@@ -102,7 +102,7 @@ def _parts(folder: Path, below: list[str], wanted: Wanted) -> Pictures:
 
 
 def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictures:
-    """A table of file names and captions; the files lie beside it. ``root``: the folder that was asked for."""
+    """Read a table of file names and captions; the files lie beside it. ``root``: the folder that was asked for."""
     if table.suffix.lower() not in TABLES:
         raise UserError(
             f"{table} is no table of pictures; give a folder with metadata.csv or metadata.jsonl, a parquet file, or a"
@@ -216,7 +216,7 @@ def _beside(folder: Path, pictures: list[Path], wanted: Wanted) -> Pictures:
         )
     notes = []
     if several:
-        chosen = "one of them was taken by the seed" if wanted.caption == "random" else "the first was taken"
+        chosen = "one of them was taken by the seed" if wanted.at_random else "the first was taken"
         notes.append(f"{folder}: {several} text files have several lines, read as several captions; {chosen}")
     if any(_REPEATS.fullmatch(part) for name in names for part in Path(name).parts[:-1]):
         notes.append(

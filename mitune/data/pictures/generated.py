@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from mitune.data.dataset import encode_png
-from mitune.data.pictures.source import Pictures
+from mitune.data.pictures.rows import Pictures
 from mitune.data.store import KEYS, PICTURE, CandidateStore
 from mitune.errors import UserError
 
@@ -15,7 +15,7 @@ WORLD_WRONG = 0.3  # share of its captions that are wrong, as in its training co
 
 
 def read_candidates(store: CandidateStore) -> Pictures:
-    """The kept candidates of a run: their latents are used as they are, their scores carried on."""
+    """Read the kept candidates of a run: their latents are used as they are, their scores carried on."""
     folder, table = store.folder, store.table()
     kept = table[table["kept"]].reset_index(drop=True)
     if not len(kept):
@@ -41,7 +41,7 @@ def read_candidates(store: CandidateStore) -> Pictures:
 
 
 def read_world(count: int, seed: int) -> Pictures:
-    """Pictures of the embedded world's renderer, one caption each, some of them wrong, as captions of the web are."""
+    """Draw pictures of the embedded world, one caption each, some of them wrong, as captions of the web are."""
     from mitune.worlds.shapes.corpus import build_corpus
 
     corpus = build_corpus(count, 1, WORLD_WRONG, seed)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from mitune.data.pictures.folders import TABLES, read_folder, read_listed
 from mitune.data.pictures.generated import WORLD, WORLD_SIZE, read_candidates, read_world
 from mitune.data.pictures.parquet import read_parquet
-from mitune.data.pictures.saved import read_hub, read_saved
-from mitune.data.pictures.shards import expand, read_shards
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
+from mitune.data.pictures.saved_dataset import read_hub, read_saved
+from mitune.data.pictures.webdataset import expand, read_shards
 from mitune.data.store import find_store
 from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, home, is_file, is_folder, is_there
+
+T = TypeVar("T")
 
 
 def load_pictures(
@@ -48,7 +53,8 @@ def load_pictures(
     Raises UserError: not there, no rows, no such column, a row without a caption.
     """
     found = _open(
-        str(source), Wanted(split, image_column, text_column, limit, seed, outside, caption, training)
+        str(source),
+        Wanted(split, image_column, text_column, limit, seed, outside, caption == "random", training),
     )
     rows = range(len(found) if limit is None else min(limit, len(found)))
     empty = [row for row in rows if not found.texts[row]]
@@ -68,18 +74,22 @@ def load_pictures(
 
 def _rows_of(found: Pictures, rows: list[int], left_out: int) -> Pictures:
     """The source with ``rows`` only."""
+
+    def of(column: Sequence[T]) -> list[T]:
+        return [column[row] for row in rows]
+
     read, latents = found.read, found.latents
-    return Pictures(
-        found.where,
-        [found.texts[row] for row in rows],
-        [found.names[row] for row in rows],
-        None if read is None else lambda row: read(rows[row]),
-        None if latents is None else lambda wanted: latents([rows[row] for row in wanted]),
-        None if found.seeds is None else [found.seeds[row] for row in rows],
-        {name: [column[row] for row in rows] for name, column in found.keys.items()},
-        {name: [column[row] for row in rows] for name, column in found.scores.items()},
-        left_out,
-        found.notes,
+    return replace(
+        found,
+        texts=of(found.texts),
+        names=of(found.names),
+        read=None if read is None else lambda row: read(rows[row]),
+        latents=None if latents is None else lambda wanted: latents([rows[row] for row in wanted]),
+        seeds=None if found.seeds is None else of(found.seeds),
+        keys={name: of(column) for name, column in found.keys.items()},
+        scores={name: of(column) for name, column in found.scores.items()},
+        left_out=left_out,
+        made_from=None if found.made_from is None else of(found.made_from),
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mitune.data.parquet import column_names, open_parquet, reading_parquet
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import Columns, find_columns, of_rows
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.splits import check_lone, chosen_rows, is_named
 from mitune.data.splits import split_column, split_of
 from mitune.errors import UserError
@@ -25,7 +25,7 @@ _CAPTIONS = 4096  # captions decoded at once
 
 
 def read_parquet(paths: list[Path], wanted: Wanted, root: Path | None = None) -> Pictures:
-    """The rows of parquet files of one schema, in their order. ``root``: the folder that was asked for, which they
+    """Read the rows of parquet files of one schema, in their order. ``root``: the folder that was asked for, which they
     must lie in. Raises UserError for a file that cannot be read, or without such columns.
     """
     where = str(paths[0] if len(paths) == 1 else paths[0].parent)
@@ -96,7 +96,7 @@ def has_splits(path: Path) -> bool:
 
 
 def columns_of(path: Path) -> list[str]:
-    """The names of a parquet file's columns. Raises UserError for what is none."""
+    """Give the names of a parquet file's columns. Raises UserError for what is none."""
     return column_names(path, open_parquet(path, _BUFFER))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.data.pictures.source import Wanted
+from mitune.data.pictures.rows import Wanted
 from mitune.data.splits import KEYWORDS, TRAIN, choose_label, label_of, labels_of, split_of
 from mitune.errors import UserError, short
 

@@ -11,7 +11,7 @@ import numpy as np
 from mitune.worlds.shapes.chance import choose
 from mitune.worlds.shapes.geometry import relation_holds, shape_gap
 from mitune.worlds.shapes.grammar import CATEGORIES, MAX_OBJECTS, ObjectSpec, PromptSpec
-from mitune.worlds.shapes.oracle import score_scene
+from mitune.worlds.shapes.parsing import score_scene
 from mitune.worlds.shapes.scenes import Object, Scene
 from mitune.worlds.shapes.vocabulary import (
     COLOURS,
@@ -36,7 +36,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
 
 
 def clear_size(thing: Object) -> str | None:
-    """The size word of an object whose radius is within that word's range; None between the two."""
+    """Give the size word of an object whose radius is within that word's range; None between the two."""
     return next((word for word, (low, high) in SIZES.items() if low <= thing.radius <= high), None)
 
 
@@ -103,7 +103,7 @@ def _styles(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def describe(scene: Scene, rng: np.random.Generator, category: str | None = None) -> PromptSpec:
-    """A true description of a scene that names all its objects, in a random order.
+    """Give a true description of a scene that names all its objects, in a random order.
 
     In the style of `category`, or of a random one that fits; if none does (one object, say), a list of
     objects with some of their attributes. ValueError if the category asked for is unknown or does not fit.
@@ -169,7 +169,7 @@ def _corrupted(kind: str, spec: PromptSpec, rng: np.random.Generator) -> PromptS
 def corrupt(
     spec: PromptSpec, scene: Scene, rng: np.random.Generator, weights: Mapping[str, float] = CORRUPTIONS
 ) -> PromptSpec:
-    """A description that is wrong for the scene (score below 1) by one error, as captions from the web are.
+    """Give a description that is wrong for the scene (score below 1) by one error, as captions from the web are.
 
     `weights` gives the relative frequency of each kind: "add" (an object that is not there), "swap" (an
     attribute of two objects), "change" (one attribute), "relation", "drop" (an object). Kinds that cannot

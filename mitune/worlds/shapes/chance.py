@@ -11,5 +11,5 @@ Thing = TypeVar("Thing")
 
 
 def choose(rng: np.random.Generator, things: Sequence[Thing]) -> Thing:
-    """One of the things, all equally likely. ValueError if there are none."""
+    """Choose one of the things, all equally likely. ValueError if there are none."""
     return things[int(rng.integers(len(things)))]

@@ -18,7 +18,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True)
 class Corpus:
-    """`pictures` uint8 [n, 64, 64, 3]; `texts` n tuples of captions of equal length."""
+    """A corpus holds `pictures` uint8 [n, 64, 64, 3] and `texts`, n tuples of captions of equal length."""
 
     pictures: np.ndarray
     texts: list[tuple[str, ...]]

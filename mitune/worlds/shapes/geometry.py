@@ -39,7 +39,7 @@ class Placed(Protocol):
 
 
 class PlacedShape(Placed, Protocol):
-    """A placed object whose outline is known."""
+    """A placed shape has an outline that is known."""
 
     @property
     def shape(self) -> str: ...

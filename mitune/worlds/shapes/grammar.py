@@ -47,19 +47,14 @@ class ObjectSpec:
         return " ".join(["a", *filter(None, (self.size, self.texture, self.colour, self.shape))])
 
     def stated(self) -> dict[str, str]:
-        """The attributes the prompt states, by name; the shape is always one of them."""
-        pairs = (
-            ("shape", self.shape),
-            ("colour", self.colour),
-            ("texture", self.texture),
-            ("size", self.size),
-        )
-        return {name: value for name, value in pairs if value is not None}
+        """Give the attributes the prompt states, by name; the shape is always one of them."""
+        names = ("shape", "colour", "texture", "size")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """One to three objects and, optionally, a relation of the first to the second.
+    """A prompt names one to three objects and, optionally, a relation of the first to the second.
 
     ValueError if there are too few or too many objects, or if no scene can satisfy the relation.
     """
@@ -111,7 +106,7 @@ def _parse_object(text: str) -> ObjectSpec:
 
 
 def parse_prompt(text: str) -> PromptSpec:
-    """The specification of a prompt; case, extra blanks and a final full stop do not matter.
+    """Give the specification of a prompt; case, extra blanks and a final full stop do not matter.
 
     ValueError (one line) if the text is not of the grammar.
     """
@@ -144,7 +139,7 @@ def _coloured_pairs() -> list[tuple[ObjectSpec, ObjectSpec]]:
 
 
 def random_complex(rng: np.random.Generator) -> PromptSpec:
-    """A complex prompt: three objects of at least one attribute each, all different, and a relation."""
+    """Give a complex prompt: three objects of at least one attribute each, all different, and a relation."""
     while True:
         colours = rng.permutation(list(COLOURS))
         objects = []
@@ -198,12 +193,12 @@ def _category_specs(category: str) -> list[PromptSpec]:
 
 @cache
 def all_prompts(category: str) -> tuple[str, ...]:
-    """Every prompt of a category, in a fixed order; for `complex` a fixed sample of `COMPLEX_PROMPTS`."""
+    """Give every prompt of a category, in a fixed order; for `complex` a fixed sample of `COMPLEX_PROMPTS`."""
     return tuple(str(spec) for spec in _category_specs(category))
 
 
 def split(category: str, part: str) -> tuple[str, ...]:
-    """The "train" or "test" prompts of a category: disjoint, together all. ValueError for other parts."""
+    """Give the "train" or "test" prompts of a category: disjoint, together all. ValueError for other parts."""
     if part not in ("train", "test"):
         raise ValueError(f"unknown part {part!r}; known: train, test")
     return tuple(text for text in all_prompts(category) if is_test_prompt(text) == (part == "test"))

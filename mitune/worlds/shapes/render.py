@@ -60,7 +60,7 @@ def _draw(canvas: Array, thing: Object) -> Array:
 
 
 def render(scene: Scene) -> tuple[Array, Array]:
-    """The picture, uint8 [64, 64, 3], and one boolean mask per object, [N, 64, 64], in the scene's order.
+    """Give the picture, uint8 [64, 64, 3], and one boolean mask per object, [N, 64, 64], in the scene's order.
 
     A pixel belongs to the object that its centre lies in.
     """

@@ -33,7 +33,7 @@ _PROPOSALS = 12
 
 @dataclass(frozen=True)
 class Object:
-    """One drawn object: centre (x right, y down) and radius (half its bounding box) in px."""
+    """An object was drawn: centre (x right, y down) and radius (half its bounding box) in px."""
 
     shape: str
     colour: str
@@ -44,20 +44,20 @@ class Object:
 
     @property
     def size(self) -> str:
-        """The size word that is true of it."""
+        """Give the size word that is true of it."""
         return size_word(self.radius)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three objects before a grey background (level 0-255)."""
+    """A scene is one to three objects before a grey background (level 0-255)."""
 
     objects: tuple[Object, ...]
     background: int
 
 
 def random_spec(rng: np.random.Generator) -> PromptSpec:
-    """A specification of the shapes, some of the sizes and, at times, of two objects touching."""
+    """Give a specification of the shapes, some of the sizes and, at times, of two objects touching."""
     count = 1 + int(rng.choice(3, p=OBJECT_COUNTS))
     touching = count > 1 and rng.random() < TOUCHING_SHARE
     sizes = (None, *SIZES)
@@ -154,7 +154,7 @@ def _place(rng: np.random.Generator, spec: PromptSpec, shrink: float) -> tuple[O
 
 
 def random_scene(rng: np.random.Generator, spec: PromptSpec | None = None) -> Scene:
-    """A random scene of which `spec` is true, with a clear margin; without one, anything the world has.
+    """Give a random scene of which `spec` is true, with a clear margin; without one, anything the world has.
 
     What the specification leaves open is drawn at random. Rejection sampling: every specification of the
     grammar has room, and the longer it takes, the smaller the objects (within what their size words allow)

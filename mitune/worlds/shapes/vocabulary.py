@@ -31,5 +31,5 @@ DOT_RADIUS = 1.75  # px
 
 
 def size_word(radius: float) -> str:
-    """The size word that is true of an object of this radius (px)."""
+    """Give the size word that is true of an object of this radius (px)."""
     return "small" if radius < SIZE_BOUNDARY else "big"

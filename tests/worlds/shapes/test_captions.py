@@ -7,7 +7,7 @@ import pytest
 
 from mitune.worlds.shapes.captions import CORRUPTIONS, corrupt, describe
 from mitune.worlds.shapes.grammar import CATEGORIES, all_prompts, is_test_prompt, parse_prompt
-from mitune.worlds.shapes.oracle import oracle_scores, score_scene
+from mitune.worlds.shapes.parsing import oracle_scores, score_scene
 from mitune.worlds.shapes.scenes import Object, Scene, random_scene
 from tests.worlds.shapes.pairs import training_batch
 

@@ -9,7 +9,7 @@ import pytest
 
 from mitune.worlds.shapes.geometry import relation_holds, shape_gap
 from mitune.worlds.shapes.grammar import CATEGORIES, ObjectSpec, PromptSpec, all_prompts, parse_prompt
-from mitune.worlds.shapes.oracle import score_scene
+from mitune.worlds.shapes.parsing import score_scene
 from mitune.worlds.shapes.scenes import BORDER, MIN_GAP, MIN_GAP_SAME_COLOUR, Scene, random_scene
 from mitune.worlds.shapes.vocabulary import PICTURE_SIZE, RELATIONS, SHAPES, SIZES
 

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 
 from mitune.errors import UserError, first_line
-from mitune.families.checkpoint_names import check_names
-from mitune.families.checkpoint_report import compare_clip, diagnose, left_over
 from mitune.families.components import (
     check_tokenizers,
     load_component,
@@ -24,8 +22,10 @@ from mitune.families.components import (
 )
 from mitune.families.headers import read_header
 from mitune.families.marks import apply_marks, read_marks
+from mitune.families.single_file_names import check_names
+from mitune.families.single_file_report import compare_clip, diagnose, left_over
 from mitune.families.source import ModelSource
-from mitune.families.weights import check_finite, check_loaded, check_stored
+from mitune.families.weight_files import check_finite, check_loaded, check_stored
 from mitune.reading import loading
 
 # Where a checkpoint file keeps the network and the autoencoder.
@@ -38,7 +38,7 @@ _UNUSED = re.compile(r"were not used when initializing (\w+): \n \[(.*)\]", re.D
 def open_checkpoint(
     source: ModelSource, file: Path, variant: str | None, dtype: torch.dtype
 ) -> tuple[Any, list[Path]]:
-    """The pipeline whose weights are in ``file``, built as ``source`` says, and the files it was read from.
+    """Open the pipeline whose weights are in ``file``, built as ``source`` says, and the files it was read from.
 
     Raises UserError: it cannot be loaded, weights are missing, left over or of another shape, marks that do not fit.
     """

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from mitune.data.catalogue import FORMS, SUFFIXES
 from mitune.data.json_rows import Row, rows_of_lines, rows_of_value
 from mitune.data.parquet import column_names, open_parquet, reading_parquet
-from mitune.errors import UserError, short
+from mitune.data.settings import FORMS, SUFFIXES
+from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, lines, parse_json, read_text, reading
 
 # The names a text column goes by.
@@ -53,25 +53,15 @@ _MARKUP = (
 )
 # Names that columns beside the text's go by, and how those of any column look.
 _BESIDE_TEXT = (
-    "category",
-    "tag",
-    "split",
-    "id",
-    "index",
-    "label",
-    "seed",
-    "style",
-    "image",
-    "file_name",
-    "url",
-)
+    "category", "tag", "split", "id", "index", "label", "seed", "style", "image", "file_name", "url",
+)  # fmt: skip
 _WORD = re.compile("[\"']?[A-Za-z_][A-Za-z0-9_.-]*[\"']?")
 _CONTROL = re.compile("[\x01-\x08\x0e-\x1a]")
 
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a table, and ``rows(wanted)``: its rows with those columns only (None: with all).
+    """A table has columns, and ``rows(wanted)`` gives its rows with those columns only (None: with all).
 
     ``named``: the columns have names for certain; the first line of a csv without a header only looks like some.
     """
@@ -111,6 +101,14 @@ def open_table(path: Path, asked: Collection[str] = ()) -> Table:
 def text_columns(columns: Sequence[str]) -> list[str]:
     """List the columns that have the name of a text column, the likeliest first."""
     return [column for name in TEXT_COLUMNS for column in columns if column.lower() == name]
+
+
+def check_column(name: str, there: Sequence[str], where: str, key: str) -> None:
+    """Raise UserError for a column that is not ``there``; ``where``: the table, ``key``: who named it."""
+    if name not in there:
+        raise UserError(
+            f"{where} has no column '{name}' ({key}){nearest(name, there)}; it has {short(', '.join(there))}"
+        )
 
 
 def _of_rows(rows: list[Row], columns: list[str] | None = None) -> Table:

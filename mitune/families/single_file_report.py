@@ -11,7 +11,7 @@ import torch
 
 from mitune.families.components import model_classes
 from mitune.families.source import ModelSource
-from mitune.families.weights import POSITIONS, check_loaded
+from mitune.families.weight_files import POSITIONS, check_loaded
 
 # Where the names of a CLIP's weights are those of transformers.
 _PLAIN_CLIPS = (
@@ -60,7 +60,7 @@ def _compare(
 
 
 def compare_clip(module: torch.nn.Module, layers: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The loading report of a CLIP whose weights have the names of transformers in the file; empty for another."""
+    """Give the loading report of a CLIP whose weights have the names of transformers in the file; empty for another."""
     prefix = next((one for one in _PLAIN_CLIPS if any(key.startswith(one) for key in layers)), None)
     if prefix is None:
         return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}

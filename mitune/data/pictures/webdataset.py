@@ -11,7 +11,7 @@ from typing import Any
 
 from mitune.data.pictures.cells import LARGEST, Place
 from mitune.data.pictures.columns import CAPTION_COLUMNS, caption_of
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, decode, parse_json, reading
 
@@ -48,7 +48,7 @@ class _Sample:
 
 
 def expand(source: str) -> list[Path] | None:
-    """The shards of ``folder/{00000..00010}.tar``; None for what is not written so."""
+    """Give the shards of ``folder/{00000..00010}.tar``; None for what is not written so."""
     found = _BRACES.fullmatch(source)
     if found is None or not source.endswith(".tar"):
         return None
@@ -59,7 +59,7 @@ def expand(source: str) -> list[Path] | None:
 
 
 def read_shards(shards: list[Path], wanted: Wanted, root: Path | None = None) -> Pictures:
-    """The samples of tar files, in their order; the picture is ``jpg``, ``png``, … or ``score.image_column``, the
+    """Read the samples of tar files, in their order; the picture is ``jpg``, ``png``, … or ``score.image_column``, the
     caption ``txt``, ``caption``, or a field of ``json``, or ``score.text_column``.
 
     The headers are read once; pictures by their places when they are asked for, without unpacking anything.
@@ -127,7 +127,7 @@ def _caption(sample: _Sample, name: str, where: str, wanted: Wanted) -> str:
 
 
 def caption_field(value: Mapping[str, Any], what: str, wanted: Wanted) -> Any:
-    """The caption among the fields of a picture's JSON; None where there is none."""
+    """Give the caption among the fields of a picture's JSON; None where there is none."""
     if wanted.text is not None:
         if wanted.text not in value:
             raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.columns import find_columns, of_rows
-from mitune.data.pictures.source import Pictures, Wanted
+from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.splits import check_lone, chosen_rows
 from mitune.data.prompts import open_saved
 from mitune.data.splits import canonical, split_column
@@ -21,7 +21,7 @@ def read_saved(folder: Path, wanted: Wanted) -> Pictures:
 
 
 def read_hub(name: str, wanted: Wanted) -> Pictures:
-    """A dataset of the Hub; pictures that it keeps as files lie in the cache."""
+    """Read a dataset of the Hub; pictures that it keeps as files lie in the cache."""
     import datasets
     from huggingface_hub import constants
 
@@ -86,8 +86,8 @@ def _of_split(part: Any, where: str, wanted: Wanted, name: str | None) -> Any:
 
 
 def choose_split(there: list[str], where: str, split: str | None) -> str:
-    """The split asked for (``val`` is ``validation``), else ``train``, else the only one. Raises UserError where that
-    is none of ``there``.
+    """Choose the split asked for (``val`` is ``validation``), else ``train``, else the only one. Raises UserError where
+    that is none of ``there``.
     """
     if split is None and "train" not in there and len(there) > 1:
         raise UserError(f"{where} has several splits ({', '.join(there)}); choose one with score.split=")

@@ -24,18 +24,18 @@ class Wanted:
     limit: int | None = None
     seed: int = 0
     outside: bool = False
-    caption: str = "first"
+    at_random: bool = False  # of several captions: any, not the first
     training: bool = False
     named: bool = False  # the name of a folder has told the split
 
     def without_split(self) -> Wanted:
-        """The same of a folder that is the split."""
+        """Ask the same of a folder that is the split."""
         return replace(self, split=None, named=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """A source: row by row a caption, a name for messages, and a picture or a latent.
+    """A source gives row by row a caption, a name for messages, and a picture or a latent.
 
     ``keys``: further columns that identify a row in the table of scores. ``scores``: columns known already.
     ``read``: file contents of a row's picture (None: there is only a latent), quick where rows are asked for in their
@@ -60,11 +60,11 @@ class Pictures:
         return len(self.texts)
 
     def what(self, row: int) -> str:
-        """The row in words, for messages."""
+        """Give the row in words, for messages."""
         return f"the picture {short(self.names[row])} of {self.where} ({short(self.texts[row], 80)!r})"
 
     def task(self, row: int) -> Task:
-        """What the row is a picture of, to whom it is told."""
+        """Say what the row is a picture of."""
         picture = None if self.made_from is None else PictureRef.parse(self.made_from[row])
         return Task.of(self.texts[row], picture=picture)
 
@@ -86,5 +86,5 @@ def numbers(texts: Iterable[str]) -> list[int]:
 
 
 def prompts_of(pictures: Pictures) -> list[Task]:
-    """The distinct captions."""
+    """Give the distinct captions."""
     return [make_prompt(text) for text in dict.fromkeys(pictures.texts)]

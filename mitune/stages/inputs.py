@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.prompts import load_prompts
 from mitune.denoiser import Denoiser
-from mitune.distributed import agreed, seen
+from mitune.distributed import broadcast, visible
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.adapted import Adapted
@@ -75,6 +75,15 @@ def training_prompts(config: DictConfig) -> list[Task]:
     """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
     check_judges(config.scorers, [prompt.text for prompt in prompts], "scorers", config.scorer)
+    return prompts
+
+
+def study_prompts(config: DictConfig, stage: str) -> list[Task]:
+    """Read the prompts of a study of candidates, so many as its stage says. Raises UserError for one alone."""
+    section: DictConfig = OmegaConf.merge(config.prompts, {"limit": config[stage].prompts})  # type: ignore[assignment]
+    prompts = read_prompts(section)
+    if len(prompts) < 2:
+        raise UserError(f"{stage}: {config.prompts.source} has one prompt only; at least two are needed")
     return prompts
 
 
@@ -142,10 +151,14 @@ def scoring_of(
     pool: Callable[[], Iterable[str]] | None = None,
     batch_size: int | None = None,
 ) -> Scoring:
-    """The named scores with the parameters of the configuration.
+    """Make the named scores with the parameters of the configuration.
 
-    ``pool`` gives the prompts in which ``contrast`` finds its edits, where it is wanted (default: those of the
-    configuration, without limits).
+    Args:
+        config, denoiser: of the stage.
+        names: of the scores, sums among them.
+        pool: gives the prompts in which ``contrast`` finds its edits, where it is wanted (default: those of the
+            configuration, without limits).
+        batch_size: rows a forward (default: two for each of ``generate.batch_size``).
     """
 
     def everything() -> list[str]:
@@ -209,9 +222,9 @@ def selecting(config: DictConfig) -> str:
 def round_adapter(run: RunFolder, number: int) -> Path:
     """The adapter that round ``number`` made, for all processes. Raises UserError while it is not done, or where it is
     not as it was."""
-    agreed(lambda: require(run, number, "train"))
+    broadcast(lambda: require(run, number, "train"))
     folder = run.round(number) / "adapter"
-    seen(folder)
+    visible(folder)
     return folder
 
 

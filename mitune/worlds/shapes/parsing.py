@@ -51,7 +51,7 @@ class ParsedObject(Object):
 
 
 def as_pixels(picture: Any) -> Array:
-    """uint8 [H, W, 3], or float in [0, 1] [3, H, W] (array or tensor), as float32 [H, W, 3] in 0-255.
+    """Convert uint8 [H, W, 3], or float in [0, 1] [3, H, W] (array or tensor), to float32 [H, W, 3] in 0-255.
 
     ValueError for any other shape or type.
     """
@@ -180,7 +180,7 @@ def _texture(brightness: Array, mask: Array) -> str:
 
 
 def parse_picture(picture: Any) -> list[ParsedObject]:
-    """The objects in a picture (uint8 [H, W, 3] or float [3, H, W] in [0, 1]), the largest first."""
+    """Give the objects in a picture (uint8 [H, W, 3] or float [3, H, W] in [0, 1]), the largest first."""
     rgb = as_pixels(picture)
     found = []
     for colour, mask in _components(rgb):
@@ -210,13 +210,9 @@ def mask_gap(a: ParsedObject, b: ParsedObject) -> float:
 def _agreement(wanted: ObjectSpec, found: Any) -> float:
     """The fraction of the stated attributes that an object has."""
     stated = wanted.stated()
-    has = {
-        "shape": found.shape,
-        "colour": found.colour,
-        "texture": found.texture,
-        "size": size_word(found.radius),
-    }
-    return sum(has[name] == value for name, value in stated.items()) / len(stated)
+    size = size_word(found.radius)
+    has = [value == (size if name == "size" else getattr(found, name)) for name, value in stated.items()]
+    return sum(has) / len(stated)
 
 
 def score_objects(spec: PromptSpec, found: Sequence[Any], gap: Callable[[Any, Any], float]) -> float:
@@ -250,7 +246,7 @@ def score_objects(spec: PromptSpec, found: Sequence[Any], gap: Callable[[Any, An
 
 
 def score_scene(scene: Scene, spec: PromptSpec) -> float:
-    """The score of a prompt for a scene known exactly: what the oracle gives a perfect picture of it."""
+    """Give the score of a prompt for a scene known exactly: what the oracle gives a perfect picture of it."""
     return score_objects(spec, scene.objects, shape_gap)
 
 
@@ -261,5 +257,5 @@ def oracle_score(picture: Any, prompt: str | PromptSpec) -> float:
 
 
 def oracle_scores(pictures: Iterable[Any], prompts: Sequence[str | PromptSpec]) -> Array:
-    """The score of every picture for its own prompt, float64 [n]. ValueError if their numbers differ."""
+    """Give the score of every picture for its own prompt, float64 [n]. ValueError if their numbers differ."""
     return np.asarray([oracle_score(p, t) for p, t in zip(pictures, prompts, strict=True)], dtype=np.float64)

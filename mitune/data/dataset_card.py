@@ -17,7 +17,8 @@ _HEAD = re.compile(r"\A---[ \t]*\r?\n(?P<yaml>.*?)\r?\n---", re.DOTALL)
 
 
 def files_of_card(folder: Path, subset: str | None = None) -> list[tuple[str, list[Path]]] | None:
-    """Each split of a folder with its files as the card lists them; None where it lists none: the names decide then.
+    """Give each split of a folder with its files as the card lists them; None where it lists none: the names decide
+    then.
 
     ``subset``: the configuration, where there are several and none is the default. Raises UserError: a card that is
     not as the Hub takes it, no such configuration, a path out of the folder, no file.

@@ -52,7 +52,7 @@ def weight_files(folder: Path, component: str, variant: str | None) -> dict[Path
 
 
 def variant_of(folder: Path, component: str, variant: str | None) -> str | None:
-    """The variant that a component is loaded in: None where it has no files of it."""
+    """Give the variant that a component is loaded in: None where it has no files of it."""
     return variant if variant is not None and _chosen(folder / component, variant) is not None else None
 
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from mitune.worlds.shapes.captions import corrupt, describe
 from mitune.worlds.shapes.grammar import ObjectSpec, PromptSpec, parse_prompt
-from mitune.worlds.shapes.oracle import (
+from mitune.worlds.shapes.parsing import (
     mask_gap,
     oracle_score,
     oracle_scores,

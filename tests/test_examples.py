@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+from tests.tree import files
+
+SHOWN = [file.module for file in files("mitune") if ">>> " in file.text]
+
+
+@pytest.mark.parametrize("module", SHOWN)
+def test_what_a_docstring_shows_comes_out(module: str, tmp_path: Path) -> None:
+    """``folder`` is an empty folder; a traceback's frames may be left out."""
+    result = doctest.testmod(
+        importlib.import_module(module),
+        extraglobs={"folder": tmp_path},
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+    )
+    assert result.attempted > 0
+    assert result.failed == 0
