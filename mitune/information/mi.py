@@ -20,8 +20,10 @@ from mitune.sampling.loop import Step
 class PathMI:
     """Observer of Σ_t w_t ‖ε̂_c − ε̂_∅‖² over the visited steps with t > t_min; float64 [n] ≥ 0.
 
-        sample(denoiser, condition, seeds, sampler, [mi := PathMI(denoiser.schedule)])
-        mi.result()
+    >>> mi = PathMI(denoiser.schedule)
+    >>> latents = sample(denoiser, denoiser.encode_prompts(["a", "b"]), [1, 2], SamplerConfig("ddpm"), [mi])
+    >>> mi.result() > 0
+    tensor([True, True])
 
     "paper": w_t = κ_t / (number of those steps), κ_t = β_t T/(2 α_t (1 − ᾱ_t)) (Wang et al., ICLR 2025, eq. 2
     and Algorithm 2; the variance is unbounded as t → 0, hence ``t_min``). "continuous": ½ ∫ −λ' ‖·‖² dτ from ``t_min``

@@ -35,6 +35,12 @@ class Cut:
 class Racing(Guide):
     """Drops the lowest candidates of each prompt at every cut.
 
+    >>> from mitune.information.llr import PathLLR
+    >>> race = Racing([Cut(step=4, survivors=1)], groups=torch.tensor([0, 0, 1, 1]), by="llr")
+    >>> given = denoiser.encode_prompts(["a", "a", "b", "b"])
+    >>> len(sample(denoiser, given, range(4), SamplerConfig("ddpm", steps=10), [PathLLR()], race))
+    2
+
     Args:
         cuts: as ``check_cuts`` wants them.
         groups: [n] the prompt of each candidate asked for, as numbers; groups may differ in size.
