@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from benchmarks import common
-from mitune.config import RACERS, compose
+from mitune.config import compose
 from mitune.data.store import Unit, plan_units
 from mitune.evaluate.bootstrap import mean_ci
 from mitune.evaluate.calibration import race, recall, winners_mean
 from mitune.families import load_denoiser
 from mitune.information.scoring import Scoring
 from mitune.sampling.racing import Cut, rows_of
-from mitune.scores import PATH_SCORERS
-from mitune.stages.candidates import draw_unit
+from mitune.scores import PATH_SCORERS, RACERS
+from mitune.stages.candidates import Drawing, draw_unit
 from mitune.stages.inputs import quiet, read_prompts, sampler_of, scoring_of
 from mitune.stages.racing import PilotRace, Race, column, look_cost, look_scoring
 from mitune.tasks import Task
@@ -252,9 +252,8 @@ def timed(
 def _draw(
     config: DictConfig, denoiser: Any, unit: Unit, scoring: Scoring, batch: int, watch: Any
 ) -> tuple[dict[str, list[Any]], torch.Tensor]:
-    return draw_unit(
-        unit, denoiser, sampler_of(config, denoiser), scoring, config.seed, batch_size=batch, watch=watch
-    )  # fmt: skip
+    sampler = sampler_of(config, denoiser)
+    return draw_unit(unit, Drawing(sampler, scoring, config.seed, batch_size=batch, watch=watch))
 
 
 def outcome(

@@ -64,19 +64,13 @@ def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     from mitune.data.store import plan_units
     from mitune.information.scoring import Scoring
     from mitune.sampling.catalogue import SamplerConfig
-    from mitune.stages.candidates import draw_unit
+    from mitune.stages.candidates import Drawing, draw_unit
 
     denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
     unit = plan_units(load_prompts("shapes", split="train", limit=2), 4, 8)[0]
     scoring = Scoring(["mi"], dict(compose().scorer), denoiser, seed=0, batch_size=8)
     monkeypatch.setattr(type(denoiser), "_predict", type(denoiser).predict, raising=False)
     monkeypatch.setattr(type(denoiser), "predict", small_device(4))
+    sampler = SamplerConfig("ddim", 4, eta=0.0, guidance=7.5, spacing="leading")
     with pytest.raises(UserError, match=r"a batch of 8; 2 fits: say generate\.batch_size=2"):
-        draw_unit(
-            unit,
-            denoiser,
-            SamplerConfig("ddim", 4, eta=0.0, guidance=7.5, spacing="leading"),
-            scoring,
-            seed=0,
-            batch_size=8,
-        )
+        draw_unit(unit, Drawing(sampler, scoring, 0, 8))

@@ -105,10 +105,12 @@ class Population:
 class Guide:
     """Says who goes on, and where to: the hooks of a walk, of which a subclass overrides those it needs.
 
-        class Halve(Guide):
-            reads_steps = True
-            def after(self, step: Step, population: Population) -> Tensor | None:
-                return torch.arange(len(step.z) // 2) if step.index == 9 else None
+    >>> class Halve(Guide):
+    ...     reads_steps = True
+    ...     def after(self, step, population):
+    ...         return torch.arange(len(step.z) // 2) if step.index == 9 else None
+    >>> len(sample(denoiser, denoiser.encode_prompts(["a"] * 4), range(4), SamplerConfig(), guide=Halve()))
+    2
 
     Attributes:
         reads_steps: it wants ``after``, and so both branches of the network at every step.

@@ -35,6 +35,12 @@ class Cut:
 class Racing(Guide):
     """Drops the lowest candidates of each prompt at every cut.
 
+    >>> from mitune.information.llr import PathLLR
+    >>> race = Racing([Cut(step=4, survivors=1)], groups=torch.tensor([0, 0, 1, 1]), by="llr")
+    >>> given = denoiser.encode_prompts(["a", "a", "b", "b"])
+    >>> len(sample(denoiser, given, range(4), SamplerConfig("ddpm", steps=10), [PathLLR()], race))
+    2
+
     Args:
         cuts: as ``check_cuts`` wants them.
         groups: [n] the prompt of each candidate asked for, as numbers; groups may differ in size.
@@ -134,40 +140,40 @@ def best_of_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
 # -- schedules ---------------------------------------------------------------------------------------------------------
 
 
-def steps_at(at: Sequence[float], steps: int, key: str = "sampler.racing.at") -> list[int]:
+def steps_at(at: Sequence[float], steps: int) -> list[int]:
     """Numbers of steps from ``at``: shares of all ``steps`` below 1, numbers of steps from 1 on.
 
-    Raises UserError, naming ``key``, for one that is neither, or unless they rise and leave a step to save.
+    Raises UserError for one that is neither, or unless they rise and leave a step to save.
     """
     found = []
     for value in at:
         if not value > 0 or (value >= 1 and value != int(value)):
             raise UserError(
-                f"{key}: {value:g} is neither a share of the steps (above 0, below 1) nor a number of steps"
+                f"sampler.racing.at: {value:g} is neither a share of the steps (above 0, below 1) nor a number of steps"
             )
         found.append(round(value * steps) if value < 1 else int(value))
     shown = ", ".join(f"{value:g}" for value in at)
     if not found or found[0] < 1 or found[-1] >= steps or sorted(set(found)) != found:
         raise UserError(
-            f"{key}=[{shown}] with sampler.steps={steps}: cuts must fall after different steps of 1 to {steps - 1},"
-            " in rising order"
+            f"sampler.racing.at=[{shown}] with sampler.steps={steps}: cuts must fall after different steps of 1 to"
+            f" {steps - 1}, in rising order"
         )
     return found
 
 
-def check_cuts(cuts: Sequence[Cut], candidates: int, k: int, key: str = "sampler.racing.survivors") -> None:
-    """Raise UserError, naming ``key``, unless every cut drops somebody and leaves ``k`` a prompt."""
-    shown = ",".join(str(cut.survivors) for cut in cuts)
+def check_cuts(cuts: Sequence[Cut], candidates: int, k: int) -> None:
+    """Raise UserError unless every cut drops somebody and leaves ``k`` a prompt."""
+    shown = f"sampler.racing.survivors=[{','.join(str(cut.survivors) for cut in cuts)}]"
     if cuts[-1].survivors < k:
         raise UserError(
-            f"{key}=[{shown}]: {k} candidates a prompt must be left to choose from (select.k and select.losers); leave"
+            f"{shown}: {k} candidates a prompt must be left to choose from (select.k and select.losers); leave"
             " more, or choose fewer"
         )
     alive = candidates
     for cut in cuts:
         if cut.survivors >= alive:
             raise UserError(
-                f"{key}=[{shown}]: the cut after step {cut.step} leaves {cut.survivors} of {alive} candidates; every"
+                f"{shown}: the cut after step {cut.step} leaves {cut.survivors} of {alive} candidates; every"
                 " cut must leave fewer than came to it"
             )
         alive = cut.survivors

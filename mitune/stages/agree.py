@@ -21,7 +21,7 @@ from mitune.information.scoring import check_judges
 from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
-from mitune.stages.candidates import cost, draw
+from mitune.stages.candidates import Drawing, cost, draw
 from mitune.stages.inputs import check_lengths, load_model, prompt_pool, sampler_of, scoring_of, study_prompts
 from mitune.stages.progress import say
 
@@ -88,16 +88,9 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.prompts, "prompts")
-    store = draw(
-        folder / "candidates",
-        units,
-        denoiser,
-        sampler_of(config, denoiser),
-        scoring_of(config, denoiser, settings.scorers, lambda: prompt_pool(config.prompts)),
-        seed=config.seed,
-        batch_size=config.generate.batch_size,
-        title="agree",
-    )
+    scoring = scoring_of(config, denoiser, settings.scorers, lambda: prompt_pool(config.prompts))
+    how = Drawing(sampler_of(config, denoiser), scoring, config.seed, config.generate.batch_size)
+    store = draw(folder / "candidates", units, how, title="agree")
 
     def read() -> Found:
         rows = sum(unit.rows for unit in units)

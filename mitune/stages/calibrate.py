@@ -17,7 +17,7 @@ from mitune.files import clean_partial, write_bytes, write_json, write_text
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
-from mitune.stages.candidates import cost, draw
+from mitune.stages.candidates import Drawing, cost, draw
 from mitune.stages.inputs import (
     candidate_sampler,
     check_lengths,
@@ -100,17 +100,13 @@ def _draw(
         {name: _steps(config, name) for name in settings.by},
         config.sampler.steps,
     )
+    scoring = scoring_of(config, denoiser, [target], lambda: prompt_pool(config.prompts))
     store = draw(
         run.root / "calibrate" / "candidates",
         units,
-        denoiser,
-        sampler,
-        scoring_of(config, denoiser, [target], lambda: prompt_pool(config.prompts)),
-        seed=config.seed,
-        batch_size=config.generate.batch_size,
+        Drawing(sampler, scoring, config.seed, batch_size=config.generate.batch_size, watch=pilot),
         keep=lambda table: [False] * len(table["seed"]),
         title="calibrate",
-        watch=pilot,
     )
 
     def read() -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.artefacts import tell
 from mitune.stages.progress import progress, warn_of_idle
-from mitune.stages.racing import Watch
+from mitune.stages.racing import Watch, Watcher
 from mitune.stages.search import Search
 from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
 from mitune.tasks import Task, check_texts_only
@@ -35,33 +36,44 @@ def keep_all(table: dict[str, list[Any]]) -> list[bool]:
     return [True] * len(table["seed"])
 
 
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Says how candidates are drawn and scored.
+
+    Attributes:
+        sampler, scoring: the walk, and the scores with the model that is walked and asked.
+        seed: of the run.
+        batch_size: candidates a forward.
+        first: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
+        watch: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
+        search: steers the candidates of a prompt; those that died of it are left out.
+    """
+
+    sampler: SamplerConfig
+    scoring: Scoring
+    seed: int
+    batch_size: int
+    first: int = 0
+    watch: Watch | None = None
+    search: Search | None = None
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """The judges that the pictures or their scores depend on: identity by name."""
+        return self.scoring.judges | ({} if self.search is None else self.search.judges)
+
+
 def draw(
-    folder: Path,
-    units: Sequence[Unit],
-    denoiser: Denoiser,
-    sampler: SamplerConfig,
-    scoring: Scoring,
-    seed: int,
-    first: int = 0,
-    batch_size: int = 96,
-    keep: Keep = keep_all,
-    title: str = "generate",
-    watch: Watch | None = None,
-    search: Search | None = None,
+    folder: Path, units: Sequence[Unit], how: Drawing, keep: Keep = keep_all, title: str = "generate"
 ) -> CandidateStore:
     """Make every unit of the plan that is not on disk yet; each process takes the next one when it is free.
 
     Args:
         folder: of the store.
         units: the plan.
-        denoiser, sampler: what draws; scoring: what scores.
-        seed: of the run.
-        first: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
-        batch_size: candidates a forward.
+        how: the model, its sampler, the scores.
         keep: the table of a unit's finished candidates -> whose latents stay.
         title: of the progress bar.
-        watch: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
-        search: steers the candidates of a prompt; those that died of it are left out.
     """
     store = CandidateStore(folder)
 
@@ -69,8 +81,7 @@ def draw(
         """What is to be done, as the first process sees it: what others see of a shared folder may be of yesterday."""
         store.clean()
         store.bind(units)
-        judges = scoring.judges | ({} if search is None else search.judges)
-        bind_model(folder, denoiser.identity, "pictures of", "run= folder", judges)
+        bind_model(folder, how.scoring.denoiser.identity, "pictures of", "run= folder", how.judges)
         tell(store)
         return [unit.index for unit in store.todo(units)]
 
@@ -81,10 +92,8 @@ def draw(
     with progress(title, rows, rows - sum(unit.rows for unit in todo)) as advance:
         shown = 0
         for place, unit in work_queue(todo):
-            counter = CostCounter(denoiser, scoring, watch)
-            table, latents = draw_unit(
-                unit, denoiser, sampler, scoring, seed, first, batch_size, watch, search
-            )
+            counter = CostCounter(how.scoring.denoiser, how.scoring, how.watch)
+            table, latents = draw_unit(unit, how)
             rows_there = len(table["seed"])
             finished = [
                 row for row, step in enumerate(table.get("dropped_at", [None] * rows_there)) if step is None
@@ -99,70 +108,50 @@ def draw(
     return store
 
 
-def draw_unit(
-    unit: Unit,
-    denoiser: Denoiser,
-    sampler: SamplerConfig,
-    scoring: Scoring,
-    seed: int,
-    first: int = 0,
-    batch_size: int = 96,
-    watch: Watch | None = None,
-    search: Search | None = None,
-) -> tuple[dict[str, list[Any]], Tensor]:
-    """Candidates of one unit: the table's columns (without ``kept``), and latents [finished, …] on the CPU.
+def draw_unit(unit: Unit, how: Drawing) -> tuple[dict[str, list[Any]], Tensor]:
+    """Draw one unit: the table's columns (without ``kept``), and latents [finished, …] on the CPU.
 
-    All candidates finish, unless ``watch`` drops some: these have None for their scores, and no latent. Particles that
-    died in a ``search`` are not in the table.
-
-    Args:
-        unit: what is drawn; all else as :func:`draw` takes it.
+    All candidates finish, unless ``how.watch`` drops some: these have None for their scores, and no latent. Particles
+    that died in a search are not in the table.
     """
+    scoring, sampler, search, denoiser = how.scoring, how.sampler, how.search, how.scoring.denoiser
+    batch = how.batch_size
     rows = unit.candidates()
     encoded = denoiser.encode(unit.prompts)
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
-    seeds = [candidate_seed(seed, prompt.key, first + number) for prompt, number in rows]
+    seeds = [candidate_seed(how.seed, prompt.key, how.first + number) for prompt, number in rows]
     tasks = [prompt for prompt, _ in rows]
     # Who goes on is settled among all candidates of a prompt, so races and searches split their forwards themselves.
-    size = batch_size if watch is None and search is None else len(rows)
+    size = batch if how.watch is None and search is None else len(rows)
     latents, scores, finished = [], [], []
     added: dict[str, list[Any]] = {}
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         observers = scoring.observers()
-        watcher = None if watch is None else watch.begin(tasks[part], seeds[part], owner[part], observers)
-        guide = None if watcher is None else watcher.guide
-        watching = observers if watcher is None else watcher.observers
+        watcher = Watcher(None, observers, lambda _: {})
+        if how.watch is not None:
+            watcher = how.watch.begin(tasks[part], seeds[part], owner[part], observers)
         condition = encoded[owner[part]]
         steered: dict[str, list[float]] = {}
         try:
             if search is None:
-                found = sample_population(
-                    denoiser, condition, seeds[part], sampler, watching, guide, batch_size
-                )
+                watching, guide = watcher.observers, watcher.guide
+                found = sample_population(denoiser, condition, seeds[part], sampler, watching, guide, batch)
             else:
                 check_texts_only(unit.prompts, "search.by: a steered candidate")
                 prompts = [prompt.text for prompt in unit.prompts]
                 found, steered = search.draw(denoiser, prompts, seeds, sampler, observers)
         except torch.OutOfMemoryError as error:
-            probed = slice(0, batch_size)
-            line = _too_large(denoiser, condition[probed], seeds[part][probed], sampler)
+            line = _too_large(denoiser, condition[:batch], seeds[part][:batch], sampler)
             raise UserError(line) from error
         own = (start + found.rows).tolist()
         lasting = slice(None) if search is None else found.rows.to(denoiser.device)
         columns = {observer.name: observer.result()[lasting] for observer in observers}
-        columns |= _scores(
-            scoring,
-            denoiser,
-            found.latents,
-            [tasks[row] for row in own],
-            [seeds[row] for row in own],
-            batch_size,
-        )
+        columns |= _scores(how, found.latents, [tasks[row] for row in own], [seeds[row] for row in own])
         latents.append(found.latents.cpu())
         scores.append({name: values.double().cpu() for name, values in columns.items()})
         finished += own
-        added |= {} if watcher is None else watcher.columns(found.latents)
+        added |= watcher.columns(found.latents)
     results = {name: torch.cat([part[name] for part in scores]).tolist() for name in scores[0]} | steered
     # A unit has all candidates of its prompts.
     results |= scoring.on_table(results, [rows[row][0].id for row in finished])
@@ -182,21 +171,16 @@ def draw_unit(
     return table | added, torch.cat(latents)
 
 
-def _scores(
-    scoring: Scoring,
-    denoiser: Denoiser,
-    latents: Tensor,
-    tasks: Sequence[Task],
-    seeds: Sequence[int],
-    batch_size: int,
-) -> dict[str, Tensor]:
+def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, Tensor]:
     """Scores of finished latents and of their pictures, ``batch_size`` at a time: each [n]."""
-    parts = []
-    for start in range(0, len(latents), batch_size):
-        part = slice(start, start + batch_size)
+    parts, scoring = [], how.scoring
+    for start in range(0, len(latents), how.batch_size):
+        part = slice(start, start + how.batch_size)
         found = scoring.on_latents(latents[part], tasks[part], seeds[part])
         if scoring.needs_pictures:
-            found |= scoring.on_pictures(denoiser.decode(latents[part]), [task.text for task in tasks[part]])
+            found |= scoring.on_pictures(
+                scoring.denoiser.decode(latents[part]), [task.text for task in tasks[part]]
+            )
         parts.append(found)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

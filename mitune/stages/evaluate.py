@@ -14,7 +14,7 @@ from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.distributed import broadcast
 from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.runs import RunFolder
-from mitune.stages.candidates import cost, decode_rows, draw
+from mitune.stages.candidates import Drawing, cost, decode_rows, draw
 from mitune.stages.inputs import (
     check_lengths,
     held_out_prompts,
@@ -76,17 +76,10 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
 
 def _draw(config: DictConfig, folder: Path, prompts: list[Task], denoiser: Any, title: str) -> CandidateStore:
     """The held-out pictures of a model, resumed where a killed command left them."""
-    sampler = sampler_of(config, denoiser, config.evaluate.guidance)
-    return draw(
-        folder,
-        _units(config, prompts),
-        denoiser,
-        sampler,
-        scoring_of(config, denoiser, config.evaluate.scorers),
-        seed=config.evaluate.seed,
-        batch_size=config.evaluate.batch_size,
-        title=title,
-    )
+    own = config.evaluate
+    sampler, scoring = sampler_of(config, denoiser, own.guidance), scoring_of(config, denoiser, own.scorers)
+    how = Drawing(sampler, scoring, own.seed, batch_size=own.batch_size)
+    return draw(folder, _units(config, prompts), how, title=title)
 
 
 def _units(config: DictConfig, prompts: list[Task]) -> list[Unit]:

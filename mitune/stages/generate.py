@@ -16,7 +16,7 @@ from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import columns
-from mitune.stages.candidates import Keep, cost, draw
+from mitune.stages.candidates import Drawing, Keep, cost, draw
 from mitune.stages.inputs import (
     candidate_sampler,
     check_lengths,
@@ -43,7 +43,6 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     check_control(config)
     denoiser = load_model(config, previous_adapter(run, number))
     check_lengths(denoiser, prompts, config.prompts, "prompts")
-    sampler = candidate_sampler(config, denoiser)
     folder = run.round(number) / "candidates"
     name = candidates_name(config, number, prompts, denoiser.identity, denoiser.branches)
     race = race_of(config, denoiser)
@@ -51,16 +50,17 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         store = draw(
             folder,
             units,
-            denoiser,
-            sampler,
-            scoring_of(config, denoiser, config.scorers),
-            seed=config.seed,
-            first=(number - 1) * config.generate.candidates,
-            batch_size=config.generate.batch_size,
+            Drawing(
+                candidate_sampler(config, denoiser),
+                scoring_of(config, denoiser, config.scorers),
+                seed=config.seed,
+                first=(number - 1) * config.generate.candidates,
+                batch_size=config.generate.batch_size,
+                watch=race,
+                search=search_of(config, denoiser),
+            ),
             keep=keeper(config, denoiser.branches),
             title=f"round {number}: generate",
-            watch=race,
-            search=search_of(config, denoiser),
         )
 
     def finish() -> dict[str, Any]:

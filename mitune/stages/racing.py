@@ -25,12 +25,12 @@ class Watcher:
     """Steers, or follows, one population while it is drawn.
 
     Attributes:
-        guide: its guide in the sampling loop.
+        guide: its guide in the sampling loop; None where nobody is dropped.
         observers: those that were there, and those that it needs beside them.
         columns: the latents of the candidates that finished -> what it adds to the table, a value a candidate.
     """
 
-    guide: Guide
+    guide: Guide | None
     observers: Sequence[Observer]
     columns: Callable[[Tensor], dict[str, list[Any]]]
 

@@ -22,7 +22,7 @@ from mitune.information.scoring import check_judges
 from mitune.reading import home, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
-from mitune.stages.candidates import cost, decode_rows, draw
+from mitune.stages.candidates import Drawing, cost, decode_rows, draw
 from mitune.stages.inputs import (
     check_lengths,
     load_model,
@@ -64,17 +64,14 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         return [*(prompt.text for prompt in prompts), *prompt_pool(config.prompts)]
 
     with denoiser.fused():
-        store = draw(
-            run.root / "candidates",
-            units,
-            denoiser,
+        how = Drawing(
             sampler_of(config, denoiser),
             scoring_of(config, denoiser, names, pool),
-            seed=config.seed,
+            config.seed,
             batch_size=config.generate.batch_size,
-            title="sample",
             search=search_of(config, denoiser),
         )
+        store = draw(run.root / "candidates", units, how, title="sample")
 
     def finish() -> dict[str, Any]:
         found = store.table()

@@ -17,7 +17,7 @@ from mitune.finetune.trainer import train
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
-from mitune.stages.candidates import draw_unit
+from mitune.stages.candidates import Drawing, draw_unit
 from mitune.stages.inputs import (
     load_model,
     prompt_pool,
@@ -90,11 +90,10 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
     check_judges([column], [prompt.text for prompt in prompts], "train.keep_best_by", config.scorer)
     unit = plan_units(prompts, 1, count)[0]
     scoring = scoring_of(config, denoiser, [column], lambda: prompt_pool(config.prompts))
-    sampler = sampler_of(config, denoiser)
+    how = Drawing(sampler_of(config, denoiser), scoring, config.seed, config.generate.batch_size)
 
     def validate(step: int) -> float:
-        rows = config.generate.batch_size
-        table, _ = draw_unit(unit, denoiser, sampler, scoring, config.seed, batch_size=rows)
+        table, _ = draw_unit(unit, how)
         return sum(table[column]) / len(table[column])
 
     return validate

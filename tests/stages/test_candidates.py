@@ -17,7 +17,7 @@ from mitune.families import load_denoiser
 from mitune.information.scoring import Scoring
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import candidate_seed
-from mitune.stages.candidates import cost, decode_rows, draw, draw_unit
+from mitune.stages.candidates import Drawing, cost, decode_rows, draw, draw_unit
 from mitune.stages.generate import keeper
 
 PROMPTS = [make_prompt(text) for text in ("a red circle", "a blue square and a dog", "a green star")]
@@ -32,8 +32,8 @@ def scoring(tiny_pipeline_folder: Path) -> Scoring:
 
 def test_a_candidate_is_the_same_in_any_batch(scoring: Scoring) -> None:
     unit = plan_units(PROMPTS, 3, 9)[0]
-    whole, latents = draw_unit(unit, scoring.denoiser, SAMPLER, scoring, seed=5)
-    parts, pieces = draw_unit(unit, scoring.denoiser, SAMPLER, scoring, seed=5, batch_size=2)
+    whole, latents = draw_unit(unit, Drawing(SAMPLER, scoring, 5, 96))
+    parts, pieces = draw_unit(unit, Drawing(SAMPLER, scoring, 5, 2))
     assert whole["seed"] == parts["seed"] == [
         candidate_seed(5, prompt.text, number) for prompt in PROMPTS for number in range(3)
     ]  # fmt: skip
@@ -44,19 +44,19 @@ def test_a_candidate_is_the_same_in_any_batch(scoring: Scoring) -> None:
 
 def test_a_later_round_sees_new_noise(scoring: Scoring) -> None:
     unit = plan_units(PROMPTS[:1], 2, 2)[0]
-    first, _ = draw_unit(unit, scoring.denoiser, SAMPLER, scoring, seed=0)
-    second, _ = draw_unit(unit, scoring.denoiser, SAMPLER, scoring, seed=0, first=2)
+    first, _ = draw_unit(unit, Drawing(SAMPLER, scoring, 0, 96))
+    second, _ = draw_unit(unit, Drawing(SAMPLER, scoring, 0, 96, first=2))
     assert first["candidate"] == second["candidate"] == [0, 1]
     assert not set(first["seed"]) & set(second["seed"])
 
 
 def test_the_cost_is_that_of_all_commands_together(scoring: Scoring, tmp_path: Path) -> None:
     units = plan_units(PROMPTS, 2, 2)
-    draw(tmp_path, units[:1], scoring.denoiser, SAMPLER, scoring, seed=0)
+    draw(tmp_path, units[:1], Drawing(SAMPLER, scoring, 0, 96))
     (
         tmp_path / "plan.json"
     ).unlink()  # the rest of the plan, as a command that was killed after its first unit
-    store = draw(tmp_path, units, scoring.denoiser, SAMPLER, scoring, seed=0)
+    store = draw(tmp_path, units, Drawing(SAMPLER, scoring, 0, 96))
     figures = cost(store, units)
     assert figures.forwards == len(PROMPTS) * 2 * SAMPLER.steps * 2
     assert figures.seconds > 0
@@ -65,7 +65,7 @@ def test_the_cost_is_that_of_all_commands_together(scoring: Scoring, tmp_path: P
 
 def test_pictures_come_in_the_order_of_the_rows(scoring: Scoring, tmp_path: Path) -> None:
     units = plan_units(PROMPTS, 2, 4)
-    store = draw(tmp_path, units, scoring.denoiser, SAMPLER, scoring, seed=0)
+    store = draw(tmp_path, units, Drawing(SAMPLER, scoring, 0, 96))
     table = store.table()
     forward = decode_rows(store, table, scoring.denoiser, 4)
     backward = decode_rows(store, table.iloc[::-1], scoring.denoiser, 4)

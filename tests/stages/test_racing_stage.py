@@ -20,7 +20,7 @@ from mitune.families import load_denoiser
 from mitune.information.scoring import Scoring
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.racing import Cut, rows_of
-from mitune.stages.candidates import cost, draw, draw_unit
+from mitune.stages.candidates import Drawing, cost, draw, draw_unit
 from mitune.stages.generate import keeper
 from mitune.stages.racing import Race, cuts_of, look_cost, survivors_of
 
@@ -45,11 +45,10 @@ def test_survivors_have_the_scores_and_latents_of_a_run_without_racing(model: An
     unit = plan_units(PROMPTS, 5, 10)[0]
     names = ("mi", "z(mi)+llr", "elbo")
     few = {"elbo": {"times": 2}}
-    whole, every = draw_unit(unit, model, SAMPLER, scoring(model, *names, **few), seed=5)
+    whole, every = draw_unit(unit, Drawing(SAMPLER, scoring(model, *names, **few), 5, 96))
     race = Race(CUTS, scoring(model, "mi"))
-    table, latents = draw_unit(
-        unit, model, SAMPLER, scoring(model, *names, **few), 5, batch_size=batch_size, watch=race
-    )
+    how = Drawing(SAMPLER, scoring(model, *names, **few), 5, batch_size, watch=race)
+    table, latents = draw_unit(unit, how)
     left = [row for row, step in enumerate(table["dropped_at"]) if step is None]
     assert len(left) == len(latents) == 4
     assert sorted(step for step in table["dropped_at"] if step) == [2, 2, 2, 2, 4, 4]
@@ -72,7 +71,7 @@ def test_every_forward_is_counted_and_every_dropped_candidate_is_seen(
     look = {"llr": 0, "elbo": 4, "contrast": 4}[by]
     race = Race(CUTS, scoring(model, by, **few))
     units = plan_units(PROMPTS, 5, 5)
-    store = draw(tmp_path, units, model, SAMPLER, scoring(model, "mi"), 0, watch=race)
+    store = draw(tmp_path, units, Drawing(SAMPLER, scoring(model, "mi"), 0, 96, watch=race))
     spent = cost(store, units)
     assert spent.forwards == 2 * rows_of(CUTS, 5, 6, look)
     assert spent.looks == race.forwards == look * 2 * (5 + 3)
@@ -101,7 +100,7 @@ def test_every_forward_is_counted_and_every_dropped_candidate_is_seen(
 def test_a_dropped_candidate_is_never_selected(model: Any, tmp_path: Path) -> None:
     units = plan_units(PROMPTS, 5, 10)
     race = Race([Cut(1, 2)], scoring(model, "llr"))
-    store = draw(tmp_path, units, model, SAMPLER, scoring(model, "mi", "llr"), 0, watch=race)
+    store = draw(tmp_path, units, Drawing(SAMPLER, scoring(model, "mi", "llr"), 0, 96, watch=race))
     everyone = store.table(dropped=True).set_index(["prompt_id", "candidate"])
     for by in ("mi", "llr", "random", "z(mi)+z(llr)"):
         for row in select(store.table(), by, 1, losers=1).itertuples():
@@ -115,7 +114,7 @@ def test_a_race_goes_on_where_it_was_left(model: Any, tmp_path: Path) -> None:
 
     def run(folder: Path, which: Any) -> CandidateStore:
         race = Race([Cut(3, 2)], scoring(model, "mi"))
-        return draw(folder, which, model, SAMPLER, scoring(model, "llr"), 0, watch=race)
+        return draw(folder, which, Drawing(SAMPLER, scoring(model, "llr"), 0, 96, watch=race))
 
     whole = run(tmp_path / "whole", units)
     part = run(tmp_path / "part", units)
