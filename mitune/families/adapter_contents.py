@@ -86,7 +86,7 @@ _OTHER_FORMS = (
 
 
 @dataclass(frozen=True)
-class Contents:
+class AdapterContents:
     """A file holds (component, layer as it is called, whether in underscores) -> kind -> tensor."""
 
     path: Path
@@ -95,7 +95,7 @@ class Contents:
     settings: dict[str, dict[str, Any]]
 
 
-def open_file(file: Path) -> Contents:
+def open_file(file: Path) -> AdapterContents:
     """Read an adapter file, and peft's settings beside it.
 
     Raises UserError: damaged, no LoRA or DoRA, settings that are not known.
@@ -121,7 +121,7 @@ def open_file(file: Path) -> Contents:
             f"{file} is of peft, whose settings (alpha) are in {PEFT_SETTINGS} beside {PEFT_FILE}: it is missing; give"
             " the whole folder"
         )
-    return Contents(file, digest.hexdigest()[:12], _parsed(flat, file), settings)
+    return AdapterContents(file, digest.hexdigest()[:12], _parsed(flat, file), settings)
 
 
 def _table(value: Any, what: object) -> dict[str, Any]:
@@ -171,12 +171,9 @@ def _parsed(flat: Mapping[str, Tensor], file: Path) -> dict[Key, dict[str, Tenso
 def _check_values(flat: Mapping[str, Tensor], file: Path) -> None:
     for name, value in flat.items():
         found = _split(name)
-        is_alpha = (
-            found is not None and found[1] == "alpha"
-        )  # kohya's scripts and diffusers write whole ones too
-        number = value.is_floating_point() or (
-            is_alpha and not value.is_complex() and value.dtype != torch.bool
-        )
+        # Of alphas, kohya's scripts and diffusers write whole ones too.
+        whole = found is not None and found[1] == "alpha" and value.dtype != torch.bool
+        number = value.is_floating_point() or (whole and not value.is_complex())
         if not number or not bool(torch.isfinite(value.float()).all()):
             raise UserError(f"{file}: '{name}' holds values that are no finite numbers; it is damaged")
 
