@@ -19,7 +19,11 @@ from mitune.tasks import Task, check_texts_only
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Holds what the network is told beside (z, t): named tensors, each [n, …], row i belonging to candidate i."""
+    """Holds what the network is told beside (z, t): named tensors, each [n, …], row i belonging to candidate i.
+
+    >>> Condition({"text": torch.zeros(2, 77, 768)}).repeat_interleave(3)[[0, 5]].tensors["text"].shape
+    torch.Size([2, 77, 768])
+    """
 
     tensors: Mapping[str, Tensor]
 

@@ -46,6 +46,10 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 class NoiseSchedule:
     """The (α, σ) of a model: a VP table or rectified flow. Made by ``ddpm``, ``rectified_flow``, ``from_config``.
 
+    >>> flow = NoiseSchedule.rectified_flow()
+    >>> float(flow.alpha(250)), float(flow.sigma(250)), flow.timesteps(4).tolist()[0]
+    (0.75, 0.25, 1000.0)
+
     ``alpha_bar`` is the VP table ᾱ [T] float64 (empty for flow). ``shift`` bends the flow's sampling grid only, whose
     last σ before the bend is ``grid_end`` (None: one over the number of steps).
     """

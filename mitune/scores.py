@@ -81,7 +81,11 @@ _TERM = re.compile(
 
 @dataclass(frozen=True)
 class Term:
-    """``weight`` times a column, or times its z-score within the prompt."""
+    """``weight`` times a column, or times its z-score within the prompt.
+
+    >>> terms("z(contrast)+0.5*elbo")
+    (Term(weight=1.0, name='contrast', normalised=True), Term(weight=0.5, name='elbo', normalised=False))
+    """
 
     weight: float
     name: str

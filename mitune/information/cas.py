@@ -103,33 +103,17 @@ _PANEL = {1: [1 / 2, 1 / 2], 2: [1 / 3, 4 / 3, 1 / 3], 3: [3 / 8, 9 / 8, 9 / 8, 
 
 
 def path_nodes(
-    schedule: NoiseSchedule,
-    steps: int,
-    rule: str = "simpson38",
-    spacing: str = "angle",
-    t_min: float = 0.0,
-    t_max: float | None = None,
+    schedule: NoiseSchedule, steps: int, rule: str = CASConfig.rule, spacing: str = CASConfig.spacing
 ) -> Nodes:
-    """``steps`` nodes from ``t_min`` to ``t_max`` (default: the schedule's ends), even in φ = arctan s or in t.
+    """Lay ``steps`` nodes from one end of the schedule to the other, even in φ = arctan s or in t.
 
     Times between the entries of a VP table are fractions, which its networks read as well as whole ones.
-
-    Args:
-        schedule: the model's.
-        steps: nodes, two at least.
-        rule, spacing: as of ``CASConfig``.
-        t_min, t_max: the ends.
-
-    UserError for a path without length within the schedule.
     """
     unit = quadrature(steps, rule)
     total = schedule.num_train_timesteps
     flow = schedule.kind == "flow"
     # Flow has no noise at all at t = 0 and no signal at T: log s is infinite there, its integrand is not.
     low, high = (1e-3 * total, (1 - 1e-3) * total) if flow else (0.0, float(total - 1))
-    low, high = max(low, t_min), min(high, high if t_max is None else t_max)
-    if not low < high:
-        raise UserError(f"cas: t_min={t_min} and t_max={t_max} leave no path within 0…{total}")
     if spacing == "time":
         t = torch.linspace(low, high, steps, dtype=torch.float64)
         slope = schedule.dlog_snr(t) / (-2 * total)  # d log s / dt

@@ -139,7 +139,8 @@ def _said(own: Any) -> str:
 class Score(Part):
     """A column that says how well pictures go with their prompts; higher = better.
 
-        SCORES["llr"].needs_noise  # True
+    >>> SCORES["llr"].needs_noise, SCORES["elbo"].rows(ElboConfig(times=4))
+    (True, 8)
 
     Attributes:
         where: what it is measured on: the sampler's "path" (free of charge), the final "latent", or the "picture".

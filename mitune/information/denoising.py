@@ -107,14 +107,13 @@ def denoising_errors(
     conditions: Sequence[Condition],
     noising: Noising,
     reference: int | None = None,
-    form: str = "square",
 ) -> DenoisingErrors:
     """Add up the terms of all times.
 
     Args:
-        denoiser, z0, conditions, noising, reference, form: as of ``denoising_terms``.
+        denoiser, z0, conditions, noising, reference: as of ``denoising_terms``.
     """
-    error, mi = denoising_terms(denoiser, z0, conditions, noising, reference, form)
+    error, mi = denoising_terms(denoiser, z0, conditions, noising, reference)
     return DenoisingErrors(error.sum(1), None if mi is None else mi.sum(1))
 
 

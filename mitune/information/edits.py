@@ -101,9 +101,12 @@ class _Candidate:
 class EditMiner:
     """Finds minimal edits of prompts in ``pool``: any prompts, any vocabulary, no parser, no word list, no model.
 
-    Deterministic in (pool, seed, prompt); the order of the pool does not matter. The prompt need not be of
-    the pool. Building costs about a second for 10,000 prompts; the edits of a
-    prompt cost milliseconds (tens of them in a pool of thousands of rare words).
+    Deterministic in (pool, seed, prompt); the order of the pool does not matter. The prompt need not be of the pool.
+    Building costs about a second for 10,000 prompts; the edits of a prompt cost milliseconds (tens of them in a pool of
+    thousands of rare words).
+
+    >>> EditMiner(["a red circle", "a blue circle", "a red square", "a blue square"]).edits("a red circle", 1)
+    [Edit(text='a red square', kind='substitute')]
     """
 
     def __init__(self, pool: Sequence[str], seed: int = 0) -> None:

@@ -89,7 +89,6 @@ def llr_image(
     condition: Condition,
     noising: Noising,
     settings: LLRImageConfig | None = None,
-    null: Condition | None = None,
 ) -> Tensor:
     """Measure ``llr`` of a picture [n] float32: on forward paths z_{t_1}, z_{t_2}, … drawn from q(·|z_0), averaged; in
     nats where they span all times.
@@ -102,7 +101,6 @@ def llr_image(
             ``guidance``: 1 asks for the conditional process, and estimates i(z_0; c) for pictures however they were
             made. Another s asks how much likelier a path is under the *guided* process, ε̂_∅ + s (ε̂_c − ε̂_∅), than
             under ∅: with A = Σ w (‖ε̂_∅ − n'‖² − ‖ε̂_c − n'‖²) and M = Σ w ‖ε̂_c − ε̂_∅‖² of a path, s A − s (s − 1) M.
-        null: what c is held against, n rows; None is the null prompt ∅ (another: a negative prompt).
 
     VP schedules walk the DDPM chain, rectified flows their SDE (:func:`mitune.information.noising.coupled`).
     Cost: 2 · m · paths forwards a picture. One path is ``elbo`` with coupled noise.
@@ -111,7 +109,7 @@ def llr_image(
     paths, guidance = (1, 1.0) if settings is None else (settings.paths, settings.guidance)
     if paths < 1:
         raise ValueError(f"paths={paths} must be at least 1")
-    conditions = [denoiser.reference(condition) if null is None else null, condition]
+    conditions = [denoiser.reference(condition), condition]
     noising = replace(noising, noise="coupled")
     noising = replace(noising, weights=noising.plan(denoiser.schedule).weights)
     each = []

@@ -18,23 +18,23 @@ from mitune.sampling.loop import Step
 
 
 class PathMI:
-    """Observer of Σ_t w_t ‖ε̂_c − ε̂_∅‖² over the visited steps with t_min < t ≤ t_max; float64 [n] ≥ 0.
+    """Observer of Σ_t w_t ‖ε̂_c − ε̂_∅‖² over the visited steps with t > t_min; float64 [n] ≥ 0.
+
+    >>> mi = PathMI(denoiser.schedule)
+    >>> latents = sample(denoiser, denoiser.encode_prompts(["a", "b"]), [1, 2], SamplerConfig("ddpm"), [mi])
+    >>> mi.result() > 0
+    tensor([True, True])
 
     "paper": w_t = κ_t / (number of those steps), κ_t = β_t T/(2 α_t (1 − ᾱ_t)) (Wang et al., ICLR 2025, eq. 2
-    and Algorithm 2; the variance is unbounded as t → 0, hence ``t_min``). "continuous": ½ ∫ −λ' ‖·‖² dτ from
-    ``t_min`` to ``t_max`` (T where it is None), each visited time standing for the stretch of λ nearer to it than to
-    its neighbours; in nats where the range is all of the times and the path unguided and stochastic. "uniform" and
-    "profile" likewise, with the weights of :class:`mitune.information.times.Weighting`.
+    and Algorithm 2; the variance is unbounded as t → 0, hence ``t_min``). "continuous": ½ ∫ −λ' ‖·‖² dτ from ``t_min``
+    on, each visited time standing for the stretch of λ nearer to it than to its neighbours; in nats where the range is
+    all of the times and the path unguided and stochastic. "uniform" likewise, with the weights of
+    :class:`mitune.information.times.Weighting`.
 
     ``form`` "orthogonal" sums w_t (ε̂_c − z_t/(α+σ))·(ε̂_c − ε̂_∅) instead, of either sign: on a rectified flow, with
     the continuous weights, that is RFMI's ∫ (1−t)/t · v̂_c·(v̂_c − v̂_∅) dt (arXiv 2503.14358), so its name is ``rfmi``.
     The square form on a flow is eq. 2 carried over to it, which ranks differently. RFMI's published code has the guided
     velocity in both places of v̂_c; without guidance that is the same.
-
-    Args:
-        schedule: the model's.
-        weighting, t_min, t_max, profile: as of ``Weighting``, which "paper" divides by the visited steps.
-        form: "square" or "orthogonal".
 
     UserError as ``Weighting``; ``result`` raises one where no visited time lay in the range.
     """
@@ -44,12 +44,10 @@ class PathMI:
         schedule: NoiseSchedule,
         weighting: str = "paper",
         t_min: float = MIConfig.t_min,
-        t_max: float | None = None,
-        profile: Profile | None = None,
         form: str = "square",
     ) -> None:
         check_known("form", form, FORMS)
-        self.weighting = Weighting(schedule, weighting, t_min, t_max, profile)
+        self.weighting = Weighting(schedule, weighting, t_min)
         self.form = form
         self.name = "rfmi" if form == "orthogonal" else "mi" if weighting == "paper" else f"mi_{weighting}"
 
@@ -62,7 +60,7 @@ class PathMI:
     def observe(self, step: Step) -> None:
         """Add one step."""
         of = self.weighting
-        if not of.t_min < step.t <= of.t_max:
+        if step.t <= of.t_min:
             return
         self._visited += 1
         if of.name == "paper":
@@ -90,10 +88,7 @@ class PathMI:
         """MI over the steps taken so far [n]."""
         of = self.weighting
         if not self._visited:
-            where = f"lies above t_min={of.t_min:g}; lower it"
-            if of.t_max < of.schedule.num_train_timesteps:
-                where = f"lies between t_min={of.t_min:g} and t_max={of.t_max:g}; widen the range"
-            raise UserError(f"mi: no visited time {where}")
+            raise UserError(f"mi: no visited time lies above t_min={of.t_min:g}; lower it")
         return self._total / self._visited if of.name == "paper" else self._total.clone()
 
 

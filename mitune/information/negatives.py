@@ -17,7 +17,8 @@ _MINED = ("edits", "words")  # found by an EditMiner
 class Pool:
     """Prompts among which others are found; what was found for a prompt is kept.
 
-        Pool(["a red circle", "a blue circle", "a blue square"]).others("a red circle", "pool", 2)
+    >>> Pool(given=["A red circle", "a blue circle"]).others("a red circle", "list")
+    ['a blue circle']
 
     Args:
         texts: the pool.

@@ -20,8 +20,10 @@ from mitune.sampling.seeds import candidate_noise, candidate_seed
 class Noising:
     """Says all that an estimator on forward noise asks for.
 
-        noising = Noising(*time_grid(denoiser.schedule, 8, 400, 1000), seeds=[1, 2])
-        elbo(denoiser, z0, condition, noising)
+    >>> from mitune.information.elbo import elbo
+    >>> noising = Noising(*time_grid(denoiser.schedule, 8, 400, 1000), seeds=[1, 2])
+    >>> elbo(denoiser, torch.zeros(2, 2), denoiser.encode_prompts(["a", "b"]), noising).shape
+    torch.Size([2])
 
     Attributes:
         t, weights: [m], a ``TimeGrid``; empty for an estimator that looks at no times.

@@ -35,6 +35,9 @@ class Profile:
     """A curve over time by its values ≥ 0 at rising times, linear between and level beyond them; JSON-friendly.
 
     Made by :func:`mitune.information.mi.measure_profile`. ValueError for fewer than two points or a fault in them.
+
+    >>> Profile((0.0, 10.0), (1.0, 3.0))([5.0, 20.0]).tolist()
+    [2.0, 3.0]
     """
 
     t: tuple[float, ...]
@@ -62,7 +65,9 @@ class Profile:
 class Weighting:
     """Says what a time counts: w(t) dt on [t_min, t_max] by its primitive.
 
-        Weighting(schedule, "uniform", 400, 1000).density(500)
+    >>> weights = Weighting(NoiseSchedule.rectified_flow(), "uniform", 400, 1000)
+    >>> round(float(weights.density(500)) * 600 / weights.total, 6)
+    1.0
 
     * "continuous": −½ λ'(t) dt, the likelihood's own (Kingma et al., VDM, arXiv 2107.00630): results in nats
       where the range is all of the times.

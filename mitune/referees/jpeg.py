@@ -15,7 +15,8 @@ from mitune.referees.preprocess import to_images
 class JpegReward:
     """Judges how small a picture is as JPEG: minus its kilobytes (1000 bytes). It cannot be differentiated.
 
-        JpegReward(JpegConfig(quality=80), "cpu").score(pictures, prompts)
+    >>> JpegReward(JpegConfig(quality=80), "cpu").score(torch.zeros(1, 3, 64, 64), ["black"]) > -1.0
+    tensor([True])
 
     It computes on the CPU, whatever the ``device``.
     """

@@ -22,6 +22,9 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 class Preprocess:
     """Resize (antialiased), cut the centre out, normalise.
 
+    >>> Preprocess(resize=224, crop=(224, 224))(torch.rand(1, 3, 64, 96)).shape
+    torch.Size([1, 3, 224, 224])
+
     ``resize``: the shorter side in px, or (height, width), or None to leave the size; ``crop``: (height, width) or
     None. On pictures of whole levels (n/255) the result is the processor's own within 2/255 of a level before the
     division by ``std``: PIL rounds to whole levels after each of the two passes of a resize, torch does not.

@@ -20,6 +20,9 @@ class WeightedSum:
     """Σ_k w_k r_k; differentiable where all its parts are. UserError without parts, or for a weight that is no number.
 
     With weights w and 20 (1 − w) on ``aesthetic`` and ``clip`` it is the mixed reward of DAS (Kim et al. 2025).
+
+    >>> load_reward("jpeg+2*jpeg", {}).identity
+    '1 * jpeg at quality 95 + 2 * jpeg at quality 95'
     """
 
     def __init__(self, parts: Sequence[tuple[float, Reward]], name: str | None = None) -> None:

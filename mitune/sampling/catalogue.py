@@ -16,7 +16,8 @@ from mitune.settings import CANDIDATES, GUIDANCE, STEPS, Settings, key, section
 class SamplerPart(Part):
     """One sampler: its code makes a :class:`mitune.sampling.solver.Solver` of a grid and a ``SamplerConfig``.
 
-        SAMPLERS["ddim"].noise  # "eta"
+    >>> SAMPLERS["ddim"].noise, SAMPLERS.where(lambda part: part.flow_only)
+    ('eta', ('euler',))
 
     Attributes:
         noise: whether a step adds noise: "always", "never", or as "eta" says.
@@ -85,7 +86,8 @@ class RacingConfig(Settings):
 class SamplerConfig(Settings):
     """Say how to walk from noise to a latent.
 
-    SamplerConfig("ddim", steps=20, eta=0.5, guidance=3.0)
+    >>> SamplerConfig("ddim", steps=20, eta=0.5, guidance=3.0).resolved({"spacing": "trailing"}).spacing
+    'trailing'
     """
 
     name: str = key("ddim", "how to walk from noise to a picture", choices=SAMPLERS.meanings)

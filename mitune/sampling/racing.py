@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Guide, Population, Step
 
 Look = Callable[[Tensor, Tensor, int], Tensor]
@@ -35,11 +34,16 @@ class Cut:
 class Racing(Guide):
     """Drops the lowest candidates of each prompt at every cut.
 
+    >>> from mitune.information.llr import PathLLR
+    >>> race = Racing([Cut(step=4, survivors=1)], groups=torch.tensor([0, 0, 1, 1]), by="llr")
+    >>> given = denoiser.encode_prompts(["a", "a", "b", "b"])
+    >>> len(sample(denoiser, given, range(4), SamplerConfig("ddpm", steps=10), [PathLLR()], race))
+    2
+
     Args:
         cuts: as ``check_cuts`` wants them.
         groups: [n] the prompt of each candidate asked for, as numbers; groups may differ in size.
         by: the name of an observer, whose ``result()`` so far ranks the candidates, or a ``Look`` at ẑ_0.
-        schedule: the model's, for ẑ_0; a ``Look`` needs it.
 
     After the loop ``dropped_at`` [n] int64 holds the steps a dropped candidate had taken (0: it finished) and ``score``
     [n] float64 what it was last ranked by (NaN: never). All prompts are cut at once; the host waits for the device once
@@ -49,14 +53,9 @@ class Racing(Guide):
 
     reads_steps = True
 
-    def __init__(
-        self, cuts: Sequence[Cut], groups: Tensor, by: str | Look, schedule: NoiseSchedule | None = None
-    ) -> None:
-        if not isinstance(by, str) and schedule is None:
-            raise ValueError("a look at the predicted picture needs the noise schedule")
+    def __init__(self, cuts: Sequence[Cut], groups: Tensor, by: str | Look) -> None:
         self.cuts = {cut.step: cut for cut in cuts}
         self.by = by
-        self._schedule = schedule
         self._groups = groups.to("cpu", torch.long)
         self.dropped_at = torch.zeros(len(groups), dtype=torch.long)
         self.score = torch.full((len(groups),), float("nan"), dtype=torch.float64)
@@ -67,7 +66,7 @@ class Racing(Guide):
         if cut is None:
             return None
         rows = population.rows
-        values = running(self.by, step, population, self._schedule)
+        values = running(self.by, step, population)
         chosen = best_of_groups(values, self._groups[rows], cut.survivors)
         dropped = torch.ones(len(rows), dtype=torch.bool)
         dropped[chosen] = False
@@ -84,14 +83,8 @@ class Pilot(Guide):
 
     reads_steps = True
 
-    def __init__(
-        self,
-        by: dict[str, str | Look],
-        steps: dict[str, Sequence[int]],
-        schedule: NoiseSchedule | None = None,
-    ) -> None:
+    def __init__(self, by: dict[str, str | Look], steps: dict[str, Sequence[int]]) -> None:
         self.by, self.steps = by, {name: set(chosen) for name, chosen in steps.items()}
-        self._schedule = schedule
         self.scores: dict[str, dict[int, Tensor]] = {name: {} for name in by}
 
     def after(self, step: Step, population: Population) -> None:
@@ -99,27 +92,18 @@ class Pilot(Guide):
         done = step.index + 1
         for name, by in self.by.items():
             if done in self.steps[name]:
-                self.scores[name][done] = running(by, step, population, self._schedule)
+                self.scores[name][done] = running(by, step, population)
 
 
-def running(
-    by: str | Look, step: Step, population: Population, schedule: NoiseSchedule | None = None
-) -> Tensor:
+def running(by: str | Look, step: Step, population: Population) -> Tensor:
     """Rank the population after ``step``: scores [n] float64 on the CPU. ValueError for an unknown observer."""
     if isinstance(by, str):
         if by not in population.observers:
             raise ValueError(f"no observer {by!r}; there are {', '.join(population.observers) or 'none'}")
         values = population.observers[by].result()
     else:
-        assert schedule is not None
-        values = by(predicted(step, schedule), population.rows, step.index + 1)
+        values = by(step.predicted, population.rows, step.index + 1)
     return values.cpu().double()
-
-
-def predicted(step: Step, schedule: NoiseSchedule) -> Tensor:
-    """The picture this step aims at, ẑ_0 = (z_t − σ_t ε̂)/α_t [n, …], by the guided ε̂ (Song et al. 2021, eq. 9)."""
-    alpha, sigma = float(schedule.alpha(step.t)), float(schedule.sigma(step.t))
-    return (step.z - sigma * step.eps) / alpha
 
 
 def best_of_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
@@ -134,40 +118,40 @@ def best_of_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
 # -- schedules ---------------------------------------------------------------------------------------------------------
 
 
-def steps_at(at: Sequence[float], steps: int, key: str = "sampler.racing.at") -> list[int]:
+def steps_at(at: Sequence[float], steps: int) -> list[int]:
     """Numbers of steps from ``at``: shares of all ``steps`` below 1, numbers of steps from 1 on.
 
-    Raises UserError, naming ``key``, for one that is neither, or unless they rise and leave a step to save.
+    Raises UserError for one that is neither, or unless they rise and leave a step to save.
     """
     found = []
     for value in at:
         if not value > 0 or (value >= 1 and value != int(value)):
             raise UserError(
-                f"{key}: {value:g} is neither a share of the steps (above 0, below 1) nor a number of steps"
+                f"sampler.racing.at: {value:g} is neither a share of the steps (above 0, below 1) nor a number of steps"
             )
         found.append(round(value * steps) if value < 1 else int(value))
     shown = ", ".join(f"{value:g}" for value in at)
     if not found or found[0] < 1 or found[-1] >= steps or sorted(set(found)) != found:
         raise UserError(
-            f"{key}=[{shown}] with sampler.steps={steps}: cuts must fall after different steps of 1 to {steps - 1},"
-            " in rising order"
+            f"sampler.racing.at=[{shown}] with sampler.steps={steps}: cuts must fall after different steps of 1 to"
+            f" {steps - 1}, in rising order"
         )
     return found
 
 
-def check_cuts(cuts: Sequence[Cut], candidates: int, k: int, key: str = "sampler.racing.survivors") -> None:
-    """Raise UserError, naming ``key``, unless every cut drops somebody and leaves ``k`` a prompt."""
-    shown = ",".join(str(cut.survivors) for cut in cuts)
+def check_cuts(cuts: Sequence[Cut], candidates: int, k: int) -> None:
+    """Raise UserError unless every cut drops somebody and leaves ``k`` a prompt."""
+    shown = f"sampler.racing.survivors=[{','.join(str(cut.survivors) for cut in cuts)}]"
     if cuts[-1].survivors < k:
         raise UserError(
-            f"{key}=[{shown}]: {k} candidates a prompt must be left to choose from (select.k and select.losers); leave"
+            f"{shown}: {k} candidates a prompt must be left to choose from (select.k and select.losers); leave"
             " more, or choose fewer"
         )
     alive = candidates
     for cut in cuts:
         if cut.survivors >= alive:
             raise UserError(
-                f"{key}=[{shown}]: the cut after step {cut.step} leaves {cut.survivors} of {alive} candidates; every"
+                f"{shown}: the cut after step {cut.step} leaves {cut.survivors} of {alive} candidates; every"
                 " cut must leave fewer than came to it"
             )
         alive = cut.survivors

@@ -30,6 +30,10 @@ class NoiseStreams:
     Row i yields the same maps as ``candidate_noise(seeds[i], …)``. ``select`` follows a resampled population: the
     first copy of a row keeps its stream, further copies take over the streams of rows that died, and any copies
     beyond those get a stream derived from (seed, copy number), so no two rows ever share noise.
+
+    >>> streams = NoiseStreams([5, 6], (3,), torch.device("cpu"), torch.float32)
+    >>> bool((streams.next()[1] == candidate_noise(6, (3,), 0)[0]).all())
+    True
     """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device, dtype: torch.dtype):

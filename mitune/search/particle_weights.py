@@ -26,6 +26,11 @@ from mitune.search.tempering import largest_temper, temper_table
 class Weights:
     """Log-weights [P, N] and what follows from them. ``update`` after every move, then ``resample``.
 
+    >>> weights = Weights(["a"], 2, [0], SearchConfig(tempering="constant", ess=1.0), steps=1)
+    >>> weights.update(torch.tensor([[0.0, 50.0]], dtype=torch.float64), torch.zeros(1, 2))
+    >>> weights.resample()
+    tensor([1, 1])
+
     Args:
         prompts: P texts, for messages.
         particles: N.

@@ -47,12 +47,10 @@ def constant(k: Tensor, gamma: float) -> Tensor:
     return torch.ones_like(k)
 
 
-def largest_temper(
-    base: Tensor, slope: Tensor, low: Tensor, high: Tensor, share: float, iterations: int = 24
-) -> Tensor:
+def largest_temper(base: Tensor, slope: Tensor, low: Tensor, high: Tensor, share: float) -> Tensor:
     """Find the λ [P] in [low, high] at which log-weights ``base`` + λ ``slope`` have an ESS of ``share`` · N.
 
-    Bisection of all brackets at once, nothing asked of the device in between; the error is (high − low) 2^−iterations.
+    Bisection of all brackets at once, nothing asked of the device in between; the error is (high − low) 2^−24.
     (Where the ESS is not monotone in λ this is one of its crossings.)
 
     Args:
@@ -60,7 +58,6 @@ def largest_temper(
         slope: [P, N], finite.
         low, high: [P]; ``high`` is given where even that leaves more, ``low`` where that leaves less already.
         share: of the living.
-        iterations: halvings.
     """
     wanted = share * (base > -float("inf")).sum(-1)
 
@@ -68,7 +65,7 @@ def largest_temper(
         return effective_sample_size(base + temper.unsqueeze(-1) * slope) >= wanted
 
     below, above = low, high
-    for _ in range(iterations):
+    for _ in range(24):
         middle = (below + above) / 2
         holds = enough(middle)
         below, above = torch.where(holds, middle, below), torch.where(holds, above, middle)

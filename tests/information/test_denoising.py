@@ -243,7 +243,7 @@ def test_mistakes_are_refused():
     with pytest.raises(UserError, match="did you mean 'coupled'"):
         gaps(denoiser, z0, [c], Noising(t, weights, [0, 1], noise="couple"))
     with pytest.raises(UserError, match="did you mean 'orthogonal'"):
-        denoising_errors(denoiser, z0, [c], Noising(t, weights, [0, 1]), reference=0, form="orthogonl")
+        denoising_terms(denoiser, z0, [c], Noising(t, weights, [0, 1]), reference=0, form="orthogonl")
     with pytest.raises(ValueError, match="as many seeds"):
         gaps(denoiser, z0, [c], Noising(t, weights, [0]))
     with pytest.raises(ValueError, match="as many weights"):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mitune.information.edits import KINDS, EditMiner
+from mitune.information.catalogue import EDITS
+from mitune.information.edits import EditMiner
 from mitune.worlds.shapes import CATEGORIES, PromptSpec, parse_prompt, split
 
 NATURAL = (Path(__file__).parent / "natural_prompts.txt").read_text(encoding="utf-8").splitlines()
@@ -64,7 +65,7 @@ def test_edits_of_the_world_are_grammatical_and_mean_something_else(per_category
             if edit.kind == "substitute":
                 contradicting.append(same_kinds(spec, parse_prompt(prompt)))
     assert right / total >= 0.97
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(EDITS)
     assert kinds["swap"] >= 0.1 * total
     assert kinds["substitute"] >= 0.4 * total
     assert kinds["drop"] <= 0.2 * total
@@ -152,7 +153,7 @@ def test_natural_prompts_all_have_edits_that_keep_most_words() -> None:
         found = miner.edits(prompt, 6)
         assert len(found) >= 4
         for edit in found:
-            assert edit.kind in KINDS
+            assert edit.kind in EDITS
             if edit.kind == "substitute":
                 assert len(set(prompt.split()) - set(edit.text.split())) <= 2
             assert edit.text[0].isupper() == prompt[0].isupper()
@@ -187,7 +188,7 @@ def test_the_same_every_time_and_in_any_order_of_the_pool() -> None:
 def test_kinds_are_kept_to_and_checked() -> None:
     miner = EditMiner(world(15))
     prompt = "a red circle left of a blue square"
-    for kind in KINDS:
+    for kind in EDITS:
         assert {edit.kind for edit in miner.edits(prompt, 2, kinds=(kind,))} == {kind}
     with pytest.raises(ValueError, match="swop"):
         miner.edits(prompt, 2, kinds=("swop",))

@@ -203,16 +203,11 @@ def test_paths_are_averaged_and_each_is_a_draw_of_its_own():
     torch.testing.assert_close(alone, eight[few], rtol=1e-4, atol=1e-5)
 
 
-def test_against_another_prompt_and_with_another_weighting():
+def test_with_another_weighting():
     denoiser = mixture(4)
     z0, labels = pictures(denoiser, 4, seed=1)
-    c, other = denoiser.encode_prompts(labels), denoiser.encode_prompts(labels[::-1])
+    c = denoiser.encode_prompts(labels)
     t, _ = time_grid(VP, 7, 20, 1000)
-    ours = llr_image(denoiser, z0, c, Noising(t, torch.ones_like(t), range(4)), null=other)
-    parts = llr_image(denoiser, z0, c, Noising(t, torch.ones_like(t), range(4))) - llr_image(
-        denoiser, z0, other, Noising(t, torch.ones_like(t), range(4))
-    )
-    torch.testing.assert_close(ours, parts, rtol=1e-4, atol=1e-4)
     triple = llr_image(
         denoiser,
         z0,
