@@ -198,6 +198,11 @@ def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
     return read_cost(store.table_path(unit.index) for unit in units)
 
 
+def scored_table(store: CandidateStore) -> pd.DataFrame:
+    """Read the candidates with their scores, without what only the store goes by."""
+    return store.table().drop(columns=["kept", "unit", "latent_row"])
+
+
 def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:

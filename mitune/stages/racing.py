@@ -143,7 +143,7 @@ class Race:
     ) -> Watcher:
         """Begin the race of these candidates; it adds the store's columns ``RACE``."""
         by = running_score(self.scoring, tasks, seeds)
-        guide = Racing(self.cuts, groups, by, self.scoring.denoiser.schedule)
+        guide = Racing(self.cuts, groups, by)
 
         def columns(latents: Tensor) -> dict[str, list[Any]]:
             steps = guide.dropped_at.tolist()
@@ -187,7 +187,7 @@ class PilotRace:
         """Begin the pilot of these candidates; it adds ``name@step`` for every running score and step, the last step's
         from the finished latents."""
         by = {name: running_score(scoring, tasks, seeds) for name, scoring in self.scorings.items()}
-        guide = Pilot(by, dict(self.at), next(iter(self.scorings.values())).denoiser.schedule)
+        guide = Pilot(by, dict(self.at))
         together = _together(observers, self.scorings.values())
         own = {observer.name: observer for observer in together}
 

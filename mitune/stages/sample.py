@@ -79,7 +79,9 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         pictures = decode_rows(store, table, denoiser, config.generate.batch_size)
         scores = [name for name in found.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
         _write(run.root / "pictures", table, pictures, scores)
-        sheet = grid(pictures[:SHEET], _captions(table[:SHEET]), config.sample.pictures)
+        texts = table["prompt"][:SHEET]
+        captions = texts.where(texts != texts.shift(), "").tolist()  # under the first picture of a prompt
+        sheet = grid(pictures[:SHEET], captions, config.sample.pictures)
         write_bytes(run.root / "sheet.png", png(sheet))
         figures: dict[str, Any] = {
             "schema": 1,
@@ -172,12 +174,6 @@ def _write(folder: Path, table: pd.DataFrame, pictures: list[Any], scores: list[
         rows.to_json(
             partial / "metadata.jsonl", orient="records", lines=True, force_ascii=False, double_precision=15
         )
-
-
-def _captions(table: pd.DataFrame) -> list[str]:
-    """The prompt under the first of its pictures."""
-    fresh = table["prompt"] != table["prompt"].shift()
-    return table["prompt"].where(fresh, "").tolist()
 
 
 def _say(figures: dict[str, Any], folder: Path) -> None:
