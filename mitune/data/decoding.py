@@ -105,9 +105,7 @@ def _decoding(what: str, way_out: str) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise UserError(f"{what} does not decode (there is not the memory for it); {way_out}") from error
-    except (
-        Exception
-    ) as error:  # of dozens of types: Pillow's readers let through whatever a damaged file brings
+    except Exception as error:  # of dozens of types: Pillow lets through whatever a damaged file brings
         raise UserError(f"{what} does not decode ({short(first_line(error))}); {way_out}") from error
     finally:
         logger.setLevel(level)

@@ -512,9 +512,7 @@ def _column(table: Table, column: str | None, where: str) -> str:
 
 def _dataset_table(dataset: Any, where: str) -> Table:
     column = split_column(dataset.column_names)
-    names = (
-        getattr(dataset.features[column], "names", None) if column is not None else None
-    )  # of a ClassLabel
+    names = None if column is None else getattr(dataset.features[column], "names", None)  # of a ClassLabel
 
     def rows(wanted: Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
         with reading(where):

@@ -115,7 +115,7 @@ class CandidateStore:
         """Remove what killed processes left half-written. Call it on one process, before any writes."""
         clean_partial(self.folder)
 
-    def claim(self, units: Sequence[Unit]) -> None:
+    def bind(self, units: Sequence[Unit]) -> None:
         """Bind the folder to this plan, so that units of another plan are never mixed in.
 
         Raises UserError if candidates of other prompts, or another number of them, are already there.

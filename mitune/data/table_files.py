@@ -87,7 +87,8 @@ def open_table(path: Path, asked: Collection[str] = ()) -> Table:
         return _open_parquet(path)
     text = read_text(path)
     usual = {*TEXT_COLUMNS, *(name.lower() for name in asked)}
-    _check_markup(text, path)
+    if kind := _markup(text):
+        raise UserError(f"{path} is {kind}, not what its suffix says; what can be read is {FORMS}")
     if form == ".txt":
         return _of_rows([{"prompt": line} for line in _text_lines(text, path, usual)], ["prompt"])
     if form in (".csv", ".tsv"):
@@ -134,16 +135,13 @@ def _seen(path: Path) -> str:
     suffix = f"has the suffix '{path.suffix}'" if path.suffix else "has no suffix"
     kind = next((kind for start, kind in _BEGINNINGS if head.startswith(start)), None)
     if kind is None:
-        lower = head.decode("utf-8", "ignore").lstrip("\ufeff \t\r\n").lower()
-        kind = next((kind for start, kind in _MARKUP if lower.startswith(start)), None)
+        kind = _markup(head.decode("utf-8", "ignore"))
     return f"{kind} and {suffix}" if kind else f"of no form that is known: it {suffix}"
 
 
-def _check_markup(text: str, path: Path) -> None:
-    start = text[:100].lstrip("\ufeff \t\r\n").lower()
-    kind = next((kind for mark, kind in _MARKUP if start.startswith(mark)), None)
-    if kind:
-        raise UserError(f"{path} is {kind}, not what its suffix says; what can be read is {FORMS}")
+def _markup(text: str) -> str | None:
+    start = text[:256].lstrip("\ufeff \t\r\n").lower()
+    return next((kind for mark, kind in _MARKUP if start.startswith(mark)), None)
 
 
 def _text_lines(text: str, path: Path, usual: Collection[str]) -> list[str]:
@@ -311,19 +309,12 @@ def _json_rows(text: str, path: Path, form: str, usual: Collection[str]) -> list
         try:
             value = parse_json(text, path)
         except UserError:
-            if not _is_lines(text, path):  # many call JSON lines .json
+            first = next((line for line in lines(text) if line.strip()), "")
+            if not _is_json(first, path, (dict,)):  # many call JSON lines .json
                 raise
         else:
             return rows_of_value(value, path, usual)
     return rows_of_lines(text, path)
-
-
-def _is_lines(text: str, path: Path) -> bool:
-    first = next((line for line in lines(text) if line.strip()), "")
-    try:
-        return isinstance(parse_json(first, path), dict)
-    except UserError:
-        return False
 
 
 def _check_alike(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:

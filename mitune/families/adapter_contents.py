@@ -171,12 +171,9 @@ def _parsed(flat: Mapping[str, Tensor], file: Path) -> dict[Key, dict[str, Tenso
 def _check_values(flat: Mapping[str, Tensor], file: Path) -> None:
     for name, value in flat.items():
         found = _split(name)
-        is_alpha = (
-            found is not None and found[1] == "alpha"
-        )  # kohya's scripts and diffusers write whole ones too
-        number = value.is_floating_point() or (
-            is_alpha and not value.is_complex() and value.dtype != torch.bool
-        )
+        # Of alphas, kohya's scripts and diffusers write whole ones too.
+        whole = found is not None and found[1] == "alpha" and value.dtype != torch.bool
+        number = value.is_floating_point() or (whole and not value.is_complex())
         if not number or not bool(torch.isfinite(value.float()).all()):
             raise UserError(f"{file}: '{name}' holds values that are no finite numbers; it is damaged")
 

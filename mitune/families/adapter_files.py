@@ -118,8 +118,8 @@ def _resolved(contents: Contents, components: Mapping[str, nn.Module]) -> SavedA
     tensors: dict[str, dict[str, Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
     alphas: dict[str, dict[str, float]] = {}
-    for claimed, keys in entries.items():
-        target = _target(contents, claimed, keys, targets)
+    for named, keys in entries.items():
+        target = _target(contents, named, keys, targets)
         component = target.component
         told = contents.settings.get(component) or contents.settings.get(ANY) or {}
         known = dataclasses.replace(contents, settings={component: told})
@@ -134,16 +134,16 @@ def _resolved(contents: Contents, components: Mapping[str, nn.Module]) -> SavedA
     return saved
 
 
-def _target(contents: Contents, claimed: str, keys: Sequence[Key], targets: Mapping[str, _Target]) -> _Target:
-    """The component that the layers of ``keys`` are of, which the file calls ``claimed``."""
+def _target(contents: Contents, named: str, keys: Sequence[Key], targets: Mapping[str, _Target]) -> _Target:
+    """The component that the layers of ``keys`` are of, which the file calls ``named``."""
     network = next((name for name in ("unet", "transformer") if name in targets), next(iter(targets)))
-    if claimed == NETWORK:
+    if named == NETWORK:
         return targets[network]
-    if claimed in targets:
-        return targets[claimed]
-    if claimed != ANY:
+    if named in targets:
+        return targets[named]
+    if named != ANY:
         raise UserError(
-            f"the adapter {contents.path} is for another kind of model: it has a '{claimed}' ({len(keys)} layers, such"
+            f"the adapter {contents.path} is for another kind of model: it has a '{named}' ({len(keys)} layers, such"
             f" as {listed([name for _, name, _ in keys])}), here are {', '.join(targets)}"
         )
     fitting = [

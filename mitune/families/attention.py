@@ -37,26 +37,26 @@ def tapped(network: nn.Module, tap: Tap, kind: Callable[[bool, int], str]) -> It
         raise UserError(
             "attention maps are not seen under gradient checkpointing; say train.gradient_checkpointing=false"
         )
-    watch = _Watch(tap, kind)
+    capture = _Capture(tap, kind)
     # The layers that an adapter may have wrapped keep their names: it changes the projections inside them.
     layers = [(name, layer) for name, layer in network.named_modules() if hasattr(layer, "to_q")]
     hooks = [
-        layer.register_forward_pre_hook(watch.entering(name, layer), with_kwargs=True)
+        layer.register_forward_pre_hook(capture.entering(name, layer), with_kwargs=True)
         for name, layer in layers
     ]
     try:
-        with watch:
+        with capture:
             yield
     finally:
         for hook in hooks:
             hook.remove()
-    if not watch.calls:
+    if not capture.calls:
         raise UserError(
             "the network computed no attention by torch's own function, so there are no maps; use the native backend"
         )
 
 
-class _Watch(TorchFunctionMode):
+class _Capture(TorchFunctionMode):
     """Computes attention by its maps, and hands them to the tap."""
 
     def __init__(self, tap: Tap, kind: Callable[[bool, int], str]) -> None:

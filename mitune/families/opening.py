@@ -27,8 +27,6 @@ from mitune.families.source import ModelSource
 from mitune.families.weight_files import check_settings, check_variant
 from mitune.reading import loading
 
-__all__ = ["open_folder", "open_pipeline", "pipeline_class", "quiet"]
-
 
 def open_folder(source: ModelSource, variant: str | None) -> Path:
     """Give the folder of ``source``, fetched from the Hub where it is not here. Raises UserError if that fails."""

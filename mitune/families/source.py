@@ -154,9 +154,7 @@ def _fetch_adapter(name: str, file: str | None, revision: str | None) -> str:
         if file is None:
             try:
                 return str(hf_hub_download(name, ADAPTER_FILE, revision=revision))
-            except (
-                LocalEntryNotFoundError
-            ):  # no network: what is in the cache may be an adapter by another name
+            except LocalEntryNotFoundError:  # no network: the cache may have an adapter by another name
                 folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
                 names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
             except EntryNotFoundError:

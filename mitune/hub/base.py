@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.errors import UserError
-from mitune.families.opening import pipeline_class
+from mitune.families.components import pipeline_class
 from mitune.families.source import EMBEDDED, find_model
 from mitune.reading import home, is_hub_id, is_there, reading
 

@@ -80,7 +80,7 @@ def draw(
     def begin() -> list[int]:
         """What is to be done, as the first process sees it: what others see of a shared folder may be of yesterday."""
         store.clean()
-        store.claim(units)
+        store.bind(units)
         bind_model(folder, how.scoring.denoiser.identity, "pictures of", "run= folder", how.judges)
         tell(store)
         return [unit.index for unit in store.todo(units)]

@@ -192,7 +192,7 @@ def test_candidates_bring_their_latents_seeds_and_scores(tmp_path: Path) -> None
     prompts = [make_prompt(text) for text in ("a red dog", "a blue cat")]
     units = plan_units(prompts, 2, 2)
     store = CandidateStore(tmp_path / "candidates")
-    store.claim(units)
+    store.bind(units)
     for unit in units:
         table = {
             "prompt_id": [unit.prompts[0].id] * 2, "prompt": [unit.prompts[0].text] * 2, "category": ["c"] * 2,

@@ -210,15 +210,15 @@ def test_prompts_never_become_paths(tmp_path: Path) -> None:
 
 def test_a_folder_belongs_to_one_plan(tmp_path: Path) -> None:
     store = CandidateStore(tmp_path)
-    store.claim(plan_units(prompts(4), 3, 6))
-    store.claim(plan_units(prompts(4), 3, 6))
+    store.bind(plan_units(prompts(4), 3, 6))
+    store.bind(plan_units(prompts(4), 3, 6))
     for other in (
         plan_units(prompts(5), 3, 6),
         plan_units(prompts(4), 2, 6),
         plan_units(prompts(4)[::-1], 3, 6),
     ):
         with pytest.raises(UserError, match="other prompts or of another number of candidates"):
-            store.claim(other)
+            store.bind(other)
 
 
 def test_no_candidates_at_all_is_refused(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_flipped_bit_anywhere_in_a_unit_is_seen(tmp_path: Path, suffix: str) -
 
 def test_readers_get_all_units_of_the_plan_or_none(tmp_path: Path) -> None:
     store, units = filled(tmp_path)
-    store.claim(units)
+    store.bind(units)
     store.latents_path(2).unlink()
     for harmed in (2, 1):
         store.table_path(harmed).unlink()

@@ -28,7 +28,7 @@ _LONGEST = 100_000  # characters of a cell that may be a list in writing
 
 @dataclass(frozen=True)
 class Columns:
-    """These are the columns of the pictures (two where a row is a pair), of the captions, and of the labels of a pair."""
+    """These are the columns of the pictures (two where a row is a pair), the captions, and the labels of a pair."""
 
     pictures: tuple[str, ...]
     caption: str
