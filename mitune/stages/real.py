@@ -36,8 +36,8 @@ LOOKED_AT = 4  # pictures of the embedded world that are looked at for each one 
 
 @dataclass(frozen=True, eq=False)
 class RealPictures:
-    """The chosen: ``rows`` as :func:`mitune.data.selection.select` gives them, of which ``candidate`` is the row of
-    ``source``; ``figures`` for the summary."""
+    """Holds the chosen pictures: ``rows`` as :func:`mitune.data.selection.select` gives them, of which ``candidate`` is
+    the row of ``source``; ``figures`` for the summary."""
 
     rows: pd.DataFrame
     source: Pictures

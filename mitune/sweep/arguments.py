@@ -24,8 +24,17 @@ _WORD = 10_000  # letters of a word: Hydra's grammar takes long to read
 
 @dataclass(frozen=True)
 class Words:
-    """``fixed``: overrides of every job, as mitune takes them; ``swept``: as Hydra's sweeper takes them; ``hydra``:
-    of Hydra's own keys and groups."""
+    """Holds the words after ``-m`` by what they are.
+
+    >>> words = read(["seed=1", "select.k=1,3"])
+    >>> words.fixed, words.swept, grid(words.swept)
+    (('seed=1',), ('select.k=1,3',), [{'select.k': '1'}, {'select.k': '3'}])
+
+    Attributes:
+        fixed: overrides of every job, as mitune takes them.
+        swept: as Hydra's sweeper takes them.
+        hydra: of Hydra's own keys and groups.
+    """
 
     fixed: tuple[str, ...]
     swept: tuple[str, ...]
