@@ -303,7 +303,7 @@ class Peers:
         return Leave(1, _LOST)
 
     def depart(self, patience: float) -> None:
-        """Leave; the last call. The first process stays until the others are gone, as it may be the one with the store."""
+        """Leave; the last call. The first process stays until the others are gone, as it may have the store."""
         self._over.set()
         self._thread.join(timeout=GRACE)
         until = time.monotonic() + patience

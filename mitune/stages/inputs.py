@@ -234,8 +234,8 @@ def previous_adapter(run: RunFolder, number: int) -> Path | None:
 
 
 def trained_from(config: DictConfig, run: RunFolder, number: int) -> Path | None:
-    """Find the adapter that the training of round ``number`` starts with: the last round's, or in the first round, and with
-    ``train.fresh`` in every one, ``model.adapter``. Raises UserError where that is a stack.
+    """Find the adapter that the training of round ``number`` starts with: the last round's, or in the first round, and
+    with ``train.fresh`` in every one, ``model.adapter``. Raises UserError where that is a stack.
     """
     start, weights = config.model.adapter, config.model.adapter_weights
     if number > 1 and not config.train.fresh:
