@@ -25,7 +25,7 @@ from benchmarks import common
 PROMPTS, PICTURES = 300.0, 40.0  # MiB, the targets
 _BEFORE = """
 import resource, sys, torch
-from mitune.data.pictures import load_pictures
+from mitune.data.pictures.loading import load_pictures
 from mitune.data.prompts import load_prompts
 def most():
     if sys.platform != "linux":

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 
 from benchmarks import common
 from mitune.config import compose
-from mitune.data.pictures import decode_picture, load_pictures
+from mitune.data.decoding import decode_picture
+from mitune.data.pictures.loading import load_pictures
 from mitune.families import load_denoiser
 from mitune.information.scoring import Scoring
 from mitune.stages.picture_scores import ScoredPictures

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mitune.data.pictures.cells import Place
 from mitune.data.settings import SUFFIXES
 from mitune.data.splits import (
     HELD_OUT,
@@ -449,8 +450,6 @@ def _cell_picture(row: Mapping[str, Any], asked: _Asked, where: str, here: str) 
     column = asked.picture_column
     if column is None:
         return None
-    from mitune.data.pictures.cells import Place  # whose package reads prompts
-
     cell = row[column]
     if not isinstance(cell, str) or not cell or not is_file(where):
         raise UserError(

@@ -41,7 +41,12 @@ class PromptsConfig(Settings):
 
 @dataclass
 class SelectConfig(Settings):
-    """These keys say which candidates are trained on; :mod:`mitune.data.selection` obeys them."""
+    """These keys say which candidates are trained on; :mod:`mitune.data.selection` obeys them.
+
+    >>> SelectConfig(k=0).check("select.")
+    Traceback (most recent call last):
+    mitune.errors.UserError: select.k=0: must be at least 1
+    """
 
     by: str = key(
         "contrast",

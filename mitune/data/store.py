@@ -59,7 +59,11 @@ MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit holds the prompts whose candidates are made together and committed together."""
+    """A unit holds the prompts whose candidates are made together and committed together.
+
+    >>> [unit.rows for unit in plan_units([Task.of(text) for text in "abc"], 4, rows_per_unit=8)]
+    [8, 4]
+    """
 
     index: int
     prompts: tuple[Task, ...]
@@ -100,7 +104,13 @@ def find_store(folder: Path) -> CandidateStore | None:
 
 
 class CandidateStore:
-    """A store keeps the candidates of a generate stage in ``folder``. Many processes may write, each its own units."""
+    """A store keeps the candidates of a generate stage in ``folder``. Many processes may write, each its own units.
+
+    >>> store, units = CandidateStore(folder), plan_units([Task.of("a red circle")], 4, 8)
+    >>> store.bind(units)
+    >>> store.todo(units) == units
+    True
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

@@ -64,6 +64,10 @@ class Table:
     """A table has columns, and ``rows(wanted)`` gives its rows with those columns only (None: with all).
 
     ``named``: the columns have names for certain; the first line of a csv without a header only looks like some.
+
+    >>> _ = (folder / "prompts.csv").write_text("prompt,category\\na red circle,color")
+    >>> list(open_table(folder / "prompts.csv").rows(["prompt"]))
+    [{'prompt': 'a red circle'}]
     """
 
     columns: list[str]

@@ -86,7 +86,7 @@ _OTHER_FORMS = (
 
 
 @dataclass(frozen=True)
-class Contents:
+class AdapterContents:
     """A file holds (component, layer as it is called, whether in underscores) -> kind -> tensor."""
 
     path: Path
@@ -95,7 +95,7 @@ class Contents:
     settings: dict[str, dict[str, Any]]
 
 
-def open_file(file: Path) -> Contents:
+def open_file(file: Path) -> AdapterContents:
     """Read an adapter file, and peft's settings beside it.
 
     Raises UserError: damaged, no LoRA or DoRA, settings that are not known.
@@ -121,7 +121,7 @@ def open_file(file: Path) -> Contents:
             f"{file} is of peft, whose settings (alpha) are in {PEFT_SETTINGS} beside {PEFT_FILE}: it is missing; give"
             " the whole folder"
         )
-    return Contents(file, digest.hexdigest()[:12], _parsed(flat, file), settings)
+    return AdapterContents(file, digest.hexdigest()[:12], _parsed(flat, file), settings)
 
 
 def _table(value: Any, what: object) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from mitune.errors import UserError, listed
 from mitune.families import adapter_settings
-from mitune.families.adapter_contents import ANY, MAGNITUDE, NETWORK, A, B, Contents, Key, open_file
-from mitune.families.adapter_names import Table, table
+from mitune.families.adapter_contents import ANY, MAGNITUDE, NETWORK, A, AdapterContents, B, Key, open_file
+from mitune.families.adapter_names import LayerNames, layer_names
 from mitune.families.adapter_place import find_file
 from mitune.families.layers import check_size, matrix, plain, sizes
 
@@ -81,7 +81,7 @@ def read_adapter(folder: str | Path, components: Mapping[str, nn.Module] | None 
     return _resolved(contents, components)
 
 
-def _as_named(contents: Contents) -> SavedAdapter:
+def _as_named(contents: AdapterContents) -> SavedAdapter:
     """The adapter as its file names it, where that is diffusers' own form."""
     tensors: dict[str, dict[str, Tensor]] = collections.defaultdict(dict)
     alphas: dict[str, dict[str, float]] = collections.defaultdict(dict)
@@ -101,15 +101,15 @@ class _Target:
     """A component of the model that an adapter is for."""
 
     component: str
-    names: Table
+    names: LayerNames
     sizes: dict[str, tuple[int, int]]
     modules: dict[str, nn.Module]
 
 
-def _resolved(contents: Contents, components: Mapping[str, nn.Module]) -> SavedAdapter:
+def _resolved(contents: AdapterContents, components: Mapping[str, nn.Module]) -> SavedAdapter:
     """The adapter under the names of this model's layers."""
     targets = {
-        component: _Target(component, table(module, component), sizes(module), plain(module))
+        component: _Target(component, layer_names(module, component), sizes(module), plain(module))
         for component, module in components.items()
     }
     entries: dict[str, list[Key]] = collections.defaultdict(list)
@@ -134,7 +134,9 @@ def _resolved(contents: Contents, components: Mapping[str, nn.Module]) -> SavedA
     return saved
 
 
-def _target(contents: Contents, named: str, keys: Sequence[Key], targets: Mapping[str, _Target]) -> _Target:
+def _target(
+    contents: AdapterContents, named: str, keys: Sequence[Key], targets: Mapping[str, _Target]
+) -> _Target:
     """The component that the layers of ``keys`` are of, which the file calls ``named``."""
     network = next((name for name in ("unet", "transformer") if name in targets), next(iter(targets)))
     if named == NETWORK:
@@ -166,7 +168,7 @@ def _fits(parts: Mapping[str, Tensor], found: tuple[str, ...] | None, target: _T
     return down is None or (down.ndim > 1 and down.shape[1] == target.sizes[found[0]][1])
 
 
-def _check_layers(contents: Contents, keys: Sequence[Key], target: _Target) -> None:
+def _check_layers(contents: AdapterContents, keys: Sequence[Key], target: _Target) -> None:
     """Raise UserError for layers that the model does not have, or that the settings leave out."""
     component, names = target.component, target.names
     missing = [name for _, name, is_flat in keys if not names.find(name, is_flat)]
@@ -200,7 +202,7 @@ class _Made:
     alphas: dict[str, float]
 
 
-def _add(contents: Contents, key: Key, target: _Target, made: _Made) -> None:
+def _add(contents: AdapterContents, key: Key, target: _Target, made: _Made) -> None:
     """Add a layer of the file to what is made of the module's."""
     component, layers = target.component, target.names.find(*key[1:]) or ()
     parts, alpha = _checked(contents, component, key[1], layers, contents.layers[key])
@@ -226,7 +228,7 @@ def _add(contents: Contents, key: Key, target: _Target, made: _Made) -> None:
 
 
 def _checked(
-    contents: Contents, component: str, name: str, layers: Iterable[str], parts: Mapping[str, Tensor]
+    contents: AdapterContents, component: str, name: str, layers: Iterable[str], parts: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], float]:
     """A, B and magnitudes of a layer, and its alpha. Raises UserError where they are not whole or contradict each
     other.

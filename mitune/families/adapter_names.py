@@ -96,8 +96,8 @@ Names = dict[str, tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table holds a file's name of a layer -> the layers of the module that it stands for (several: its outputs are
+class LayerNames:
+    """A file calls layers by these names: each -> the layers of the module that it stands for (several: its outputs are
     theirs, one after the other; None: it could be two), with dots and with underscores in their place.
     """
 
@@ -109,7 +109,7 @@ class Table:
         return (self.flat if is_flat else self.dotted).get(name)
 
 
-def table(module: nn.Module, component: str) -> Table:
+def layer_names(module: nn.Module, component: str) -> LayerNames:
     """Give all names of all layers of ``module``."""
     layers = sizes(module)
     dotted: Names = {name: (name,) for name in layers}
@@ -119,7 +119,7 @@ def table(module: nn.Module, component: str) -> Table:
     for name, found in dotted.items():
         short = name.replace(".", "_")
         flat[short] = found if flat.get(short, found) == found else None
-    return Table(dotted, flat)
+    return LayerNames(dotted, flat)
 
 
 def _others(component: str, layers: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -16,8 +16,9 @@ class Autoencoder:
     ``downscale``: pixels along a side of one latent cell. ``fast``: an ``AutoencoderTiny`` to decode with, or None.
     """
 
-    def __init__(self, vae: Any, downscale: int, fast: Any = None) -> None:
-        self.vae, self.downscale, self.fast = vae, downscale, fast
+    def __init__(self, vae: Any, downscale: int) -> None:
+        self.vae, self.downscale = vae, downscale
+        self.fast: Any = None
         self.scale, self.shift = _scaling(vae)
 
     def encode(self, pictures: Tensor, device: torch.device) -> Tensor:

@@ -251,6 +251,9 @@ class Density:
     """Times are logit-normal (Esser et al., 2403.03206, eq. 19): logit(t / total) ~ N(mean, std²), cut to a range.
 
     A shift s of the noise levels (their eq. 23) only moves the logit: mean + ln s.
+
+    >>> Density(1000)(torch.tensor([0.5], dtype=torch.float64), 0, 1000)
+    tensor([500.])
     """
 
     total: int

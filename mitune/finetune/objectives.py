@@ -52,7 +52,11 @@ def error(denoiser: Denoiser, z0: Tensor, noise: Tensor, t: Tensor, condition: C
 
 
 class LayoutWeight:
-    """The weight is ``NoiseSchedule.layout_weight``, its mean over the times of training scaled to 1."""
+    """The weight is ``NoiseSchedule.layout_weight``, its mean over the times of training scaled to 1.
+
+    >>> LayoutWeight(NoiseSchedule.ddpm(), 0.5, 0, 1000)(torch.arange(1000)).mean().round(decimals=4)
+    tensor(1.)
+    """
 
     def __init__(self, schedule: NoiseSchedule, power: float, low: int, high: int) -> None:
         """Training times are ``low`` … ``high`` (excluded), in the model's units."""

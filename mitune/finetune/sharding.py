@@ -61,12 +61,7 @@ def check_launch(settings: Any, processes: int, environment: Mapping[str, str] =
     return None
 
 
-def shard(
-    network: nn.Module,
-    adapter: Iterable[nn.Parameter],
-    device: torch.device,
-    environment: Mapping[str, str] = os.environ,
-) -> None:
+def shard(network: nn.Module, adapter: Iterable[nn.Parameter], device: torch.device) -> None:
     """Leave of the frozen parameters of ``network`` only this process's share; ``adapter`` stays whole.
 
     The groups that are gathered at a time are the blocks: the members of the network's lists of modules. Every process
@@ -79,7 +74,7 @@ def shard(
     how: dict[str, Any] = {
         "mesh": mesh,
         "ignored_params": set(adapter),
-        "reshard_after_forward": environment.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
+        "reshard_after_forward": os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
     }
     for part in network.children():
         for block in part if isinstance(part, nn.ModuleList) else ():

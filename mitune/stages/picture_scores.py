@@ -14,15 +14,9 @@ import torch
 from torch import Tensor
 
 from mitune import leaving
-from mitune.data.pictures import (
-    Contents,
-    Pictures,
-    decode_picture,
-    numbers,
-    read_contents,
-    read_or_none,
-    seeds_of,
-)
+from mitune.data.decoding import decode_picture
+from mitune.data.pictures.contents import Contents, read_contents, read_or_none, seeds_of
+from mitune.data.pictures.rows import Pictures, numbers
 from mitune.denoiser import Denoiser
 from mitune.digests import whole_unit, write_unit
 from mitune.distributed import broadcast, state, wait, work_queue

@@ -16,7 +16,9 @@ import pyarrow as pa
 from omegaconf import DictConfig
 
 from mitune.data.dataset import encode_png
-from mitune.data.pictures import Pictures, load_pictures, prompts_of, write_pictures, written_here
+from mitune.data.pictures.loading import load_pictures
+from mitune.data.pictures.rows import Pictures, prompts_of
+from mitune.data.pictures.writing import write_pictures, written_here
 from mitune.data.prompts import load_prompts
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError

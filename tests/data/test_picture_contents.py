@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mitune.data.pictures import Contents, Pictures, read_contents
+from mitune.data.pictures.contents import Contents, read_contents
+from mitune.data.pictures.rows import Pictures
 
 
 def of(*pictures: bytes | None) -> str:

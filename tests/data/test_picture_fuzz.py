@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mitune.data.decoding import decode_picture
-from mitune.data.pictures import load_pictures
+from mitune.data.pictures.loading import load_pictures
 from mitune.errors import UserError
 from tests.times import TIMES
 

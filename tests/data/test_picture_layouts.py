@@ -19,7 +19,9 @@ from PIL import Image
 
 from mitune.data import dataset
 from mitune.data.decoding import decode_picture
-from mitune.data.pictures import Pictures, load_pictures, write_pictures
+from mitune.data.pictures.loading import load_pictures
+from mitune.data.pictures.rows import Pictures
+from mitune.data.pictures.writing import write_pictures
 from mitune.errors import UserError
 from mitune.stages.picture_scores import ScoredPictures
 

@@ -15,14 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mitune.data.pictures import (
-    Pictures,
-    decode_picture,
-    load_pictures,
-    numbers,
-    write_pictures,
-    written_here,
-)
+from mitune.data.decoding import decode_picture
+from mitune.data.pictures import loading
+from mitune.data.pictures.loading import load_pictures
+from mitune.data.pictures.rows import Pictures, numbers
+from mitune.data.pictures.writing import write_pictures, written_here
 from mitune.data.prompts import make_prompt
 from mitune.data.store import CandidateStore, plan_units
 from mitune.errors import UserError
@@ -210,6 +207,23 @@ def test_candidates_bring_their_latents_seeds_and_scores(tmp_path: Path) -> None
         assert found.latents is not None
         assert found.latents([2, 0])[:, 0, 0, 0].tolist() == [1.0, 0.0]
     assert len(load_pictures(tmp_path, limit=1)) == 1
+
+
+def test_a_part_of_the_rows_keeps_what_belongs_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["", "one", "two"]
+    whole = Pictures(
+        "here", lines, ["a", "b", "c"], lambda row: b"%d" % row, seeds=[1, 2, 3], made_from=lines
+    )
+    monkeypatch.setattr(loading, "_open", lambda *_: whole)
+    found = load_pictures("here", skip=True)
+    assert (found.texts, found.names, found.seeds, found.made_from) == (
+        lines[1:],
+        ["b", "c"],
+        [2, 3],
+        lines[1:],
+    )
+    assert found.read is not None
+    assert (found.read(1), found.left_out) == (b"2", 1)
 
 
 def test_the_embedded_world_draws_its_own_pictures() -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mitune.data.pictures import load_pictures
+from mitune.data.pictures.loading import load_pictures
 from mitune.errors import UserError
 
 KARPATHY = ["train", "Test", "restval", "TRAIN", "val", "validation", "test", "training"]

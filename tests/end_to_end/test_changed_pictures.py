@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from mitune.cli import main
-from mitune.data.pictures import load_pictures
 from mitune.data.pictures.cells import Place
+from mitune.data.pictures.loading import load_pictures
 from mitune.digests import seal
 from mitune.files import read_json
 

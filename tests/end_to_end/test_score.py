@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mitune.cli import main
-from mitune.data.pictures import load_pictures
+from mitune.data.pictures.loading import load_pictures
 from mitune.files import read_json
 from tests.families.tiny import make_guidance_distilled, make_overflow
 

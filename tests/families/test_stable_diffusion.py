@@ -12,6 +12,7 @@ import torch
 
 from mitune.errors import UserError
 from mitune.families import load_denoiser
+from mitune.families.settings import ModelConfig
 from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
@@ -43,6 +44,16 @@ def test_it_knows_its_shapes_and_is_frozen(denoiser: StableDiffusionDenoiser) ->
     for module in denoiser.components.values():
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_model_is_named_by_its_path_its_keys_or_its_settings(tiny_pipeline_folder: Path) -> None:
+    keys = {"path": str(tiny_pipeline_folder), "device": "cpu", "dtype": "float16", "variant": None}
+    for given in (keys, ModelConfig(**{key: value for key, value in keys.items() if value is not None})):
+        assert load_denoiser(given).dtype == torch.float16
+        assert load_denoiser(given, dtype="float32").dtype == torch.float32
+    assert load_denoiser(tiny_pipeline_folder, device="cpu").identity == load_denoiser(keys).identity
+    with pytest.raises(UserError, match=r"model\.path is empty"):
+        load_denoiser({"path": ""})
 
 
 @pytest.mark.parametrize("fixture", ["tiny_pipeline_folder", "tiny_v_pipeline_folder"])

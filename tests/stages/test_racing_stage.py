@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mitune.config import compose
-from mitune.data.pictures import load_pictures
+from mitune.data.pictures.loading import load_pictures
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import scorers, select
 from mitune.data.store import CandidateStore, plan_units

@@ -15,7 +15,7 @@ _AT_ONCE = 64  # latents in memory
 
 
 class Contents:
-    """Takes rows in their order as they are read, in portions of any size."""
+    """It takes rows in their order as they are read, in portions of any size; ``digest`` tells them from others."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()

@@ -37,6 +37,10 @@ class Wanted:
 class Pictures:
     """A source gives row by row a caption, a name for messages, and a picture or a latent.
 
+    >>> found = Pictures("here", ["a red circle"], ["a.png"], read=lambda row: b"")
+    >>> found.what(0)
+    "the picture a.png of here ('a red circle')"
+
     ``keys``: further columns that identify a row in the table of scores. ``scores``: columns known already.
     ``read``: file contents of a row's picture (None: there is only a latent), quick where rows are asked for in their
     order. ``latents``: the latents of some rows [n, …]. ``seeds``: those of the candidates; other pictures get theirs

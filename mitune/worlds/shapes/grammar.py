@@ -57,6 +57,9 @@ class PromptSpec:
     """A prompt names one to three objects and, optionally, a relation of the first to the second.
 
     ValueError if there are too few or too many objects, or if no scene can satisfy the relation.
+
+    >>> parse_prompt("a red circle above a square").objects[0]
+    ObjectSpec(shape='circle', colour='red', texture=None, size=None)
     """
 
     objects: tuple[ObjectSpec, ...]

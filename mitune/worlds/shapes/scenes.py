@@ -50,7 +50,11 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene is one to three objects before a grey background (level 0-255)."""
+    """A scene is one to three objects before a grey background (level 0-255).
+
+    >>> random_scene(np.random.default_rng(0), PromptSpec((ObjectSpec("cross", "red"),))).objects[0].colour
+    'red'
+    """
 
     objects: tuple[Object, ...]
     background: int
