@@ -30,7 +30,7 @@ def score_columns(table: pd.DataFrame) -> list[str]:
 
 
 def summarise(table: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Mean of every score over all rows and in each category, with cluster-bootstrap 95 % intervals.
+    """Give the mean of every score over all rows and in each category, with cluster-bootstrap 95 % intervals.
 
     ``table`` has a row a picture: prompt_id, category, candidate and one column a score. Gives ``{"all": row, category:
     row, …}``, each row ``{"oracle", "exact", "mi", other scores, "n", "prompts", "oracle_ci95", "ci95": {score: [low,
@@ -49,7 +49,7 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[st
     """
     _check(before)
     _check(after)
-    after = align(before, after)
+    after = after.iloc[alignment(before, after)].reset_index(drop=True)
     before = before.reset_index(drop=True)
     names = [name for name in score_columns(before) if name in score_columns(after)]
     result: dict[str, dict[str, Any]] = {}
@@ -70,15 +70,9 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[st
     return result
 
 
-def align(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Rows of ``after`` in the order of ``before``, indexed 0…n−1. Raises UserError when they are not the
-    same pictures."""
-    order = alignment(before, after)
-    return after.iloc[order].reset_index(drop=True)
-
-
 def alignment(before: pd.DataFrame, after: pd.DataFrame) -> list[int]:
-    """Position in ``after`` of every row of ``before``, paired by (prompt_id, candidate) with equal seeds."""
+    """Find the position in ``after`` of every row of ``before``, paired by (prompt_id, candidate) with equal seeds.
+    Raises UserError when they are not the same pictures."""
     old, new = _keys(before, "before"), _keys(after, "after")
     advice = "evaluate both models on the same prompts, candidates and seed"
     for side, missing in (("after", old.keys() - new.keys()), ("before", new.keys() - old.keys())):

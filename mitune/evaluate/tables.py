@@ -20,7 +20,7 @@ def figure(value: float | None, sign: bool = False) -> str:
 
 
 def bounds(interval: list[float] | None, sign: bool = False) -> str:
-    """``[low, high]``, or a dash."""
+    """Write ``[low, high]``, or a dash."""
     return "–" if interval is None else f"[{figure(interval[0], sign)}, {figure(interval[1], sign)}]"
 
 
@@ -40,7 +40,10 @@ def comparison_table(comparison: Mapping[str, Mapping[str, Any]], title: str = "
 
     A difference is green where its whole interval is above zero, red where it is below.
     """
-    table = _table(title, ["category", "score", "before", "after", "difference", "95 % interval", "pictures"])
+    # Names and categories are the user's: as Text they are never read as rich markup.
+    table = Table(title=Text(title) if title else None)
+    for column in ("category", "score", "before", "after", "difference", "95 % interval", "pictures"):
+        table.add_column(Text(column), justify="left" if column in ("category", "score") else "right")
     for category, row in comparison.items():
         names = [name for name in row if name not in _COUNTS]
         for name in names:
@@ -63,11 +66,3 @@ def _style(interval: list[float] | None) -> str:
     if interval is None or interval[0] <= 0 <= interval[1]:
         return ""
     return "green" if interval[0] > 0 else "red"
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    # Names and categories are the user's: as Text they are never read as rich markup.
-    table = Table(title=Text(title) if title else None)
-    for column in columns:
-        table.add_column(Text(column), justify="left" if column in ("category", "score") else "right")
-    return table

@@ -15,8 +15,13 @@ from mitune.reading import home, is_hub_id, is_there, reading
 
 @dataclass(frozen=True)
 class BaseModel:
-    """``hub_id``: where it is on the Hub, if there; ``license``: license, license_name, license_link of its own card;
-    ``takes_adapters``: whether the plain pipeline loads LoRA files itself (None: not known).
+    """Holds what a card says of the base model.
+
+    Attributes:
+        name: of the model.
+        hub_id: where it is on the Hub, if there.
+        license: license, license_name, license_link of its own card.
+        takes_adapters: whether the plain pipeline loads LoRA files itself (None: not known).
     """
 
     name: str

@@ -28,7 +28,7 @@ class HpsReward:
     differentiable = False
 
     def __init__(self, settings: HpsConfig, device: torch.device | str) -> None:
-        check_package("hpsv2", self.name, "hpsv2")
+        check_package("hpsv2", self.name)
         self.version, self.batch_size = settings.version, settings.batch_size
         self.device = torch.device(device)
 
@@ -42,8 +42,8 @@ class HpsReward:
         """(network, preprocessing of a PIL image, tokenizer), as the package loads them."""
         from PIL import Image
 
-        judge = import_package("hpsv2.img_score", self.name, "hpsv2")
-        encoder = import_package("hpsv2.src.open_clip", self.name, "hpsv2")
+        judge = import_package("hpsv2.img_score", self.name)
+        encoder = import_package("hpsv2.src.open_clip", self.name)
         # The package fetches and reads its weights in its first answer, and again in every further one.
         judge.score([Image.new("RGB", (224, 224))], "", hps_version=self.version)
         model = judge.model_dict["model"].to(self.device).eval()

@@ -27,7 +27,7 @@ class ImageRewardReward:
     differentiable = True
 
     def __init__(self, settings: ImageRewardConfig, device: torch.device | str) -> None:
-        check_package("ImageReward", self.name, "imagereward")
+        check_package("ImageReward", self.name)
         self.model, self.device, self.batch_size = settings.model, torch.device(device), settings.batch_size
         self._preprocess = Preprocess(resize=_SIDE, crop=(_SIDE, _SIDE))
 
@@ -38,7 +38,7 @@ class ImageRewardReward:
 
     @cached_property
     def _network(self) -> Any:
-        package = import_package("ImageReward", self.name, "imagereward")
+        package = import_package("ImageReward", self.name)
         return package.load(self.model, device=str(self.device)).eval().requires_grad_(False)
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:

@@ -9,22 +9,25 @@ from typing import Any
 from mitune.errors import UserError, first_line
 
 
-def check_package(package: str, scorer: str, extra: str) -> None:
-    """Raise UserError, naming the extra that brings it, if ``package`` is not installed; nothing is imported."""
+def check_package(package: str, scorer: str) -> None:
+    """Raise UserError if ``package`` is not installed, naming the extra that brings it; nothing is imported.
+
+    The extra is called as the scorer is.
+    """
     if util.find_spec(package) is None:
         raise UserError(
-            f"the scorer {scorer} needs the package {package}, which is not installed: pip install mitune[{extra}]"
+            f"the scorer {scorer} needs the package {package}, which is not installed: pip install mitune[{scorer}]"
         )
 
 
-def import_package(module: str, scorer: str, extra: str) -> Any:
+def import_package(module: str, scorer: str) -> Any:
     """Import a module of such a package. Raises UserError where it cannot be had or does not import."""
-    check_package(module.partition(".")[0], scorer, extra)
+    check_package(module.partition(".")[0], scorer)
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"the scorer {scorer}: {module} does not import ({first_line(error)}); pip install mitune[{extra}]"
+            f"the scorer {scorer}: {module} does not import ({first_line(error)}); pip install mitune[{scorer}]"
         ) from error
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
+from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import NoiseStreams
 from mitune.sampling.solver import Solver, StepCoefficients, solver_of
@@ -31,7 +32,7 @@ class Step:
     Where it is not ``linear``, of a model with further branches, eps has their pull too.
 
     ``t_prev`` is −1 (VP) or 0.0 (flow) where the step lands on clean data; ``noise`` is None where ``std`` is 0;
-    ``wide``, ``a`` and ``b`` (NaN of a solver with memory) as in ``StepCoefficients``.
+    ``wide``, ``a`` and ``b`` (NaN of a solver with memory) as in ``StepCoefficients``; ``schedule``: the model's.
     """
 
     index: int
@@ -47,8 +48,9 @@ class Step:
     std: float
     wide: float
     guidance: float
-    noise: Tensor | None = None
-    linear: bool = True
+    noise: Tensor | None
+    linear: bool
+    schedule: NoiseSchedule
 
     @cached_property
     def delta(self) -> Tensor:
@@ -59,6 +61,12 @@ class Step:
     def squared_gap(self) -> Tensor:
         """‖ε̂_c − ε̂_∅‖² [n]; computed once for all observers."""
         return self.delta.square().sum(1)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The picture this step aims at, ẑ_0 = (z_t − σ_t ε̂)/α_t [n, …], by the guided ε̂ (Song et al. 2021, eq. 9)."""
+        alpha, sigma = float(self.schedule.alpha(self.t)), float(self.schedule.sigma(self.t))
+        return (self.z - sigma * self.eps) / alpha
 
 
 class Observer(Protocol):
@@ -266,7 +274,7 @@ def walk(
             cond, null, guided = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
             step = Step(
                 index, at.t, at.t_prev, z, cond, null, guided, z_prev, at.a, at.b, at.std, at.wide,
-                guidance, drawn, denoiser.branches == 2,
+                guidance, drawn, denoiser.branches == 2, schedule,
             )  # fmt: skip
             for observer in observers:
                 observer.observe(step)

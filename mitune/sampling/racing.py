@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError
-from mitune.noise import NoiseSchedule
 from mitune.sampling.loop import Guide, Population, Step
 
 Look = Callable[[Tensor, Tensor, int], Tensor]
@@ -45,7 +44,6 @@ class Racing(Guide):
         cuts: as ``check_cuts`` wants them.
         groups: [n] the prompt of each candidate asked for, as numbers; groups may differ in size.
         by: the name of an observer, whose ``result()`` so far ranks the candidates, or a ``Look`` at ẑ_0.
-        schedule: the model's, for ẑ_0; a ``Look`` needs it.
 
     After the loop ``dropped_at`` [n] int64 holds the steps a dropped candidate had taken (0: it finished) and ``score``
     [n] float64 what it was last ranked by (NaN: never). All prompts are cut at once; the host waits for the device once
@@ -55,14 +53,9 @@ class Racing(Guide):
 
     reads_steps = True
 
-    def __init__(
-        self, cuts: Sequence[Cut], groups: Tensor, by: str | Look, schedule: NoiseSchedule | None = None
-    ) -> None:
-        if not isinstance(by, str) and schedule is None:
-            raise ValueError("a look at the predicted picture needs the noise schedule")
+    def __init__(self, cuts: Sequence[Cut], groups: Tensor, by: str | Look) -> None:
         self.cuts = {cut.step: cut for cut in cuts}
         self.by = by
-        self._schedule = schedule
         self._groups = groups.to("cpu", torch.long)
         self.dropped_at = torch.zeros(len(groups), dtype=torch.long)
         self.score = torch.full((len(groups),), float("nan"), dtype=torch.float64)
@@ -73,7 +66,7 @@ class Racing(Guide):
         if cut is None:
             return None
         rows = population.rows
-        values = running(self.by, step, population, self._schedule)
+        values = running(self.by, step, population)
         chosen = best_of_groups(values, self._groups[rows], cut.survivors)
         dropped = torch.ones(len(rows), dtype=torch.bool)
         dropped[chosen] = False
@@ -90,14 +83,8 @@ class Pilot(Guide):
 
     reads_steps = True
 
-    def __init__(
-        self,
-        by: dict[str, str | Look],
-        steps: dict[str, Sequence[int]],
-        schedule: NoiseSchedule | None = None,
-    ) -> None:
+    def __init__(self, by: dict[str, str | Look], steps: dict[str, Sequence[int]]) -> None:
         self.by, self.steps = by, {name: set(chosen) for name, chosen in steps.items()}
-        self._schedule = schedule
         self.scores: dict[str, dict[int, Tensor]] = {name: {} for name in by}
 
     def after(self, step: Step, population: Population) -> None:
@@ -105,27 +92,18 @@ class Pilot(Guide):
         done = step.index + 1
         for name, by in self.by.items():
             if done in self.steps[name]:
-                self.scores[name][done] = running(by, step, population, self._schedule)
+                self.scores[name][done] = running(by, step, population)
 
 
-def running(
-    by: str | Look, step: Step, population: Population, schedule: NoiseSchedule | None = None
-) -> Tensor:
+def running(by: str | Look, step: Step, population: Population) -> Tensor:
     """Rank the population after ``step``: scores [n] float64 on the CPU. ValueError for an unknown observer."""
     if isinstance(by, str):
         if by not in population.observers:
             raise ValueError(f"no observer {by!r}; there are {', '.join(population.observers) or 'none'}")
         values = population.observers[by].result()
     else:
-        assert schedule is not None
-        values = by(predicted(step, schedule), population.rows, step.index + 1)
+        values = by(step.predicted, population.rows, step.index + 1)
     return values.cpu().double()
-
-
-def predicted(step: Step, schedule: NoiseSchedule) -> Tensor:
-    """The picture this step aims at, ẑ_0 = (z_t − σ_t ε̂)/α_t [n, …], by the guided ε̂ (Song et al. 2021, eq. 9)."""
-    alpha, sigma = float(schedule.alpha(step.t)), float(schedule.sigma(step.t))
-    return (step.z - sigma * step.eps) / alpha
 
 
 def best_of_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:

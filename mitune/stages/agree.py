@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from mitune.data.prompts import make_prompt
-from mitune.data.store import KEYS, CandidateStore, find_store, plan_units
+from mitune.data.store import KEYS, find_store, plan_units
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
@@ -21,7 +21,7 @@ from mitune.information.scoring import check_judges
 from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
-from mitune.stages.candidates import Drawing, cost, draw
+from mitune.stages.candidates import Drawing, cost, draw, scored_table
 from mitune.stages.inputs import check_lengths, load_model, prompt_pool, sampler_of, scoring_of, study_prompts
 from mitune.stages.progress import say
 
@@ -32,7 +32,8 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     Raises UserError: scores that cannot be had, too few prompts, a table without them.
     """
     folder = run.root / "agree"
-    referee = referee_of(config)
+    scorers = list(config.agree.scorers)
+    referee: str = config.agree.referee or ("oracle" if "oracle" in scorers else scorers[-1])
     if state().is_main_process:
         clean_partial(folder)
     read = _draw(config, folder) if config.agree.source is None else lambda: _read(config)
@@ -40,20 +41,17 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     def finish() -> dict[str, Any]:
         table, forwards, spent = read()
         table = _with_sums(config, table, referee)
-        names = list(dict.fromkeys([*config.agree.scorers, referee]))
-        figures = (
-            agreement(
-                table,
-                names,
-                referee,
-                positions=config.agree.positions,
-                fractions=config.agree.fractions,
-                forwards=forwards,
-                seed=config.seed,
-                resamples=config.agree.resamples,
-            )
-            | spent
+        study = agreement(
+            table,
+            list(dict.fromkeys([*scorers, referee])),
+            referee,
+            positions=config.agree.positions,
+            fractions=config.agree.fractions,
+            forwards=forwards,
+            seed=config.seed,
+            resamples=config.agree.resamples,
         )
+        figures = study | spent
         write_table(folder / "scores.parquet", pa.Table.from_pandas(table, preserve_index=False))
         write_bytes(folder / "agreement.png", plot(figures))
         text = markdown(figures)
@@ -64,12 +62,6 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         return figures
 
     return broadcast(finish)
-
-
-def referee_of(config: DictConfig) -> str:
-    """Give the score that the others are held to."""
-    names = list(config.agree.scorers)
-    return config.agree.referee or ("oracle" if "oracle" in names else names[-1])
 
 
 # Candidates with their scores, forwards a candidate by score, what was drawn and what it took.
@@ -102,17 +94,13 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
             if set(scorers_of([name], combined)) <= each.keys()
         }
         settled = {"guidance": config.sampler.guidance, "steps": config.sampler.steps}
-        return _scored(store), forwards, {"model": denoiser.identity, **settled, **took.total}
+        return scored_table(store), forwards, {"model": denoiser.identity, **settled, **took.total}
 
     return read
 
 
-def _scored(store: CandidateStore) -> pd.DataFrame:
-    return store.table().drop(columns=["kept", "unit", "latent_row"])
-
-
 def read_scores(path: Path) -> pd.DataFrame:
-    """A table of scores: a parquet file with ``prompt_id``, or the captions, and a column a score; or a folder of
+    """Read a table of scores: a parquet file with ``prompt_id``, or the captions, and a column a score; or a folder of
     candidates. Raises UserError for what is neither."""
     if is_folder(path):
         store = find_store(path)
@@ -120,7 +108,7 @@ def read_scores(path: Path) -> pd.DataFrame:
             raise UserError(
                 f"agree.source={path}: no candidates there; give the folder candidates of a round"
             )
-        return _scored(store)
+        return scored_table(store)
     check_regular(path, f"agree.source={path}")
     with reading(f"agree.source={path} is not a readable parquet table: it"):
         table = pq.read_table(path).to_pandas()

@@ -198,10 +198,15 @@ def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
     return read_cost(store.table_path(unit.index) for unit in units)
 
 
+def scored_table(store: CandidateStore) -> pd.DataFrame:
+    """Read the candidates with their scores, without what only the store goes by."""
+    return store.table().drop(columns=["kept", "unit", "latent_row"])
+
+
 def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:
-    """The pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
+    """Decode the pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
     latents = store.latents(rows)
     pictures: list[Tensor] = []
     for part in latents.split(batch_size):

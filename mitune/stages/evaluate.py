@@ -14,7 +14,7 @@ from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.distributed import broadcast
 from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.runs import RunFolder
-from mitune.stages.candidates import Drawing, cost, decode_rows, draw
+from mitune.stages.candidates import Drawing, cost, decode_rows, draw, scored_table
 from mitune.stages.inputs import (
     check_lengths,
     held_out_prompts,
@@ -37,12 +37,13 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     adapter = round_adapter(run, number)
     denoiser = load_model(config)
     check_lengths(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
+    units = plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
     base = baseline_folder(config, run, prompts, denoiser.identity)
     with shared(config, base, base.name), denoiser.fused():
-        before = _draw(config, base, prompts, denoiser, "base model")
+        before = _draw(config, base, units, denoiser, "base model")
     denoiser.load_adapter(adapter)
     with denoiser.fused():
-        after = _draw(config, run.round(number) / "after", prompts, denoiser, f"round {number}: evaluate")
+        after = _draw(config, run.round(number) / "after", units, denoiser, f"round {number}: evaluate")
 
     def finish() -> dict[str, Any]:
         tables = [store.table() for store in (before, after)]
@@ -51,18 +52,16 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             decode_rows(store, table, denoiser, batch)
             for store, table in zip((before, after), tables, strict=True)
         ]
-        extra = ["kept", "unit", "latent_row"]
         result = write_evaluation(
             run.round(number),
-            tables[0].drop(columns=extra),
-            tables[1].drop(columns=extra),
+            scored_table(before),
+            scored_table(after),
             shown[0],
             shown[1],
             examples=config.evaluate.examples,
             seed=config.evaluate.seed,
         )
         figures = {name: result[name] for name in ("before", "after", "difference", "diversity")}
-        units = _units(config, prompts)
         before_cost, after_cost = (cost(store, units) for store in (before, after))
         # The base's pictures are paid for once, by the round that made them.
         first = number == 1 or run.mark(1, "evaluate") is None
@@ -74,20 +73,16 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     return broadcast(finish)
 
 
-def _draw(config: DictConfig, folder: Path, prompts: list[Task], denoiser: Any, title: str) -> CandidateStore:
+def _draw(config: DictConfig, folder: Path, units: list[Unit], denoiser: Any, title: str) -> CandidateStore:
     """The held-out pictures of a model, resumed where a killed command left them."""
     own = config.evaluate
     sampler, scoring = sampler_of(config, denoiser, own.guidance), scoring_of(config, denoiser, own.scorers)
     how = Drawing(sampler, scoring, own.seed, batch_size=own.batch_size)
-    return draw(folder, _units(config, prompts), how, title=title)
-
-
-def _units(config: DictConfig, prompts: list[Task]) -> list[Unit]:
-    return plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
+    return draw(folder, units, how, title=title)
 
 
 def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Task], identity: str) -> Path:
-    """The folder of the base model's held-out pictures, named by everything they depend on: the model and prompts
+    """Name the folder of the base model's held-out pictures, by everything they depend on: the model and prompts
     themselves, not where they were read from."""
     values = {
         name: value

@@ -51,7 +51,7 @@ class Watch(Protocol):
 
 
 def cuts_of(config: DictConfig, branches: int = 2) -> list[Cut]:
-    """The cuts that ``sampler.racing`` asks for, none where it is off. Raises UserError for what cannot be done.
+    """Give the cuts that ``sampler.racing`` asks for, none where it is off. Raises UserError for what cannot be done.
 
     ``branches``: the model's, on which a speedup depends where looks cost something; with most models' two, mistakes
     are found before one is loaded.
@@ -143,7 +143,7 @@ class Race:
     ) -> Watcher:
         """Begin the race of these candidates; it adds the store's columns ``RACE``."""
         by = running_score(self.scoring, tasks, seeds)
-        guide = Racing(self.cuts, groups, by, self.scoring.denoiser.schedule)
+        guide = Racing(self.cuts, groups, by)
 
         def columns(latents: Tensor) -> dict[str, list[Any]]:
             steps = guide.dropped_at.tolist()
@@ -153,7 +153,7 @@ class Race:
 
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
-    """The race of ``sampler.racing``; None where it is off."""
+    """Make the race of ``sampler.racing``; None where it is off."""
     cuts, racing = cuts_of(config, denoiser.branches), config.sampler.racing
     if not cuts:
         return None
@@ -164,7 +164,7 @@ def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
 
 
 def column(name: str, step: int) -> str:
-    """The column of a running score after so many steps; after all of them: its own final value."""
+    """Name the column of a running score after so many steps; after all of them: its own final value."""
     return f"{name}@{step}"
 
 
@@ -187,7 +187,7 @@ class PilotRace:
         """Begin the pilot of these candidates; it adds ``name@step`` for every running score and step, the last step's
         from the finished latents."""
         by = {name: running_score(scoring, tasks, seeds) for name, scoring in self.scorings.items()}
-        guide = Pilot(by, dict(self.at), next(iter(self.scorings.values())).denoiser.schedule)
+        guide = Pilot(by, dict(self.at))
         together = _together(observers, self.scorings.values())
         own = {observer.name: observer for observer in together}
 

@@ -41,7 +41,7 @@ _WRITTEN = re.compile(r"\d{6,}\.png|metadata\.jsonl")  # what lies in the folder
 
 
 def sample_folder(config: DictConfig) -> Path:
-    """The folder that a sample command writes: ``sample.out``, or ``samples`` in the run folder."""
+    """Name the folder that a sample command writes: ``sample.out``, or ``samples`` in the run folder."""
     return home(config.sample.out or Path(config.run) / "samples")
 
 
@@ -79,7 +79,9 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         pictures = decode_rows(store, table, denoiser, config.generate.batch_size)
         scores = [name for name in found.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
         _write(run.root / "pictures", table, pictures, scores)
-        sheet = grid(pictures[:SHEET], _captions(table[:SHEET]), config.sample.pictures)
+        texts = table["prompt"][:SHEET]
+        captions = texts.where(texts != texts.shift(), "").tolist()  # under the first picture of a prompt
+        sheet = grid(pictures[:SHEET], captions, config.sample.pictures)
         write_bytes(run.root / "sheet.png", png(sheet))
         figures: dict[str, Any] = {
             "schema": 1,
@@ -126,7 +128,7 @@ def _prompts(config: DictConfig) -> list[Task]:
 
 
 def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, list[str]]:
-    """(what picks the pictures, how many are drawn a prompt, the scores each gets). Raises UserError."""
+    """Give what picks the pictures, how many are drawn a prompt, and the scores each gets. Raises UserError."""
     settings, combined = config.sample, config.scorer.combined
     by, drawn = settings.by, settings.of or settings.pictures
     if drawn > settings.pictures and by is None:
@@ -142,7 +144,7 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
 
 
 def choose(table: pd.DataFrame, by: str | None, pictures: int, seed: int = 0) -> pd.DataFrame:
-    """``pictures`` rows of each prompt (fewer where particles died), best first by the score ``by``.
+    """Choose ``pictures`` rows of each prompt (fewer where particles died), best first by the score ``by``.
 
     None: the first. "weight": drawn by the particles' weights without replacement (the largest of log w + Gumbel noise,
     Efraimidis and Spirakis 2006), so that one picture of a population follows the steered distribution.
@@ -172,12 +174,6 @@ def _write(folder: Path, table: pd.DataFrame, pictures: list[Any], scores: list[
         rows.to_json(
             partial / "metadata.jsonl", orient="records", lines=True, force_ascii=False, double_precision=15
         )
-
-
-def _captions(table: pd.DataFrame) -> list[str]:
-    """The prompt under the first of its pictures."""
-    fresh = table["prompt"] != table["prompt"].shift()
-    return table["prompt"].where(fresh, "").tolist()
 
 
 def _say(figures: dict[str, Any], folder: Path) -> None:

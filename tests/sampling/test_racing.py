@@ -22,7 +22,6 @@ from mitune.sampling.racing import (
     best_of_groups,
     check_cuts,
     cuts_for,
-    predicted,
     rows_of,
     steps_at,
 )
@@ -39,7 +38,7 @@ def raced(cuts, by="llr", batch_size=None, model=None, look=None):
     """(what is left, the policy, the observers) of a race of both groups."""
     model = model or three_clouds()
     observers = [PathMI(model.schedule), PathLLR()]
-    policy = Racing(cuts, GROUPS, look or by, model.schedule)
+    policy = Racing(cuts, GROUPS, look or by)
     left = sample_population(
         model, model.encode_prompts(LABELS), SEEDS, SAMPLER, observers, policy, batch_size
     )
@@ -127,7 +126,7 @@ def test_the_predicted_picture_is_the_mean_of_the_pictures_there_could_be(kind: 
         alpha, sigma = float(schedule.alpha(step.t)), float(schedule.sigma(step.t))
         if alpha > 0.01:
             mean = (0.3 * alpha * step.z + sigma**2 * model.means[0]) / (alpha**2 * 0.3 + sigma**2)
-            torch.testing.assert_close(predicted(step, schedule), mean, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(step.predicted, mean, rtol=1e-6, atol=1e-6)
             checked.append(step.index)
 
     plain = SamplerConfig("ddim", 8, eta=1.0, guidance=1.0, spacing="leading")
@@ -146,9 +145,7 @@ def test_racing_by_the_exact_information_beats_a_smaller_pool() -> None:
     )
     whole = sample(model, condition, seeds, sampler)
     best = model.information(whole, labels).reshape(prompts, each).argmax(1) + torch.arange(prompts) * each
-    policy = Racing(
-        [Cut(14, 4)], groups, lambda z0, rows, step: model.information(z0, ["b"] * len(z0)), model.schedule
-    )
+    policy = Racing([Cut(14, 4)], groups, lambda z0, rows, step: model.information(z0, ["b"] * len(z0)))
     left = sample_population(model, condition, seeds, sampler, guide=policy)
     kept = torch.isin(best, left.rows).double().mean()
     # By lot 0.25, with a standard error of 0.022 over 400 prompts.
@@ -220,8 +217,6 @@ def test_schedules_that_cannot_be_are_refused() -> None:
     for at in ([0.0], [-1], [1.5], [20], [0.5, 0.4], [0.5, 10], [float("nan")], []):
         with pytest.raises(UserError, match=r"sampler\.racing\.at"):
             steps_at(at, 20)
-    with pytest.raises(ValueError, match="needs the noise schedule"):
-        Racing([Cut(1, 1)], GROUPS, lambda z0, rows, step: rows)
     model = three_clouds()
     policy = Racing([Cut(1, 1)], torch.zeros(2), "mi")
     with pytest.raises(ValueError, match="no observer 'mi'; there are llr"):
