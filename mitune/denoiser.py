@@ -113,6 +113,8 @@ class Denoiser(ABC):
     """Model id with its revision or hash."""
     branches: int = 2
     """Network rows of a guided step of one candidate: without the text and with it, and maybe with less than either."""
+    edits_pictures: bool = False
+    """Whether every task has to have a picture; of other models none may have one."""
     forwards: int = 0
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor
 from mitune.errors import UserError, first_line, short
 
 SKIP = "mend or remove it, or leave such out with score.skip=true"
+OF_TASK = "mend it, or leave its row out of the table of prompts"
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,17 +39,19 @@ class _Unfit(Exception):
     """Why a picture that decodes is not taken."""
 
 
-def decode_picture(data: bytes, size: tuple[int, int], what: str) -> tuple[Tensor, tuple[int, int] | None]:
+def decode_picture(
+    data: bytes, size: tuple[int, int], what: str, way_out: str = SKIP
+) -> tuple[Tensor, tuple[int, int] | None]:
     """Give a picture [3, H, W] in [0, 1] of ``size`` (H, W), and its own (H, W) where that was another.
 
     One of another size is scaled to cover ``size`` and cut to its middle; all else as in :func:`open_picture`.
-    Raises UserError naming ``what`` for bytes that are no picture.
+    Raises UserError naming ``what`` for bytes that are no picture, ending with ``way_out``.
     """
-    picture = open_picture(data, what)
+    picture = open_picture(data, what, way_out)
     own = (picture.height, picture.width)
     height, width = size
     if own != size:
-        with _decoding(what, SKIP):
+        with _decoding(what, way_out):
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     return as_tensor(picture), None if own == size else own
 

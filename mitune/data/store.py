@@ -145,6 +145,12 @@ class CandidateStore:
                 " choose another run= folder, or delete this one"
             )
 
+    def unbind(self) -> None:
+        """Let go of a plan of which no unit was made. Call it on one process, while no other writes."""
+        if not self._tables():
+            for name in ("plan.json", "model.json"):
+                (self.folder / name).unlink(missing_ok=True)
+
     def _tables(self) -> set[int]:
         found = (self._index(path) for path in self.folder.glob("unit-*.parquet"))
         return {index for index in found if index is not None}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mitune.data.decoding import decode_picture
+from mitune.data.decoding import OF_TASK, decode_picture
 from mitune.denoiser import Condition
 from mitune.errors import UserError, short
 from mitune.families.latent import LatentDenoiser
@@ -26,6 +26,7 @@ class InstructPix2PixDenoiser(LatentDenoiser):
     network_name = "unet"
     adapted_encoders = ("text_encoder",)
     branches = 3
+    edits_pictures = True
 
     def _check(self) -> None:
         check_unet(self, pictures=1)
@@ -45,7 +46,8 @@ class InstructPix2PixDenoiser(LatentDenoiser):
                     f"{self.identity} edits pictures, and the prompt {short(task.text)!r} names none; give a table of"
                     " prompts and pictures, and say prompts.picture_column="
                 )
-            pictures.append(decode_picture(task.picture.read(), self.picture_size, task.picture.path)[0])
+            data, path = task.picture.read(), task.picture.path
+            pictures.append(decode_picture(data, self.picture_size, path, OF_TASK)[0])
         told = self.encode_prompts([task.text for task in tasks])
         with torch.no_grad():
             latents = self._autoencoder.mean(torch.stack(pictures), self.device)

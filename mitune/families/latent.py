@@ -79,7 +79,7 @@ class LatentDenoiser(Adapted):
                 f"model.guidance_embedding={self._guidance}: {identity} is not guidance-distilled; leave it out"
             )
         picture_guidance = config.picture_guidance
-        if picture_guidance is not None and self.branches == 2:
+        if picture_guidance is not None and not self.edits_pictures:
             raise UserError(
                 f"model.picture_guidance={picture_guidance}: {identity} edits no pictures; leave it out"
             )

@@ -22,7 +22,7 @@ from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
 from mitune.stages.candidates import Drawing, cost, draw, scored_table
-from mitune.stages.inputs import check_lengths, load_model, prompt_pool, sampler_of, scoring_of, study_prompts
+from mitune.stages.inputs import check_tasks, load_model, prompt_pool, sampler_of, scoring_of, study_prompts
 from mitune.stages.progress import say
 
 
@@ -79,7 +79,7 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
     check_judges(settings.scorers, [prompt.text for prompt in prompts], "agree.scorers", config.scorer)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
-    check_lengths(denoiser, prompts, config.prompts, "prompts")
+    check_tasks(denoiser, prompts, config.prompts, "prompts")
     scoring = scoring_of(config, denoiser, settings.scorers, lambda: prompt_pool(config.prompts))
     how = Drawing(sampler_of(config, denoiser), scoring, config.seed, config.generate.batch_size)
     store = draw(folder / "candidates", units, how, title="agree")

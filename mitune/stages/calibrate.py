@@ -20,7 +20,7 @@ from mitune.scores import scorers_of
 from mitune.stages.candidates import Drawing, cost, draw
 from mitune.stages.inputs import (
     candidate_sampler,
-    check_lengths,
+    check_tasks,
     load_model,
     prompt_pool,
     scoring_of,
@@ -94,7 +94,7 @@ def _draw(
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     sampler = candidate_sampler(config, denoiser)
-    check_lengths(denoiser, prompts, config.prompts, "prompts")
+    check_tasks(denoiser, prompts, config.prompts, "prompts")
     pilot = PilotRace(
         {name: look_scoring(config, denoiser, name, settings.times, settings.edits) for name in settings.by},
         {name: _steps(config, name) for name in settings.by},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mitune.data.store import PICTURE, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
-from mitune.distributed import broadcast, wait, work_queue
+from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
 from mitune.information.scoring import Scoring
 from mitune.out_of_memory import advice, largest_that_fits
@@ -26,7 +27,7 @@ from mitune.stages.progress import progress, warn_of_idle
 from mitune.stages.racing import Watch, Watcher
 from mitune.stages.search import Search
 from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
-from mitune.tasks import Task, check_texts_only
+from mitune.tasks import Task
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
 
@@ -89,7 +90,8 @@ def draw(
     todo = [unit for unit in units if unit.index in left]
     rows = sum(unit.rows for unit in units)
     warn_of_idle(len(todo), "units", "generate.rows_per_unit")
-    with progress(title, rows, rows - sum(unit.rows for unit in todo)) as advance:
+    done = rows - sum(unit.rows for unit in todo)
+    with progress(title, rows, done) as advance, _unbound_if_refused(store):
         shown = 0
         for place, unit in work_queue(todo):
             counter = CostCounter(how.scoring.denoiser, how.scoring, how.watch)
@@ -106,6 +108,17 @@ def draw(
             shown = place + 1
     wait()
     return store
+
+
+@contextlib.contextmanager
+def _unbound_if_refused(store: CandidateStore) -> Iterator[None]:
+    """Let go of the folder where the very first unit is refused: the corrected command may be another one."""
+    try:
+        yield
+    except UserError:
+        if state().num_processes == 1:  # another process may be drawing
+            store.unbind()
+        raise
 
 
 def draw_unit(unit: Unit, how: Drawing) -> tuple[dict[str, list[Any]], Tensor]:
@@ -138,7 +151,6 @@ def draw_unit(unit: Unit, how: Drawing) -> tuple[dict[str, list[Any]], Tensor]:
                 watching, guide = watcher.observers, watcher.guide
                 found = sample_population(denoiser, condition, seeds[part], sampler, watching, guide, batch)
             else:
-                check_texts_only(unit.prompts, "search.by: a steered candidate")
                 prompts = [prompt.text for prompt in unit.prompts]
                 found, steered = search.draw(denoiser, prompts, seeds, sampler, observers)
         except torch.OutOfMemoryError as error:

@@ -16,7 +16,7 @@ from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.runs import RunFolder
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw, scored_table
 from mitune.stages.inputs import (
-    check_lengths,
+    check_tasks,
     held_out_prompts,
     load_model,
     round_adapter,
@@ -36,7 +36,7 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     prompts = held_out_prompts(config)
     adapter = round_adapter(run, number)
     denoiser = load_model(config)
-    check_lengths(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
+    check_tasks(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
     units = plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
     base = baseline_folder(config, run, prompts, denoiser.identity)
     with shared(config, base, base.name), denoiser.fused():

@@ -19,7 +19,8 @@ from mitune.scores import columns
 from mitune.stages.candidates import Drawing, Keep, cost, draw
 from mitune.stages.inputs import (
     candidate_sampler,
-    check_lengths,
+    check_real,
+    check_tasks,
     load_model,
     previous_adapter,
     scoring_of,
@@ -39,10 +40,11 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         config.prompts.picture_column is None
     ):  # a model that edits pictures may have more branches: once it is loaded
         cuts_of(config)
-    check_search(config, [prompt.text for prompt in prompts], config.generate.candidates)
+    check_search(config, prompts, config.generate.candidates)
     check_control(config)
     denoiser = load_model(config, previous_adapter(run, number))
-    check_lengths(denoiser, prompts, config.prompts, "prompts")
+    check_tasks(denoiser, prompts, config.prompts, "prompts")
+    check_real(config, denoiser)
     folder = run.round(number) / "candidates"
     name = candidates_name(config, number, prompts, denoiser.identity, denoiser.branches)
     race = race_of(config, denoiser)

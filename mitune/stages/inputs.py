@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from mitune.data.decoding import OF_TASK, open_picture
 from mitune.data.prompts import load_prompts
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, visible
@@ -28,6 +31,7 @@ from mitune.stages.progress import warn
 from mitune.tasks import Task
 
 S = TypeVar("S")
+_AHEAD: ContextVar[Callable[[Adapted], None] | None] = ContextVar("ahead", default=None)
 POOL = 20_000  # prompts in which edits are looked for; a larger source adds time, not better edits
 
 
@@ -108,7 +112,66 @@ def check_prompts(config: DictConfig) -> None:
 
 def load_model(config: DictConfig, adapter: Path | None = None) -> Adapted:
     """Load the model of the configuration, with an adapter where one is given."""
-    return load_denoiser(config.model, adapter=adapter)
+    denoiser = load_denoiser(config.model, adapter=adapter)
+    if check := _AHEAD.get():
+        _AHEAD.set(None)
+        check(denoiser)
+    return denoiser
+
+
+@contextlib.contextmanager
+def looking_ahead(check: Callable[[Adapted], None]) -> Iterator[None]:
+    """Inside, ``check`` sees the first model that is loaded, so that what a later stage would refuse is refused before
+    anything is drawn."""
+    token = _AHEAD.set(check)
+    try:
+        yield
+    finally:
+        _AHEAD.reset(token)
+
+
+def check_tasks(denoiser: Denoiser, tasks: Sequence[Task], section: DictConfig, key: str) -> None:
+    """Check the prompts of ``section``, which is named ``key``, as ``check_pictures`` and ``check_lengths`` do."""
+    check_pictures(denoiser, tasks, key)
+    check_lengths(denoiser, tasks, section, key)
+
+
+def check_pictures(
+    denoiser: Denoiser, tasks: Iterable[Task], key: str, missing: str = "", needless: str = ""
+) -> None:
+    """Raise UserError unless each task is what the model is told: a text alone, or a text and a picture that decodes.
+
+    Args:
+        denoiser, tasks: of the stage.
+        key: names where the tasks come from.
+        missing, needless: what to do where a picture is missing, or there and of no use; by default of ``key`` as a
+            section of prompts.
+    """
+    missing = (
+        missing or f"give a table of prompts and pictures as {key}.source, and say {key}.picture_column="
+    )
+    needless = needless or f"leave {key}.picture_column out, or give a model that edits pictures"
+    for task in tasks:
+        if task.picture is None and denoiser.edits_pictures:
+            raise UserError(
+                f"{key}: {denoiser.identity} edits pictures, and the prompt {short(task.text)!r} names none; {missing}"
+            )
+        if task.picture is not None and not denoiser.edits_pictures:
+            raise UserError(
+                f"{key}: {denoiser.identity} takes a text alone, and the prompt {short(task.text)!r} has a picture;"
+                f" {needless}"
+            )
+        if task.picture is not None:
+            open_picture(task.picture.read(), task.picture.path, OF_TASK)
+
+
+def check_real(config: DictConfig, denoiser: Denoiser) -> None:
+    """Raise UserError where real pictures are to train a model that edits: they do not say what they were made from."""
+    if denoiser.edits_pictures and config.select.real is not None and config.select.real_fraction > 0:
+        raise UserError(
+            f"select.real={config.select.real}: {denoiser.identity} edits pictures, and real pictures do not say what"
+            " they were made from; leave select.real out, so that it is trained on its candidates alone"
+        )
 
 
 def check_lengths(denoiser: Any, prompts: Sequence[Task], section: DictConfig, key: str) -> None:

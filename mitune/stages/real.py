@@ -26,7 +26,7 @@ from mitune.errors import UserError
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import ON_PICTURES, SCORERS, Term, scorers_of, terms, weigh
-from mitune.stages.inputs import load_model, previous_adapter, prompt_pool, scoring_of
+from mitune.stages.inputs import check_real, load_model, previous_adapter, prompt_pool, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.sharing import real_name, shared
 
@@ -103,7 +103,11 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
         check_judges(names, list(dict.fromkeys(source.texts)), "select.by", config.scorer)
         work = ScoredPictures(run.round(number) / "real", source, config.generate.rows_per_unit)
 
-        model = functools.cache(lambda: load_model(config, previous_adapter(run, number)))
+        @functools.cache
+        def model() -> Any:
+            denoiser = load_model(config, previous_adapter(run, number))
+            check_real(config, denoiser)
+            return denoiser
 
         def judge() -> tuple[Any, Any]:
             return model(), scoring_of(

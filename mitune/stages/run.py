@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from omegaconf import DictConfig
 
+from mitune.data.store import PICTURE, CandidateStore
+from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state, wait
+from mitune.errors import UserError
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.reading import is_there
@@ -14,8 +18,18 @@ from mitune.report import write_report
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import clear, harmed, require, told
 from mitune.stages.catalogue import ROUND, STAGES
-from mitune.stages.inputs import check_prompts, trained_from
+from mitune.stages.inputs import (
+    check_pictures,
+    check_prompts,
+    check_real,
+    held_out_prompts,
+    looking_ahead,
+    scoring_of,
+    trained_from,
+    training_prompts,
+)
 from mitune.stages.progress import say, warn
+from mitune.tasks import PictureRef
 from mitune.track import METRICS
 
 SCHEMA = 1
@@ -51,11 +65,31 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
 
 
 def _require_used(stage: str, config: DictConfig, run: RunFolder, number: int) -> None:
-    """Raises UserError where what a stage went on from is gone or changed. Main process only."""
+    """Raises UserError where what a stage went on from is gone or changed, its prompts' pictures too. Main process
+    only."""
     if stage != ROUND[0]:
         require(run, number, ROUND[ROUND.index(stage) - 1])
     if number > 1 and (stage == "generate" or (stage == "train" and not config.train.fresh)):
         require(run, number - 1, "train")
+    drawn = {"generate": ("candidates", config.prompts), "evaluate": ("after", config.evaluate.prompts)}
+    if stage in drawn and drawn[stage][1].picture_column is not None:
+        table = CandidateStore(run.round(number) / drawn[stage][0]).table()
+        for line in table[PICTURE].unique():
+            PictureRef.parse(line).read()
+
+
+def check_ahead(config: DictConfig, denoiser: Denoiser) -> None:
+    """Raise UserError for what a later stage of the run would refuse of its model."""
+    check_pictures(denoiser, training_prompts(config), "prompts")
+    check_pictures(denoiser, held_out_prompts(config), "evaluate.prompts")
+    check_real(config, denoiser)
+    best = config.train.keep_best_by
+    lists = {"scorers": config.scorers, "evaluate.scorers": config.evaluate.scorers}
+    for key, names in (lists | ({"train.keep_best_by": [best]} if best else {})).items():
+        try:
+            scoring_of(config, denoiser, names, lambda: ())
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
 
 
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -64,13 +98,16 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
-    for number in range(1, config.rounds + 1):
-        rounds.append({"round": number, **{stage: run_stage(stage, config, run, number) for stage in ROUND}})
-        summary = summarise(config, rounds)
-        if state().is_main_process:
-            write_json(run.root / "summary.json", summary)
-            write_report(run.root)
-        wait()
+    with looking_ahead(functools.partial(check_ahead, config)):
+        for number in range(1, config.rounds + 1):
+            rounds.append(
+                {"round": number, **{stage: run_stage(stage, config, run, number) for stage in ROUND}}
+            )
+            summary = summarise(config, rounds)
+            if state().is_main_process:
+                write_json(run.root / "summary.json", summary)
+                write_report(run.root)
+            wait()
     say(comparison_table(rounds[-1]["evaluate"]["difference"], "base model against tuned, held-out prompts"))
     say(f"report: {(run.root / 'report.html').resolve()}")
     return summary

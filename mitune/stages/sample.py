@@ -25,6 +25,7 @@ from mitune.scores import scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw
 from mitune.stages.inputs import (
     check_lengths,
+    check_pictures,
     load_model,
     prompt_pool,
     read_prompts,
@@ -57,6 +58,10 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     adapter = None if number is None else round_adapter(RunFolder(config.run), number)
     units = plan_units(prompts, drawn, config.generate.rows_per_unit)
     denoiser = load_model(config, adapter)
+    column = "a table of prompts and pictures as prompts.source, with prompts.picture_column="
+    given = config.sample.prompt is not None
+    missing = f"leave it out, and give {column}" if given else ""
+    check_pictures(denoiser, prompts, "sample.prompt" if given else "prompts", missing)
     check_lengths(denoiser, prompts, config.prompts, "prompts")
 
     def pool() -> list[str]:
@@ -139,7 +144,7 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
         names += [name for name in scorers_of([by], combined) if name not in there]
     texts = [prompt.text for prompt in prompts]
     check_judges(names, texts, "sample.scorers", config.scorer)
-    check_search(config, texts, drawn)
+    check_search(config, prompts, drawn)
     return by, drawn, names
 
 

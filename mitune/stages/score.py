@@ -27,8 +27,8 @@ from mitune.information.mi import measure_profile
 from mitune.information.scoring import Scoring, check_judges, check_no_path
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
-from mitune.scores import PATH_SCORERS, columns, normalised, scorers_of, sums
-from mitune.stages.inputs import POOL, check_lengths, load_model, read_profile, scoring_of
+from mitune.scores import PATH_SCORERS, SCORES, columns, normalised, scorers_of, sums
+from mitune.stages.inputs import POOL, check_lengths, check_pictures, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
 
@@ -183,7 +183,19 @@ def _judge(config: DictConfig, pictures: Pictures) -> tuple[Any, Scoring]:
     names = [
         name for name in scorers_of(settings.scorers, config.scorer.combined) if name not in PATH_SCORERS
     ]
-    return denoiser, scoring_of(config, denoiser, names, pool, settings.batch_size)
+    scoring = scoring_of(config, denoiser, names, pool, settings.batch_size)
+    if settings.profile is not None or any(SCORES[name].where == "latent" for name in names):
+        made = [None] * len(pictures) if pictures.made_from is None else pictures.made_from
+        rows = {line: row for row, line in enumerate(made)}.values()
+        check_pictures(
+            denoiser,
+            [pictures.task(row) for row in rows],
+            f"score.source={settings.source}",
+            "score candidates that such a model drew (a folder RUN/round-1/candidates), or say model= of one that takes"
+            " a text alone",
+            "say model= of the one that edits pictures",
+        )
+    return denoiser, scoring
 
 
 def _settle(fresh: Path, place: Path) -> None:

@@ -28,6 +28,7 @@ from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer, wants_gradient
 from mitune.stages.inputs import prompt_pool, scoring_of, settings_of
 from mitune.stages.progress import warn
+from mitune.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
     return Search(settings_of(SearchConfig, own), reward, scoring, config.generate.batch_size)
 
 
-def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> None:
-    """Raise UserError unless the search can draw ``candidates`` of each of ``texts``; no weights are read."""
+def check_search(config: DictConfig, tasks: Sequence[Task], candidates: int) -> None:
+    """Raise UserError unless the search can draw ``candidates`` of each of ``tasks``; no weights are read."""
     own = config.search
     if own.by is None:
         return
@@ -132,12 +133,18 @@ def check_search(config: DictConfig, texts: Sequence[str], candidates: int) -> N
             f"search.particles={own.particles}: {candidates} candidates a prompt do not make whole populations; give a"
             " number that divides them"
         )
+    for task in tasks:
+        if task.picture is not None:
+            raise UserError(
+                f"search.by={own.by}: it steers candidates of a text alone, and the prompt {short(task.text)!r} has a"
+                " picture; say search.by=null, and they are drawn without"
+            )
     if own.reward in INFORMATION:
         return
     if own.reward.isidentifier():
         check_known("search.reward", own.reward, (*PICTURE_SCORERS, *INFORMATION))
     reward = load_reward(own.reward, _scorers(config))
-    check_oracle([term.name for term in terms(own.reward)], texts, "search.reward")
+    check_oracle([term.name for term in terms(own.reward)], [task.text for task in tasks], "search.reward")
     wants_gradient(reward, own.proposal)
 
 

@@ -20,7 +20,7 @@ from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import decode_rows
-from mitune.stages.inputs import load_model, selecting
+from mitune.stages.inputs import check_real, load_model, selecting
 from mitune.stages.real import RealPictures, choose_real, count_real
 
 EXAMPLES = 12  # prompts whose best and worst candidates the report shows
@@ -74,6 +74,7 @@ def _write(
     # The pictures come from the decoder, which no adapter changes: the base model is enough.
     denoiser = load_model(config)
     if real is not None:
+        check_real(config, denoiser)
         rows = thin(rows, len(rows) - len(real.rows), config.seed).assign(real=False)
         figures |= {"kept": int(rows["preferred"].sum()), "real": real.figures}
         # The stage's own cost: where cost is summed up, it stands where every stage has it.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from mitune.cli import main
+from mitune.config import compose
 from mitune.data.prompts import load_prompts
 from mitune.data.store import CandidateStore
 from mitune.errors import UserError
@@ -23,9 +26,11 @@ from mitune.finetune.batches import Texts, TrainingSet
 from mitune.information.elbo import elbo
 from mitune.information.llr import PathLLR
 from mitune.information.noising import Noising
+from mitune.runs import RunFolder
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise, candidate_seed
+from mitune.stages.select import select_stage
 from mitune.tasks import Task
 from tests.families import tiny
 from tests.families.checks import CLOSE
@@ -271,3 +276,115 @@ def test_a_race_saves_the_rows_of_three_branches(folder, tmp_path, capsys):
     assert main(words) == 0
     # Of 108 rows one survivor of each prompt leaves 54, and the looks take 24; with two branches it were 72, 36 and 24.
     assert "78 forwards); racing by elbo dropped 9: drawing took 1.38 times less" in capsys.readouterr().out
+
+
+Words = Callable[..., list[str]]
+
+
+@pytest.fixture
+def command(folder: Path, tmp_path: Path) -> Words:
+    """``command(stage, *words)``: a command on the model that edits, without held-out prompts."""
+
+    def make(stage: str, *more: str) -> list[str]:
+        return [
+            stage, f"run={tmp_path / 'run'}", f"model.path={folder / 'model'}", "model.device=cpu",
+            f"prompts.source={folder / 'edits.csv'}", "scorers=[mi]", "select.by=mi", "select.k=1",
+            "generate.candidates=2", "sampler.name=ddpm", "sampler.steps=2", "evaluate.scorers=[mi]",
+            f"evaluate.prompts.source={folder / 'edits.csv'}", "evaluate.prompts.split=null", *more,
+        ]  # fmt: skip
+
+    return make
+
+
+PAIRS = "prompts.picture_column=source"
+HELD_OUT = "evaluate.prompts.picture_column=source"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([PAIRS], r"evaluate\.prompts: .* names none.*evaluate\.prompts\.picture_column="),
+        ([HELD_OUT], r"prompts: .* names none.*say prompts\.picture_column="),
+        ([PAIRS, HELD_OUT, "select.real=shapes", "select.real_fraction=0.5"], "leave select.real out"),
+        ([PAIRS, HELD_OUT, "evaluate.scorers=[rfmi]"], r"evaluate\.scorers: rfmi is defined on rectified flows"),
+        ([PAIRS, HELD_OUT, "train.keep_best_by=rfmi"], r"train\.keep_best_by: rfmi is defined on"),
+        ([PAIRS, HELD_OUT, "sampler=das", "sampler.name=ddim", "reward=jpeg"], "say search.by=null"),
+    ],
+)  # fmt: skip
+def test_what_a_later_stage_would_refuse_is_refused_before_anything_is_drawn(
+    words, line, command, refused, tmp_path
+):
+    assert re.search(line, refused(command("run", *words)))
+    assert not list((tmp_path / "run").glob("round-*/candidates"))
+
+
+def test_a_column_of_pictures_is_refused_where_the_model_reads_texts(command, refused, tmp_path):
+    plain = f"model.path={tiny.stable_diffusion(tmp_path)}"
+    line = refused(command("run", plain, HELD_OUT))
+    assert re.search(r"evaluate\.prompts: .* text alone.*leave evaluate\.prompts\.picture_column out", line)
+    assert not list((tmp_path / "run").glob("round-*/candidates"))
+    assert "leave prompts.picture_column out" in refused(command("generate", plain, PAIRS))
+
+
+def test_pictures_without_what_they_were_made_from_are_refused_with_what_can_be_done(
+    folder, command, refused, tmp_path
+):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").write_bytes((folder / "pictures" / "0.png").read_bytes())
+    (tmp_path / "real" / "a.txt").write_text("make it red")
+    words = ["score", f"run={tmp_path / 'run'}", f"model.path={folder / 'model'}", "model.device=cpu"]
+    line = refused(
+        [*words, f"score.source={tmp_path / 'real'}", "score.scorers=[elbo]", "scorer.elbo.times=2"]
+    )
+    assert "names none; score candidates that such a model drew" in line
+    assert "prompts.picture_column" not in line
+    assert "leave select.real out" in refused(command("generate", PAIRS, "select.real=shapes"))
+    assert main(command("generate", PAIRS)) == 0
+    store = tmp_path / "run" / "round-1" / "candidates"
+    plain = f"model.path={tiny.stable_diffusion(tmp_path)}"
+    line = refused([*words, plain, f"score.source={store}", "score.scorers=[elbo]", "scorer.elbo.times=2"])
+    assert "text alone" in line
+    assert "say model= of the one that edits pictures" in line
+    with pytest.raises(UserError, match=r"leave select\.real out"):
+        select_stage(compose(command("", PAIRS, "select.real=shapes")[1:]), RunFolder(tmp_path / "run"), 1)
+
+
+def test_a_refused_sample_binds_nothing(command, refused, tmp_path):
+    line = refused(command("sample", "sample.prompt=make it red"))
+    assert "sample.prompt: " in line
+    assert "leave it out, and give a table" in line
+    assert "say prompts.picture_column=" in refused(command("sample"))
+    assert main(command("sample", PAIRS, "sample.pictures=1", "sampler.steps=3")) == 0
+
+
+def test_a_refused_generate_binds_nothing(folder, command, refused, tmp_path, monkeypatch):
+    (tmp_path / "edits.csv").write_text("prompt,source\nmake it red,a.png\n")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    own = (f"prompts.source={tmp_path / 'edits.csv'}", PAIRS)
+    line = refused(command("generate", *own))
+    assert "a.png does not decode" in line
+    assert "leave its row out of the table of prompts" in line
+    (tmp_path / "a.png").write_bytes((folder / "pictures" / "0.png").read_bytes())
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: Any) -> Any:
+            raise UserError("this cannot be drawn")
+
+        patch.setattr("mitune.stages.candidates.draw_unit", refuse)
+        assert "this cannot be drawn" in refused(command("generate", *own))
+    assert main(command("generate", *own, "sampler.steps=3", "seed=1")) == 0
+    # What has been drawn binds.
+    assert "made with another configuration" in refused(
+        command("generate", *own, "sampler.steps=4", "seed=1")
+    )
+
+
+def test_candidates_of_a_picture_that_changed_are_not_done(folder, command, refused, tmp_path, capsys):
+    (tmp_path / "edits.csv").write_text("prompt,source\nmake it red,a.png\n")
+    (tmp_path / "a.png").write_bytes((folder / "pictures" / "0.png").read_bytes())
+    words = command("generate", f"prompts.source={tmp_path / 'edits.csv'}", PAIRS)
+    assert main(words) == 0
+    assert main(words) == 0
+    assert "(done before)" in capsys.readouterr().out
+    (tmp_path / "a.png").write_bytes((folder / "pictures" / "1.png").read_bytes())
+    assert "a.png is another picture than when the run began" in refused(words)
