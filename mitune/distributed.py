@@ -37,7 +37,7 @@ _LOST = "another process was lost (killed, out of memory, or its node is gone); 
 
 @functools.lru_cache(maxsize=1)
 def state() -> PartialState:
-    """This process among its peers; starts the process group on first use.
+    """Tell this process its place among its peers; starts the process group on first use.
 
     The first ``PartialState`` of a process decides for all later ones: accelerate sees the peers of a process
     without accelerator only when it is told that the CPU is meant. Raises UserError if the peers do not come.
@@ -90,7 +90,7 @@ def visible(path: Path) -> bool:
 
 
 def work_queue(items: Sequence[T]) -> Iterator[tuple[int, T]]:
-    """(place, item) of those items that fall to this process: each takes the next one when it is free, so that all
+    """Yield (place, item) of the items that fall to this process: each takes the next when it is free, so that all
     finish together, whatever an item costs and however fast a machine is. ``items`` are the same everywhere.
     """
     peers = _peers()
@@ -102,7 +102,7 @@ def work_queue(items: Sequence[T]) -> Iterator[tuple[int, T]]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """The time in which the processes of a command work together.
+    """Bound the time in which the processes of a command work together.
 
     An error ends them all: the others raise Leave with the exit code it stands for, and say nothing more of it.
     """
@@ -172,7 +172,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], *totals: Tensor) -> list[T
 
 @contextlib.contextmanager
 def collective() -> Iterator[None]:
-    """Around a collective: Leave where it fails because a process has ended."""
+    """Guard a collective: Leave where it fails because a process has ended."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -194,7 +194,7 @@ def _patience(text: str) -> float:
 
 
 class Peers:
-    """The other processes, by a store that all of them reach.
+    """Reaches the other processes by a store that all of them share.
 
     Each counts up a number of its own about once a second; the first process watches all of them, the others watch
     the first. Silence is counted in own beats, so that a job that was suspended as a whole finds nobody dead.
@@ -222,7 +222,7 @@ class Peers:
             self._until(f"{key}/all")
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """The first process's value on all."""
+        """Give the first process's value to all."""
         key = f"broadcast/{next(self._number)}"
         if self.rank == 0:
             text = json.dumps(make())
@@ -235,7 +235,7 @@ class Peers:
         return json.loads(text)  # type: ignore[no-any-return]
 
     def work_queue(self, count: int) -> Iterator[int]:
-        """The numbers below ``count`` that fall to this process."""
+        """Yield the numbers below ``count`` that fall to this process."""
         key = f"queue/{next(self._number)}"
         while True:
             with self._reaching():
@@ -303,7 +303,7 @@ class Peers:
         return Leave(1, _LOST)
 
     def depart(self, patience: float) -> None:
-        """The last call. The first process stays until the others are gone too, as it may be the one with the store."""
+        """Leave; the last call. The first process stays until the others are gone, as it may have the store."""
         self._over.set()
         self._thread.join(timeout=GRACE)
         until = time.monotonic() + patience

@@ -157,7 +157,7 @@ def write_table(path: str | Path, table: pa.Table) -> None:
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """An Arrow table as a parquet file holds it."""
+    """Give an Arrow table as a parquet file holds it."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()

@@ -23,12 +23,12 @@ CODES = "MITUNE_EXIT_CODES"
 
 
 def launch_folder() -> Path:
-    """The folder of accelerate configurations."""
+    """Find the folder of accelerate configurations."""
     return shipped_folder("launch", "single_gpu.yaml")
 
 
 def launch_file(name: str) -> Path:
-    """The configuration that ``launch=name`` means: a file, or one of ``launch/`` by its name without ending.
+    """Find the configuration that ``launch=name`` means: a file, or one of ``launch/`` by its name without ending.
 
     Raises UserError where there is none.
     """
@@ -52,7 +52,7 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def command(path: Path, arguments: Sequence[str]) -> list[str]:
-    """The command line that runs ``mitune`` with ``arguments`` under the configuration ``path``."""
+    """Give the command line that runs ``mitune`` with ``arguments`` under the configuration ``path``."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
     settings = _settings(path)
     if settings["num_machines"] == 1:

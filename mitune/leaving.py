@@ -41,7 +41,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Leave(BaseException):
-    """The command ends here with exit code ``code``; ``line``: what to say of it, None where another process does.
+    """Ends the command with exit code ``code``; ``line``: what to say of it, None where another process does.
 
     Not an ``Exception``: nobody who catches errors means this.
     """

@@ -23,7 +23,7 @@ _KINDS = {int: "whole number", float: "number", bool: "true or false", str: "tex
 
 
 def overview() -> str:
-    """``mitune --help``."""
+    """Write ``mitune --help``."""
     lines = [
         "mitune: self-supervised alignment of text-to-image diffusion models",
         "",

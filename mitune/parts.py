@@ -41,7 +41,7 @@ P = TypeVar("P", bound=Part)
 
 
 class Catalogue(Mapping[str, P], Generic[P]):
-    """The parts of one kind, by name, in their order.
+    """Holds the parts of one kind, by name, in their order.
 
     >>> SHAPES = Catalogue("shape", Part("circle", "round", "math:tau"), Part("square", "with four corners"))
     >>> SHAPES.names, SHAPES["circle"].load() > 6, SHAPES.where(lambda part: not part.make)
@@ -78,10 +78,10 @@ class Catalogue(Mapping[str, P], Generic[P]):
         return {name: part.meaning for name, part in self._parts.items()}
 
     def where(self, trait: Callable[[P], bool]) -> tuple[str, ...]:
-        """The names of the parts that have a trait, in order."""
+        """Give the names of the parts that have a trait, in order."""
         return tuple(name for name, part in self._parts.items() if trait(part))
 
     def find(self, name: str, where: str = "") -> P:
-        """The part called ``name``. Raises UserError, naming ``where`` (default: what such a part is called)."""
+        """Give the part called ``name``. Raises UserError, naming ``where`` (default: what such a part is called)."""
         check_known(where or self.what, name, self._parts)
         return self._parts[name]

@@ -45,7 +45,7 @@ _WRITTEN = tuple(pattern for stage in STAGES.values() for pattern in stage.write
 
 
 class RunFolder:
-    """A run's folder; ``round(n)`` is the folder of a round.
+    """Keeps what a run leaves; ``round(n)`` is the folder of a round.
 
     >>> run = RunFolder(folder)
     >>> run.mark(1, "select"), run.write_mark(1, "select", {"kept": 3}), run.mark(1, "select")
@@ -136,7 +136,7 @@ class RunFolder:
             (self.root / name).unlink(missing_ok=True)
 
     def recall(self, overrides: Sequence[str], stage: str = "export") -> DictConfig:
-        """The configuration that made this run, with what ``stage`` lets ``overrides`` say set in it.
+        """Read the configuration that made this run, with what ``stage`` lets ``overrides`` say set in it.
 
         Raises UserError where there is no run, or for any other override.
         """
@@ -147,7 +147,7 @@ class RunFolder:
         return compose_saved(path, [*overrides, here], stage)
 
     def trained(self) -> list[int]:
-        """The rounds whose adapter is done, ascending."""
+        """Find the rounds whose adapter is done, ascending."""
         found = (match for path in self.root.glob("round-*") if (match := _ROUND.fullmatch(path.name)))
         rounds = sorted(int(match[1]) for match in found)
         return [number for number in rounds if self.mark(number, "train") is not None]
@@ -206,7 +206,7 @@ class RunFolder:
         return self.round(number) / "done" / f"{stage}.json"
 
     def mark(self, number: int, stage: str) -> dict[str, Any] | None:
-        """The figures of a stage that is done, or None. Raises UserError for a mark that is damaged."""
+        """Read the figures of a stage that is done, or None. Raises UserError for a mark that is damaged."""
         whole = self._mark(number, stage)
         return whole and {name: value for name, value in whole.items() if name not in _SEALS}
 
@@ -228,7 +228,7 @@ class RunFolder:
         return (self._mark(number, stage) or {}).get(digests.FILES)
 
     def changed(self, number: int, stage: str) -> list[Path]:
-        """The files of a stage that are gone, or not as its mark says."""
+        """List the files of a stage that are gone, or not as its mark says."""
         return digests.changed(self.noted(number, stage) or {}, self.root)
 
     def intact(self) -> bool:

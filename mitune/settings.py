@@ -67,7 +67,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Key:
-    """A key as it is declared.
+    """Holds a key as it is declared.
 
     Attributes:
         name: the full name, such as ``sampler.eta``.
@@ -127,7 +127,7 @@ def section(kind: type) -> Any:
 
 
 class Settings:
-    """Base of the dataclasses whose fields are keys.
+    """Makes the fields of a dataclass keys: their base.
 
     >>> @dataclass
     ... class Walk(Settings):
@@ -147,7 +147,7 @@ class Settings:
 
 @functools.cache
 def declared(kind: type, prefix: str = "") -> tuple[Key, ...]:
-    """The keys that a dataclass declares, by full name after ``prefix``."""
+    """Give the keys that a dataclass declares, by full name after ``prefix``."""
     return tuple(_declared(kind, prefix))
 
 
@@ -171,7 +171,7 @@ def _declared(kind: type, prefix: str) -> Iterator[Key]:
 
 
 def wrong_kind(key: Key, text: str) -> UserError:
-    """The error of a text that is no value of the key's type."""
+    """Make the error of a text that is no value of the key's type."""
     words = f"a list{_LISTS[key.kind]}, written [a,b]" if key.many else _WORDS[key.kind]
     return UserError(f"{key.name}={shown(text)}: this key takes {words}{' or null' if key.optional else ''}")
 

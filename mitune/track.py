@@ -233,7 +233,7 @@ def make_tracker(
     config: Mapping[str, Any] | None = None,
     main: bool | None = None,
 ) -> Tracker:
-    """``metrics.jsonl`` in ``folder`` and the named extras ("tensorboard", "wandb") in folders of their own beside it.
+    """Open ``metrics.jsonl`` in ``folder`` and the extras ("tensorboard", "wandb") in folders of their own beside it.
 
     ``main``: whether this process writes; None asks the launcher's RANK. Raises UserError as :func:`check_trackers`.
     """
@@ -248,8 +248,8 @@ def make_tracker(
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a ``metrics.jsonl``, each with its ``stage`` and ``step``; a torn last line is left out, a missing file
-    is empty. UserError for other damage."""
+    """Read the rows of a ``metrics.jsonl``, each with its ``stage`` and ``step``; a torn last line is left out, a
+    missing file is empty. UserError for other damage."""
     path = Path(path)
     if not path.exists():
         return []
@@ -271,7 +271,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def wandb_mode() -> str:
-    """The user's WANDB_MODE; else "online" where a login is found, "offline" where none is. Looks, never
+    """Give the user's WANDB_MODE; else "online" where a login is found, "offline" where none is. Looks, never
     reads a key out."""
     if mode := os.environ.get("WANDB_MODE"):
         return mode
@@ -290,7 +290,7 @@ def wandb_mode() -> str:
 
 
 def without_secrets(config: Any) -> Any:
-    """A copy of nested mappings and lists with the values of keys such as token, password, api_key replaced
+    """Make a copy of nested mappings and lists with the values of keys such as token, password, api_key replaced
     by "***"."""
     if isinstance(config, Mapping):
         return {

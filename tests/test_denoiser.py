@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import exact_kl, three_clouds, within_three_errors
 
 from mitune.analytic import AnalyticDenoiser
 from mitune.denoiser import Condition
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
+from tests.analytic import exact_kl, three_clouds, within_three_errors
 
 
 def condition(n: int) -> Condition:

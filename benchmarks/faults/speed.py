@@ -33,7 +33,7 @@ SHARE = 0.02  # of generate's time may go into being resumable
 # Everything that generate does so that it can be resumed, and nothing it would do anyway but write once at the end.
 BOOKKEEPING = (
     "mitune.data.store.CandidateStore.clean",
-    "mitune.data.store.CandidateStore.claim",
+    "mitune.data.store.CandidateStore.bind",
     "mitune.data.store.CandidateStore.todo",
     "mitune.data.store.CandidateStore.write_unit",
     "mitune.data.store.CandidateStore.artefacts",

@@ -23,7 +23,7 @@ from mitune.stages.catalogue import STAGES
 
 
 def shipped_folder(name: str, sign: str) -> Path:
-    """The folder ``name`` that comes with the package, known by the file ``sign`` in it: inside the installed package,
+    """Find the folder ``name`` that comes with the package, known by the file ``sign`` in it: inside the package,
     or at the root of a checkout. Raises UserError where it is missing.
     """
     package = Path(__file__).resolve().parents[1]
@@ -34,13 +34,13 @@ def shipped_folder(name: str, sign: str) -> Path:
 
 
 def conf_folder() -> Path:
-    """The folder of the Hydra groups."""
+    """Find the folder of the Hydra groups."""
     return shipped_folder("conf", "config.yaml")
 
 
 @functools.cache
 def groups() -> dict[str, list[str]]:
-    """Every group and the names of its options."""
+    """List every group and the names of its options."""
     folders = sorted(path for path in conf_folder().iterdir() if path.is_dir())
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 

@@ -68,7 +68,7 @@ class Config(Settings):
 
 @functools.cache
 def keys() -> dict[str, Key]:
-    """Every key by its full name, in the order of the dataclasses."""
+    """Give every key by its full name, in the order of the dataclasses."""
     return {one.name: one for one in declared(Config)}
 
 

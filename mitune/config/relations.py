@@ -39,7 +39,7 @@ R = TypeVar("R", bound=Rule)
 
 @dataclass(frozen=True)
 class Relation:
-    """A rule: ``check`` raises UserError for values of ``keys``, in their order, that do not fit together.
+    """Holds a rule: ``check`` raises UserError for values of ``keys``, in their order, that do not fit together.
 
     ``stage``: it is asked of this stage alone, since the defaults of its keys need not fit another's command.
     """

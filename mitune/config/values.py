@@ -28,7 +28,7 @@ _TRUTH = {
 
 
 def parse(key: Key, text: str) -> Any:
-    """The value that ``key=text`` of a command line means. Raises UserError for a text that is none of its type."""
+    """Read ``key=text`` of a command line as a value. Raises UserError for a text that is none of its type."""
     given = text.strip()
     if given in _NULL and (key.optional or (key.many and not key.default)):
         return [] if key.many else None

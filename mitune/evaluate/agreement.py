@@ -34,7 +34,7 @@ def agreement(
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """The study of a table of candidates: one row each, with ``prompt_id`` and a column for every score.
+    """Study a table of candidates: one row each, with ``prompt_id`` and a column for every score.
 
     Args:
         scores: what is compared; ``referee`` is one of them.
@@ -148,7 +148,7 @@ def tau_at(one: NDArray[np.float64], other: NDArray[np.float64], positions: Sequ
 
 
 def places(candidates: int, positions: Sequence[int]) -> list[int]:
-    """The ranks among so many candidates: ``positions``, or the same shares where there are not as many."""
+    """Give the ranks among so many candidates: ``positions``, or the same shares where there are not as many."""
     last = max(positions)
     if candidates < last:
         positions = [1 + round((place - 1) * (candidates - 1) / max(last - 1, 1)) for place in positions]
@@ -156,7 +156,7 @@ def places(candidates: int, positions: Sequence[int]) -> list[int]:
 
 
 def top_mean(score: NDArray[np.float64], referee: NDArray[np.float64], fraction: float) -> float:
-    """The referee's mean over the top share by ``score``, at least one candidate.
+    """Compute the referee's mean over the top share by ``score``, at least one candidate.
 
     Candidates that tie at the edge count in part, as choosing among them by lot would on average.
     """
@@ -175,7 +175,7 @@ def _cell(values: list[float], seed: int, resamples: int) -> dict[str, Any]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The study as Markdown: a row a score, then every pair."""
+    """Write the study as Markdown: a row a score, then every pair."""
     referee, names = result["referee"], list(result["scores"])
     at = ", ".join(map(str, result["positions"]))
     lines = [
@@ -208,7 +208,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def plot(result: Mapping[str, Any]) -> bytes:
-    """PNG: the referee's mean over the top share by each score (left), τ with the referee against forwards (right)."""
+    """Draw the referee's mean over the top share by each score (left), τ with it against forwards (right), as PNG."""
     import matplotlib
 
     referee = result["referee"]

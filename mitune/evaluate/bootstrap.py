@@ -17,7 +17,7 @@ _DRAWS_AT_ONCE = 4_000_000  # resampling weights held in memory at a time (32 MB
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % interval; ``low`` and ``high`` are NaN where one prompt alone tells nothing of
+    """Holds a figure and its 95 % interval; ``low`` and ``high`` are NaN where one prompt alone tells nothing of
     the spread.
 
     >>> mean_ci([1.0, 2.0, 3.0], groups=["a", "b", "c"]).mean, mean_ci([1.0, 2.0], ["a", "a"]).interval

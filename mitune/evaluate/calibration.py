@@ -46,7 +46,7 @@ def race(running: Mapping[int, Scores], cuts: Sequence[Cut]) -> NDArray[np.bool_
 
 
 def recall(final: Scores, alive: NDArray[np.bool_], k: int) -> Scores:
-    """Share of each prompt's top ``k`` by ``final`` that is alive [P].
+    """Compute the share of each prompt's top ``k`` by ``final`` that is alive [P].
 
     Where several tie for the last places, any of them will do.
     """
@@ -57,7 +57,7 @@ def recall(final: Scores, alive: NDArray[np.bool_], k: int) -> Scores:
 
 
 def winners_mean(final: Scores, alive: NDArray[np.bool_], k: int) -> Scores:
-    """Mean ``final`` of the best ``k`` of those alive, in the score's own unit [P]."""
+    """Compute the mean ``final`` of the best ``k`` of those alive, in the score's own unit [P]."""
     return np.sort(np.where(alive, final, -np.inf), axis=1)[:, -k:].mean(1)
 
 
@@ -77,7 +77,7 @@ def calibration(
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """The study of a pilot of P prompts and M candidates.
+    """Study a pilot of P prompts and M candidates.
 
     Args:
         running: {score: {number of steps taken: [P, M]}}; the entry at ``steps`` is the score's own final value.
@@ -250,7 +250,7 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The study as Markdown: what is proposed, then a table for each running score."""
+    """Write the study as Markdown: what is proposed, then a table for each running score."""
     target, k, candidates = result["target"], result["k"], result["candidates"]
     lines = [summary(result)]
     for name, score in result["scores"].items():
@@ -274,7 +274,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def plot(result: Mapping[str, Any]) -> bytes:
-    """PNG: τ of each running score with the target (dotted: its own final value), and recall among the best half."""
+    """Draw τ of each running score with the target (dotted: its own final value), and its recall, as PNG."""
     import matplotlib
 
     figure, (left, right) = panels(11, 4.2, 2)

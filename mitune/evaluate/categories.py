@@ -30,7 +30,7 @@ def score_columns(table: pd.DataFrame) -> list[str]:
 
 
 def summarise(table: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Mean of every score over all rows and in each category, with cluster-bootstrap 95 % intervals.
+    """Give the mean of every score over all rows and in each category, with cluster-bootstrap 95 % intervals.
 
     ``table`` has a row a picture: prompt_id, category, candidate and one column a score. Gives ``{"all": row, category:
     row, …}``, each row ``{"oracle", "exact", "mi", other scores, "n", "prompts", "oracle_ci95", "ci95": {score: [low,

@@ -13,7 +13,7 @@ from mitune.evaluate.bootstrap import paired_ratio
 
 
 def pairwise_distance(pictures: Tensor) -> float:
-    """Mean over all pairs of the root-mean-square pixel distance; ``pictures`` [n ≥ 2, …] float in [0, 1]
+    """Compute the mean over all pairs of the root-mean-square pixel distance; ``pictures`` [n ≥ 2, …] float in [0, 1]
     (or uint8)."""
     if len(pictures) < 2:
         raise ValueError("a pairwise distance needs two pictures or more")
@@ -24,7 +24,7 @@ def pairwise_distance(pictures: Tensor) -> float:
 
 
 def by_prompt(pictures: Tensor | Sequence[Tensor], groups: Sequence[Any]) -> dict[Any, float]:
-    """Pairwise distance within each group (prompt) of two pictures or more; ``pictures`` and ``groups`` are
+    """Compute the pairwise distance within each group (prompt) of two pictures or more; ``pictures`` and ``groups`` are
     row by row."""
     if len(pictures) != len(groups):
         raise ValueError(f"{len(pictures)} pictures but {len(groups)} groups")
@@ -41,7 +41,7 @@ def by_prompt(pictures: Tensor | Sequence[Tensor], groups: Sequence[Any]) -> dic
 def compare_diversity(
     before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor], groups: Sequence[Any], seed: int = 0
 ) -> dict[str, Any]:
-    """Mean distance of both models' pictures and their ratio after / before, over the prompts with two
+    """Compare the mean distance of both models' pictures, and give the ratio after / before, over the prompts with two
     pictures or more.
 
     Gives ``{"before", "after", "ratio", "ratio_ci95", "prompts"}``; the figures are null where no prompt

@@ -23,7 +23,7 @@ _BEFORE, _AFTER = "#8a8f98", "#d9731a"  # told apart by lightness as well as hue
 
 
 def to_image(picture: Any) -> Image.Image:
-    """RGB image of a PIL image, a tensor [3, H, W] (float in [0, 1] or uint8) or an array [H, W, 3] of the same."""
+    """Make an RGB image of an image, a tensor [3, H, W] (float in [0, 1] or uint8) or an array [H, W, 3]."""
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, Tensor):
@@ -36,7 +36,7 @@ def to_image(picture: Any) -> Image.Image:
 
 
 def png(picture: Any) -> bytes:
-    """PNG file contents of a picture (see :func:`to_image`)."""
+    """Give the PNG file contents of a picture (see :func:`to_image`)."""
     buffer = io.BytesIO()
     to_image(picture).save(buffer, "PNG")
     return buffer.getvalue()
@@ -45,7 +45,7 @@ def png(picture: Any) -> bytes:
 def grid(
     images: Sequence[Any], captions: Sequence[str], columns: int = 4, size: int | None = None
 ) -> Image.Image:
-    """Sheet of pictures, ``columns`` wide, the caption wrapped under each.
+    """Draw a sheet of pictures, ``columns`` wide, the caption wrapped under each.
 
     ``size``: side of a picture in pixels; by default small ones are enlarged to 128 and large ones reduced to 256.
     """
@@ -86,7 +86,7 @@ def wrap(text: str, font: Any, width: float, lines: int = _LINES) -> list[str]:
 
 
 def histogram(before: ArrayLike, after: ArrayLike, label: str, dark: bool = False) -> bytes:
-    """PNG of the two distributions of a score on common bins, a dashed line at each mean; ``dark``: for a dark page."""
+    """Draw the two distributions of a score on common bins, a dashed line at each mean; ``dark``: for a dark page."""
     old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     both = np.concatenate([old, new])
     # Far outliers go into the outermost bins, or the body of both distributions would shrink to two bars.
@@ -109,7 +109,7 @@ def histogram(before: ArrayLike, after: ArrayLike, label: str, dark: bool = Fals
 def curve(
     series: Mapping[str, tuple[ArrayLike, ArrayLike]], xlabel: str, ylabel: str, dark: bool = False
 ) -> bytes:
-    """PNG of named lines (x [n], y [n]); a long noisy one is drawn pale with its running mean over it. NaN
+    """Draw named lines (x [n], y [n]) as PNG; a long noisy one is drawn pale with its running mean over it. NaN
     leaves a gap."""
     figure, axes = _figure(xlabel, ylabel, dark)
     colours = [_AFTER, "#3b7dd8", "#2e9e6b", "#a05bc8", _BEFORE]

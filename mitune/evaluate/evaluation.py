@@ -93,7 +93,7 @@ def write_evaluation(
 
 
 def evaluation_files(folder: Path) -> list[Path]:
-    """The files that ``write_evaluation`` left in ``folder``."""
+    """List the files that ``write_evaluation`` left in ``folder``."""
     pictures = {
         path
         for name in ("before-*", "after-*", "*-histogram")

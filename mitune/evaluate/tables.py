@@ -20,7 +20,7 @@ def figure(value: float | None, sign: bool = False) -> str:
 
 
 def bounds(interval: list[float] | None, sign: bool = False) -> str:
-    """``[low, high]``, or a dash."""
+    """Write ``[low, high]``, or a dash."""
     return "–" if interval is None else f"[{figure(interval[0], sign)}, {figure(interval[1], sign)}]"
 
 

@@ -18,7 +18,7 @@ _COUNTS = ("n", "prompts")
 
 @dataclass(frozen=True)
 class Example:
-    """A pair of pictures: the prompt, their names inside the export folder, and the files that they are made of."""
+    """Holds a pair of pictures: prompt, their names inside the export folder, the files that they are made of."""
 
     prompt: str
     before: str
@@ -73,7 +73,7 @@ def scores(facts: Facts) -> dict[str, tuple[float | None, float, Mapping[str, An
 
 
 def metadata(facts: Facts) -> Any:
-    """The card's YAML block as ``huggingface_hub.ModelCardData``."""
+    """Make the card's YAML block as ``huggingface_hub.ModelCardData``."""
     from huggingface_hub import EvalResult, ModelCardData
 
     held_out = plain(facts.held_out, 100) or "held-out prompts"
@@ -119,7 +119,7 @@ def _arguments(before: float | None, change: Mapping[str, Any]) -> dict[str, Any
 
 
 def write_card(facts: Facts) -> str:
-    """The whole README.md."""
+    """Write the whole README.md."""
     from huggingface_hub import ModelCard
 
     text = "\n".join(

@@ -36,7 +36,7 @@ def prefixes(components: list[str]) -> dict[str, str]:
 
 
 def comfy_tensors(updates: Mapping[str, Mapping[str, Update]]) -> dict[str, Tensor]:
-    """``Denoiser.adapter_updates`` as named tensors, float32. The scale is in ``lora_up``: alpha is the rank.
+    """Give ``Denoiser.adapter_updates`` as named tensors, float32. The scale is in ``lora_up``: alpha is the rank.
 
     Raises ValueError where two layers would have one name.
     """

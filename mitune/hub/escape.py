@@ -25,7 +25,7 @@ def plain(value: str, length: int = 300) -> str:
 
 
 def literal(value: str, length: int = 300) -> str:
-    """``value`` as Markdown that reads as just that text: no markup, HTML, link, table cell or front matter in it.
+    """Give ``value`` as Markdown that reads as just that text: no markup, HTML, link, table cell or front matter in it.
 
     All but letters, digits, spaces and commas become character references, which CommonMark never takes for structure
     (CommonMark 0.31, 2.5).

@@ -53,7 +53,7 @@ def examples(round_folder: Path, evaluation: Mapping[str, Any], count: int) -> l
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """``provenance.json``: the facts of the run, and what exports them. No clock in it."""
+    """Make ``provenance.json``: the facts of the run, and what exports them. No clock in it."""
     return {
         "schema": SCHEMA,
         **facts,
@@ -181,11 +181,11 @@ def write_training_set(folder: Path, dataset: Any, name: str, model: str, origin
 
 
 def contents(folder: Path) -> list[tuple[str, int]]:
-    """(path inside the folder, bytes) of every file, in order."""
+    """List (path inside the folder, bytes) of every file, in order."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(file.relative_to(folder).as_posix(), file.stat().st_size) for file in files]
 
 
 def slug(name: str) -> str:
-    """A name as a file's."""
+    """Turn a name into a file's."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80] or "adapter"

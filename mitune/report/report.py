@@ -85,7 +85,7 @@ def _template() -> jinja2.Template:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: ``7.5 s``, ``4 min 5 s``, ``2 h 3 min``."""
+    """Write seconds as a person says them: ``7.5 s``, ``4 min 5 s``, ``2 h 3 min``."""
     if seconds is None:
         return "–"
     if round(seconds, 1) < 60:
@@ -95,7 +95,7 @@ def duration(seconds: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with its thousands set apart by narrow spaces."""
+    """Write a whole number with its thousands set apart by narrow spaces."""
     return "–" if value is None else f"{int(value):,}".replace(",", "\u202f")
 
 
@@ -129,7 +129,7 @@ def _with_default(mapping: Mapping[str, Any] | None) -> _Figures:
 
 
 def selection_gain(select: Mapping[str, Any]) -> float | None:
-    """Share of the possible lift that selection reached: (kept − pool) / (best − pool)."""
+    """Compute the share of the possible lift that selection reached: (kept − pool) / (best − pool)."""
     pool, kept, best = (select.get(f"oracle_{name}") for name in ("pool", "kept", "best"))
     if pool is None or kept is None or best is None or best <= pool:
         return None

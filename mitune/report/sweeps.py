@@ -68,7 +68,7 @@ def check_place(folder: Path) -> None:
 
 
 def collect(folder: Path) -> pd.DataFrame:
-    """A row for each round of each run below ``folder``: its job, what it tried, and what it reached.
+    """Collect a row for each round of each run below ``folder``: its job, what it tried, and what it reached.
 
     Columns: ``job``, a column for every swept key, ``round``, ``status`` (done, begun, or why it failed), ``loss``,
     ``oracle_pool``, ``oracle_kept``, ``oracle_best``, for every score of the evaluation ``SCORE_before``, ``_after``
@@ -203,7 +203,7 @@ def _keys(table: pd.DataFrame) -> list[str]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table for people: a row a round, each score as before, after and gain with its 95 % interval."""
+    """Write the table for people: a row a round, each score as before, after and gain with its 95 % interval."""
     header, rows = _shown(table)
     lines = [[_cell(cell) for cell in line] for line in (header, *rows)]
     lines.insert(1, ["---"] * len(header))
@@ -262,7 +262,7 @@ def _harmless(value: Any) -> Any:
 
 
 def plot(table: pd.DataFrame) -> bytes:
-    """PNG: for every score its gain in each round of each run, with the 95 % interval."""
+    """Draw, for every score, its gain in each round of each run, with the 95 % interval, as PNG."""
     scores, keys = _scores(table), _keys(table)
     done = table[table[[f"{name}_gain" for name in scores]].notna().any(axis=1)]
     names = []

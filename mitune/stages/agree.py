@@ -100,7 +100,7 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """A table of scores: a parquet file with ``prompt_id``, or the captions, and a column a score; or a folder of
+    """Read a table of scores: a parquet file with ``prompt_id``, or the captions, and a column a score; or a folder of
     candidates. Raises UserError for what is neither."""
     if is_folder(path):
         store = find_store(path)

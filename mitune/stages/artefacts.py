@@ -17,7 +17,7 @@ _told: set[Path] = set()  # the folders without digests that were spoken of
 
 
 def files_in(*folders: Path) -> list[Path]:
-    """All files in the folders, in order; none of one that is not there."""
+    """List all files in the folders, in order; none of one that is not there."""
     return [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
 
 

@@ -206,7 +206,7 @@ def scored_table(store: CandidateStore) -> pd.DataFrame:
 def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:
-    """The pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
+    """Decode the pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
     latents = store.latents(rows)
     pictures: list[Tensor] = []
     for part in latents.split(batch_size):

@@ -26,7 +26,7 @@ def covers(words: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Stage(Part):
-    """A stage. Its code takes ``(config, run)``, and one of a round the number of the round too.
+    """Says what a stage is. Its code takes ``(config, run)``, and one of a round the number of the round too.
 
     Attributes:
         reads: the keys that it goes by, as :func:`covers` takes them; only these are checked together and shown.

@@ -84,7 +84,7 @@ def _draw(config: DictConfig, folder: Path, units: list[Unit], denoiser: Any, ti
 
 
 def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Task], identity: str) -> Path:
-    """The folder of the base model's held-out pictures, named by everything they depend on: the model and prompts
+    """Name the folder of the base model's held-out pictures, by everything they depend on: the model and prompts
     themselves, not where they were read from."""
     values = {
         name: value

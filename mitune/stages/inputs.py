@@ -50,8 +50,8 @@ def quiet() -> None:
 
 
 def read_prompts(section: DictConfig, everything: bool = False, held_out: bool = False) -> list[Task]:
-    """The prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits; ``held_out``:
-    where it names no split, a held-out one.
+    """Read the prompts of a section (``prompts`` or ``evaluate.prompts``); ``everything``: without its limits;
+    ``held_out``: where it names no split, a held-out one.
     """
     return load_prompts(
         section.source,
@@ -67,7 +67,7 @@ def read_prompts(section: DictConfig, everything: bool = False, held_out: bool =
 
 
 def prompt_pool(section: DictConfig, held_out: bool = False) -> list[str]:
-    """The texts of a section's source, beyond its limits: where ``contrast`` finds its edits."""
+    """Read the texts of a section's source, beyond its limits: where ``contrast`` finds its edits."""
     return [prompt.text for prompt in read_prompts(section, True, held_out)]
 
 
@@ -77,7 +77,7 @@ def whole_pool(config: DictConfig) -> list[str]:
 
 
 def training_prompts(config: DictConfig) -> list[Task]:
-    """The training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
+    """Read the training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
     check_judges(config.scorers, [prompt.text for prompt in prompts], "scorers", config.scorer)
     return prompts
@@ -93,7 +93,7 @@ def study_prompts(config: DictConfig, stage: str) -> list[Task]:
 
 
 def held_out_prompts(config: DictConfig) -> list[Task]:
-    """The prompts of the evaluation."""
+    """Read the prompts of the evaluation."""
     prompts = read_prompts(config.evaluate.prompts, held_out=True)
     texts = [prompt.text for prompt in prompts]
     check_judges(config.evaluate.scorers, texts, "evaluate.scorers", config.scorer)
@@ -145,7 +145,7 @@ def settings_of(kind: type[S], section: DictConfig) -> S:
 
 
 def candidate_sampler(config: DictConfig, denoiser: Denoiser) -> SamplerConfig:
-    """The sampler that draws the candidates: with ``generate.guidance`` where that is given."""
+    """Read the sampler that draws the candidates: with ``generate.guidance`` where that is given."""
     return sampler_of(config, denoiser, config.generate.guidance)
 
 
@@ -178,7 +178,7 @@ def scoring_of(
 
 
 def read_profile(path: str | Path, key: str) -> Profile:
-    """A profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
+    """Read a profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
     path = home(path)
     if not is_file(path):
         raise UserError(
@@ -219,8 +219,8 @@ def selecting(config: DictConfig) -> str:
 
 
 def round_adapter(run: RunFolder, number: int) -> Path:
-    """The adapter that round ``number`` made, for all processes. Raises UserError while it is not done, or where it is
-    not as it was."""
+    """Find the adapter that round ``number`` made, for all processes. Raises UserError while it is not done, or where
+    it is not as it was."""
     broadcast(lambda: require(run, number, "train"))
     folder = run.round(number) / "adapter"
     visible(folder)
@@ -228,13 +228,13 @@ def round_adapter(run: RunFolder, number: int) -> Path:
 
 
 def previous_adapter(run: RunFolder, number: int) -> Path | None:
-    """The adapter that round ``number`` goes on from: None in the first one."""
+    """Find the adapter that round ``number`` goes on from: None in the first one."""
     return round_adapter(run, number - 1) if number > 1 else None
 
 
 def trained_from(config: DictConfig, run: RunFolder, number: int) -> Path | None:
-    """The adapter that the training of round ``number`` goes on from: the last round's, or in the first round, and with
-    ``train.fresh`` in every one, ``model.adapter``. Raises UserError where that is a stack.
+    """Find the adapter that the training of round ``number`` starts with: the last round's, or in the first round, and
+    with ``train.fresh`` in every one, ``model.adapter``. Raises UserError where that is a stack.
     """
     start, weights = config.model.adapter, config.model.adapter_weights
     if number > 1 and not config.train.fresh:

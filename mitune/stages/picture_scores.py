@@ -33,7 +33,7 @@ _TYPES = {"row": pa.int64(), "image": pa.string(), "text": pa.string(), "resized
 
 
 class ScoredPictures:
-    """The scores of a source in ``folder``, kept unit by unit. Many processes may write, each its own units."""
+    """Keeps the scores of a source in ``folder``, unit by unit. Many processes may write, each its own units."""
 
     def __init__(self, folder: Path, pictures: Pictures, rows_per_unit: int) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class ScoredPictures:
             raise UserError(f"{self.folder} holds scores of {other}; choose another score.out=, or delete it")
 
     def todo(self) -> list[int]:
-        """The units that are yet to be scored: those that are not there, and those whose pictures are others by now,
+        """List the units yet to be scored: those that are not there, and those whose pictures are others by now,
         which is said. Main process only."""
         whole = [unit for unit in self.units if self._whole(unit)]
         changed = self._changed(whole)
@@ -250,7 +250,7 @@ class ScoredPictures:
                     )
 
     def table(self, scoring: Callable[[pd.DataFrame], dict[str, Any]] | None = None) -> pd.DataFrame:
-        """All scored rows in their order: row, image, text, the source's own keys and scores, the new scores.
+        """Read all scored rows in their order: row, image, text, the source's own keys and scores, the new scores.
 
         ``scoring`` gives further columns from the table (weighted sums). UserError if nothing could be scored.
         """

@@ -52,7 +52,7 @@ class Watch(Protocol):
 
 
 def cuts_of(config: DictConfig, branches: int = 2) -> list[Cut]:
-    """The cuts that ``sampler.racing`` asks for, none where it is off. Raises UserError for what cannot be done.
+    """Give the cuts that ``sampler.racing`` asks for, none where it is off. Raises UserError for what cannot be done.
 
     ``branches``: the model's, on which a speedup depends where looks cost something; with most models' two, mistakes
     are found before one is loaded.
@@ -159,7 +159,7 @@ class Race:
 
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
-    """The race of ``sampler.racing``; None where it is off."""
+    """Make the race of ``sampler.racing``; None where it is off."""
     cuts, racing = cuts_of(config, denoiser.branches), config.sampler.racing
     if not cuts:
         return None
@@ -170,7 +170,7 @@ def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
 
 
 def column(name: str, step: int) -> str:
-    """The column of a running score after so many steps; after all of them: its own final value."""
+    """Name the column of a running score after so many steps; after all of them: its own final value."""
     return f"{name}@{step}"
 
 

@@ -59,7 +59,7 @@ class RealPictures:
 
 
 def stand_in(score: str, combined: str = "") -> tuple[Term, ...]:
-    """The parts of a score as finished pictures can have them: ``mi_image`` for ``mi``, ``llr_image`` for ``llr``."""
+    """Give the parts of a score that finished pictures can have: ``mi_image`` for ``mi``, ``llr_image`` for ``llr``."""
     return tuple(
         Term(term.weight, ON_PICTURES.get(term.name, term.name), term.normalised)
         for term in terms(score, combined)
@@ -72,8 +72,8 @@ def count_real(config: DictConfig, pictures: int) -> int:
 
 
 def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> RealPictures | None:
-    """The ``count`` best real pictures for their captions, by the score of ``select.by``; all processes score them,
-    the first one gets them, the others None.
+    """Choose ``count`` real pictures, the best for their captions, by the score of ``select.by``; all processes score
+    them, the first one gets them, the others None.
 
     Scores stay in ``round-N/real``. With ``select.by=random`` nothing is scored. z(…) is taken over all real pictures,
     as each caption has but one. Raises UserError for a source with too few pictures.

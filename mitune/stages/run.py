@@ -59,7 +59,7 @@ def _require_used(stage: str, config: DictConfig, run: RunFolder, number: int) -
 
 
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
-    """Every stage of every round; the summary is written after each round, so that a long run can be watched."""
+    """Do every stage of every round; the summary is written after each round, so that a long run can be watched."""
     check_prompts(config)
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     summary: dict[str, Any] = {}

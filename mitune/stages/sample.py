@@ -41,7 +41,7 @@ _WRITTEN = re.compile(r"\d{6,}\.png|metadata\.jsonl")  # what lies in the folder
 
 
 def sample_folder(config: DictConfig) -> Path:
-    """The folder that a sample command writes: ``sample.out``, or ``samples`` in the run folder."""
+    """Name the folder that a sample command writes: ``sample.out``, or ``samples`` in the run folder."""
     return home(config.sample.out or Path(config.run) / "samples")
 
 
@@ -128,7 +128,7 @@ def _prompts(config: DictConfig) -> list[Task]:
 
 
 def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, list[str]]:
-    """(what picks the pictures, how many are drawn a prompt, the scores each gets). Raises UserError."""
+    """Give what picks the pictures, how many are drawn a prompt, and the scores each gets. Raises UserError."""
     settings, combined = config.sample, config.scorer.combined
     by, drawn = settings.by, settings.of or settings.pictures
     if drawn > settings.pictures and by is None:
@@ -144,7 +144,7 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
 
 
 def choose(table: pd.DataFrame, by: str | None, pictures: int, seed: int = 0) -> pd.DataFrame:
-    """``pictures`` rows of each prompt (fewer where particles died), best first by the score ``by``.
+    """Choose ``pictures`` rows of each prompt (fewer where particles died), best first by the score ``by``.
 
     None: the first. "weight": drawn by the particles' weights without replacement (the largest of log w + Gumbel noise,
     Efraimidis and Spirakis 2006), so that one picture of a population follows the steered distribution.

@@ -38,7 +38,7 @@ PROFILED = 48  # pictures that a profile is measured on
 
 
 def score_folder(config: DictConfig) -> Path:
-    """The folder that a score command works in: its table's name without the ending.
+    """Name the folder that a score command works in: its table's name without the ending.
 
     Where that is the source itself, another beside it, one for each choice of its pictures: nothing is ever written
     among the user's own files, where it would be read as a part of the source.

@@ -109,7 +109,7 @@ class Search:
 
 
 def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
-    """The search of the configuration, with its judge; None where it is off."""
+    """Make the search of the configuration, with its judge; None where it is off."""
     own = config.search
     if own.by is None:
         return None

@@ -116,7 +116,7 @@ def values_of(words: Sequence[str]) -> dict[str, str]:
 
 
 def grid(words: Sequence[str], config_loader: Any = None) -> list[dict[str, str]] | None:
-    """The jobs that Hydra's own sweeper makes of ``words`` (a later word of the same key counts), in its order.
+    """List the jobs that Hydra's own sweeper makes of ``words`` (a later word of the same key counts), in its order.
 
     None where a word is an interval, which only a search can draw from.
     """
@@ -171,7 +171,7 @@ def example(words: Sequence[str], config_loader: Any = None) -> dict[str, str]:
 
 
 def folder_name(values: Mapping[str, str]) -> str:
-    """A job's folder: its words where they are plain and short, else what is plain of them and their hash."""
+    """Name a job's folder: its words where they are plain and short, else what is plain of them and their hash."""
     words = ",".join(f"{key}={value}" for key, value in values.items())
     safe = re.sub(r"[^A-Za-z0-9_.,=+-]", "-", words)
     if safe == words and len(safe) <= LONGEST:

@@ -95,7 +95,7 @@ def _intact(place: Path) -> bool:
 
 
 def notes(folder: Path, command: str | None = None) -> dict[str, dict[str, Any]]:
-    """The notes in a sweep's folder by the names of the jobs' folders; ``command``: only those of this one."""
+    """Read the notes in a sweep's folder by the names of the jobs' folders; ``command``: only those of this one."""
     found = {path.parent.name: read_note(path.parent, _SAYS) for path in sorted(folder.glob(f"*/{NOTE}"))}
     return {name: note for name, note in found.items() if note and command in (None, note["command"])}
 
@@ -153,7 +153,7 @@ class LastError(io.TextIOBase):
         return self.out.isatty()
 
     def fileno(self) -> int:
-        """The file it ends in."""
+        """Give the file it ends in."""
         return self.out.fileno()
 
 

@@ -78,7 +78,7 @@ def gradients(shard, kind, checkpointing):
     network = denoiser.network
     whole = sum(p.numel() for p in network.parameters() if not p.requires_grad)
     if shard:
-        sharding.shard(network, parameters.values(), denoiser.device, {})
+        sharding.shard(network, parameters.values(), denoiser.device)
         frozen = [p for p in network.parameters() if not p.requires_grad]
         assert all(isinstance(p, DTensor) for p in frozen)
         assert not any(isinstance(p, DTensor) for p in parameters.values())

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from analytic import three_clouds
 from torch import Tensor, nn
 
 import mitune.information.cas as module
@@ -21,6 +20,7 @@ from mitune.information.cas import CAS, in_float32, path_nodes, quadrature
 from mitune.information.catalogue import RULES, SPACINGS, CASConfig
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_seed
+from tests.analytic import three_clouds
 
 SCHEDULES = {"ddpm": NoiseSchedule.ddpm(), "flow": NoiseSchedule.rectified_flow()}
 

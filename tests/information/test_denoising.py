@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import scene, three_clouds
-from mixtures import mixture, pictures, rmse
 
 from mitune.denoiser import Condition
 from mitune.errors import UserError
@@ -15,6 +13,8 @@ from mitune.information.noising import Noising
 from mitune.information.times import Weighting, time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_noise, candidate_seed
+from tests.analytic import scene, three_clouds
+from tests.information.mixtures import mixture, pictures, rmse
 
 SCHEDULE = NoiseSchedule.ddpm()
 

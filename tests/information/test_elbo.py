@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import exact_kl, scene, three_clouds, within_three_errors
 from bounds import log_prob_bound
-from mixtures import LABELS, correlation, mixture, pictures, slope
 
 from mitune.analytic import AnalyticDenoiser
 from mitune.information.denoising import denoising_errors
@@ -14,6 +12,8 @@ from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
+from tests.analytic import exact_kl, scene, three_clouds, within_three_errors
+from tests.information.mixtures import LABELS, correlation, mixture, pictures, slope
 
 SCHEDULE, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import exact_kl, three_clouds, within_three_errors
-from mixtures import LABELS, mixture, pictures
 
 from mitune.information.elbo import elbo, mi_and_elbo
 from mitune.information.llr import PathLLR
@@ -15,6 +13,8 @@ from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
+from tests.analytic import exact_kl, three_clouds, within_three_errors
+from tests.information.mixtures import LABELS, mixture, pictures
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 RANGE = (5, 1000)

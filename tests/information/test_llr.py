@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from analytic import exact_kl, three_clouds, within_three_errors
-from mixtures import correlation, mixture, pictures, rmse, slope
 
 from mitune.errors import UserError
 from mitune.information.catalogue import LLRImageConfig
@@ -19,6 +17,8 @@ from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Step, sample
 from mitune.sampling.seeds import candidate_noise, candidate_seed
+from tests.analytic import exact_kl, three_clouds, within_three_errors
+from tests.information.mixtures import correlation, mixture, pictures, rmse, slope
 
 
 class PlainLLR:

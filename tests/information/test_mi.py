@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import exact_kl, three_clouds, within_three_errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixtures import mixture, pictures
 
 from mitune.errors import UserError
 from mitune.information.elbo import mi_and_elbo
@@ -18,6 +16,8 @@ from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
+from tests.analytic import exact_kl, three_clouds, within_three_errors
+from tests.information.mixtures import mixture, pictures
 
 
 def algorithm_2(denoiser, label: str, seed: int, steps: int, guidance: float, t_min: int) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from bounds import PREDICTIONS, elbo_density, elbo_weight, log_prob_bound, prediction_target
-from mixtures import mixture, pictures
 
 from mitune.errors import UserError
 from mitune.information.noising import Noising
 from mitune.information.times import time_grid
 from mitune.noise import NoiseSchedule
 from mitune.sampling.seeds import candidate_noise
+from tests.information.mixtures import mixture, pictures
 
 VP, FLOW = NoiseSchedule.ddpm(), NoiseSchedule.rectified_flow()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import After, coefficients, three_clouds
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
@@ -15,6 +14,7 @@ from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Step, sample, sample_population
 from mitune.sampling.seeds import candidate_noise
+from tests.analytic import After, coefficients, three_clouds
 
 SAMPLERS = [
     SamplerConfig("ddpm", 12, guidance=3.0, spacing="leading"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from analytic import After, three_clouds
 from torch import Tensor
 
 from mitune.analytic import AnalyticDenoiser
@@ -20,6 +19,7 @@ from mitune.sampling.loop import Population, Samples, Step, noise_of, sample, sa
 from mitune.sampling.racing import Cut, Racing
 from mitune.sampling.seeds import candidate_noise
 from mitune.sampling.solver import Evaluate, StepCoefficients, solver_of
+from tests.analytic import After, three_clouds
 
 VP = NoiseSchedule.ddpm()
 GUIDANCE = 3.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import After, three_clouds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,6 +24,7 @@ from mitune.sampling.racing import (
     rows_of,
     steps_at,
 )
+from tests.analytic import After, three_clouds
 
 pytestmark = pytest.mark.fresh_draws
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import coefficients
 
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
+from tests.analytic import coefficients
 
 SCHEDULE = NoiseSchedule.ddpm()
 RAW = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

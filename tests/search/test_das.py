@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analytic import three_clouds
 
 from benchmarks.closed_form import LatentPotential, LatentReward
 from mitune.errors import UserError
@@ -15,6 +14,7 @@ from mitune.sampling.seeds import candidate_seed
 from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import path_potential
 from mitune.search.smc import Steered, steer
+from tests.analytic import three_clouds
 
 SAMPLER = SamplerConfig("ddpm", 10, guidance=1.5, spacing="leading")
 RIGHT = LatentReward("right", lambda z, _: z[:, 0])

@@ -12,7 +12,6 @@ import secrets
 
 import pytest
 import torch
-from analytic import coefficients, three_clouds, within_three_errors
 from torch import Tensor
 
 from benchmarks.closed_form import LatentPotential, LatentReward, quadratic, tilted
@@ -29,6 +28,7 @@ from mitune.search.path_contrast import PathContrast
 from mitune.search.potentials import PathPotential, RewardPotential
 from mitune.search.smc import Steered, steer
 from mitune.search.tempering import temper_table
+from tests.analytic import coefficients, three_clouds, within_three_errors
 
 pytestmark = pytest.mark.fresh_draws
 
