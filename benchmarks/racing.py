@@ -30,7 +30,7 @@ from mitune.information.scoring import Scoring
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import PATH_SCORERS, RACERS
 from mitune.stages.candidates import Drawing, draw_unit
-from mitune.stages.inputs import quiet, read_prompts, sampler_of, scoring_of
+from mitune.stages.inputs import quiet, read_prompts, sampler_of, scoring_of, whole_pool
 from mitune.stages.racing import PilotRace, Race, column, look_cost, look_scoring
 from mitune.tasks import Task
 
@@ -192,7 +192,7 @@ def study(
     """Target and oracle scores [P, M] of all candidates, who each race would leave [P, M], and the target's forwards a
     candidate."""
     candidates = config.generate.candidates
-    scoring = scoring_of(config, denoiser, [target, "oracle"])
+    scoring = scoring_of(config, denoiser, [target, "oracle"], lambda: whole_pool(config))
     pilot = PilotRace(
         {arm.name: arm.scoring(config, denoiser) for arm in arms},
         {arm.name: [cut.step for cut in arm.cuts] for arm in arms},
@@ -231,7 +231,7 @@ def timed(
     """Seconds of drawing and scoring all candidates, and of each race. RuntimeError where it leaves others than
     foretold: a few may change places, as sums differ in their last digits with the batch."""
     unit = plan_units(prompts, options.candidates, len(prompts) * options.candidates)[0]
-    scoring = scoring_of(config, denoiser, [target])
+    scoring = scoring_of(config, denoiser, [target], lambda: whole_pool(config))
     watches = {arm.name: Race(arm.cuts, arm.scoring(config, denoiser)) for arm in arms}
 
     def run(watch: Race | None) -> dict[str, list[Any]]:

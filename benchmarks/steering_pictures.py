@@ -37,7 +37,7 @@ from mitune.sampling.seeds import candidate_seed
 from mitune.search.catalogue import SearchConfig
 from mitune.search.potentials import RewardPotential, path_potential
 from mitune.search.smc import steer
-from mitune.stages.inputs import read_prompts, sampler_of, scoring_of
+from mitune.stages.inputs import read_prompts, sampler_of, scoring_of, whole_pool
 from mitune.tasks import Task
 
 METHODS = ("base", "best", "guidance", "das", "bootstrap", "llr")
@@ -306,7 +306,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch,
         at_once=args.at_once,
     )
-    scoring = scoring_of(config, world.denoiser, ["clip", "oracle", "contrast", "jpeg"])
+    scoring = scoring_of(
+        config, world.denoiser, ["clip", "oracle", "contrast", "jpeg"], lambda: whole_pool(config)
+    )
     found: dict[str, Any] = {}
     for arm in args.arms:
         latents, cost = draw(world, arm)

@@ -11,7 +11,7 @@ from mitune.errors import UserError, nearest, short
 from mitune.stages.catalogue import STAGES
 
 OPTIONS = {
-    "--help": "what the stage reads, most used first",
+    "--help": "what the stage reads, most used first, with the values of the words given",
     "--all": "with --help: all that the stage reads",
     "--cfg": "print the resolved configuration, and do nothing",
     "-m": "many runs: values may be lists, a,b",
@@ -63,7 +63,8 @@ def _stage(stage: str, words: list[str], flags: set[str]) -> int:
     if "--help" in flags:
         from mitune.manual import manual
 
-        print(manual(stage, everything="--all" in flags))
+        # Of many runs a value may be a list, which is no value of one.
+        print(manual(stage, everything="--all" in flags, words=() if "-m" in flags else words))
         return 0
     if "-m" in flags:
         from mitune.sweep.sweep import sweep

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from mitune.config import groups
 from mitune.config.composition import SHORT
 from mitune.config.keys import keys
+from mitune.config.relations import SCORE_KEYS
 from mitune.errors import UserError, nearest
+from mitune.scores import COLUMNS, COMBINED, INFORMATION, PICTURE_SCORERS, RACERS, SCORERS
+from mitune.settings import Key
 from mitune.stages.catalogue import STAGES
 
 _SCRIPTS = {
@@ -62,7 +65,9 @@ def _choices(before: Sequence[str], last: str) -> list[str]:
     if stage == "completion":
         return list(_SCRIPTS)
     if stage == "help":
-        return [*keys(), *groups(), *STAGES]
+        from mitune.manual import topics
+
+        return topics()
     if stage not in STAGES:
         return []
     own = STAGES[stage]
@@ -80,8 +85,23 @@ def _values(name: str, last: str) -> list[str]:
     key = keys().get(SHORT.get(name, name))
     if key is None:
         return []
-    found = ["true", "false"] if key.kind is bool else list(key.limits.choices)
+    found = ["true", "false"] if key.kind is bool else [*key.limits.choices, *_scores(key)]
     if key.many:
         begun = last.partition("=")[2].rpartition(",")[0]
-        return [f"{begun},{value}" if begun else f"[{value}" for value in found]
+        there = begun.removeprefix("[").split(",")
+        return [f"{begun},{value}" if begun else f"[{value}" for value in found if value not in there]
     return [*found, "null"] if key.optional else found
+
+
+def _scores(key: Key) -> list[str]:
+    """The scores that a key may name, or that a sum there may begin with."""
+    if key.name == "search.reward":
+        return [*PICTURE_SCORERS, *INFORMATION]
+    if key.name in ("sampler.racing.by", "calibrate.by"):
+        return [*RACERS]
+    every = [*SCORERS, *COLUMNS]
+    if key.name in SCORE_KEYS:
+        return [*every, COMBINED]
+    if key.name == "select.by":
+        return [*every, COMBINED, "random"]
+    return every if key.name in ("scorer.combined", "sweep.objective") else []

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mitune.errors import UserError
 from mitune.noise import NoiseSchedule, Time
 from mitune.tasks import Task, check_texts_only
 
@@ -154,6 +155,27 @@ class Denoiser(ABC):
     def epsilon(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
         """ε̂(z_t, t, c) [n, …] in the dtype of ``z``."""
         return self.schedule.to_epsilon(self.predict(z, t, condition), z, t, self.prediction_type)
+
+    # -- attention ---------------------------------------------------------------------------------------------------
+
+    def to_text(self, kind: str, maps: Tensor) -> Tensor | None:
+        """Cut from maps how the picture looks at the text [n, heads, picture, text]; None where it does not.
+
+        UserError where the model reads no tokens of a text.
+        """
+        raise self._no_tokens()
+
+    def spans(self, text: str) -> list[Span]:
+        """Find the words of a text, and which columns of the condition's ``text`` each has in every encoder.
+
+        UserError where the model reads no tokens of a text.
+        """
+        raise self._no_tokens()
+
+    def _no_tokens(self) -> UserError:
+        return UserError(
+            f"{self.identity}: the model reads no tokens of a text to look at; take one with a text encoder"
+        )
 
     # -- guidance ----------------------------------------------------------------------------------------------------
 

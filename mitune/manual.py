@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from mitune.config import compose, conf_folder, flatten, groups
-from mitune.config.composition import SHORT
+from mitune.config.composition import SHORT, asked
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
 from mitune.scores import COLUMNS, SCORERS, meaning
@@ -17,6 +18,7 @@ from mitune.settings import Key
 from mitune.stages.catalogue import STAGES, Stage
 
 PAGE = 60  # lines of a stage's help
+WIDTH = 120  # columns
 _KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
 
@@ -33,7 +35,7 @@ def overview() -> str:
         "many runs at once: mitune STAGE -m key=value,value ...    (a folder each in sweeps/NAME, or run=FOLDER)",
         "  mitune sweep-table FOLDER    what they reached: table.md, .csv, .parquet and .png",
         "",
-        f"presets: experiment={', '.join(groups()['experiment'])}",
+        _fitted(f"presets: experiment={', '.join(groups()['experiment'])}", 20),
         f"         sweep={', '.join(groups()['sweep'])} (with -m)",
         "",
         "  mitune run                                       the demo on the embedded world",
@@ -63,10 +65,10 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def manual(stage: str, everything: bool = False) -> str:
-    """``mitune STAGE --help``: the groups and keys that the stage reads, those used most first, in :data:`PAGE` lines
-    at most; ``everything``: all of them."""
-    own, values = STAGES[stage], flatten(compose())
+def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> str:
+    """``mitune STAGE [WORDS] --help``: the groups and keys that the stage reads, those used most first, in :data:`PAGE`
+    lines at most; ``everything``: all of them. Raises UserError for words that are none of a configuration."""
+    own, values = STAGES[stage], asked(words)
     rows = [one for one in keys().values() if own.shows(one.name)]
     basic, more = [one for one in rows if one.basic], [one for one in rows if not one.basic]
     known = (
@@ -76,6 +78,11 @@ def manual(stage: str, everything: bool = False) -> str:
     lines = [f"  {one.name}={written(values[one.name])}" for one in basic + (more if whole else [])]
     width = min(46, max(map(len, lines)))
     said = [f"{one.meaning}{_brackets(one)}" for one in basic + more]
+    if not whole:  # on the page a line says what it is for; what else it may be where there is room
+        said = [
+            text if width + 2 + len(text) <= WIDTH else one.meaning
+            for one, text in zip(basic, said, strict=False)
+        ]
     return "\n".join(
         [
             f"mitune {stage}: {own.meaning}",
@@ -84,14 +91,26 @@ def manual(stage: str, everything: bool = False) -> str:
             f"{' [-m, then values may be lists: a,b]' if own.swept else ''}",
             "",
             *(["groups (group=option)"] if known else []),
-            *(f"  {group:<11} {', '.join(options)}" for group, options in known.items()),
+            *(_fitted(f"  {group:<11} {', '.join(options)}", 14) for group, options in known.items()),
             *([""] if known else []),
-            "keys, with the values of experiment=shapes",
-            *(f"{left:<{width}}  {right}" for left, right in zip(lines, said, strict=False)),
+            f"keys, with the values of {' '.join(words) or 'experiment=shapes'}",
+            *(
+                _fitted(f"{left:<{width}}  {right}", width + 2)
+                for left, right in zip(lines, said, strict=False)
+            ),
             "",
             f"{'' if whole else f'mitune {stage} --help --all: all {len(rows)} keys; '}mitune help KEY: one in full",
         ]
     )
+
+
+def _fitted(line: str, indent: int) -> str:
+    """The line, folded where it is wider than :data:`WIDTH`; what goes over stands under column ``indent``."""
+    if len(line) <= WIDTH:
+        return line
+    head, rest = line[:indent], line[indent:]
+    shape = {"subsequent_indent": " " * indent, "break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.wrap(rest, WIDTH, initial_indent=head, **shape))  # type: ignore[arg-type]
 
 
 def uses(stage: Stage, group: str) -> bool:
@@ -132,18 +151,19 @@ def explain(name: str) -> str:
     parts = [_key(keys()[name])] if name in keys() else []
     parts += [text for text in (_group(name), _section(name), *_part(name)) if text]
     if not parts:
-        known = [
-            *keys(),
-            *groups(),
-            *STAGES,
-            *SCORERS,
-            *(one for item in keys().values() for one in item.said),
-        ]
         raise UserError(
-            f"mitune help: there is no key, group or part '{short(name, 80)}'{nearest(name, known)}; mitune run --help"
-            " --all lists the keys"
+            f"mitune help: there is no key, group or part '{short(name, 80)}'{nearest(name, topics())}; mitune run"
+            " --help --all lists the keys"
         )
     return "\n\n".join(parts)
+
+
+def topics() -> list[str]:
+    """Every name that ``mitune help`` tells of."""
+    sections = (key.rpartition(".")[0] for key in keys())
+    choices = (one for key in keys().values() for one in key.limits.choices)
+    found = [*keys(), *groups(), *STAGES, *SHORT, *SCORERS, *COLUMNS, *filter(None, sections), *choices]
+    return list(dict.fromkeys([*found, *(option for _, option in options())]))
 
 
 def _key(key: Key) -> str:
@@ -175,28 +195,34 @@ def _group(name: str) -> str:
         return ""
     lines = [f"{name}= is a group of settings; an option of it sets"]
     for option in groups()[name]:
-        values = " ".join(f"{key}={written(value)}" for key, value in options()[name, option].items())
-        lines.append(f"  {option:<20} {short(values, 200)}".rstrip())
+        lines.append(_fitted(f"  {option:<20} {short(_set(name, option), 200)}", 23))
     return "\n".join(lines)
+
+
+def _set(group: str, option: str) -> str:
+    """What an option of a group sets, as a command line says it."""
+    return " ".join(f"{key}={written(value)}" for key, value in options()[group, option].items()) or "nothing"
 
 
 def _section(name: str) -> str:
     """The keys of a section."""
     own = [one for one in keys().values() if one.name.startswith(f"{name}.")]
-    lines = [f"  {one.name:<36} {one.meaning}{_brackets(one)}" for one in own]
+    lines = [_fitted(f"  {one.name:<36} {one.meaning}{_brackets(one)}", 39) for one in own]
     return "\n".join([f"{name}.* are the keys", *lines]) if own else ""
 
 
 def _part(name: str) -> Iterator[str]:
-    """What goes by a name: a score, a choice of a key, an option of a group, a section within another."""
+    """What goes by a name: a score, a choice of a key, an option of a group, the last part of a key or section."""
     if name in SCORERS or name in COLUMNS:
         yield f"score {name}: {meaning(name, OmegaConf.to_container(compose().scorer))}"  # type: ignore[arg-type]
     for one in keys().values():
         if name in one.limits.choices:
             yield f"{one.name}={name}: {one.said.get(name) or f'a choice of {one.name} ({one.meaning})'}"
-    for (group, option), values in options().items():
+    for group, option in options():
         if option == name:
-            yield f"{group}={name} sets {' '.join(f'{key}={written(value)}' for key, value in values.items())}"
+            yield f"{group}={name} sets {_set(group, name)}"
+    if name not in keys():
+        yield from (_key(one) for one in keys().values() if one.name.rpartition(".")[2] == name)
     for section in dict.fromkeys(one.rpartition(".")[0] for one in keys()):
         if section.rpartition(".")[0] and section.rpartition(".")[2] == name:
             yield _section(section)

@@ -34,6 +34,13 @@ def test_condition_casts_only_what_floats():
     assert c.tensors["ids"].dtype == torch.int64
 
 
+def test_a_model_without_tokens_of_a_text_says_so() -> None:
+    model = three_clouds()
+    for look in (lambda: model.spans("a"), lambda: model.to_text("cross", torch.ones(1, 1, 1, 1))):
+        with pytest.raises(UserError, match=r"analytic@.*no tokens of a text"):
+            look()
+
+
 def test_conditions_of_different_kinds_do_not_join():
     with pytest.raises(ValueError, match="different kinds"):
         Condition.cat([condition(1), Condition({"ids": torch.arange(1)})])

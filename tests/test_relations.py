@@ -137,5 +137,20 @@ def test_every_stage_asks_the_same_of_a_sampler(
     if not is_deterministic(sampler, eta):
         compose(given, stage)
         return
-    with pytest.raises(UserError, match=r"llr needs a stochastic sampler|no noise to choose among"):
+    with pytest.raises(
+        UserError, match=r"llr needs a stochastic sampler|no noise to choose among"
+    ) as refused:
         compose(given, stage)
+    # Of eta only where that would help.
+    assert "with sampler.eta" not in str(refused.value) or sampler == "ddim"
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [("evaluate", ["evaluate.scorers=[mi]"]), ("train", ["train.keep_best_by=mi"]), ("train", [])],
+)
+def test_a_stage_that_draws_no_candidates_is_not_held_to_their_scores(stage: str, words: list[str]) -> None:
+    given = ["scorers=[llr]", "select.by=llr", "sampler.name=dpmpp_2m", *words]
+    assert compose(given, stage).sampler.name == "dpmpp_2m"
+    with pytest.raises(UserError, match="llr needs a stochastic sampler"):
+        compose(given, "run")

@@ -52,6 +52,16 @@ def compose(overrides: Sequence[str] = (), stage: str | None = None) -> DictConf
     Raises UserError on one line: an unknown key, group option or value, a value of the wrong type, values that do not
     go together (k > M).
     """
+    return _finished(*_asked(overrides), stage)
+
+
+def asked(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """{full key: value} that ``overrides`` ask for, whether or not the values go together. Raises UserError."""
+    return _asked(overrides)[-1]
+
+
+def _asked(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any], dict[str, Any]]:
+    """What the groups say, as it is composed and as {full key: value}, and the latter with the single keys."""
     choices, given = _read_overrides(overrides)
     base, before = _composed(tuple(f"{group}={option}" for group, option in choices))
     values = before | given
@@ -59,7 +69,14 @@ def compose(overrides: Sequence[str] = (), stage: str | None = None) -> DictConf
     if "sampler.guidance" in given and "generate.guidance" not in given:
         # Who names a guidance means the candidates too, whatever the preset has.
         values["generate.guidance"] = None
-    return _finished(base, before, values, stage)
+    _name_folder(values)
+    return base, before, values
+
+
+def _name_folder(values: dict[str, Any]) -> None:
+    """Where no run folder was named, the configuration's name makes one."""
+    if values["run"] == keys()["run"].default:
+        values["run"] = values["run"].replace("${name}", values["name"])
 
 
 @functools.lru_cache(maxsize=256)
@@ -85,11 +102,7 @@ def _composed(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
 def _finished(
     base: DictConfig, before: Mapping[str, Any], values: dict[str, Any], stage: str | None
 ) -> DictConfig:
-    """``base``, whose values are ``before``, with ``values``: checked and closed. Where no run folder was named, the
-    configuration's name makes one.
-    """
-    if values["run"] == keys()["run"].default:
-        values["run"] = values["run"].replace("${name}", values["name"])
+    """``base``, whose values are ``before``, with ``values``: checked and closed."""
     check(values, stage)
     config = copy.deepcopy(base)
     for name, value in values.items():
@@ -114,7 +127,9 @@ def compose_saved(path: Path, overrides: Sequence[str], stage: str) -> DictConfi
             )
     base = OmegaConf.structured(Config)
     before = flatten(base, resolve=False)
-    return _finished(base, before, before | read_saved(path) | values, stage)
+    merged = before | read_saved(path) | values
+    _name_folder(merged)
+    return _finished(base, before, merged, stage)
 
 
 def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:

@@ -27,8 +27,8 @@ class TrackerConfig(Settings):
 
 @dataclass
 class Config(Settings):
-    name: str = key("shapes", "name of the preset, of the run folder")
-    run: str = key("runs/${name}", "the run folder", path=True, basic=True)
+    name: str = key("shapes", "name of the preset, and of the run folder where none is given")
+    run: str = key("runs/${name}", "the run folder (default: runs/ and the name)", path=True, basic=True)
     seed: int = key(0, "every random draw follows from it", low=0, high=SEED, basic=True)
     rounds: int = key(
         1,

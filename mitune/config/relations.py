@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
 from mitune.finetune.catalogue import OBJECTIVES
-from mitune.sampling.catalogue import is_deterministic
+from mitune.sampling.catalogue import SAMPLERS, is_deterministic
 from mitune.scores import (
     COLUMNS,
     COMBINED,
@@ -132,7 +132,7 @@ def _combined(combined: str) -> None:
     terms(COMBINED, combined)
 
 
-_SCORES = (
+SCORE_KEYS = (
     *("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers"),
     *("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by"),
 )
@@ -174,7 +174,7 @@ def _check_steered(name: str, score: str, search: str | None, possible: bool = T
         )
 
 
-for _key in _SCORES:
+for _key in SCORE_KEYS:
     _more = " search.by" if _key in _WITH_SEARCH else ""
     relation(f"{_key} scorer.combined{_more}")(functools.partial(_known, _key))
 
@@ -398,9 +398,10 @@ def _search(by: str | None, reward: str | None, proposal: str) -> None:
 @relation(f"search.by {_NOISE}")
 def _search_noise(by: str | None, sampler: str, eta: float) -> None:
     if by is not None and is_deterministic(sampler, eta):
+        share = f" with sampler.eta={eta:g}" if SAMPLERS[sampler].noise == "eta" else ""
         raise UserError(
-            f"search.by={by}: sampler.name={sampler} with sampler.eta={eta:g} has no noise to choose among; say"
-            " sampler.name=ddim sampler.eta=1"
+            f"search.by={by}: sampler.name={sampler}{share} has no noise to choose among; say sampler.name=ddim"
+            " sampler.eta=1"
         )
 
 

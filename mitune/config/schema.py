@@ -29,7 +29,9 @@ def _section() -> dict[str, Any]:
 
 def _key(key: Key) -> dict[str, Any]:
     default = list(key.default) if key.many else key.default
-    about = {"description": key.meaning, "default": default} | ({"x-unit": key.unit} if key.unit else {})
+    about: dict[str, Any] = {"description": key.meaning} | ({"x-unit": key.unit} if key.unit else {})
+    if "${" not in str(default):  # of the run folder: its meaning says it
+        about["default"] = default
     value = _value(key)
     if key.many:
         size = key.limits.sizes

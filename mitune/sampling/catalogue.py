@@ -23,11 +23,13 @@ class SamplerPart(Part):
         noise: whether a step adds noise: "always", "never", or as "eta" says.
         flow_only: it solves rectified flow's ODE and no diffusion's.
         clean_end: its last step lands on clean data, whatever ``set_alpha_to_one`` says.
+        evaluations: of the network in a step.
     """
 
     noise: str = "always"
     flow_only: bool = False
     clean_end: bool = False
+    evaluations: int = 1
 
 
 SAMPLERS = Catalogue(

@@ -166,9 +166,9 @@ def rows_of(
     Args:
         cuts: when candidates are dropped.
         candidates: at the start.
-        steps: of the sampler, one evaluation each.
+        steps: of the sampler.
         look, finish: rows a candidate.
-        branches: rows of an evaluation (``Denoiser.branches``).
+        branches: rows of a step (``Denoiser.branches``, times what the sampler evaluates in it).
     """
     total, alive, done = 0, candidates, 0
     for cut in cuts:

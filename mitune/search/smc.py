@@ -19,7 +19,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.noise import exact_type, expand
 from mitune.referees.reward import Reward
-from mitune.sampling.catalogue import SamplerConfig
+from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
 from mitune.sampling.loop import Guide, Noise, Observer, noise_of, walk
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.solver import StepCoefficients, solver_of
@@ -106,9 +106,10 @@ def steer(
         raise ValueError(f"{len(seeds)} seeds do not divide among {len(prompts)} prompts")
     solver = solver_of(denoiser, sampler)
     if not any(at.std > 0 for at in solver.steps):
+        share = f" with eta={sampler.eta:g}" if SAMPLERS[sampler.name].noise == "eta" else ""
         raise UserError(
-            f"search: sampler {sampler.name} with eta={sampler.eta:g} has no noise to choose among; say sampler=ddpm or"
-            " sampler=ddim sampler.eta=1"
+            f"search: sampler {sampler.name}{share} has no noise to choose among; say sampler=ddpm or sampler=ddim"
+            " sampler.eta=1"
         )
     before, particles = denoiser.forwards, len(seeds) // len(prompts)
     own_seeds = [candidate_seed(seed, "resampling", 0) for seed in seeds[::particles]]

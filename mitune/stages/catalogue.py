@@ -112,7 +112,7 @@ _ROUND = (
         "fine-tune the adapter on the training set",
         "mitune.stages.train:train_stage",
         # What the objective wants of the training set, and the selection lacks, is told before anything is loaded.
-        reads=f"{_ALWAYS} round adapter train {_PLAIN} scorers select.by select.losers select.real",
+        reads=f"{_ALWAYS} round adapter train {_PLAIN} select.by select.losers select.real",
         binds="adapter "
         + _but(
             "train",
@@ -128,7 +128,7 @@ _ROUND = (
         "evaluate",
         "compare the base model and the tuned one on held-out prompts",
         "mitune.stages.evaluate:evaluate",
-        reads=f"{_ALWAYS} round evaluate {_PLAIN} scorers generate.rows_per_unit sweep",
+        reads=f"{_ALWAYS} round evaluate {_PLAIN} generate.rows_per_unit sweep",
         binds=_but("evaluate", "batch_size prompts.strict"),
         begun=("round-*/after/plan.json",),
         result=("evaluation.json", "is not there yet"),

@@ -22,6 +22,7 @@ from mitune.stages.inputs import (
     round_adapter,
     sampler_of,
     scoring_of,
+    whole_pool,
 )
 from mitune.stages.sharing import shared
 from mitune.tasks import Task
@@ -76,7 +77,8 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
 def _draw(config: DictConfig, folder: Path, units: list[Unit], denoiser: Any, title: str) -> CandidateStore:
     """The held-out pictures of a model, resumed where a killed command left them."""
     own = config.evaluate
-    sampler, scoring = sampler_of(config, denoiser, own.guidance), scoring_of(config, denoiser, own.scorers)
+    sampler = sampler_of(config, denoiser, own.guidance)
+    scoring = scoring_of(config, denoiser, own.scorers, lambda: whole_pool(config))
     how = Drawing(sampler, scoring, own.seed, batch_size=own.batch_size)
     return draw(folder, units, how, title=title)
 

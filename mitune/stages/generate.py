@@ -23,11 +23,12 @@ from mitune.stages.inputs import (
     check_tasks,
     load_model,
     previous_adapter,
+    prompt_pool,
     scoring_of,
     selecting,
     training_prompts,
 )
-from mitune.stages.racing import cuts_of, race_of, survivors_of
+from mitune.stages.racing import cuts_of, race_of, step_rows, survivors_of
 from mitune.stages.search import check_search, judged_by_oracle, search_of, steering_figures
 from mitune.stages.sharing import candidates_name, shared
 
@@ -54,7 +55,8 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             units,
             Drawing(
                 candidate_sampler(config, denoiser),
-                scoring_of(config, denoiser, config.scorers),
+                # Not in the held-out prompts: what is learned from the candidates must not have seen them.
+                scoring_of(config, denoiser, config.scorers, lambda: prompt_pool(config.prompts)),
                 seed=config.seed,
                 first=(number - 1) * config.generate.candidates,
                 batch_size=config.generate.batch_size,
@@ -102,7 +104,8 @@ def _racing(
     The scores that dropped candidates did not get come on top.
     """
     candidates, steps = config.generate.candidates, config.sampler.steps
-    whole, raced = (prompts * rows_of(own, candidates, steps, branches=branches) for own in ([], cuts))
+    rows = step_rows(config, branches)
+    whole, raced = (prompts * rows_of(own, candidates, steps, branches=rows) for own in ([], cuts))
     return {
         "by": config.sampler.racing.by,
         "cuts": [{"step": cut.step, "survivors": cut.survivors} for cut in cuts],

@@ -75,6 +75,11 @@ def prompt_pool(section: DictConfig, held_out: bool = False) -> list[str]:
     return [prompt.text for prompt in read_prompts(section, True, held_out)]
 
 
+def whole_pool(config: DictConfig) -> list[str]:
+    """The texts of both sources: the pool of what judges held-out prompts, from which nothing is learned."""
+    return [*prompt_pool(config.prompts), *prompt_pool(config.evaluate.prompts, held_out=True)]
+
+
 def training_prompts(config: DictConfig) -> list[Task]:
     """Read the training prompts. Raises UserError for what cannot be read, or what the oracle cannot judge."""
     prompts = read_prompts(config.prompts)
@@ -211,7 +216,7 @@ def scoring_of(
     config: DictConfig,
     denoiser: Denoiser,
     names: Sequence[str],
-    pool: Callable[[], Iterable[str]] | None = None,
+    pool: Callable[[], Iterable[str]],
     batch_size: int | None = None,
 ) -> Scoring:
     """Make the named scores with the parameters of the configuration.
@@ -219,21 +224,15 @@ def scoring_of(
     Args:
         config, denoiser: of the stage.
         names: of the scores, sums among them.
-        pool: gives the prompts in which ``contrast`` finds its edits, where it is wanted (default: those of the
-            configuration, without limits).
+        pool: gives the prompts in which ``contrast`` finds its edits, where it is wanted.
         batch_size: rows a forward (default: two for each of ``generate.batch_size``).
     """
-
-    def everything() -> list[str]:
-        held_out = [] if names == config.scorers else prompt_pool(config.evaluate.prompts, held_out=True)
-        return [*prompt_pool(config.prompts), *held_out]
-
     wanted = any(SCORES[name].needs_pool for name in scorers_of(names, config.scorer.combined))
     return Scoring(
         names,
         OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
         denoiser,
-        pool=list(dict.fromkeys((pool or everything)())) if wanted else (),
+        pool=list(dict.fromkeys(pool())) if wanted else (),
         seed=config.seed,
         batch_size=batch_size or 2 * config.generate.batch_size,
         given=_given_negatives(config) if wanted else (),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mitune.denoiser import Denoiser
 from mitune.information.scoring import Scoring
+from mitune.sampling.catalogue import SAMPLERS
 from mitune.sampling.loop import Guide, Observer
 from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_for, steps_at
 from mitune.sampling.seeds import candidate_seed
@@ -63,10 +64,15 @@ def cuts_of(config: DictConfig, branches: int = 2) -> list[Cut]:
     at = steps_at(racing.at, steps)
     if racing.speedup is not None:
         look = look_cost(racing.by, config.scorer, racing.times, racing.edits)
-        return cuts_for(racing.speedup, at, candidates, steps, k, look, branches)
+        return cuts_for(racing.speedup, at, candidates, steps, k, look, step_rows(config, branches))
     cuts = [Cut(step, survivors) for step, survivors in zip(at, racing.survivors, strict=True)]
     check_cuts(cuts, candidates, k)
     return cuts
+
+
+def step_rows(config: DictConfig, branches: int) -> int:
+    """Count the network rows of one candidate's step: ``branches`` for each evaluation that the sampler makes."""
+    return branches * SAMPLERS[config.sampler.name].evaluations
 
 
 def survivors_of(config: DictConfig, branches: int = 2) -> int:

@@ -26,7 +26,6 @@ from mitune.stages.inputs import (
     scoring_of,
     settings_of,
     trained_from,
-    training_prompts,
 )
 from mitune.stages.progress import progress
 from mitune.tasks import Task
@@ -73,7 +72,7 @@ def validation_prompts(config: DictConfig, count: int) -> list[Task]:
 
     The held-out prompts of the evaluation are never looked at.
     """
-    training = training_prompts(config)
+    training = read_prompts(config.prompts)
     if config.prompts.limit is not None:
         more = OmegaConf.merge(config.prompts, {"limit": config.prompts.limit + count})
         known = {prompt.id for prompt in training}

@@ -25,7 +25,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """``seen(arguments)``: runs a command; gives the keys that it asked its configuration for, one by one or by the
     section. What looks at all of it (the run folder, the trackers) does not count."""
     found: set[str] = set()
-    get, container = DictConfig._get_impl, OmegaConf.to_container
+    get, container, merge = DictConfig._get_impl, OmegaConf.to_container, OmegaConf.merge
     work, remember = command.work, RunFolder.remember
     watching = [False]
 
@@ -40,6 +40,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         section = cfg._get_full_key(None) if watching[0] and isinstance(cfg, DictConfig) else ""
         found.update(name for name in keys() if section and name.startswith(f"{section}."))
         return container(cfg, **options)
+
+    def merged(*configs: Any) -> Any:
+        for own in configs:  # a section made the dataclass of its keys: what is in it is its own affair
+            section = own._get_full_key(None) if watching[0] and isinstance(own, DictConfig) else ""
+            found.update(name for name in keys() if section and name.rpartition(".")[0] == section)
+        return merge(*configs)
 
     def watched(stage: str, config: Any) -> None:
         watching[0] = True
@@ -60,6 +66,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(DictConfig, "_get_impl", looked_up)
     monkeypatch.setattr(OmegaConf, "to_container", staticmethod(whole))
+    monkeypatch.setattr(OmegaConf, "merge", staticmethod(merged))
     monkeypatch.setattr(command, "work", watched)
     monkeypatch.setattr(RunFolder, "remember", unwatched)
     return run

@@ -10,16 +10,25 @@ import pandas as pd
 from tests.extended import ask, extend
 
 MEASURE = '''
+from __future__ import annotations
+
 import torch
+from torch import Tensor
+
+from mitune.denoiser import Denoiser
+from mitune.information.catalogue import NamedConfig
+from mitune.information.given import Given
+from mitune.information.noising import Noising
 
 
 class Shares:
     """Adds up how much of each layer's look at the text goes to the columns [n, tokens] of 0 and 1."""
 
-    def __init__(self, denoiser, columns):
-        self.denoiser, self.columns, self.total, self.layers = denoiser, columns, 0.0, 0
+    def __init__(self, denoiser: Denoiser, columns: Tensor) -> None:
+        self.denoiser, self.columns = denoiser, columns
+        self.total, self.layers = torch.zeros(len(columns)), 0
 
-    def layer(self, place, kind, maps):
+    def layer(self, place: str, kind: str, maps: Tensor) -> None:
         text = self.denoiser.to_text(kind, maps)
         if text is not None:
             told = text.mean((1, 2))
@@ -28,7 +37,9 @@ class Shares:
 
 
 @torch.no_grad()
-def measure(denoiser, z0, given, noising, settings):
+def measure(
+    denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: NamedConfig
+) -> Tensor:
     plan, condition = noising.plan(denoiser.schedule), given.condition
     columns = torch.zeros(len(z0), condition.tensors["text"].shape[1])
     for row, task in enumerate(given.tasks):

@@ -18,8 +18,9 @@ from mitune.data.store import CandidateStore, plan_units
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.scoring import Scoring
-from mitune.sampling.catalogue import SamplerConfig
+from mitune.sampling.catalogue import SamplerConfig, SamplerPart
 from mitune.sampling.racing import Cut, rows_of
+from mitune.stages import racing
 from mitune.stages.candidates import Drawing, cost, draw, draw_unit
 from mitune.stages.generate import keeper
 from mitune.stages.racing import Race, cuts_of, look_cost, survivors_of
@@ -175,6 +176,23 @@ def test_schedules_come_from_survivors_or_from_a_speedup() -> None:
     assert rows_of([], 16, 20) >= 1.9 * rows_of(cuts, 16, 20, look=4)
     scorer = compose(["scorer.llr_image.paths=3"]).scorer
     assert [look_cost(by, scorer, 2, 3) for by in ("mi", "elbo", "llr_image", "contrast")] == [0, 4, 12, 8]
+
+
+def test_a_sampler_that_evaluates_twice_in_a_step_saves_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "sampler.racing.by=elbo",
+        "sampler.racing.at=[4]",
+        "sampler.racing.times=2",
+        "generate.candidates=16",
+    ]
+    config = compose([*words, "sampler.racing.speedup=1.9"])
+    (once,) = cuts_of(config)
+    twice = SamplerPart("ddim", "", "x:x", evaluations=2)
+    monkeypatch.setattr(racing, "SAMPLERS", {"ddim": twice})
+    assert racing.step_rows(config, 2) == 4
+    (cut,) = cuts_of(config)
+    assert cut.survivors > once.survivors  # looks cost less beside the steps
+    assert rows_of([], 16, 20, branches=4) >= 1.9 * rows_of([cut], 16, 20, look=4, branches=4)
 
 
 BASE = ["sampler.racing.by=llr", "generate.candidates=12", "select.k=3"]
