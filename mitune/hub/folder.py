@@ -19,11 +19,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import mitune
 from mitune.data.dataset import encode_png
 from mitune.data.decoding import open_picture
+from mitune.data.store import PICTURE
 from mitune.errors import UserError
 from mitune.families.adapter_place import ADAPTER_FILE
 from mitune.files import atomic_folder, read_json, write_bytes, write_json, write_text
@@ -175,9 +178,18 @@ def write_training_set(folder: Path, dataset: Any, name: str, model: str, origin
     with atomic_folder(folder) as partial:
         (partial / "data").mkdir()
         # Straight from the set's own files to this one: it may be larger than the memory.
-        pq.write_table(dataset.data.table, partial / "data/train-00000-of-00001.parquet", row_group_size=100)
+        table = _without_places(dataset.data.table)
+        pq.write_table(table, partial / "data/train-00000-of-00001.parquet", row_group_size=100)
         write_text(partial / "README.md", str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")))
         write_json(partial / PROVENANCE, origin)
+
+
+def _without_places(table: pa.Table) -> pa.Table:
+    """Keep of what a picture was made from the digest and the file's name: where it lay is nobody's business."""
+    if PICTURE not in table.column_names:
+        return table
+    lines = pc.replace_substring_regex(table[PICTURE], r"^([0-9a-f]{64}  ).*[/\\]", r"\1")
+    return table.set_column(table.column_names.index(PICTURE), PICTURE, lines)
 
 
 def contents(folder: Path) -> list[tuple[str, int]]:

@@ -187,6 +187,22 @@ def test_provenance_names_run_round_model_and_adapter(exported: Path, finished_r
     assert len(found["adapter_sha256"]) == 64
 
 
+def test_a_published_training_set_does_not_say_where_pictures_lay(tmp_path: Path) -> None:
+    import datasets
+
+    from mitune.hub.folder import write_training_set
+    from mitune.tasks import PictureRef
+
+    digest = "0123456789abcdef" * 4
+    places = ["/home/somebody/private  folder/a b.png", "C:\\home\\c.png", "plain.png"]
+    rows = {"text": ["x"] * 3, "picture": [str(PictureRef(place, digest)) for place in places]}
+    write_training_set(tmp_path / "set", datasets.Dataset.from_dict(rows), "name", "model", {})
+    (file,) = (tmp_path / "set/data").glob("*.parquet")
+    found = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))["picture"]
+    assert list(found) == [f"{digest}  a b.png", f"{digest}  c.png", f"{digest}  plain.png"]
+    assert [PictureRef.parse(line).sha256 for line in found] == [digest] * 3
+
+
 def test_the_training_set_is_a_dataset_repository(exported: Path, finished_run: Path) -> None:
     import datasets
 
