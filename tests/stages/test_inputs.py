@@ -74,7 +74,7 @@ def test_edits_of_training_prompts_are_never_held_out_prompts(
     model.fused = contextlib.nullcontext
     monkeypatch.setattr(generate, "draw", drawn)
     monkeypatch.setattr(generate, "load_model", lambda *given: model)
-    monkeypatch.setattr(generate, "check_lengths", lambda *given: None)
+    monkeypatch.setattr(generate, "check_tasks", lambda *given: None)
     with pytest.raises(Drawn):
         generate.generate(two_sources, RunFolder(str(tmp_path / "run")), 1)
     assert pool == ["a"]
