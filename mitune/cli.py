@@ -12,7 +12,7 @@ from mitune.stages.catalogue import STAGES
 
 OPTIONS = {
     "--help": "what the stage reads, most used first, with the values of the words given",
-    "--all": "with --help: all that the stage reads",
+    "--all": "all that the stage reads",
     "--cfg": "print the resolved configuration, and do nothing",
     "-m": "many runs: values may be lists, a,b",
     "--version": "the version",
@@ -60,7 +60,7 @@ def _stage(stage: str, words: list[str], flags: set[str]) -> int:
             f"there is no stage '{short(stage, 80)}'{nearest(stage, [*STAGES, *COMMANDS])}; stages are"
             f" {', '.join(STAGES)}{hint}"
         )
-    if "--help" in flags:
+    if flags & {"--help", "--all"}:
         from mitune.manual import manual
 
         # Of many runs a value may be a list, which is no value of one.

@@ -147,7 +147,7 @@ def explain(name: str) -> str:
     what is none of them."""
     name = SHORT.get(name, name)
     if name in STAGES and name not in groups():
-        return manual(name)
+        return "\n\n".join([manual(name), *([_key(keys()[name])] if name in keys() else [])])
     parts = [_key(keys()[name])] if name in keys() else []
     parts += [text for text in (_group(name), _section(name), *_part(name)) if text]
     if not parts:

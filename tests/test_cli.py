@@ -29,12 +29,21 @@ def test_help_names_every_stage_and_preset(capsys: pytest.CaptureFixture[str]) -
         assert word in shown
 
 
+def test_help_of_a_name_that_is_a_stage_and_a_key_tells_of_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "run"]) == 0
+    shown = capsys.readouterr().out
+    assert STAGES["run"].meaning in shown
+    assert f"run: {keys()['run'].meaning}" in shown
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_help_is_a_page_of_what_the_stage_reads(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage, "--help"]) == 0
     page = capsys.readouterr().out
     assert main([stage, "--help", "--all"]) == 0
     whole = capsys.readouterr().out
+    assert main([stage, "--all"]) == 0  # asks for help, too, and never starts the stage
+    assert capsys.readouterr().out == whole
     assert page.count("\n") <= 60
     for shown in (page, whole):
         assert STAGES[stage].meaning in shown

@@ -95,6 +95,8 @@ REFUSED: list[tuple[str, list[str], str, tuple[str, ...]]] = [
     ),
     ("calibrate", ["calibrate.k=16"], "nobody could be dropped", ("run", "agree")),
     ("calibrate", ["select.by=random"], "chooses by lot", ("run", "agree")),
+    ("calibrate", ["select.by=das"], "calibrate.target: das is a figure of the population", ("agree",)),
+    ("calibrate", ["calibrate.target=mi+reward"], "calibrate.target: reward is a figure", ("run", "agree")),
     ("calibrate", ["sampler.steps=1"], "no step to save", ("run", "agree")),
     ("agree", ["agree.referee=clip"], "add it: agree.scorers=[", ("run",)),
     ("generate", ["generate.keep=2"], "fewer than the select.k=3", ("agree", "train")),

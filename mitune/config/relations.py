@@ -461,6 +461,8 @@ def _calibrate_target(target: str | None, by: str, combined: str, sampler: str, 
         raise UserError(
             "calibrate: select.by=random chooses by lot; say which score: calibrate.target=contrast"
         )
+    for steered in set(STEERED).intersection(columns([target], combined)):
+        _check_steered("calibrate.target", steered, None, possible=False)
     if is_deterministic(sampler, eta) and (found := _needing_noise([target], combined)):
         raise _no_noise(f"calibrate.target={target}: {found[0]}", "give another score")
 

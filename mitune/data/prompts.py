@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mitune.data.pictures.cells import Place
+from mitune.data.pictures.cells import LARGEST, Place
 from mitune.data.settings import SUFFIXES
 from mitune.data.splits import (
     HELD_OUT,
@@ -450,7 +450,7 @@ def _cell_picture(row: Mapping[str, Any], asked: _Asked, where: str, here: str) 
     column = asked.picture_column
     if column is None:
         return None
-    cell = row[column]
+    cell = row.get(column)
     if not isinstance(cell, str) or not cell or not is_file(where):
         raise UserError(
             f"{here}: column '{column}' holds {type(cell).__name__}, not a picture's file beside the table; save the"
@@ -459,6 +459,8 @@ def _cell_picture(row: Mapping[str, Any], asked: _Asked, where: str, here: str) 
     what = f"{here}: the picture {short(cell)!r}"
     path = Place(Path(where).parent, way_out="copy it there").find(cell, what)
     check_regular(path, what)
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"{what} has {path.stat().st_size} bytes, {LARGEST} at most; save it smaller")
     return path
 
 

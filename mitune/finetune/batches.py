@@ -61,8 +61,8 @@ class TrainingSet:
         """Find what ``items`` [n] are told, as an index into ``Texts``: ∅ where ``chance`` [n], uniform in [0, 1), is
         below ``dropout``.
 
-        Of a text with a picture each is dropped as often, half of the time both at once (Brooks et al., 2211.09800,
-        3.2.1).
+        Of a text with a picture each is dropped as often (up to 2/3), half of the time both at once (Brooks et al.,
+        2211.09800, 3.2.1).
         """
         text, count = chance < dropout, len(self.texts)
         own = self.text_of[items]

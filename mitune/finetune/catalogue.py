@@ -164,8 +164,8 @@ class TrainConfig(Settings):
     )
     caption_dropout: float = key(
         0.0,
-        "share of prompts replaced by the null prompt; as many pictures told beside them are left out, half of both"
-        " at once",
+        "share of prompts replaced by the null prompt; of pictures told beside them as many are left out (up to 2/3),"
+        " half of both at once",
         low=0,
         high=1,
     )

@@ -188,7 +188,7 @@ def _without_places(table: pa.Table) -> pa.Table:
     """Keep of what a picture was made from the digest and the file's name: where it lay is nobody's business."""
     if PICTURE not in table.column_names:
         return table
-    lines = pc.replace_substring_regex(table[PICTURE], r"^([0-9a-f]{64}  ).*[/\\]", r"\1")
+    lines = pc.replace_substring_regex(table[PICTURE], r"(?s)^([0-9a-f]{64}  ).*[/\\]", r"\1")
     return table.set_column(table.column_names.index(PICTURE), PICTURE, lines)
 
 

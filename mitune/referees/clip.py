@@ -151,7 +151,8 @@ def clip_of(
 
 
 def clip_reward(settings: ClipConfig, device: torch.device | str) -> ClipReward:
-    """Make the judge ``clip``."""
+    """Make the judge ``clip``. Raises UserError for a setting out of bounds."""
+    settings.check("scorer.clip.")
     return ClipReward("clip", clip_of("clip", settings, device), settings.form, settings.prefix or "")
 
 

@@ -292,23 +292,27 @@ class _Network:
     def __init__(
         self, denoiser: Denoiser, condition: Condition, guidance: float, widened: bool, batch_size: int | None
     ) -> None:
-        self._denoiser, self._guidance, self._widened = denoiser, guidance, widened
-        self._condition, self._batch_size = condition, batch_size
+        self._denoiser, self._guidance, self._batch_size = denoiser, guidance, batch_size
+        # Widened once: where a text encoder is adapted, ∅ is encoded each time that it is asked for.
+        self._given = denoiser.widened(condition) if widened else condition
+        self._branches, self._n = denoiser.branches if widened else 1, len(condition)
         self._batches = self._split()
 
     def _split(self) -> list[tuple[slice, Condition]]:
         """The rows of each forward, and the condition it is given: that of all branches, or the prompts' alone."""
-        size = self._batch_size or max(1, len(self._condition))
-        parts = [slice(start, start + size) for start in range(0, max(1, len(self._condition)), size)]
-        given = [self._condition[part] for part in parts]
-        return [
-            (part, self._denoiser.widened(own) if self._widened else own)
-            for part, own in zip(parts, given, strict=True)
-        ]
+        n, size = self._n, self._batch_size or max(1, self._n)
+        if size >= n:
+            return [(slice(0, size), self._given)]
+        parts = [slice(start, start + size) for start in range(0, n, size)]
+        return [(part, self._given[self._of(torch.arange(n)[part])]) for part in parts]
+
+    def _of(self, rows: Tensor) -> Tensor:
+        """Where ``rows`` of the population lie in the condition of all branches."""
+        return torch.cat([rows + branch * self._n for branch in range(self._branches)])
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""
-        self._condition = self._condition[rows]
+        self._given, self._n = self._given[self._of(rows)], len(rows)
         self._batches = self._split()
 
     def outputs(self, z: Tensor, at: StepCoefficients, guide: Guide) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def candidate_seed(run_seed: int, prompt: str, index: int) -> int:
-    """Seed of candidate ``index`` of ``prompt``: 63 bits of a SHA-256 over (run seed, prompt text, index) alone."""
+    """Seed of candidate ``index`` of a task: 63 bits of a SHA-256 over (run seed, the key of the task, index) alone."""
     digest = hashlib.sha256(f"{run_seed}\x1f{index}\x1f{prompt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

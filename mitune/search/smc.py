@@ -64,6 +64,7 @@ class Steered:
         return (weights * torch.where(weights > 0, values, torch.zeros_like(values))).sum(1)
 
 
+@torch.no_grad()
 def steer(
     denoiser: Denoiser,
     prompts: Sequence[str],
@@ -214,7 +215,7 @@ class Particles(Guide):
         return self._weigh(torch.cat([potential.value(z[part], self._texts[part]) for part in parts]))
 
     def _weigh(self, value: Tensor) -> Tensor:
-        found = value.double().cpu().view(self._shape)
+        found = value.cpu().double().view(self._shape)
         self._weights.update(found, self._correction)
         return found
 

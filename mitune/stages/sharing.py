@@ -29,6 +29,8 @@ from mitune.stages.progress import say
 from mitune.stages.racing import survivors_of
 from mitune.tasks import Task
 
+# Keys that came when folders had names already: null says what it was without them, and their names stay.
+_LATER = ("prompts.picture_column", "model.picture_guidance")
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
 
@@ -45,7 +47,7 @@ def candidates_name(
         identity: of the model; from the second round on with the adapter's.
         branches: of the model.
     """
-    values: dict[str, Any] = dependencies(config, "generate")
+    values = _depends(config)
     keep = values.pop("generate.keep") or config.select.k
     if keep < survivors_of(config, branches):
         values["kept"] = [keep, config.select.losers, selecting(config)]
@@ -72,9 +74,15 @@ def real_name(
         source: as it was given, since two may have the same captions; None for names of earlier versions.
     """
     needed = ("seed", "model.", "prompts.", "scorer.")
-    values = {key: value for key, value in dependencies(config, "generate").items() if key.startswith(needed)}
+    values = {key: value for key, value in _depends(config).items() if key.startswith(needed)}
     values |= {"plan": plan, "scores": sorted(scorers), "skip": skip, "identity": identity}
     return _name("real", values | ({} if source is None else {"source": source}))
+
+
+def _depends(config: DictConfig) -> dict[str, Any]:
+    """What candidates depend on, by key."""
+    found = dependencies(config, "generate")
+    return {key: value for key, value in found.items() if value is not None or key not in _LATER}
 
 
 def _name(kind: str, values: Mapping[str, Any]) -> str:

@@ -228,6 +228,10 @@ def test_what_does_not_go_together_is_refused(folder, tasks, denoiser, tmp_path)
         load_denoiser({"path": str(tmp_path / "model"), "device": "cpu", "picture_guidance": 2.0})
     with pytest.raises(UserError, match=r"no column 'sorce' .*did you mean 'source'"):
         load_prompts(folder / "edits.csv", picture_column="sorce")
+    lines = [{"text": "make it red", "source": "pictures/0.png"}, {"text": "make it blue"}]
+    (folder / "edits.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=r"column 'source' holds NoneType, not a picture's file"):
+        load_prompts(folder / "edits.jsonl", picture_column="source")
     Path(tmp_path / "moved.png").write_bytes((folder / "pictures" / "0.png").read_bytes())
     moved = tasks[0].picture.of(tmp_path / "moved.png")
     (tmp_path / "moved.png").write_bytes((folder / "pictures" / "1.png").read_bytes())

@@ -194,13 +194,18 @@ def test_a_published_training_set_does_not_say_where_pictures_lay(tmp_path: Path
     from mitune.tasks import PictureRef
 
     digest = "0123456789abcdef" * 4
-    places = ["/home/somebody/private  folder/a b.png", "C:\\home\\c.png", "plain.png"]
-    rows = {"text": ["x"] * 3, "picture": [str(PictureRef(place, digest)) for place in places]}
+    places = ["/home/somebody/private  folder/a b.png", "C:\\home\\c.png", "plain.png", "/home/a\nb/d.png"]
+    rows = {"text": ["x"] * 4, "picture": [str(PictureRef(place, digest)) for place in places]}
     write_training_set(tmp_path / "set", datasets.Dataset.from_dict(rows), "name", "model", {})
     (file,) = (tmp_path / "set/data").glob("*.parquet")
     found = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))["picture"]
-    assert list(found) == [f"{digest}  a b.png", f"{digest}  c.png", f"{digest}  plain.png"]
-    assert [PictureRef.parse(line).sha256 for line in found] == [digest] * 3
+    assert list(found) == [
+        f"{digest}  a b.png",
+        f"{digest}  c.png",
+        f"{digest}  plain.png",
+        f"{digest}  d.png",
+    ]
+    assert [PictureRef.parse(line).sha256 for line in found] == [digest] * 4
 
 
 def test_the_training_set_is_a_dataset_repository(exported: Path, finished_run: Path) -> None:

@@ -192,6 +192,19 @@ def test_dropped_rows_leave_the_others_untouched():
         assert torch.equal(observer.result(), score)
 
 
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_the_null_prompt_is_asked_for_once_whoever_goes_on(batch_size, monkeypatch):
+    """Where a text encoder is adapted each asking is a forward of it."""
+    denoiser, asked = three_clouds(), []
+    null = denoiser.null
+    monkeypatch.setattr(denoiser, "null", lambda n: asked.append(n) or null(n))
+    choices = {2: [4, 0, 0, 3, 1], 5: [1, 3, 2], 7: [2, 2, 0, 1]}
+    drop = After(lambda step, _: torch.tensor(choices[step.index]) if step.index in choices else None)
+    condition = denoiser.encode_prompts(["a", "b", "a", "b", "a"])
+    sample(denoiser, condition, range(5), SAMPLERS[0], [Recorder()], drop, batch_size=batch_size)
+    assert asked == [5]
+
+
 def test_multiplied_rows_share_their_past_and_not_their_future():
     denoiser, sampler = three_clouds(), SamplerConfig("ddpm", 9, guidance=1.0, spacing="leading")
     c = denoiser.encode_prompts(["a", "b", "a"])

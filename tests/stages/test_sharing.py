@@ -54,6 +54,15 @@ def test_what_draws_or_scores_otherwise_does_not(overrides: list[str]) -> None:
     assert name(*overrides) != name()
 
 
+def test_names_of_earlier_versions_stay() -> None:
+    # As the version before pictures were told beside the text named them: sweeps that were begun by it go on.
+    config = compose(["sampler.name=ddim"])
+    assert candidates_name(config, 1, [Task.of("a red circle")], "model@1") == "candidates-d063a58e909bd70d"
+    assert real_name(config, {"rows": 3}, ["elbo"], False, "model@1") == "real-2e73dce679d03dcc"
+    other = compose(["sampler.name=ddim", "model.picture_guidance=2"])
+    assert real_name(other, {"rows": 3}, ["elbo"], False, "model@1") != "real-2e73dce679d03dcc"
+
+
 def test_model_prompts_and_round_are_part_of_the_name() -> None:
     assert len({name(), name(identity="model#1+adapter"), name(number=2), name(count=1)}) == 4
 
