@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError, nearest, short
 from mitune.information.catalogue import SCORES as MODELS
-from mitune.information.catalogue import Score, TimesConfig
+from mitune.information.catalogue import Score
 from mitune.parts import Catalogue
 from mitune.referees.catalogue import JUDGES
 from mitune.settings import Settings, key, section
@@ -31,7 +31,6 @@ PICTURE_SCORERS = SCORES.where(lambda score: score.where == "picture")
 RACERS = SCORES.where(lambda score: score.races)
 INFORMATION = SCORES.where(lambda score: score.steers)  # it can steer in a reward's place
 NEEDS_NOISE = SCORES.where(lambda score: score.needs_noise)
-TIMED = SCORES.where(lambda score: issubclass(score.settings or object, TimesConfig))
 # Columns that come with a scorer of another name, and what stands in for a score of the sampler's path.
 COLUMNS = {column: score.name for score in SCORES.values() for column in score.columns}
 ON_PICTURES = {score.name: score.on_pictures for score in SCORES.values() if score.on_pictures}
