@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from mitune.cli import main
 from tests.families import tiny
@@ -42,6 +43,15 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_v_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with v-prediction."""
     return tiny.stable_diffusion(tmp_path_factory.mktemp("tiny_v"), prediction_type="v_prediction", seed=1)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A benchmark that is tried here sets the number of threads: the next test has the one before."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
