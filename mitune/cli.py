@@ -9,6 +9,7 @@ import mitune
 from mitune import command
 from mitune.errors import UserError, nearest, short
 from mitune.stages.catalogue import STAGES
+from mitune.verbs.catalogue import VERBS
 
 OPTIONS = {
     "--help": "what the stage reads, most used first, with the values of the words given",
@@ -30,7 +31,7 @@ def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["complete"]:
         from mitune.completion import complete
 
-        print("\n".join(complete(arguments[1:], COMMANDS, OPTIONS)))
+        print("\n".join(complete(arguments[1:], VERBS, OPTIONS)))
         return 0
     flags = {_SAME.get(argument, argument) for argument in arguments if argument.startswith("-")}
     words = [argument for argument in arguments if not argument.startswith("-")]
@@ -48,8 +49,8 @@ def _main(arguments: list[str]) -> int:
 
         print(overview())
         return 0 if flags or words else command.MISTAKE
-    if words[0] in COMMANDS:
-        return COMMANDS[words[0]](words[1:])
+    if words[0] in VERBS:
+        return VERBS[words[0]].load()(words[1:])  # type: ignore[no-any-return]
     return _stage(words[0], words[1:], flags)
 
 
@@ -57,7 +58,7 @@ def _stage(stage: str, words: list[str], flags: set[str]) -> int:
     if stage not in STAGES:
         hint = "; the stage comes first: mitune run key=value" if "=" in stage else ""
         raise UserError(
-            f"there is no stage '{short(stage, 80)}'{nearest(stage, [*STAGES, *COMMANDS])}; stages are"
+            f"there is no stage '{short(stage, 80)}'{nearest(stage, [*STAGES, *VERBS])}; stages are"
             f" {', '.join(STAGES)}{hint}"
         )
     if flags & {"--help", "--all"}:
@@ -71,47 +72,3 @@ def _stage(stage: str, words: list[str], flags: set[str]) -> int:
 
         return sweep(stage, words, show="--cfg" in flags)
     return command.do(stage, words, show="--cfg" in flags)
-
-
-def _help(words: list[str]) -> int:
-    """``mitune help KEY``."""
-    from mitune.manual import explain
-
-    print("\n\n".join(explain(word) for word in words))
-    return 0
-
-
-def _schema(words: list[str]) -> int:
-    """``mitune schema``."""
-    import json
-
-    from mitune.config.schema import schema
-
-    if words:
-        raise UserError("mitune schema: it takes no words")
-    print(json.dumps(schema(), indent=2, ensure_ascii=False))
-    return 0
-
-
-def _completion(words: list[str]) -> int:
-    """``mitune completion SHELL``."""
-    from mitune.completion import script
-
-    print(script(words[0] if len(words) == 1 else ""), end="")
-    return 0
-
-
-def _sweep_table(words: list[str]) -> int:
-    """``mitune sweep-table FOLDER``."""
-    from mitune.reading import home
-    from mitune.report.sweeps import write_sweep
-
-    if len(words) != 1 or "=" in words[0]:
-        raise UserError(
-            "mitune sweep-table FOLDER: give the folder of a sweep, or one that holds several runs"
-        )
-    write_sweep(home(words[0]))
-    return 0
-
-
-COMMANDS = {"help": _help, "schema": _schema, "completion": _completion, "sweep-table": _sweep_table}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune.cli import main
+from tests.cli import main
 from tests.families import tiny
 
 

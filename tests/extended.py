@@ -14,7 +14,7 @@ from tests.tree import ROOT
 
 _COMMANDS = """
 import contextlib, io, json, sys
-from mitune.cli import main
+from tests.cli import main
 found = []
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()

@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 
 import mitune
 from mitune import command, completion, manual
-from mitune.cli import main
-from mitune.config import compose, groups
+from mitune.config import groups
 from mitune.config.keys import keys
 from mitune.config.schema import schema
 from mitune.errors import UserError
 from mitune.stages.catalogue import STAGES
+from tests.cli import compose, main
 
 
 def test_help_names_every_stage_and_preset(capsys: pytest.CaptureFixture[str]) -> None:

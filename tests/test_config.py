@@ -9,11 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
-from mitune.cli import main
-from mitune.config import Config, compose, conf_folder, flatten, groups
+from mitune.config import Config, conf_folder, flatten, groups
 from mitune.config.keys import keys
 from mitune.errors import UserError
 from mitune.settings import check_value
+from tests.cli import compose, main
 
 
 def test_defaults_are_the_demo() -> None:

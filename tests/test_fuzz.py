@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mitune.cli import STAGES, main
-from mitune.config import compose, flatten, groups, read_saved
+from mitune.cli import STAGES
+from mitune.config import flatten, groups, read_saved
 from mitune.config.keys import Key, keys
 from mitune.errors import UserError, complain
 from mitune.runs import RunFolder
@@ -32,6 +32,7 @@ from mitune.stages.inputs import candidate_sampler, sampler_of, selecting
 from mitune.stages.racing import cuts_of
 from mitune.stages.sample import sample_folder
 from mitune.sweep.arguments import grid, read
+from tests.cli import compose, main
 from tests.times import TIMES
 
 # What no key is meant for, or what another reader takes for something else than it says.

@@ -46,6 +46,7 @@ FLOORS = {
     "manual": 4,
     "completion": 4,
     "sweep": 5,
+    "verbs": 5,
     "cli": 6,
     "__main__": 6,
     "__init__": 0,

@@ -59,12 +59,12 @@ def test_training(
 
 
 def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mitune.config import compose
     from mitune.data.prompts import load_prompts
     from mitune.data.store import plan_units
     from mitune.information.scoring import Scoring
     from mitune.sampling.catalogue import SamplerConfig
     from mitune.stages.candidates import Drawing, draw_unit
+    from tests.cli import compose
 
     denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
     unit = plan_units(load_prompts("shapes", split="train", limit=2), 4, 8)[0]

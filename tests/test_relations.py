@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from mitune.cli import main
-from mitune.config import compose, flatten
+from mitune.config import flatten
 from mitune.config.keys import keys
 from mitune.config.relations import RELATIONS
 from mitune.errors import UserError
 from mitune.sampling.catalogue import SAMPLERS, is_deterministic
 from mitune.stages.catalogue import STAGES, covers
+from tests.cli import compose, main
 
 # What one rule, several homes, cost users: command -> what the one line says (None: it is no mistake).
 ONE_RULE = [

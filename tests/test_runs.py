@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mitune.config import compose, flatten, read_saved
+from mitune.config import flatten, read_saved
 from mitune.errors import UserError
 from mitune.runs import RunFolder
+from tests.cli import compose
 
 
 def begin(run: RunFolder, *signs: str) -> None:

@@ -12,9 +12,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from mitune import versions
-from mitune.cli import main
 from mitune.errors import UserError
 from mitune.families import load_denoiser
+from tests.cli import main
 
 tomllib = pytest.importorskip(
     "tomllib", reason="Python 3.10 does not read pyproject.toml; any later one does"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agreement.__main__ import PRESETS, main
-from mitune.config import compose
 from mitune.files import read_json
+from tests.cli import compose
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from benchmarks.bits import OBJECTIVES, SAMPLERS, SMALL, commands, compared, digest
-from mitune.config import compose
 from mitune.sampling.catalogue import SAMPLERS as catalogue
+from tests.cli import compose
 
 
 def test_every_case_is_a_command_that_can_be_given() -> None:

@@ -13,8 +13,8 @@ from benchmarks.faults.__main__ import figures
 from benchmarks.faults.job import TOLERANCE, Verdict, arguments, judge
 from benchmarks.faults.server import fellows
 from mitune import digests
-from mitune.cli import main
 from mitune.files import read_json, write_json
+from tests.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.recipe import __main__ as benchmark
 from benchmarks.recipe.studies import STUDIES, Arm, Study
-from mitune.config import compose
+from tests.cli import compose
 
 TINY = (
     "prompts.limit=2", "scorers=[llr,oracle]", "generate.candidates=3", "sampler.steps=2", "select.k=1",

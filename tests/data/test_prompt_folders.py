@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mitune.config import compose
 from mitune.data.prompts import UNCATEGORISED, load_prompts
 from mitune.errors import UserError
 from mitune.stages.inputs import held_out_prompts, training_prompts
+from tests.cli import compose
 
 
 def put(folder: Path, files: dict[str, str]) -> Path:

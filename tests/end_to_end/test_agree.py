@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mitune.cli import main
 from mitune.files import read_json
+from tests.cli import main
 from tests.families.tiny import make_guidance_distilled, make_overflow
 
 Arguments = Callable[..., list[str]]

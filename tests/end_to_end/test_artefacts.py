@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mitune import digests
-from mitune.cli import main
 from mitune.files import read_json, write_json
+from tests.cli import main
 from tests.end_to_end.conftest import Arguments, commands
 from tests.end_to_end.test_resume import contents
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from mitune.cli import main
+from tests.cli import main
 from tests.families.tiny import make_guidance_distilled, make_overflow
 
 Arguments = Callable[..., list[str]]

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mitune.cli import main
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.loading import load_pictures
 from mitune.digests import seal
 from mitune.files import read_json
+from tests.cli import main
 
 Arguments = Callable[..., list[str]]
 AGAIN = "are made again"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mitune.cli import main
 from mitune.families import load_denoiser
+from tests.cli import main
 from tests.families.test_sd3 import build
 
 Arguments = Callable[..., list[str]]

@@ -21,7 +21,7 @@ Arguments = Callable[..., list[str]]
 SCRIPT = """
 import json, shutil, subprocess, sys
 from pathlib import Path
-from mitune.cli import main
+from tests.cli import main
 
 disk, arguments, kept = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
 

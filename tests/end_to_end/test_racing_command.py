@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mitune.cli import main
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
+from tests.cli import main
 
 Arguments = Callable[..., list[str]]
 Refused = Callable[[list[str]], str]

@@ -10,10 +10,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from mitune import command
-from mitune.cli import main
 from mitune.config.keys import keys
 from mitune.runs import RunFolder
 from mitune.stages.catalogue import ROUND, STAGES, covers
+from tests.cli import main
 
 Arguments = Callable[..., list[str]]
 Seen = Callable[[list[str]], set[str]]

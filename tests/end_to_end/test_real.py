@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mitune.cli import main
 from mitune.files import read_json
 from mitune.scores import Term
 from mitune.stages.catalogue import ROUND
 from mitune.stages.real import stand_in
+from tests.cli import main
 
 Arguments = Callable[..., list[str]]
 

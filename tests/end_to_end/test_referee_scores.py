@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mitune.cli import main
 from mitune.files import read_json
 from mitune.referees.weighted import load_reward
+from tests.cli import main
 from tests.referees.conftest import build_clip, settings
 
 Arguments = Callable[..., list[str]]

@@ -14,10 +14,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mitune.cli import main
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
 from mitune.scores import LATENT_SCORERS, PATH_SCORERS
+from tests.cli import main
 
 
 def test_a_run_leaves_what_it_promises(

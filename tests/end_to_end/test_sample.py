@@ -15,8 +15,6 @@ import pytest
 import torch
 from datasets import load_dataset, load_from_disk
 
-from mitune.cli import main
-from mitune.config import compose
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
 from mitune.referees.catalogue import JpegConfig
@@ -24,6 +22,7 @@ from mitune.referees.jpeg import JpegReward
 from mitune.stages.candidates import decode_rows
 from mitune.stages.inputs import load_model
 from mitune.stages.sample import choose
+from tests.cli import compose, main
 from tests.referees.conftest import build_clip
 
 Arguments = Callable[..., list[str]]

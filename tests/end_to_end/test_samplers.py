@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.docs import ROOT
-from mitune.cli import main
+from tests.cli import main
 
 SMALL = [
     "prompts.limit=2", "generate.candidates=3", "generate.guidance=2", "generate.keep=3", "select.k=1",

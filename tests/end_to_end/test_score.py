@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mitune.cli import main
 from mitune.data.pictures.loading import load_pictures
 from mitune.files import read_json
+from tests.cli import main
 from tests.families.tiny import make_guidance_distilled, make_overflow
 
 Arguments = Callable[..., list[str]]

@@ -8,9 +8,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from mitune.cli import main
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
+from tests.cli import main
 
 Arguments = Callable[..., list[str]]
 

@@ -11,9 +11,9 @@ import datasets
 import pytest
 
 from mitune import command
-from mitune.cli import main
 from mitune.files import read_json
 from mitune.runs import RunFolder
+from tests.cli import main
 from tests.end_to_end.conftest import ROOT
 
 Arguments = Callable[..., list[str]]

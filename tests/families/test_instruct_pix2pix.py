@@ -16,8 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mitune.cli import main
-from mitune.config import compose
 from mitune.data.prompts import load_prompts
 from mitune.data.store import CandidateStore
 from mitune.errors import UserError
@@ -32,6 +30,7 @@ from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise, candidate_seed
 from mitune.stages.select import select_stage
 from mitune.tasks import Task
+from tests.cli import compose, main
 from tests.families import tiny
 from tests.families.checks import CLOSE
 

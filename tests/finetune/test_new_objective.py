@@ -28,7 +28,7 @@ def toy(denoiser, batch, strength):
 """
 COMMANDS = """
 import json, sys
-from mitune.cli import main
+from tests.cli import main
 print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))
 """
 SMALL = (

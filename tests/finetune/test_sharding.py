@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mitune.config import compose
 from mitune.errors import UserError
 from mitune.finetune.sharding import asked, check_launch
+from tests.cli import compose
 
 ROOT = Path(__file__).parents[2]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "false"}
@@ -63,7 +63,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from mitune import distributed
 from mitune.families import load_denoiser
-from mitune.config import compose
+from tests.cli import compose
 from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.catalogue import AdapterConfig
 from mitune.finetune import sharding

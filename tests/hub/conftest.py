@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mitune.cli import main
+from tests.cli import main
 from tests.hub.server import Hub
 
 HOSTILE = (

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mitune import digests
-from mitune.cli import main
 from mitune.families import load_denoiser, lora
 from mitune.files import read_json, write_json
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
+from tests.cli import main
 from tests.hub.conftest import HOSTILE
 
 Refused = Callable[[list[str]], str]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mitune.cli import main
 from mitune.errors import UserError
 from mitune.families import lora
 from mitune.files import write_tensors
 from mitune.hub.push import check_repository, push
+from tests.cli import main
 from tests.hub.server import THRESHOLD, Hub, Repository
 
 Refused = Callable[[list[str]], str]

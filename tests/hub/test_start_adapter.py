@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mitune.cli import main
 from mitune.families import lora
 from mitune.files import read_json
+from tests.cli import main
 from tests.hub.server import Hub
 
 Refused = Callable[[list[str]], str]

@@ -71,7 +71,7 @@ if __name__ == "__main__":
         "toy", "a toy", "toy:measure", ToyConfig, rows=lambda own: 2 * own.times, unit=lambda own: "toys", races=True
     )
     catalogue.SCORES = Catalogue("score", *catalogue.SCORES.values(), row)
-    from mitune.cli import main
+    from tests.cli import main
 
     sys.exit(main(sys.argv[1:]))
 """

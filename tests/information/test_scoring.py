@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mitune.config import compose
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.information.edits import EditMiner
@@ -17,6 +16,7 @@ from mitune.information.scoring import Scoring, check_no_path, check_oracle
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.scores import COLUMNS, LATENT_SCORERS, PICTURE_SCORERS, SCORERS
+from tests.cli import compose
 
 PROMPTS = ["a red circle and a blue square", "a blue circle and a red square", "a green star and a red dog"]
 

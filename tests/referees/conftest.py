@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mitune.worlds.shapes as shapes
-from mitune.config import compose
+from tests.cli import compose
 
 TOKENIZER = Path(shapes.__file__).parent / "model" / "tokenizer"
 SIDE = 32

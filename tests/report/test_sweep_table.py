@@ -13,9 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mitune.cli import main
-from mitune.config import compose
 from mitune.report.sweeps import collect, plot, write_sweep
+from tests.cli import compose, main
 
 
 def entry(number: int, before: float, after: float, score: str = "oracle") -> dict[str, Any]:

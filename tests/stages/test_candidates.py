@@ -10,7 +10,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mitune.config import compose
 from mitune.data.prompts import make_prompt
 from mitune.data.store import plan_units
 from mitune.families import load_denoiser
@@ -19,6 +18,7 @@ from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw, draw_unit
 from mitune.stages.generate import keeper
+from tests.cli import compose
 
 PROMPTS = [make_prompt(text) for text in ("a red circle", "a blue square and a dog", "a green star")]
 SAMPLER = SamplerConfig("ddim", 2, eta=1.0, guidance=2.0, spacing="leading")

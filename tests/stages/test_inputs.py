@@ -9,11 +9,11 @@ from analytic import three_clouds
 from omegaconf import DictConfig
 from PIL import Image
 
-from mitune.config import compose
 from mitune.information.scoring import Scoring
 from mitune.runs import RunFolder
 from mitune.stages import evaluate, generate, inputs
 from mitune.stages.inputs import check_prompts
+from tests.cli import compose
 
 
 @pytest.mark.parametrize(("held_out", "flattered"), [("a", True), ("b", False)])

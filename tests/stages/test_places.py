@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mitune.config import compose
 from mitune.errors import UserError
 from mitune.hub import folder as exports
 from mitune.report.sweeps import check_place as check_sweep
 from mitune.runs import RunFolder
 from mitune.stages.sample import check_place as check_sample
+from tests.cli import compose
 
 Refused = Callable[[list[str]], str]
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mitune.config import compose
 from mitune.data.pictures.loading import load_pictures
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import scorers, select
@@ -24,6 +23,7 @@ from mitune.stages import racing
 from mitune.stages.candidates import Drawing, cost, draw, draw_unit
 from mitune.stages.generate import keeper
 from mitune.stages.racing import Race, cuts_of, look_cost, survivors_of
+from tests.cli import compose
 
 PROMPTS = [make_prompt(text) for text in ("a red circle", "a blue square and a dog")]
 SAMPLER = SamplerConfig("ddim", 6, eta=1.0, guidance=2.0, spacing="leading")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from mitune.config.composition import compose
 from mitune.errors import UserError
 from mitune.families import load_denoiser
 from mitune.scheduler_config import sampler_defaults
 from mitune.stages.inputs import sampler_of
+from tests.cli import compose
 
 MODELS = ("sd15", "sd21", "sdxl", "spright", "sd35_medium", "flux1_dev", "pixart_sigma", "sana")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mitune.config import compose
 from mitune.errors import UserError
 from mitune.stages import sharing
 from mitune.stages.sharing import candidates_name, real_name, shared
 from mitune.sweep.sweep import kept_by_all
 from mitune.tasks import Task
+from tests.cli import compose
 
 PROMPTS = [Task("p1", "a red circle", "color"), Task("p2", "a blue square", "color")]
 

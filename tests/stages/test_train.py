@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mitune.cli import main
-from mitune.config import compose
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.stages.inputs import held_out_prompts, trained_from, training_prompts
 from mitune.stages.train import validation_prompts
+from tests.cli import compose, main
 
 
 def test_validation_prompts_are_neither_trained_on_nor_held_out() -> None:
