@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mitune.config.keys import Config, flatten, keys
+from mitune.config.own_preset import spelled_out
 from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
@@ -62,10 +63,11 @@ def asked(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def _asked(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any], dict[str, Any]]:
     """What the groups say, as it is composed and as {full key: value}, and the latter with the single keys."""
+    overrides, preset = spelled_out(overrides, groups())
     choices, given = _read_overrides(overrides)
     base, before = _composed(tuple(f"{group}={option}" for group, option in choices))
-    values = before | given
-    _drop_split(values, given)
+    values = before | preset | given
+    _drop_split(values, {*preset, *given})
     if "sampler.guidance" in given and "generate.guidance" not in given:
         # Who names a guidance means the candidates too, whatever the preset has.
         values["generate.guidance"] = None

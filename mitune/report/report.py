@@ -6,6 +6,7 @@ Every part of a run may be missing (a run that has only generated so far): what 
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import importlib.resources
 import io
@@ -30,6 +31,7 @@ from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
 from mitune.reading import is_file, is_number, read_bytes
 from mitune.scores import meaning
+from mitune.stages.catalogue import ROUND
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")
@@ -54,7 +56,7 @@ def write_report(run_folder: str | Path) -> Path:
         )
     written = {entry.get("round"): entry for entry in summary.get("rounds", [])}
     rounds = [
-        _round(number, numbers.get(number), written.get(number, {}), folder)
+        _round(number, numbers.get(number), written.get(number) or _marks(numbers.get(number)), folder)
         for number in sorted(numbers.keys() | written.keys())
     ]
     page = _template().render(
@@ -115,6 +117,15 @@ def _round(number: int, folder: Path | None, entry: Mapping[str, Any], run: Path
         "loss": _loss(read_metrics(folder / METRICS)) if folder else None,
         "histograms": _histograms(folder / "evaluation.parquet") if folder else [],
     }
+
+
+def _marks(folder: Path | None) -> dict[str, Any]:
+    """What the finished stages of a round noted, which no summary has yet: a damaged note is left out."""
+    found = {}
+    for stage in ROUND if folder else ():
+        with contextlib.suppress(UserError):
+            found[stage] = read_json(folder / "done" / f"{stage}.json")  # type: ignore[operator]
+    return {stage: figures for stage, figures in found.items() if isinstance(figures, dict)}
 
 
 class _Figures(dict[str, Any]):
