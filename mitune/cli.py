@@ -35,7 +35,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     flags = {_SAME.get(argument, argument) for argument in arguments if argument.startswith("-")}
     words = [argument for argument in arguments if not argument.startswith("-")]
-    if words and words[0] in VERBS and words != ["help"]:
+    if words and words[0] in VERBS and arguments != ["help"]:
         return _verb(words[0], words[1:], arguments, flags)
     known = (*OPTIONS, *_SAME)
     for flag in arguments:

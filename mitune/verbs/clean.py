@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from mitune.digests import FILES, changed
+from mitune.digests import FILES, changed, intact
 from mitune.errors import UserError, printable
 from mitune.files import PARTIAL, user_errors
 from mitune.reading import check_regular, is_file
@@ -108,8 +108,9 @@ def found_in(folder: Path) -> list[Found]:
     """List what can be made again, what nobody asks for first. A stage whose mark is damaged keeps all."""
     look = Look(folder)
     found = [*_leftovers(look)]
-    for number, marks in look.rounds.items():
+    for number, whole in look.rounds.items():
         place = look.round(number)
+        marks = {stage: mark for stage, mark in whole.items() if mark and intact(mark)}
         if "train" in marks and _is_there(folder, marks["train"], place / "adapter"):
             found += _checkpoints(folder, place / "checkpoints")
         if "select" in marks:

@@ -17,7 +17,7 @@ from mitune.verbs.looking import Look, at_work, gain, runs_below
 from mitune.verbs.status import moment
 
 PLACES = ("runs", "sweeps")  # where runs lie if nobody says otherwise
-_WIDE = 160  # columns where no terminal says how many there are
+_WIDE = 1000  # columns where no terminal says how many there are: a path on one line can be found and copied
 _LINE = 110  # letters of a preset's line
 
 
