@@ -81,11 +81,8 @@ def test_a_mistake_in_it_names_file_and_key_on_a_line(
     assert "mine.yaml" in said
 
 
-def test_a_file_that_is_not_there_and_a_stage_without_presets_refuse_it(
-    write: Callable[[str], Path], refused: Callable[[list[str]], str], tmp_path: Path
-) -> None:
+def test_a_file_that_is_not_there_is_refused(refused: Callable[[list[str]], str], tmp_path: Path) -> None:
     assert "none.yaml does not exist" in refused(["run", "experiment=none.yaml"])
-    write("experiment: shapes\n")
     with pytest.raises(UserError, match="does not exist"):
         own_preset(tmp_path / "none.yaml", {"experiment": ["mitune"]})
 

@@ -66,6 +66,7 @@ def own_preset(path: Path, groups: Mapping[str, Sequence[str]]) -> tuple[dict[st
                 values[name] = value
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+    check_value(keys()["name"], values["name"])
     return chosen, values
 
 

@@ -30,6 +30,7 @@ VERBS: Catalogue[Verb] = Catalogue(
         "the whole loop on the embedded world: about ten minutes on two cores, then a report",
         "mitune.verbs.demo:demo",
         takes="[key=value ...]",
+        options={"--cfg": "print the resolved configuration, and do nothing"},
     ),
     Verb(
         "init",

@@ -177,7 +177,9 @@ def _cost(generated: dict[str, object]) -> str:
 
 def _leftovers(look: Look) -> Iterator[Found]:
     """What killed commands left half-written."""
-    places = [look.root, *look.studies(), *look.root.glob("baseline-*")]
+    # A sample command has a lock of its own.
+    free = [place for place in look.studies() if not (at_work(place) or at_work(place.parent))]
+    places = [look.root, *free, *look.root.glob("baseline-*")]
     for number in look.rounds:
         folder = look.round(number)
         places += [folder, *(path for path in _entries(folder) if path.is_dir())]

@@ -263,9 +263,14 @@ def gain(evaluated: Mapping[str, Any], chosen_by: str) -> tuple[str, float, list
         cells = {
             name: cell for name, cell in evaluated["difference"]["all"].items() if isinstance(cell, dict)
         }
-        told = sorted(cells, key=lambda name: (name != "oracle", name in re.split(r"[^\w]+", chosen_by)))
+        told = sorted(cells, key=lambda name: (name != "oracle", chose(name, chosen_by)))
         cell = cells[told[0]]
         interval = cell.get("ci95")
         return told[0], float(cell["difference"]), [float(one) for one in interval] if interval else None
     except STRANGE:
         return None
+
+
+def chose(score: str, by: str) -> bool:
+    """Tell whether a score is, or is a part of, what selects."""
+    return score in re.split(r"\W+", by)

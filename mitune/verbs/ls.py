@@ -13,7 +13,7 @@ from mitune.config.own_preset import GROUP
 from mitune.errors import UserError, printable, short
 from mitune.evaluate.tables import bounds, figure
 from mitune.reading import home, is_folder, lines, read_text
-from mitune.verbs.looking import Look, at_work, gain, runs_below
+from mitune.verbs.looking import Look, at_work, chose, gain, runs_below
 from mitune.verbs.status import moment
 
 PLACES = ("runs", "sweeps")  # where runs lie if nobody says otherwise
@@ -99,5 +99,5 @@ def _gain(look: Look, evaluated: dict[str, object]) -> str:
     if found is None:
         return "–"
     name, value, interval = found
-    chose = " (it chose)" if name in by else ""
-    return f"{name} {figure(value, True)} {bounds(interval, True) if interval else ''}{chose}".strip()
+    told = [name, figure(value, True), *([bounds(interval, True)] if interval else [])]
+    return " ".join([*told, *(["(it chose)"] if chose(name, by) else [])])

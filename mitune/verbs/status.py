@@ -43,8 +43,8 @@ def told(look: Look) -> Iterator[str]:
         yield f"  round {number}: {stage}: {'at work' if working else 'begun'}{here and f', {here}'}"
     for place in look.studies():
         if counted := units(place):
-            busy = ", at work" if at_work(place.parent if place.name == "candidates" else place) else ""
-            yield f"  {place.relative_to(look.root)}: {_units(counted)}{busy}"
+            busy = ", at work" if place != look.root and (at_work(place) or at_work(place.parent)) else ""
+            yield f"  {place.relative_to(look.root.parent if place == look.root else look.root)}: {_units(counted)}{busy}"
     yield f"at work: {'yes, a command holds this folder' if working else 'no'}"
     if (look.root / REQUEUE).exists():
         yield f"told to leave: the last command saved all and left ({REQUEUE}); run it again"

@@ -42,6 +42,10 @@ def test_a_wrong_verb_or_option_is_told_the_nearest(refused: Callable[[list[str]
     assert "there is no option --cfg" in refused(["ls", "--cfg"])
 
 
+def test_the_demo_only_shows_its_configuration_where_it_is_asked_to(shown: Shown) -> None:
+    assert "name: shapes\n" in shown(["demo", "--cfg", "select.k=2"])
+
+
 def test_completion_knows_verbs_and_their_options_and_leaves_folders_to_the_shell() -> None:
     assert complete(["st"]) == ["status"]
     assert set(complete([""])) >= {*VERBS}
