@@ -26,6 +26,7 @@ _ROUND = re.compile(r"round-(\d{1,9})")
 _NOTE = re.compile(rb"# mitune: \d{1,9} keys\r?\n")
 _LARGEST = 1 << 24  # bytes of a file of settings or figures: a larger one is none of ours
 _TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which the last row lies
+_LATELY = 20  # units or rows that the pace is told by
 _DEPTH, _MOST = (
     5,
     100_000,
@@ -102,12 +103,41 @@ def size(path: Path) -> int:
     return total
 
 
-def units(folder: Path) -> tuple[int, int, int] | None:
-    """(units that are there, units planned, rows planned) of a folder with a plan; None for one without."""
+@dataclass(frozen=True)
+class Progress:
+    """Says how far something is.
+
+    Attributes:
+        done, total: of units or steps.
+        pace: seconds that one took, lately; None where nothing tells.
+        rows: pictures of all units.
+    """
+
+    done: int
+    total: int
+    pace: float | None
+    rows: int = 0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all are done, at this pace."""
+        return None if self.pace is None else self.pace * max(0, self.total - self.done)
+
+
+def units(folder: Path) -> Progress | None:
+    """Count the units of a folder with a plan; None for one without."""
     plan = figures(folder / "plan.json")
     if plan is None or not is_whole(plan.get("units")) or not is_whole(plan.get("rows")):
         return None
-    return sum(1 for _ in folder.glob("unit-*.parquet")), plan["units"], plan["rows"]
+    times = []
+    for path in folder.glob("unit-*.parquet"):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return Progress(len(times), plan["units"], _pace(sorted(times)[-_LATELY:]), plan["rows"])
+
+
+def _pace(times: Sequence[float]) -> float | None:
+    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
 
 
 def figures(path: Path) -> dict[str, Any] | None:
@@ -121,23 +151,22 @@ def figures(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def last_row(path: Path, stage: str) -> dict[str, Any] | None:
-    """Read the last whole row of a stage in ``metrics.jsonl``, which may be being written; None where there is none."""
+def last_rows(path: Path, stage: str) -> list[dict[str, Any]]:
+    """Read the last whole rows of a stage in ``metrics.jsonl``, which may be being written."""
     if not is_file(path):
-        return None
+        return []
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             lines = file.read().split(b"\n")[:-1]
         rows = [json.loads(line) for line in lines if stage.encode() in line and line.endswith(b"}")]
     except (OSError, ValueError, RecursionError):
-        return None
-    own = [
+        return []
+    return [
         row
         for row in rows
         if isinstance(row, dict) and row.get("stage") == stage and is_whole(row.get("step"))
-    ]
-    return own[-1] if own else None
+    ][-_LATELY:]
 
 
 def _head(path: Path) -> bytes:

@@ -11,12 +11,23 @@ from typing import Any
 from rich.filesize import decimal
 
 from mitune.errors import printable, short
-from mitune.reading import is_file
+from mitune.reading import is_file, is_number
 from mitune.stages.catalogue import ROUND
 from mitune.stages.telling import did
-from mitune.verbs.looking import METRICS, REQUEUE, STRANGE, Look, at_work, last_row, one_folder, size, units
+from mitune.verbs.looking import (
+    METRICS,
+    REQUEUE,
+    STRANGE,
+    Look,
+    Progress,
+    at_work,
+    last_rows,
+    one_folder,
+    size,
+    units,
+)
 
-_AGO = ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+_UNITS = ((86_400, "days"), (3600, "h"), (60, "min"))
 
 
 def status(words: list[str]) -> int:
@@ -37,20 +48,21 @@ def told(look: Look) -> Iterator[str]:
         for stage in ROUND:
             if stage in marks:
                 yield f"  round {number}: {stage}: {_did(stage, marks[stage])}"
-    here = _present(look)
+    here = _present(look, working)
     if look.present is not None and (here or working):
         number, stage = look.present
         yield f"  round {number}: {stage}: {'at work' if working else 'begun'}{here and f', {here}'}"
     for place in look.studies():
-        if counted := units(place):
-            busy = ", at work" if place != look.root and (at_work(place) or at_work(place.parent)) else ""
-            yield f"  {place.relative_to(look.root.parent if place == look.root else look.root)}: {_units(counted)}{busy}"
+        if made := units(place):
+            name = "pictures scored" if place == look.root else place.relative_to(look.root)
+            busy = place != look.root and (at_work(place) or at_work(place.parent))
+            yield f"  {name}: {_units(made, busy)}{', at work' if busy else ''}"
     yield f"at work: {'yes, a command holds this folder' if working else 'no'}"
     if (look.root / REQUEUE).exists():
         yield f"told to leave: the last command saved all and left ({REQUEUE}); run it again"
     yield f"disk: {decimal(size(look.root))}; mitune clean {shlex.quote(str(look.root))} lists what can be made again"
     if look.written is not None:
-        yield f"last written: {moment(look.written)} ({_ago(time.time() - look.written)})"
+        yield f"last written: {moment(look.written)} ({_length(time.time() - look.written)} ago)"
     yield f"next: {_next(look, working)}"
 
 
@@ -61,36 +73,49 @@ def _did(stage: str, figures: dict[str, Any]) -> str:
         return "done (its mark is damaged, or of another version)"
 
 
-def _present(look: Look) -> str:
+def _present(look: Look, working: bool) -> str:
     """How far the first stage is that is not done; empty where it has not begun."""
     if look.present is None:
         return ""
     number, stage = look.present
     folder = look.round(number)
     if stage == "train":
-        return _training(look, folder)
+        return _training(look, folder, working)
     places = {"generate": [folder / "candidates"], "select": [folder / "real"]}
     drawn = places.get(stage, [*sorted(look.root.glob("baseline-*")), folder / "after"])
-    return "; ".join(f"{place.name}: {_units(counted)}" for place in drawn if (counted := units(place)))
+    found = [(place.name, made) for place in drawn if (made := units(place))]
+    return "; ".join(f"{name}: {_units(made, working and made.done < made.total)}" for name, made in found)
 
 
-def _units(counted: tuple[int, int, int]) -> str:
-    there, planned, rows = counted
-    return f"{there} of {planned} units ({rows} pictures in all)"
+def _units(made: Progress, working: bool = False) -> str:
+    return f"{made.done} of {made.total} units ({made.rows} pictures in all){_left(made) if working else ''}"
 
 
-def _training(look: Look, folder: Path) -> str:
-    row = last_row(folder / METRICS, "train")
+def _left(made: Progress) -> str:
+    return f", about {_length(made.left)} left" if made.left else ""
+
+
+def _training(look: Look, folder: Path, working: bool) -> str:
+    rows = last_rows(folder / METRICS, "train")
     saved = [path.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*") if path.is_dir()]
     steps = sorted(int(name) for name in saved if name.isdigit())
     parts = []
-    if row is not None:
-        loss = row.get("loss")
-        parts.append(f"step {row['step']} of {look.value('train.steps')}")
+    if rows:
+        made = Progress(rows[-1]["step"], look.value("train.steps"), _pace(rows))
+        loss = rows[-1].get("loss")
+        parts.append(f"step {made.done} of {made.total}")
         parts += [f"loss {loss:.4f}"] if isinstance(loss, float) else []
     if steps:
         parts.append(f"saved at step {steps[-1]}")
-    return ", ".join(parts)
+    return ", ".join(parts) + (_left(made) if rows and working else "")
+
+
+def _pace(rows: list[dict[str, Any]]) -> float | None:
+    """Seconds a step; None for a single row, or one after a break in the steps."""
+    first, last = rows[0], rows[-1]
+    steps = last["step"] - first["step"]
+    told = is_number(first.get("time")) and is_number(last.get("time"))
+    return (last["time"] - first["time"]) / steps if told and steps > 0 else None
 
 
 def moment(seconds: float) -> str:
@@ -98,11 +123,12 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _ago(seconds: float) -> str:
-    for length, unit in _AGO:
-        if seconds >= 2 * length or length == 1:
-            return f"{max(0, round(seconds / length))} {unit} ago"
-    return ""
+def _length(seconds: float) -> str:
+    """Write a length of time in its largest unit."""
+    for length, unit in _UNITS:
+        if seconds >= 2 * length:
+            return f"{round(seconds / length)} {unit}"
+    return f"{max(0, round(seconds))} s"
 
 
 def _next(look: Look, working: bool) -> str:

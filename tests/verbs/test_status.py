@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,23 @@ def test_a_stage_under_way_says_how_far_it_is(run: Path, shown: Shown) -> None:
     (run / "round-2/candidates/unit-000003.parquet").unlink()
     text = shown(["status", str(run)])
     assert "round 2: generate: begun, candidates: 3 of 4 units (12 pictures in all)" in text
+
+
+def test_a_stage_at_work_tells_how_long_it_will_take(run: Path, shown: Shown, held: Held) -> None:
+    """By the pace of the last rows, or units."""
+    for stage in ROUND[1:]:
+        (run / f"round-2/done/{stage}.json").unlink(missing_ok=True)
+    for number, path in enumerate(sorted((run / "round-2/candidates").glob("unit-*.parquet"))):
+        os.utime(path, (1000 + 60 * number, 1000 + 60 * number))
+    (run / "round-2/candidates/unit-000003.parquet").unlink()
+    rows = [{"time": 1000.0 + 90 * step, "stage": "train", "step": step, "loss": 0.5} for step in (1, 2)]
+    (run / "round-2/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "round-2/done/generate.json").rename(run / "generate.json")
+    with held(run):
+        assert "3 of 4 units (12 pictures in all), about 60 s left" in shown(["status", str(run)])
+        (run / "generate.json").rename(run / "round-2/done/generate.json")
+        (run / "round-2/done/select.json").write_text("{}")
+        assert "step 2 of 4, loss 0.5000, saved at step 4, about 3 min left" in shown(["status", str(run)])
 
 
 def test_another_process_at_work_is_seen_and_not_held_up(run: Path, shown: Shown, held: Held) -> None:
