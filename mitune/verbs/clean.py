@@ -28,6 +28,7 @@ from mitune.verbs.looking import LOCK, STRANGE, Look, at_work, one_folder, size
 
 YES, DRAWN = "--yes", "--drawn"
 _LATENTS = re.compile(r"unit-\d{6,}\.safetensors")
+_BEGUN = re.compile(r"begun-\d{6,}\.safetensors")  # batches of a unit that is not finished
 _CHECKPOINT = re.compile(r"(step|best)-\d{6,}")
 _OF_CHECKPOINT = re.compile(r"[\w.-]+\.(safetensors|json)")
 # Whose candidates lie in a folder: what its command writes last.
@@ -184,14 +185,17 @@ def _leftovers(look: Look) -> Iterator[Found]:
         folder = look.round(number)
         places += [folder, *(path for path in _entries(folder) if path.is_dir())]
     for place in places:
-        if _is_own(look.root, place):
-            own = [
-                path for path in _entries(place) if path.name.startswith(PARTIAL) and not path.is_symlink()
-            ]
-            if own:
-                yield Found(
-                    place, tuple(own), f"{_many(len(own), 'half-written file')} of a killed command", False
-                )
+        own = [path for path in _entries(place) if _is_left(path)] if _is_own(look.root, place) else []
+        if own:
+            what = f"{_many(len(own), 'half-written file')} of a killed command"
+            yield Found(place, tuple(own), what, False)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a file or folder was never finished, and what it was to be is there, or is made from the beginning."""
+    if _is_written(path, _BEGUN):
+        return is_file(path.with_name(f"unit-{path.stem.removeprefix('begun-')}.parquet"))
+    return path.name.startswith(PARTIAL) and not path.is_symlink()
 
 
 def _links(root: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from mitune.manual import options
 from mitune.reading import home, is_file, is_folder
 from mitune.verbs.catalogue import VERBS
 from mitune.verbs.held_out import Prompts, prompts_of, write_prompts, written_out
-from mitune.verbs.preset_text import preset_text
+from mitune.verbs.preset_text import NOWHERE, preset_text
 
 # What the words say that are no key=value, in their order.
 _PLACES = ("model.path", "prompts.source", "evaluate.prompts.source")
@@ -95,8 +95,8 @@ def read(words: Sequence[str]) -> Asked:
     out = home(named.pop("out", "") or f"{_slug(model)}.yaml")
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"init: out={short(str(out), 80)}: a preset's name ends in {' or '.join(SUFFIXES)}")
-    plain = asked([f"{GROUP}={base}"])
-    changed = asked([f"{GROUP}={base}", *(f"{name}={value}" for name, value in named.items())])
+    plain = asked([f"{GROUP}={base}", NOWHERE])
+    changed = asked([f"{GROUP}={base}", NOWHERE, *(f"{name}={value}" for name, value in named.items())])
     more = {name: value for name, value in changed.items() if value != plain[name]}
     return Asked(model, found["prompts.source"], found.get("evaluate.prompts.source"), out, base, more)
 
@@ -147,7 +147,7 @@ def _try(text: str, out: Path) -> None:
         trial = Path(folder) / out.name
         trial.write_text(text, encoding="utf-8")
         try:
-            compose([f"{GROUP}={trial}"], "run")
+            compose([f"{GROUP}={trial}", NOWHERE], "run")
         except UserError as error:
             raise UserError(f"init: {str(error).replace(str(trial), str(out))}") from error
 

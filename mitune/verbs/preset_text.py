@@ -15,6 +15,9 @@ from mitune.settings import Key
 from mitune.stages.catalogue import STAGES
 
 _COLUMN = 44  # where meanings begin
+NOWHERE = (
+    "run=/dev/null/none"  # a place where no run is: what a preset says by itself, not what a run there has
+)
 _NOT = ("run", "launch", "search")  # of a command, and of steering, not of a recipe
 
 
@@ -26,7 +29,7 @@ def preset_text(head: Sequence[str], base: str, values: Mapping[str, Any]) -> st
         base: the shipped preset that it goes on from.
         values: {key: value} that it sets.
     """
-    shown = asked([f"{GROUP}={base}"]) | dict(values)
+    shown = asked([f"{GROUP}={base}", NOWHERE]) | dict(values)
     rows = [one for one in keys().values() if one.name in values or _offered(one)]
     lines = [f"# {printable(line)}" for line in head]
     lines += ["", f"{GROUP}: {base}", *_cards()]

@@ -141,9 +141,16 @@ def test_half_written_files_of_a_killed_command_go(run: Path, shown: Shown) -> N
     (run / "round-1/.partial-step-000004").mkdir()
     (run / "round-1/.partial-step-000004/state.json").write_text("{}")
     (run / ".partial-abc").write_text("half")
+    begun = [run / f"round-1/candidates/begun-00000{number}.safetensors" for number in (3, 9)]
+    for path in begun:
+        path.write_text("some batches")
     text = shown(["clean", str(run), YES])
     assert "half-written" in text
     assert not list(run.rglob(".partial-*"))
+    assert [path.exists() for path in begun] == [
+        False,
+        True,
+    ]  # the second unit is not finished: it goes on from there
 
 
 def test_an_old_run_is_cleaned_alike(old: Path, shown: Shown) -> None:
