@@ -66,10 +66,6 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
     if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
         raise UserError("sweep= says what is swept: add -m (mitune run -m sweep=rounds)")
     config = compose(words, stage)
-    if STAGES[stage].inherits:  # it goes by what the run was, not by a preset
-        from mitune.runs import RunFolder
-
-        config = RunFolder(config.run).recall(words, stage)
     if show:
         from omegaconf import OmegaConf
 
@@ -97,7 +93,7 @@ def work(stage: str, config: Any) -> None:
         check_trackers(name for name, wanted in config.tracker.items() if wanted)
     import torch
 
-    from mitune.distributed import state, together
+    from mitune.distributed import broadcast, state, together
     from mitune.finetune.sharding import check_launch
     from mitune.runs import RunFolder
     from mitune.stages.inputs import quiet
@@ -108,9 +104,10 @@ def work(stage: str, config: Any) -> None:
     if own.trains and (line := check_launch(config, state().num_processes)):
         warn(line)
     folder, guard = own.look_up("folder"), own.look_up("guard")
-    place = RunFolder(folder(config) if folder else config.run)
     with together():
         try:
+            # The first process names the folder: once it is at work there, the others would see another free.
+            place = RunFolder(broadcast(lambda: str(folder(config))) if folder else config.run)
             main = state().is_main_process
             with place.lock() if main else contextlib.nullcontext():
                 if main and guard:

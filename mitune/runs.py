@@ -10,20 +10,20 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mitune import digests
-from mitune.config import compose_saved, flatten, read_saved, saved_text
+from mitune.config import flatten, read_saved, saved_text
 from mitune.config.keys import keys
 from mitune.distributed import all_leave, broadcast, state, visible, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
-from mitune.reading import check_regular, home, is_file
+from mitune.reading import check_regular, home
 from mitune.stages.catalogue import ROUND, STAGES, covers
 
 _ROUND = re.compile(r"round-(\d+)")
@@ -42,6 +42,21 @@ def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:
 # What commands write in their folder, after its config.yaml: where that is not there, it is somebody else's. What
 # sample writes is looked after by itself: a folder of pictures may well lie where a run is to be.
 _WRITTEN = tuple(pattern for stage in STAGES.values() for pattern in stage.writes)
+
+
+def at_work(root: Path) -> bool:
+    """Tell whether a command holds the lock of a folder now; nothing is written, and the lock is not kept."""
+    try:
+        handle = os.open(root / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(handle)
+    return False
 
 
 class RunFolder:
@@ -134,17 +149,6 @@ class RunFolder:
         wait()
         if rank == 0:
             (self.root / name).unlink(missing_ok=True)
-
-    def recall(self, overrides: Sequence[str], stage: str = "export") -> DictConfig:
-        """Read the configuration that made this run, with what ``stage`` lets ``overrides`` say set in it.
-
-        Raises UserError where there is no run, or for any other override.
-        """
-        path = self.root / "config.yaml"
-        if not is_file(path):
-            raise UserError(f"{self.root} holds no run (no config.yaml); give the folder of one with run=")
-        here = f"run={self.root}"  # where it was made may be elsewhere
-        return compose_saved(path, [*overrides, here], stage)
 
     def trained(self) -> list[int]:
         """Find the rounds whose adapter is done, ascending."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.data.pictures.cells import LARGEST, Place
-from mitune.data.settings import SUFFIXES
+from mitune.data.settings import SUFFIXES, WORLD
 from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,
@@ -182,7 +182,7 @@ def _spread(prompts: Iterable[Task], limit: int | None, per_category: int | None
 
 
 def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[_Row]:
-    if source == "shapes":
+    if source == WORLD:
         if asked.picture_column is not None:
             raise UserError(
                 "prompts.picture_column: the embedded world has no pictures to edit; leave it out"
@@ -209,9 +209,9 @@ def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[_Row]:
 def _beside(path: Path) -> list[str]:
     """The names that may have been meant."""
     try:
-        return ["shapes", *(other.name for other in path.parent.iterdir())]
+        return [WORLD, *(other.name for other in path.parent.iterdir())]
     except (OSError, ValueError):
-        return ["shapes"]
+        return [WORLD]
 
 
 def _read_world(asked: _Asked) -> Iterator[_Row]:

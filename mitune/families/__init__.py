@@ -52,6 +52,8 @@ def load_denoiser(
     if adapter is not None:
         overrides["adapter_weights"] = []
     config = _config(model, {key: value for key, value in overrides.items() if value is not None})
+    if config.path is None:
+        raise UserError("model.path is not given: a diffusers folder, a Hub id or a .safetensors checkpoint")
     source = find_model(config.path, config.revision, config.config)
     known = families()
     if source.pipeline not in known:

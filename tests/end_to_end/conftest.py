@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mitune.verbs.demo import PRESET
+
 from benchmarks.faults.server import ENVIRONMENT, ROOT, Done, Server
 
 TRAIN = """a red circle and a blue square
@@ -41,6 +43,7 @@ def commands(pipeline: Path, folder: Path) -> Arguments:
     def make(stage: str, *overrides: str) -> list[str]:
         return [
             stage,
+            PRESET,
             f"run={folder / 'run'}",
             f"model.path={pipeline}",
             "model.device=cpu",

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from mitune.data.pictures.folders import TABLES, read_folder, read_listed
-from mitune.data.pictures.generated import WORLD, WORLD_SIZE, read_candidates, read_world
+from mitune.data.pictures.generated import WORLD_SIZE, read_candidates, read_world
 from mitune.data.pictures.parquet import read_parquet
 from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.saved_dataset import read_hub, read_saved
 from mitune.data.pictures.webdataset import expand, read_shards
+from mitune.data.settings import WORLD
 from mitune.data.store import find_store
 from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, home, is_file, is_folder, is_there
