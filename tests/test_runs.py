@@ -227,7 +227,11 @@ def test_a_key_that_was_taken_out_by_hand_is_missed(key: str, tmp_path: Path) ->
     path.write_text(whole.replace(found, ""))
     total = len(flatten(config))
     said = rf"config\.yaml holds {total - 1} of the {total} keys .*such as .*{key.strip()}\)"
-    for read in (lambda: compose([f"run={tmp_path}"]), lambda: run.remember(config), lambda: read_saved(path)):
+    for read in (
+        lambda: compose([f"run={tmp_path}"]),
+        lambda: run.remember(config),
+        lambda: read_saved(path),
+    ):
         with pytest.raises(UserError, match=said):
             read()
     path.write_text(whole.replace(found, "").partition("\n")[2])  # of a version that knew no such key

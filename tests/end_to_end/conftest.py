@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from mitune.verbs.demo import PRESET
-
 from benchmarks.faults.server import ENVIRONMENT, ROOT, Done, Server
+from mitune.verbs.demo import PRESET
 
 TRAIN = """a red circle and a blue square
 a blue circle and a red square
@@ -50,6 +49,7 @@ def commands(pipeline: Path, folder: Path) -> Arguments:
             "prompts=file",
             f"prompts.source={train}",
             "evaluate=file",
+            "evaluate.scorers=[mi]",
             f"evaluate.prompts.source={held_out}",
             "scorers=[mi,llr]",
             "select=mi",
