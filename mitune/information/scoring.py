@@ -74,6 +74,7 @@ class Scoring:
         self._noisings = {
             name: noising_of(name, self._own[name], denoiser.schedule, profile, seed) for name in self._passes
         }
+        self.observers()  # what one of the path refuses of this model is refused now
         pictures = [name for name in self.scorers if SCORES[name].where == "picture"]
         # Their weights are read when the first picture is judged, and once.
         self._judges: dict[str, Any] = {

@@ -36,7 +36,7 @@ BRANCHES = 2  # of a model that is told a text alone
 
 @dataclass(frozen=True)
 class Work:
-    """What one stage of one round does.
+    """Counts what one stage of one round does.
 
     >>> Work(1, "generate", pictures=8, rows={"drawing": 320, "elbo": 128}).total
     448
@@ -70,7 +70,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of several rounds does, stage by stage.
+    """Counts what a run of several rounds does, stage by stage.
 
     Attributes:
         prompts, held_out: how many there are to train on and to evaluate on.
