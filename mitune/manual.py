@@ -39,7 +39,7 @@ def overview() -> str:
         f"         sweep={', '.join(groups()['sweep'])} (with -m)",
         "",
         "  mitune run                                       the demo on the embedded world",
-        "  mitune run experiment=mitune model.path=MODEL prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
+        "  mitune run experiment=mitune model.path=MODEL prompts.source=a.txt evaluate.prompts.source=b.txt",
         "  mitune sample sample.prompt='a red circle' sampler=das reward=clip alpha=0.1 sample.of=16",
         "  mitune score score.source=pictures/ score.top_fraction=0.25",
         "  mitune export run=runs/mine export.push=user/name   the adapter with its card, on the Hub",
@@ -71,9 +71,7 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     own, values = STAGES[stage], asked(words)
     rows = [one for one in keys().values() if own.shows(one.name)]
     basic, more = [one for one in rows if one.basic], [one for one in rows if not one.basic]
-    known = (
-        {} if own.inherits else {group: options for group, options in groups().items() if uses(own, group)}
-    )
+    known = {} if own.inherits else {group: _named(group) for group in groups() if uses(own, group)}
     whole = everything or len(rows) + len(known) + 10 <= PAGE
     lines = [f"  {one.name}={written(values[one.name])}" for one in basic + (more if whole else [])]
     width = min(46, max(map(len, lines)))
@@ -102,6 +100,11 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
             f"{'' if whole else f'mitune {stage} --help --all: all {len(rows)} keys; '}mitune help KEY: one in full",
         ]
     )
+
+
+def _named(group: str) -> list[str]:
+    """List the options of a group but those that only give another one an earlier name."""
+    return [option for option in groups()[group] if [*options()[group, option]] != ["name"]]
 
 
 def _fitted(line: str, indent: int) -> str:

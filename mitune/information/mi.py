@@ -39,7 +39,11 @@ class PathMI:
     orthogonal form has the same mean over pictures and prompts as the square one; "guided" is refused there, as a
     guided prediction is that of no density and nobody has published it for one.
 
-    ``name``: of the score (default: as weighting and form say).
+    Args:
+        schedule: of the model.
+        weighting, t_min: as above.
+        form: as above.
+        name: of the score (default: as weighting and form say).
 
     UserError as ``Weighting``, for an unknown form, and for a diffusion's guided one; ``result`` raises one where no
     visited time lay in the range.
