@@ -39,14 +39,14 @@ def overview() -> str:
         f"         sweep={', '.join(groups()['sweep'])} (with -m)",
         "",
         "  mitune run                                       the demo on the embedded world",
-        "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
+        "  mitune run experiment=mitune model.path=MODEL prompts.source=a.txt evaluate.prompts.source=b.txt",
         "  mitune sample sample.prompt='a red circle' sampler=das reward=clip alpha=0.1 sample.of=16",
         "  mitune score score.source=pictures/ score.top_fraction=0.25",
         "  mitune export run=runs/mine export.push=user/name   the adapter with its card, on the Hub",
         "  mitune run --help                                the groups, and the keys that are used most",
         "  mitune run --help --all                          every key that the stage reads, with its default",
         "  mitune help sampler.eta                          one key in full; or a group, a sampler, a score",
-        "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
+        "  mitune run experiment=paper_sd21 --cfg           the resolved configuration",
         "  mitune schema                                    the configuration as a JSON schema",
         "  mitune completion bash                           completion for bash, zsh or fish",
         "  mitune run launch=multi_gpu                      on every GPU of this machine (launch/ holds the others)",
@@ -71,9 +71,7 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     own, values = STAGES[stage], asked(words)
     rows = [one for one in keys().values() if own.shows(one.name)]
     basic, more = [one for one in rows if one.basic], [one for one in rows if not one.basic]
-    known = (
-        {} if own.inherits else {group: options for group, options in groups().items() if uses(own, group)}
-    )
+    known = {} if own.inherits else {group: _named(group) for group in groups() if uses(own, group)}
     whole = everything or len(rows) + len(known) + 10 <= PAGE
     lines = [f"  {one.name}={written(values[one.name])}" for one in basic + (more if whole else [])]
     width = min(46, max(map(len, lines)))
@@ -104,6 +102,11 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     )
 
 
+def _named(group: str) -> list[str]:
+    """List the options of a group but those that only give another one an earlier name."""
+    return [option for option in groups()[group] if [*options()[group, option]] != ["name"]]
+
+
 def _fitted(line: str, indent: int) -> str:
     """The line, folded where it is wider than :data:`WIDTH`; what goes over stands under column ``indent``."""
     if len(line) <= WIDTH:
@@ -117,7 +120,9 @@ def uses(stage: Stage, group: str) -> bool:
     """Tell whether the options of a group set keys that the stage reads."""
     if group == "sweep":
         return stage.swept
-    return group == "experiment" or any(stage.shows(one) for one in keys() if one.partition(".")[0] == group)
+    return group in ("experiment", "card") or any(
+        stage.shows(one) for one in keys() if one.partition(".")[0] == group
+    )
 
 
 def allowed(key: Key) -> str:

@@ -243,7 +243,7 @@ def test_every_key_has_a_meaning() -> None:
 
 def test_the_groups_are_sections_of_the_configuration() -> None:
     sections = {item.name for item in dataclasses.fields(Config)}
-    assert set(groups()) - {"experiment"} <= sections
+    assert set(groups()) - {"experiment", "card"} <= sections
     assert (conf_folder() / "config.yaml").is_file()
 
 

@@ -235,7 +235,7 @@ def scoring_of(
         pool=list(dict.fromkeys(pool())) if wanted else (),
         seed=config.seed,
         batch_size=batch_size or 2 * config.generate.batch_size,
-        given=_given_negatives(config) if wanted else (),
+        given=given_negatives(config) if wanted else (),
         profile=read_profile(config.scorer.profile, "scorer.profile") if config.scorer.profile else None,
     )
 
@@ -265,8 +265,8 @@ def _figure(value: Any) -> float:
     return float(value)
 
 
-def _given_negatives(config: DictConfig) -> list[str]:
-    """The prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
+def given_negatives(config: DictConfig) -> list[str]:
+    """Read the prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
     settings = config.scorer.contrast
     return [prompt.text for prompt in load_prompts(settings.given)] if settings.negatives == "list" else []
 

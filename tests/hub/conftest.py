@@ -29,7 +29,7 @@ def finished_run(tiny_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFa
         "model.device=cpu",
         "prompts=file",
         f"prompts.source={train}",
-        "evaluate=file",
+        "evaluate=file", "evaluate.scorers=[mi]",
         f"evaluate.prompts.source={held_out}",
         "scorers=[mi]",
         "evaluate.scorers=[mi,elbo]",

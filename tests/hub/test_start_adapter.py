@@ -28,7 +28,7 @@ def start(run: Path, folder: Path, *more: str) -> list[str]:
         "model.device=cpu",
         "prompts=file",
         f"prompts.source={config.prompts.source}",
-        "evaluate=file",
+        "evaluate=file", "evaluate.scorers=[mi]",
         f"evaluate.prompts.source={config.evaluate.prompts.source}",
         "scorers=[mi]",
         "evaluate.scorers=[mi]",
