@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mitune.data.pictures.generated import WORLD
+from mitune.data.settings import WORLD
 from mitune.data.store import plan_units
 from mitune.finetune.catalogue import OBJECTIVES
 from mitune.information.negatives import Pool
