@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mitune.errors import UserError
 from mitune.evaluate.bootstrap import cell
 from mitune.evaluate.drawings import as_png, panels
+from mitune.evaluate.judged import in_markdown
 from mitune.evaluate.tables import in_words
 
 SCHEMA = 1
@@ -182,6 +183,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{result['prompts']} prompts, {result['candidates']} candidates each; referee: {referee}, whose mean is"
         f" {result['pool']:.3f} over all candidates and {result['best']:.3f} over the best of each prompt.",
         "",
+        *in_markdown(result.get("judged_by") or {}, result["prompts"]),
         f"| score | forwards a candidate | τ with {referee} (95 %) | τ at ranks {at} (95 %) | {referee} of its winners"
         " (95 %) | share of what the referee would gain |",
         "|---|---|---|---|---|---|",

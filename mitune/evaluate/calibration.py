@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mitune.evaluate.agreement import tau
 from mitune.evaluate.bootstrap import cell
 from mitune.evaluate.drawings import as_png, panels
+from mitune.evaluate.judged import in_markdown
 from mitune.evaluate.tables import in_words
 from mitune.sampling.racing import Cut, rows_of
 
@@ -252,7 +253,8 @@ def summary(result: Mapping[str, Any]) -> str:
 def markdown(result: Mapping[str, Any]) -> str:
     """Write the study as Markdown: what is proposed, then a table for each running score."""
     target, k, candidates = result["target"], result["k"], result["candidates"]
-    lines = [summary(result)]
+    said = in_markdown(result.get("judged_by") or {}, result.get("prompts"))
+    lines = [summary(result), *said]
     for name, score in result["scores"].items():
         cost = "free" if not score["look"] else f"{score['look']} forwards a look"
         own = name if not score["look"] else f"{name} of the finished picture, by as cheap a look"

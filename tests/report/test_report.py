@@ -20,7 +20,8 @@ from mitune.errors import UserError
 from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import write_evaluation
 from mitune.report import write_report
-from mitune.report.report import _loss, count, duration
+from mitune.report.figures import count, duration
+from mitune.report.report import _loss
 from mitune.track import make_tracker
 
 ATTACK = "<script>alert(1)</script>"
@@ -300,7 +301,7 @@ def test_large_pictures_are_reduced(tmp_path: Path) -> None:
     _, page = read(write_report(tmp_path))
     data = (page.all("img")[0]["src"] or "").split(",")[1]
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert (image.format, image.size) == ("JPEG", (256, 171))
+    assert (image.format, image.size) == ("JPEG", (512, 341))
 
 
 def test_what_is_no_run_folder_is_a_user_error(tmp_path: Path) -> None:
