@@ -96,6 +96,6 @@ def few(prompts: int | None) -> str:
 
 
 def in_markdown(judged: Judged, prompts: int | None = None) -> list[str]:
-    """Write the same as :func:`caption` as a paragraph of Markdown; names stand in code spans, so that they stay text."""
+    """Write the same as :func:`caption` as a paragraph of Markdown, in a code span: names in it stay text."""
     found = caption(judged, prompts)
     return [f"`{printable(found).replace('`', chr(39))}`", ""] if found else []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mitune.evaluate.judged import few, judge_in_words
+from mitune.evaluate.judged import FEW, few, judge_in_words
 from mitune.evaluate.tables import figure
 
 EACH = 100  # rows of the table of prompts, from each end
@@ -60,10 +60,19 @@ def score_tables(evaluation: Mapping[str, Any], leading: Sequence[str]) -> list[
                 "judge": judge_in_words(entry) if entry else None,
                 "itself": bool(entry and entry.get("itself")),
                 "selected": bool(entry and entry.get("selected")),
-                "few": few(rows[0]["prompts"]),
+                "few": _few([row["prompts"] for row in rows]),
             }
         )
     return tables
+
+
+def _few(prompts: Sequence[int | None]) -> str:
+    """What few prompts mean for the intervals of a table; the first number is of all categories together."""
+    if said := few(prompts[0]):
+        return said
+    return (
+        f"categories of fewer than {FEW} prompts: their intervals are wide" if any(map(few, prompts)) else ""
+    )
 
 
 def _row(name: str, category: str, *sides: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,9 +145,7 @@ def table_of(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) ->
     """Make a plain table of texts, without the columns in which every cell is a dash or empty; the first column names
     the rows."""
     kept = [
-        place
-        for place in range(len(heads))
-        if place == 0 or any(row[place] not in ("", "–") for row in rows)
+        place for place in range(len(heads)) if place == 0 or any(row[place] not in ("", "–") for row in rows)
     ]
     return {
         "title": title,
@@ -185,7 +192,12 @@ def prompt_table(before: pd.DataFrame, after: pd.DataFrame, score: str) -> dict[
     texts = before.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"]
     shown = gain if len(gain) <= 2 * EACH else pd.concat([gain.head(EACH), gain.tail(EACH)])
     rows = [
-        [str(texts[key]), figure(float(means[0][key])), figure(float(means[1][key])), figure(float(value), True)]
+        [
+            str(texts[key]),
+            figure(float(means[0][key])),
+            figure(float(means[1][key])),
+            figure(float(value), True),
+        ]
         for key, value in shown.items()
     ]
     left = len(gain) - len(shown)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mitune.data.decoding import open_picture
 from mitune.errors import UserError
+from mitune.evaluate.tables import figure
 from mitune.reading import is_number, read_bytes
 
 LARGEST = 512  # side of a picture on the page; larger ones are reduced, or the page would weigh 100 MB
@@ -66,7 +67,8 @@ def in_order(examples: Sequence[dict[str, Any]], leading: Sequence[str]) -> list
         for name in leading
     }
     # What the oracle finds exactly right goes as the oracle goes.
-    telling = [name for name, values in gains.items() if len({*values} - {None}) > 1 and name != _EXACT][:SORTS]
+    shown = {name: {figure(value, True) for value in values} - {"–"} for name, values in gains.items()}
+    telling = [name for name in leading if len(shown[name]) > 1 and name != _EXACT][:SORTS]
     orders = [(f"gain in {name}", gains[name], -1) for name in telling]
     orders += [(f"loss in {name}", gains[name], 1) for name in telling[:1]]
     for _, values, sign in orders:

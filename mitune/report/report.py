@@ -98,7 +98,7 @@ def _template() -> jinja2.Template:
 def _facts(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What stands at the head of the page, as (name, text); what is not known is left out."""
     made = summary.get("made") or {}
-    judges = next((entry["judges"] for entry in reversed(rounds) if entry["judges"]), [])
+    judges: list[str] = next((entry["judges"] for entry in reversed(rounds) if entry["judges"]), [])
     found = [
         ("model", summary.get("model")),
         ("judged by", "; ".join(judges) or None),
@@ -177,13 +177,18 @@ def _of_pictures(path: Path | None, leading: Sequence[str]) -> dict[str, Any]:
     table: pd.DataFrame = pq.read_table(path).to_pandas()
     before, after = table[table["model"] == "before"], table[table["model"] == "after"]
     by_prompt = figures.prompt_table(before, after, leading[0]) if leading else None
-    return {"prompt_table": by_prompt, "histograms": _histograms(before, after, score_columns(table))}
+    return {
+        "prompt_table": by_prompt,
+        "histograms": _histograms(before, after, score_columns(table), leading),
+    }
 
 
-def _histograms(before: pd.DataFrame, after: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+def _histograms(
+    before: pd.DataFrame, after: pd.DataFrame, names: Sequence[str], leading: Sequence[str]
+) -> list[dict[str, Any]]:
     """Distributions of every score but ``exact`` (two bars tell no more than its mean), before and after."""
     drawings = []
-    for name in sorted((name for name in names if name != "exact"), key=lambda name: name != "mi"):
+    for name in (name for name in dict.fromkeys([*leading, *names]) if name in names and name != "exact"):
         old, new = before[name].dropna(), after[name].dropna()
         if len(old) and len(new):
             themes = _themes(functools.partial(histogram, old, new, name))

@@ -14,7 +14,6 @@ from typing import Any
 import mitune
 from mitune.errors import UserError
 from mitune.reading import read_json
-from mitune.track import without_secrets
 
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
 """The words of the command that is at work: the stage, then ``key=value``."""
@@ -22,15 +21,16 @@ _TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{8,}")
 
 
 def made(config: Any, path: Path, figures: dict[str, Any]) -> dict[str, Any]:
-    """Say ``{"command", "date", "version", "device"}`` of ``figures``, or what the file ``path`` says where it holds the
-    same figures already: a command that is given again makes nothing new."""
+    """Say ``{"command", "date", "version", "device"}`` of ``figures``; or what the file ``path`` says, where it holds
+    the same figures already: a command that is given again makes nothing new.
+    """
     try:
         before = read_json(path) if path.is_file() else {}
     except UserError:
         before = {}
-    if isinstance(before, dict) and isinstance(before.get("made"), dict):
-        if {name: value for name, value in before.items() if name != "made"} == json.loads(json.dumps(figures)):
-            return before["made"]
+    said = before.pop("made", None) if isinstance(before, dict) else None
+    if isinstance(said, dict) and before == json.loads(json.dumps(figures)):
+        return said
     return {
         "command": spelled(COMMAND.get()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -48,6 +48,8 @@ def spelled(words: Sequence[str]) -> str | None:
 
 def _open(word: str) -> str:
     """A word without its secret."""
+    from mitune.track import without_secrets  # brings torch, which the command line does without
+
     key, sign, value = word.partition("=")
     hidden = str(without_secrets({key.rpartition(".")[2]: value}).popitem()[1]) if sign else ""
     return _TOKEN.sub("***", f"{key}{sign}{hidden}")
