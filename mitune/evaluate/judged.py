@@ -88,6 +88,12 @@ def caption(judged: Judged, prompts: int | None = None) -> str:
     return ". ".join([*parts, *([said] if (said := few(prompts)) else [])])
 
 
+def sentence(judged: Judged, prompts: int | None = None) -> str:
+    """Write :func:`caption` as sentences, for the text under a plot."""
+    found = printable(caption(judged, prompts))
+    return f"{found[0].upper()}{found[1:]}." if found else ""
+
+
 def few(prompts: int | None) -> str:
     """Say that an interval over so few prompts is wide; "" where there are enough, or it is not known."""
     if prompts is None or prompts >= FEW:

@@ -349,7 +349,9 @@ def _pictures(facts: Facts) -> list[str]:
         "|---|---|---|",
     ]
     for example in facts.examples:
-        lines.append(f"| {literal(example.prompt)} | ![]({example.before}) | ![]({example.after}) |")
+        lines.append(
+            f"| {literal(example.prompt)} | ![without]({example.before}) | ![with]({example.after}) |"
+        )
     return [*lines, ""]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from omegaconf import OmegaConf
 from PIL import Image
 
 from mitune.hub.base import BaseModel
@@ -162,7 +163,9 @@ def test_the_code_on_the_card_draws_as_the_evaluation_did(
     left = run(code, tmp_path / "work", monkeypatch)
     pipeline = left["pipeline"]
     assert type(pipeline.scheduler).__name__ == "DDIMScheduler"
-    assert (pipeline.num_timesteps, pipeline.guidance_scale) == (2, 2.0)
+    config = OmegaConf.load(finished_run / "config.yaml")
+    evaluated = (config.sampler.steps, config.evaluate.guidance or config.sampler.guidance)
+    assert (pipeline.num_timesteps, pipeline.guidance_scale) == evaluated
     assert pipeline.get_active_adapters()
 
 
