@@ -11,6 +11,7 @@ from mitune.data.store import PICTURE, CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
+from mitune.evaluate.judged import caption
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.reading import is_there
@@ -28,6 +29,7 @@ from mitune.stages.inputs import (
     trained_from,
     training_prompts,
 )
+from mitune.stages.made import made
 from mitune.stages.progress import say, warn
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
@@ -105,10 +107,13 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             )
             summary = summarise(config, rounds)
             if state().is_main_process:
-                write_json(run.root / "summary.json", summary)
+                path = run.root / "summary.json"
+                write_json(path, summary | {"made": made(config, path, summary)})
                 write_report(run.root)
             wait()
-    say(comparison_table(rounds[-1]["evaluate"]["difference"], "base model against tuned, held-out prompts"))
+    last = rounds[-1]["evaluate"]
+    title = "base model against tuned, held-out prompts"
+    say(comparison_table(last["difference"], title, last.get("judged_by")))
     say(f"report: {(run.root / 'report.html').resolve()}")
     return summary
 
@@ -164,4 +169,6 @@ def _line(stage: str, figures: dict[str, Any]) -> str:
         for name in scores
         if isinstance(scores[name], dict)
     ]
-    return f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
+    line = f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
+    judged = caption(figures.get("judged_by") or {})
+    return f"{line}; {judged}" if judged else line

@@ -22,6 +22,7 @@ from mitune.data.pictures.writing import write_pictures, written_here
 from mitune.data.prompts import load_prompts
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError
+from mitune.evaluate.judged import caption, judged_by
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
 from mitune.information.scoring import Scoring, check_judges, check_no_path
@@ -123,11 +124,12 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         fresh = run.root / "scores.parquet"
         write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
         _settle(fresh, path)
-        names = list(settings.scorers)
+        names, made = list(settings.scorers), read_json(run.root / "model.json")
         figures = {
             "schema": SCHEMA,
             "source": pictures.where,
-            "model": read_json(run.root / "model.json")["model"],
+            "model": made["model"],
+            "judged_by": judged_by([name for name in names if name not in pictures.scores], combined, made),
             "table": str(path),
             "pictures": len(table),
             **work.report(table),
@@ -295,6 +297,8 @@ def _say(figures: dict[str, Any]) -> None:
     )
     for name, values in figures["scores"].items():
         say(f"  {name}: mean {values['mean']:.4g}, from {values['low']:.4g} to {values['high']:.4g}")
+    if said := caption(figures["judged_by"]):
+        say(said)
     say(f"table: {Path(figures['table']).resolve()}")
     if "profile" in figures:
         say(f"profile: {Path(figures['profile']).resolve()}")

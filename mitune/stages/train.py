@@ -61,7 +61,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
         tracker.close()
 
     def finish() -> dict[str, Any]:
-        figures = dataclasses.asdict(result)
+        figures = dataclasses.asdict(result) | {"best_by": config.train.keep_best_by}
         return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
     return broadcast(finish)
