@@ -47,7 +47,7 @@ _WRITTEN = tuple(pattern for stage in STAGES.values() for pattern in stage.write
 def at_work(root: Path) -> bool:
     """Tell whether a command holds the lock of a folder now; nothing is written, and the lock is not kept."""
     try:
-        handle = os.open(root / ".lock", os.O_RDONLY)
+        handle = os.open(root / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

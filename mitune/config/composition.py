@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mitune.config.keys import Config, keys, known_keys
+from mitune.config.own_preset import spelled_out
 from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
@@ -65,18 +66,19 @@ def compose(overrides: Sequence[str] = (), stage: str | None = None) -> DictConf
 
 def asked(overrides: Sequence[str] = (), stage: str | None = None) -> dict[str, Any]:
     """{full key: value} that ``overrides`` ask for, whether or not the values go together. Raises UserError."""
+    overrides, own = spelled_out(overrides, groups())
     choices, given = _read_overrides(overrides)
     preset = "experiment" in choices
-    values = _composed(tuple(f"{group}={option}" for group, option in choices.items())) | given
+    values = _composed(tuple(f"{group}={option}" for group, option in choices.items())) | own | given
     _name_folder(values)
     saved = home(values["run"]) / "config.yaml"
     if stage and STAGES[stage].inherits:
         _check_inherits(stage, saved, [*choices, *given])
     # A folder that nobody named is not taken for the run that is meant.
     if ("run" in given or preset) and is_file(saved):
-        values = _continued(read_saved(saved), choices) | given | {"run": values["run"]}
-    _drop_split(values, given)
-    _drop_oracle(values, given)
+        values = _continued(read_saved(saved), choices) | own | given | {"run": values["run"]}
+    _drop_split(values, {*own, *given})
+    _drop_oracle(values, {*own, *given})
     if "sampler.guidance" in given and "generate.guidance" not in given:
         # Who names a guidance means the candidates too, whatever the preset has.
         values["generate.guidance"] = None

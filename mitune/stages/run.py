@@ -11,7 +11,6 @@ from mitune.data.store import PICTURE, CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
-from mitune.evaluate.judged import caption
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.reading import is_there
@@ -31,6 +30,7 @@ from mitune.stages.inputs import (
 )
 from mitune.stages.made import made
 from mitune.stages.progress import say, warn
+from mitune.stages.telling import did
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
 
@@ -60,9 +60,9 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
         warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
         figures = STAGES[stage].load()(config, run, number)
-        say(f"round {number}: {_line(stage, figures)}")
+        say(f"round {number}: {did(stage, figures)}")
     else:
-        say(f"round {number}: {_line(stage, figures)} (done before)")
+        say(f"round {number}: {did(stage, figures)} (done before)")
     return figures
 
 
@@ -130,45 +130,3 @@ def summarise(config: DictConfig, rounds: list[dict[str, Any]]) -> dict[str, Any
         "seconds": round(sum(part.get("seconds", 0.0) for part in figures), 3),
         "rounds": rounds,
     }
-
-
-def _line(stage: str, figures: dict[str, Any]) -> str:
-    """What a stage did, in a line for a person."""
-    if stage == "generate":
-        rate = figures["candidates"] / max(figures["seconds"], 1e-9)
-        line = (
-            f"generated {figures['candidates']} candidates of {figures['prompts']} prompts"
-            f" in {figures['seconds']:.0f} s ({rate:.1f} candidates/s, {figures['forwards']} forwards)"
-        )
-        if race := figures.get("racing"):
-            line += f"; racing by {race['by']} dropped {race['dropped']}: drawing took {race['speedup']:.2f} times less"
-        if search := figures.get("search"):
-            line += (
-                f"; steered by {search['reward_by']} to {search['reward']:.3f} (log Z {search['log_evidence']:.2f}),"
-                f" {100 * search['roots']:.0f} % of the first particles have descendants"
-            )
-        return line
-    if stage == "select":
-        line = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"
-        if "real" in figures:
-            line += f", and {figures['real']['pictures']} real pictures of {figures['real']['looked_at']}"
-        if figures["oracle_pool"] is not None:
-            line += (
-                f"; oracle: pool {figures['oracle_pool']:.3f}, selected {figures['oracle_kept']:.3f},"
-                f" best possible {figures['oracle_best']:.3f}"
-            )
-        return line
-    if stage == "train":
-        return (
-            f"trained {figures['trainable_parameters']:,} parameters for {figures['steps']} steps in"
-            f" {figures['seconds']:.0f} s, loss {figures['loss']:.4f}"
-        )
-    scores = figures["difference"]["all"]
-    parts = [
-        f"{name} {scores[name]['before']:.3f} -> {scores[name]['after']:.3f}"
-        for name in scores
-        if isinstance(scores[name], dict)
-    ]
-    line = f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
-    judged = caption(figures.get("judged_by") or {})
-    return f"{line}; {judged}" if judged else line
