@@ -44,21 +44,6 @@ def dependencies(config: DictConfig, stage: str) -> dict[str, Any]:
 _WRITTEN = tuple(pattern for stage in STAGES.values() for pattern in stage.writes)
 
 
-def at_work(root: Path) -> bool:
-    """Tell whether a command holds the lock of a folder now; nothing is written, and the lock is not kept."""
-    try:
-        handle = os.open(root / ".lock", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(handle)
-    return False
-
-
 class RunFolder:
     """Keeps what a run leaves; ``round(n)`` is the folder of a round.
 

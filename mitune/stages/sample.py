@@ -22,8 +22,8 @@ from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png
 from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.scoring import check_judges
-from mitune.reading import home, is_file, is_folder, is_there
-from mitune.runs import RunFolder, at_work
+from mitune.reading import at_work, home, is_file, is_folder, is_there
+from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw
 from mitune.stages.catalogue import STAGES, covers

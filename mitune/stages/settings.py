@@ -54,7 +54,7 @@ class EvaluateConfig(Settings):
     )
     scorers: list[str] = key(
         ["elbo"],
-        "scores in the tables: best one that did not select; the oracle judges the embedded world only",
+        "scores in the tables; best one that did not select",
         filled=True,
         basic=True,
     )

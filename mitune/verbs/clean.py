@@ -23,7 +23,6 @@ from mitune.digests import FILES, changed, intact
 from mitune.errors import UserError, printable
 from mitune.files import PARTIAL, user_errors
 from mitune.reading import check_regular, is_file
-from mitune.runs import at_work
 from mitune.stages.catalogue import STAGES
 from mitune.verbs.looking import LOCK, STRANGE, Look, one_folder, size
 
