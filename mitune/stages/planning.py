@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mitune.data.pictures.generated import WORLD
 from mitune.data.store import plan_units
 from mitune.finetune.catalogue import OBJECTIVES
 from mitune.information.negatives import Pool
@@ -27,7 +26,7 @@ from mitune.stages.inputs import (
     whole_pool,
 )
 from mitune.stages.racing import cuts_of, step_rows
-from mitune.stages.real import LOOKED_AT, count_real, stand_in
+from mitune.stages.real import count_real, most_looked_at, stand_in
 from mitune.stages.train import validation_prompts
 from mitune.tasks import Task
 
@@ -184,7 +183,7 @@ def _select(count: _Counter, prompts: Sequence[Task]) -> Work:
     choice, looked, scored = count.config.select, 0, {}
     chosen = len(prompts) * (choice.k + choice.losers)
     if real := count_real(count.config, chosen):
-        looked = choice.real_limit or (LOOKED_AT * real if choice.real == WORLD else real)
+        looked = most_looked_at(count.config, real) or real
         parts = [] if choice.by == "random" else stand_in(choice.by, count.config.scorer.combined)
         scored = count.scores([part.name for part in parts], [None] * looked)
     return Work(
