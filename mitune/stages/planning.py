@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mitune.data.settings import WORLD
 from mitune.data.store import plan_units
 from mitune.finetune.catalogue import OBJECTIVES
 from mitune.information.negatives import Pool
@@ -27,7 +26,7 @@ from mitune.stages.inputs import (
     whole_pool,
 )
 from mitune.stages.racing import cuts_of, step_rows
-from mitune.stages.real import LOOKED_AT, count_real, stand_in
+from mitune.stages.real import count_real, most_looked_at, stand_in
 from mitune.stages.train import validation_prompts
 from mitune.tasks import Task
 
@@ -44,7 +43,8 @@ class Work:
     Attributes:
         round, stage: which one.
         pictures: that it draws, or looks at.
-        rows: network rows by what they are spent on: "drawing", "looks" of a race, a score, "training", "validation".
+        rows: network rows by what they are spent on: "drawing", "looks" of a race, "steering", a score, "training",
+            "reference" (the model that a loss compares with), "validation".
         steps: of the optimizer.
         decoded: pictures that go through the decoder.
         latents: that it leaves on the disk.
@@ -160,6 +160,7 @@ def _generate(count: _Counter, prompts: Sequence[Task]) -> Work:
     rows = {
         "drawing": len(prompts) * count.drawing(config.scorers, guidance, candidates, cuts),
         "looks": count.looks(cuts, prompts, others),
+        "steering": len(prompts) * candidates * count.steering(),
         **{name: left * each for name, each in count.scores(config.scorers, prompts, others).items()},
     }
     losers = max(1, config.select.losers)  # one is kept for the report in any case
@@ -171,7 +172,7 @@ def _generate(count: _Counter, prompts: Sequence[Task]) -> Work:
         decoded=len(prompts) * left * count.sees_pictures(config.scorers),
         latents=len(prompts) * min((own.keep or config.select.k) + losers, left),
         units=len(plan_units(prompts, candidates, own.rows_per_unit)),
-        # Of a search the dead get no scores, and what steers it may cost rows of its own.
+        # Of a search the dead get no scores, and steps without noise are not steered.
         at_most=count.bounds([*config.scorers, *([config.sampler.racing.by] if cuts else [])])
         or bool(config.search.by),
     )
@@ -182,7 +183,7 @@ def _select(count: _Counter, prompts: Sequence[Task]) -> Work:
     choice, looked, scored = count.config.select, 0, {}
     chosen = len(prompts) * (choice.k + choice.losers)
     if real := count_real(count.config, chosen):
-        looked = choice.real_limit or (LOOKED_AT * real if choice.real == WORLD else real)
+        looked = most_looked_at(count.config, real) or real
         parts = [] if choice.by == "random" else stand_in(choice.by, count.config.scorer.combined)
         scored = count.scores([part.name for part in parts], [None] * looked)
     return Work(
@@ -275,6 +276,12 @@ class _Counter:
         own = SCORES[racing.by].own(self.config.scorer, times=racing.times, edits=racing.edits)
         alive = [self.config.generate.candidates, *(cut.survivors for cut in cuts[:-1])]
         return sum(alive) * _rows(racing.by, own, tasks, others)
+
+    def steering(self) -> int:
+        """Rows that steering one candidate takes beside drawing it: the edits that its path is told from."""
+        search = self.config.search
+        steered = search.by is not None and search.reward in INFORMATION and SCORES[search.reward].needs_pool
+        return int(self.config.sampler.steps * search.edits) if steered else 0
 
     def others(self, texts: Callable[[], Sequence[str]]) -> Others | None:
         """Make what finds the edits of a prompt in the pool ``texts``; None where they are not looked for."""

@@ -22,7 +22,7 @@ from rich.filesize import decimal
 from mitune.digests import FILES, changed, intact
 from mitune.errors import UserError, printable
 from mitune.files import PARTIAL, user_errors
-from mitune.reading import check_regular, is_file
+from mitune.reading import at_work, check_regular, is_file
 from mitune.stages.catalogue import STAGES
 from mitune.verbs.looking import LOCK, STRANGE, Look, one_folder, size
 

@@ -197,7 +197,7 @@ def test_the_preset_runs_the_model_from_any_folder(
     place: Path, tiny_pipeline_folder: Path, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = "scorers=[mi] select=mi sampler.steps=2 generate.candidates=3 generate.keep=null select.k=1 train.steps=2"
-    more = "train.objective=mse select.losers=0 train.batch_size=2 train.micro_batch=2 rounds=1"
+    more = "train.objective=mse train.soft_labels=null select.losers=0 train.batch_size=2 train.micro_batch=2 rounds=1"
     tiny = "train.mixed_precision=no adapter.targets=[] adapter.rank=2 evaluate.candidates=2 evaluate.scorers=[mi]"
     words = f"{quick} {more} {tiny} model.device=cpu".split()
     shown(["init", str(tiny_pipeline_folder), "prompts.txt", "held out.txt", "out=mine.yaml", *words])
