@@ -25,12 +25,12 @@ class Drawn:
 
     Attributes:
         sampler: with the guidance of the evaluation.
-        dtype: ``model.dtype``.
+        dtype: ``model.dtype`` (None: not known).
         edits: the model edits pictures; ``picture_guidance``: how strongly it keeps to them.
     """
 
     sampler: SamplerConfig
-    dtype: str = "auto"
+    dtype: str | None = None
     edits: bool = False
     picture_guidance: float | None = None
 
@@ -57,7 +57,6 @@ def usage(
     own = drawn.sampler
     where = f'find_model("{base}").folder' if shipped else json.dumps(base)
     scheduler = _SCHEDULERS.get(own.name) if flow is False else None
-    imports = ["DiffusionPipeline", *([scheduler] if scheduler else [])]
     dtype = f", torch_dtype=torch.{drawn.dtype}" if drawn.dtype in _DTYPES else ""
     call = [json.dumps(_prompt(prompts))]
     if drawn.edits:
@@ -69,17 +68,17 @@ def usage(
         call.append(f"eta={own.eta!r}")
     call.append("generator=torch.Generator().manual_seed(0)")
     lines = [
+        "import diffusers",
         "import torch",
-        f"from diffusers import {', '.join(imports)}",
         *(["from diffusers.utils import load_image"] if drawn.edits else []),
         *(["from mitune.families.source import find_model"] if shipped else []),
         "",
-        f"pipeline = DiffusionPipeline.from_pretrained({where}{dtype})",
+        f"pipeline = diffusers.DiffusionPipeline.from_pretrained({where}{dtype})",
         f'pipeline.load_lora_weights("{adapter}")',
     ]
     if scheduler:
         told = ", ".join(["pipeline.scheduler.config", *_layout(own)])
-        lines.append(f"pipeline.scheduler = {scheduler}.from_config({told})")
+        lines.append(f"pipeline.scheduler = diffusers.{scheduler}.from_config({told})")
     return [
         *lines,
         'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',

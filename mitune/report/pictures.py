@@ -16,6 +16,7 @@ from mitune.evaluate.tables import figure
 from mitune.reading import is_number, read_bytes
 
 LARGEST = 512  # side of a picture on the page; larger ones are reduced, or the page would weigh 100 MB
+LOSSLESS = 256  # sides up to this are kept to the bit; larger ones become JPEG
 SMALL = 128  # sides up to this are shown pixel by pixel: smoothed, they would look unsharp
 SORTS = 4  # scores that the pairs can be ordered by
 _EXACT = "exact"  # of the oracle: whether the picture is right to the last thing
@@ -102,7 +103,7 @@ def _picture(folder: Path, relative: str | None, run: Path) -> tuple[str | None,
     except UserError:
         return None, False
     buffer = io.BytesIO()
-    if max(picture.size) <= LARGEST:
+    if max(picture.size) <= LOSSLESS:
         picture.save(buffer, "PNG", optimize=True)
         return data_uri(buffer.getvalue(), "png"), max(picture.size) <= SMALL
     picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)

@@ -24,7 +24,7 @@ from mitune.config import ScorerConfig, read_settings
 from mitune.errors import UserError
 from mitune.evaluate.categories import score_columns
 from mitune.evaluate.drawings import curve, histogram
-from mitune.evaluate.judged import judges_in_words
+from mitune.evaluate.judged import judge_in_words, judged_by, judges_in_words
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_text
 from mitune.reading import is_file, is_number
@@ -63,13 +63,13 @@ def write_report(run_folder: str | Path) -> Path:
         version=mitune.__version__,
         name=folder.resolve().name,
         made=summary.get("made") or {},
-        facts=_facts(summary, rounds),
+        facts=_facts(summary, rounds, _scorer(folder / "config.yaml").get("combined", "")),
         rounds=rounds,
         chosen=chosen,
         round_tables=figures.round_tables(rounds),
         headline=figures.headline(rounds),
         configuration=_configuration(folder / "config.yaml"),
-        meaning=_meanings(folder / "config.yaml", rounds),
+        meaning=_meanings(_scorer(folder / "config.yaml"), rounds),
         sorts=pictures.SORTS + 1,
     )
     path = folder / "report.html"
@@ -99,14 +99,16 @@ def _template() -> jinja2.Template:
     return environment.get_template(names[0])
 
 
-def _facts(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _facts(
+    summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], combined: str
+) -> list[tuple[str, str]]:
     """What stands at the head of the page, as (name, text); what is not known is left out."""
     made = summary.get("made") or {}
     judges: list[str] = next((entry["judges"] for entry in reversed(rounds) if entry["judges"]), [])
     found = [
         ("model", summary.get("model")),
         ("judged by", "; ".join(judges) or None),
-        ("selected by", summary.get("scorer")),
+        ("selected by", _chooser(summary, combined)),
         ("seed", summary.get("seed")),
         ("date", str(made["date"]).replace("T", " ").replace("+00:00", " UTC") if "date" in made else None),
         ("MI-Tune", made.get("version")),
@@ -115,6 +117,13 @@ def _facts(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> l
         ("time", figures.duration(summary["seconds"]) if "seconds" in summary else None),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
+
+
+def _chooser(summary: Mapping[str, Any], combined: str) -> str | None:
+    """The score that selected, and whose it is."""
+    name = summary.get("scorer")
+    entry = judged_by([str(name)], combined, {"model": summary.get("model", "")}).get(str(name))
+    return name if name is None or entry is None else f"{name}, of {judge_in_words(entry)}"
 
 
 def _round(
@@ -216,12 +225,17 @@ def _configuration(path: Path) -> str | None:
     return OmegaConf.to_yaml(OmegaConf.create(without_secrets(read_settings(path))))
 
 
-def _meanings(path: Path, rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What the scores in the tables are, by the run's own settings (the defaults where it left none)."""
+def _scorer(path: Path) -> Mapping[str, Any]:
+    """The run's own settings of the scores (the defaults where it left none)."""
     settings: Any = OmegaConf.to_container(OmegaConf.structured(ScorerConfig))
     if path.exists():
         own = read_settings(path).get("scorer") or {}
         settings = OmegaConf.to_container(OmegaConf.merge(settings, own), resolve=False)
+    return settings
+
+
+def _meanings(settings: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the scores in the tables are, by ``settings``."""
     names = [table["score"] for entry in rounds for table in entry["tables"]]
     return {name: said for name in names if (said := meaning(name, settings)) is not None}
 

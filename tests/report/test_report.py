@@ -290,10 +290,20 @@ def test_files_outside_the_run_folder_are_not_drawn_in(tmp_path: Path) -> None:
     assert page.text.count("picture missing") == 3
 
 
-def test_large_pictures_are_reduced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "shown_as"),
+    [
+        ((768, 512), ("JPEG", (512, 341))),
+        ((512, 512), ("JPEG", (512, 512))),
+        ((256, 200), ("PNG", (256, 200))),
+    ],
+)
+def test_large_pictures_are_reduced(
+    tmp_path: Path, size: tuple[int, int], shown_as: tuple[str, tuple[int, int]]
+) -> None:
     home = tmp_path / "round-1"
     home.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (512, 768, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(home / "large.png")
     entry = {"picture": "large.png", "scores": {}}
     (home / "candidates_examples.json").write_text(
@@ -302,7 +312,7 @@ def test_large_pictures_are_reduced(tmp_path: Path) -> None:
     _, page = read(write_report(tmp_path))
     data = (page.all("img")[0]["src"] or "").split(",")[1]
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert (image.format, image.size) == ("JPEG", (512, 341))
+    assert (image.format, image.size) == shown_as
 
 
 def test_what_is_no_run_folder_is_a_user_error(tmp_path: Path) -> None:
@@ -438,6 +448,7 @@ def test_who_judged_and_how_it_was_made_stand_on_the_page_and_above_every_table(
     assert "Judged by the embedded world's oracle." in words
     assert f"Judged by the model itself (small#1 {ATTACK}), each picture by the model that drew it." in words
     assert "This score also selected what was trained on" in words
+    assert f"contrast, of the model itself ({ATTACK})" in words
 
 
 def test_few_prompts_are_said_to_be_few(report: tuple[str, Page]) -> None:
