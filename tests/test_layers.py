@@ -28,6 +28,7 @@ FLOORS = {
     "scores": 0,
     "distributed": 0,
     "leaving": 0,
+    "pace": 0,
     "launcher": 0,
     "families": 1,
     "referees": 1,

@@ -28,7 +28,7 @@ from mitune.stages.inputs import (
     trained_from,
     training_prompts,
 )
-from mitune.stages.progress import say, warn
+from mitune.stages.progress import overall, say, warn
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
 
@@ -98,11 +98,13 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
-    with looking_ahead(functools.partial(check_ahead, config)):
+    stages = overall("run", config.rounds * len(ROUND))
+    with looking_ahead(functools.partial(check_ahead, config)), stages as finished:
         for number in range(1, config.rounds + 1):
-            rounds.append(
-                {"round": number, **{stage: run_stage(stage, config, run, number) for stage in ROUND}}
-            )
+            rounds.append({"round": number})
+            for stage in ROUND:
+                rounds[-1][stage] = run_stage(stage, config, run, number)
+                finished()
             summary = summarise(config, rounds)
             if state().is_main_process:
                 write_json(run.root / "summary.json", summary)

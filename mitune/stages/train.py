@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,9 +27,9 @@ from mitune.stages.inputs import (
     settings_of,
     trained_from,
 )
-from mitune.stages.progress import progress
+from mitune.stages.progress import Bar, progress
 from mitune.tasks import Task
-from mitune.track import make_tracker
+from mitune.track import Several, make_tracker
 
 
 def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
@@ -46,15 +46,15 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     tracker = make_tracker(names, folder, values, main=state().is_main_process)
     prompts = config.train.validation_prompts
     try:
-        with progress(f"round {number}: train", config.train.steps, unit="steps") as advance:
+        with progress(f"round {number}: train", config.train.steps, unit="steps") as bar:
             result = train(
                 denoiser,
                 training,
                 settings_of(TrainConfig, config.train),
                 folder,
-                tracker=tracker,
+                tracker=Several([tracker, Shown(bar)]),
                 validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
-                on_step=lambda _: advance(1),
+                on_step=counted_on(bar),
                 seed=config.seed + 1000 * (number - 1),  # every round draws its own noise
             )
     finally:
@@ -65,6 +65,36 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
         return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
     return broadcast(finish)
+
+
+class Shown:
+    """Shows the figures of a training that are written down anyway: nobody waits for the device to show them."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Show the loss, and what an adapter was judged to be."""
+        self.bar.show(
+            {name: value for name, value in values.items() if name == "loss" or name.startswith("validation")}
+        )
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def counted_on(bar: Bar) -> Callable[[int], None]:
+    """Make what is told the steps done after each: those before the first are an earlier command's."""
+
+    def on_step(done: int) -> None:
+        if bar.done == 0 and done > 1:
+            bar(done - 1, here=False)
+        bar(done - bar.done)
+
+    return on_step
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Task]:

@@ -6,10 +6,10 @@ from PIL import Image
 
 from mitune.data.dataset import encode_png
 from mitune.data.pictures.rows import Pictures
+from mitune.data.places import WORLD as WORLD
 from mitune.data.store import KEYS, PICTURE, CandidateStore
 from mitune.errors import UserError
 
-WORLD = "shapes"
 WORLD_SIZE = 1000  # pictures of the embedded world where no limit is given: it has no end
 WORLD_WRONG = 0.3  # share of its captions that are wrong, as in its training corpus
 
