@@ -89,11 +89,11 @@ def _first_look(stage: str, config: Any) -> None:
     """Refuse what is wrong to see without the libraries that compute: they take seconds to import."""
     from mitune.pace import log_every
     from mitune.stages.first_look import look
-    from mitune.track import check_trackers
+    from mitune.track import CHARTS, check_trackers
 
     log_every()
     if not STAGES[stage].inherits:
-        check_trackers(name for name, wanted in config.tracker.items() if wanted)
+        check_trackers(name for name in CHARTS if config.tracker[name])
     look(stage, config)
 
 
@@ -113,6 +113,7 @@ def work(stage: str, config: Any) -> None:
     from mitune.stages.inputs import opening, quiet
     from mitune.stages.progress import note, warn
     from mitune.stages.run import run_stage
+    from mitune.stages.tracking import tracking
 
     quiet()
     if own.trains and (line := check_launch(config, state().num_processes)):
@@ -129,10 +130,11 @@ def work(stage: str, config: Any) -> None:
                     place.remember(config)
                 place.check_peers(config)
                 note(opening(stage, config, state().num_processes))
-                if own.in_round:
-                    run_stage(stage, config, place, config.round)
-                elif own.shared or main:
-                    own.load()(config, place)
+                with tracking(stage, config, place, main):
+                    if own.in_round:
+                        run_stage(stage, config, place, config.round)
+                    elif own.shared or main:
+                        own.load()(config, place)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"

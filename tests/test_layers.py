@@ -24,6 +24,7 @@ FLOORS = {
     "tasks": 0,
     "out_of_memory": 0,
     "track": 0,
+    "charts": 0,
     "config": 0,
     "scores": 0,
     "distributed": 0,

@@ -29,6 +29,7 @@ from mitune.stages.inputs import (
     training_prompts,
 )
 from mitune.stages.progress import overall, say, warn
+from mitune.stages.tracking import Timed
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
 
@@ -57,7 +58,10 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
     if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
         warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
+        timed = Timed(stage, number)
         figures = STAGES[stage].load()(config, run, number)
+        if state().is_main_process:
+            timed.finished(config, run, figures)
         say(f"round {number}: {_line(stage, figures)}")
     else:
         say(f"round {number}: {_line(stage, figures)} (done before)")
