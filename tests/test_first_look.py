@@ -32,6 +32,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["generate", DEMO, "model.path=./nowhere"], "./nowhere is neither a folder nor a Hub id"),
     (["agree", DEMO, "model.path=EMPTY"], "is not a diffusers pipeline: it has no model_index.json"),
     (["calibrate", DEMO, "model.path=PICKLE.ckpt"], "pickled checkpoints can run any code"),
+    (["run", DEMO, "model.device=gpu"], "model.device=gpu is no device"),
     (["run", DEMO, "prompts.source=HERE/promts.txt"], "did you mean 'prompts.txt'"),
     (["run", DEMO, "evaluate.prompts.source=nowhere.csv"], "there is no file or folder nowhere.csv"),
     (["sample", DEMO, "prompts.source=nowhere.csv"], "there is no file or folder nowhere.csv"),

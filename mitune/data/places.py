@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mitune.data.settings import SUFFIXES
+from mitune.data.settings import SUFFIXES, WORLD
 from mitune.errors import UserError, nearest, short
 from mitune.reading import check_regular, home, is_file, is_folder, is_hub_id, is_there
 
-WORLD = "shapes"  # the embedded world, as a source of either
 _BRACES = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
 
 

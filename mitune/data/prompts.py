@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mitune.data.pictures.cells import LARGEST, Place
-from mitune.data.places import WORLD, find_prompts
-from mitune.data.settings import SUFFIXES
+from mitune.data.places import find_prompts
+from mitune.data.settings import SUFFIXES, WORLD
 from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,

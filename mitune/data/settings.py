@@ -16,6 +16,10 @@ FORMS = ".txt (a prompt a line), .csv, .tsv, .json, .jsonl, .ndjson or .parquet"
 """The same in words."""
 
 
+WORLD = "shapes"
+"""The source of prompts and pictures that is the embedded world."""
+
+
 @dataclass
 class PromptsConfig(Settings):
     source: str = key(

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mitune.config.relations import SCORE_KEYS
 from mitune.data.places import find_pictures, find_prompts
-from mitune.errors import UserError
+from mitune.errors import UserError, short
 from mitune.families.adapter_place import find_file
 from mitune.families.source import is_hub_adapter, look_for_model
 from mitune.files import user_errors
@@ -98,11 +98,21 @@ def _adapters(names: Any) -> None:
             find_file(path)
 
 
+def _device(name: str) -> None:
+    """Raise UserError for a device of no kind that there is; whether this machine has it, only torch can say."""
+    if name.partition(":")[0] not in _DEVICES:
+        raise UserError(f"model.device={short(name)} is no device; give auto, cpu, cuda, cuda:1 or mps")
+
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
 # Of each key that names a place, who looks at it; a key that is null names none.
 _LOOKS: dict[str, Callable[[Any], object]] = {
     "prompts.source": find_prompts,
     "evaluate.prompts.source": find_prompts,
     "model.path": look_for_model,
+    "model.device": _device,
     "model.adapter": _adapters,
     "scorer.profile": lambda path: find_profile(path, "scorer.profile"),
     "score.source": find_pictures,

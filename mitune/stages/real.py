@@ -17,9 +17,9 @@ from torch import Tensor
 from mitune.data.decoding import decode_picture
 from mitune.data.pictures.loading import load_pictures
 from mitune.data.pictures.rows import Pictures
-from mitune.data.places import WORLD
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import thin
+from mitune.data.settings import WORLD
 from mitune.denoiser import Denoiser
 from mitune.distributed import state
 from mitune.errors import UserError

@@ -6,7 +6,6 @@ from PIL import Image
 
 from mitune.data.dataset import encode_png
 from mitune.data.pictures.rows import Pictures
-from mitune.data.places import WORLD as WORLD
 from mitune.data.store import KEYS, PICTURE, CandidateStore
 from mitune.errors import UserError
 

@@ -14,7 +14,8 @@ from mitune.data.pictures.parquet import read_parquet
 from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.saved_dataset import read_hub, read_saved
 from mitune.data.pictures.webdataset import read_shards
-from mitune.data.places import WORLD, expand, find_pictures
+from mitune.data.places import expand, find_pictures
+from mitune.data.settings import WORLD
 from mitune.data.store import find_store
 from mitune.errors import UserError, short
 from mitune.reading import home, is_folder
