@@ -23,6 +23,7 @@ from mitune.track import Tracker, check_trackers, numbers, wandb_mode, without_s
 
 ROWS = 1000  # of a table that is shown: a chart's page is no place for more
 Columns = Mapping[str, Sequence[Any]]
+Pictures = Mapping[str, tuple[bytes, str]]  # by name: a PNG file's contents and a caption
 
 
 class Chart(Tracker, Protocol):
@@ -31,8 +32,8 @@ class Chart(Tracker, Protocol):
     def histograms(self, columns: Columns, step: int, stage: str) -> None:
         """Show how the numbers of each column are spread."""
 
-    def picture(self, name: str, png: bytes, caption: str, step: int, stage: str) -> None:
-        """Show a picture."""
+    def pictures(self, shown: Pictures, step: int, stage: str) -> None:
+        """Show pictures."""
 
     def table(self, name: str, columns: Columns, step: int, stage: str) -> None:
         """Show a table, of which the columns are equally long."""
@@ -82,14 +83,14 @@ class TensorBoard:
             if told := _finite(values):
                 self._writer(stage).add_histogram(name, np.asarray(told), step)
 
-    def picture(self, name: str, png: bytes, caption: str, step: int, stage: str) -> None:
-        """Add the picture; its caption stands in a text of the same name."""
+    def pictures(self, shown: Pictures, step: int, stage: str) -> None:
+        """Add the pictures; a caption stands in a text of the same name."""
         import numpy as np
         from PIL import Image
 
-        shown = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-        self._writer(stage).add_image(name, shown, step, dataformats="HWC")
-        if caption:
+        for name, (png, caption) in shown.items():
+            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+            self._writer(stage).add_image(name, pixels, step, dataformats="HWC")
             self._writer(stage).add_text(name, _code(lines(caption)), step)
 
     def table(self, name: str, columns: Columns, step: int, stage: str) -> None:
@@ -178,12 +179,16 @@ class WeightsAndBiases:
         told = {f"{name}_spread": _finite(values) for name, values in columns.items()}
         self._send({name: wandb.Histogram(values) for name, values in told.items() if values}, step, stage)
 
-    def picture(self, name: str, png: bytes, caption: str, step: int, stage: str) -> None:
-        """Send the picture with its caption."""
+    def pictures(self, shown: Pictures, step: int, stage: str) -> None:
+        """Send the pictures with their captions."""
         import wandb
         from PIL import Image
 
-        self._send({name: wandb.Image(Image.open(io.BytesIO(png)), caption=caption or None)}, step, stage)
+        images = {
+            name: wandb.Image(Image.open(io.BytesIO(png)), caption=caption)
+            for name, (png, caption) in shown.items()
+        }
+        self._send(images, step, stage)
 
     def table(self, name: str, columns: Columns, step: int, stage: str) -> None:
         """Send the table."""
@@ -255,10 +260,10 @@ class Charts:
         for chart in self._all:
             chart.histograms(columns, step, stage)
 
-    def picture(self, name: str, png: bytes, caption: str, step: int, stage: str) -> None:
-        """Show a picture in each chart."""
+    def pictures(self, shown: Pictures, step: int, stage: str) -> None:
+        """Show pictures in each chart."""
         for chart in self._all:
-            chart.picture(name, png, caption, step, stage)
+            chart.pictures(shown, step, stage)
 
     def table(self, name: str, columns: Columns, step: int, stage: str) -> None:
         """Show a table in each chart, its first rows where it is long."""

@@ -77,7 +77,9 @@ class Bar:
     @property
     def shown(self) -> str:
         """Say the figures."""
-        said = ", ".join(f"{name} {value:.4g}" for name, value in list(self.figures.items()))  # written meanwhile
+        said = ", ".join(
+            f"{name} {value:.4g}" for name, value in list(self.figures.items())
+        )  # written meanwhile
         others = self._sums and state().num_processes > 1
         return f"{said} (process {state().process_index})" if others else said
 
