@@ -91,11 +91,13 @@ def _generate(folder: Path, number: int, figures: Mapping[str, Any]) -> None:
 def _select(folder: Path, number: int, figures: Mapping[str, Any]) -> None:
     path = folder / "candidates_examples.json"
     examples = read_json(path) if is_file(path) else []  # none where real pictures alone are trained on
-    for side in ("best", "worst"):
-        for place, example in enumerate(examples[:PICTURES]):
-            for shown in example[side][:1]:
-                picture = read_bytes(folder / shown["picture"])
-                charts().picture(f"{side}_{place:02d}", picture, example["prompt"], number, "select")
+    shown = {
+        f"{place:02d}_{side}": (read_bytes(folder / example[side][0]["picture"]), example["prompt"])
+        for place, example in enumerate(examples[:PICTURES])
+        for side in ("best", "worst")
+        if example[side]
+    }
+    charts().pictures(shown, number, "select")
 
 
 def _evaluate(folder: Path, number: int, figures: Mapping[str, Any]) -> None:
@@ -114,10 +116,12 @@ def _evaluate(folder: Path, number: int, figures: Mapping[str, Any]) -> None:
                 values = {f"{score}_{name}": cell[name] for name in ("before", "after", "difference")}
                 charts().log(values, number, "evaluate")
     charts().table("differences", rows, number, "evaluate")
-    for place, example in enumerate(read_json(folder / "evaluation.json")["examples"][:PICTURES]):
-        for side in ("before", "after"):
-            picture = read_bytes(folder / example[side])
-            charts().picture(f"{place:02d}_{side}", picture, example["prompt"], number, "evaluate")
+    shown = {
+        f"{place:02d}_{side}": (read_bytes(folder / example[side]), example["prompt"])
+        for place, example in enumerate(read_json(folder / "evaluation.json")["examples"][:PICTURES])
+        for side in ("before", "after")
+    }
+    charts().pictures(shown, number, "evaluate")
 
 
 _DRAWN = {"generate": _generate, "select": _select, "evaluate": _evaluate}

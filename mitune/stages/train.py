@@ -145,12 +145,11 @@ def _painter(config: DictConfig, denoiser: Any, folder: Path, number: int) -> Ca
         _, latents = draw_unit(unit, how)
         if not state().is_main_process:
             return
-        shown = [denoiser.decode(one.unsqueeze(0).to(denoiser.device))[0].float().cpu() for one in latents]
-        sheet = png(grid(shown, [prompt.text for prompt in prompts]))
+        drawn = [denoiser.decode(one.unsqueeze(0).to(denoiser.device))[0].float().cpu() for one in latents]
+        sheet = png(grid(drawn, [prompt.text for prompt in prompts]))
         write_bytes(folder / "pictures" / f"training-{step:06d}.png", sheet)
-        charts().picture(
-            "pictures", sheet, f"round {number}, step {step}", _step(config, number, step), "train"
-        )
+        shown = {"pictures": (sheet, f"round {number}, step {step}")}
+        charts().pictures(shown, _step(config, number, step), "train")
 
     return paint
 
