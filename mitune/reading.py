@@ -32,7 +32,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # ./name is a folder
 _DEPTH = 20  # of a settings file's sections
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

@@ -18,6 +18,10 @@ WORLD = "shapes"
 """The source of prompts and pictures that is the embedded world."""
 
 
+WORLD = "shapes"
+"""The source of prompts and pictures that is the embedded world."""
+
+
 @dataclass
 class PromptsConfig(Settings):
     source: str | None = key(

@@ -124,7 +124,7 @@ _ROUND = (
         binds="adapter "
         + _but(
             "train",
-            "micro_batch checkpoint_every keep_checkpoints log_every compile gradient_checkpointing",
+            "micro_batch checkpoint_every keep_checkpoints log_every pictures_every compile gradient_checkpointing",
         ),
         begun=("round-*/checkpoints",),
         result=("adapter", "is not there yet"),

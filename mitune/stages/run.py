@@ -29,8 +29,9 @@ from mitune.stages.inputs import (
     training_prompts,
 )
 from mitune.stages.made import made
-from mitune.stages.progress import say, warn
+from mitune.stages.progress import overall, say, warn
 from mitune.stages.telling import did
+from mitune.stages.tracking import Timed
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
 
@@ -59,7 +60,10 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
     if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
         warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
+        timed = Timed(stage, number)
         figures = STAGES[stage].load()(config, run, number)
+        if state().is_main_process:
+            timed.finished(config, run, figures)
         say(f"round {number}: {did(stage, figures)}")
     else:
         say(f"round {number}: {did(stage, figures)} (done before)")
@@ -100,11 +104,13 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
-    with looking_ahead(functools.partial(check_ahead, config)):
+    stages = overall("run", config.rounds * len(ROUND))
+    with looking_ahead(functools.partial(check_ahead, config)), stages as finished:
         for number in range(1, config.rounds + 1):
-            rounds.append(
-                {"round": number, **{stage: run_stage(stage, config, run, number) for stage in ROUND}}
-            )
+            rounds.append({"round": number})
+            for stage in ROUND:
+                rounds[-1][stage] = run_stage(stage, config, run, number)
+                finished()
             summary = summarise(config, rounds)
             if state().is_main_process:
                 path = run.root / "summary.json"

@@ -29,6 +29,7 @@ from mitune.information.scoring import Scoring, check_judges, check_no_path
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, SCORES, columns, normalised, scorers_of, sums
+from mitune.stages.first_look import check_score
 from mitune.stages.inputs import POOL, check_lengths, check_pictures, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
@@ -64,18 +65,9 @@ def table_path(config: DictConfig) -> Path:
     Raises UserError without a source, or for a name that is no parquet file's.
     """
     settings = config.score
-    if settings.source is None:
-        raise UserError(
-            "score: say which pictures: score.source=FOLDER (with metadata.csv), a parquet file, a Hub dataset id, or"
-            " a folder of candidates"
-        )
+    check_score(settings)
     if settings.out is not None:
-        path = home(settings.out)
-        if path.suffix != ".parquet":
-            raise UserError(
-                f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
-            )
-        return path
+        return home(settings.out)
     source = home(settings.source)
     if is_file(source):
         return source.parent / f"{source.stem}-scores.parquet"

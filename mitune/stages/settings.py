@@ -34,7 +34,10 @@ class GenerateConfig(Settings):
         basic=True,
     )
     rows_per_unit: int = key(
-        192, "candidates a unit; what a killed run loses at most", low=1, high=CANDIDATES
+        192,
+        "candidates a file; what a race or a search loses at most when told to leave",
+        low=1,
+        high=CANDIDATES,
     )
     keep: int | None = key(
         None,

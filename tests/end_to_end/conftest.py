@@ -103,10 +103,11 @@ def run_ranks(server: Server) -> Callable[..., list[Done]]:
         kill: list[Any] | None = None,
         death: int = signal.SIGKILL,
         rank: int = 0,
+        environment: dict[str, str] | None = None,
     ) -> list[Done]:
         commands = arguments if isinstance(arguments[0], list) else [arguments] * ranks
         die = {rank: [*kill, death]} if kill else None
-        return server.run(commands, die, environment={"MITUNE_PATIENCE": "4"})
+        return server.run(commands, die, environment={"MITUNE_PATIENCE": "4", **(environment or {})})
 
     return run
 
