@@ -81,9 +81,7 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     own, values = STAGES[stage], asked(words)
     rows = [one for one in keys().values() if own.shows(one.name)]
     basic, more = [one for one in rows if one.basic], [one for one in rows if not one.basic]
-    known = (
-        {} if own.inherits else {group: options for group, options in groups().items() if uses(own, group)}
-    )
+    known = {} if own.inherits else {group: _named(group) for group in groups() if uses(own, group)}
     whole = everything or len(rows) + len(known) + 10 <= PAGE
     lines = [f"  {one.name}={written(values[one.name])}" for one in basic + (more if whole else [])]
     width = min(46, max(map(len, lines)))
@@ -114,6 +112,11 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     )
 
 
+def _named(group: str) -> list[str]:
+    """List the options of a group but those that only give another one an earlier name."""
+    return [option for option in groups()[group] if [*options()[group, option]] != ["name"]]
+
+
 def _fitted(line: str, indent: int) -> str:
     """The line, folded where it is wider than :data:`WIDTH`; what goes over stands under column ``indent``."""
     if len(line) <= WIDTH:
@@ -127,7 +130,9 @@ def uses(stage: Stage, group: str) -> bool:
     """Tell whether the options of a group set keys that the stage reads."""
     if group == "sweep":
         return stage.swept
-    return group == "experiment" or any(stage.shows(one) for one in keys() if one.partition(".")[0] == group)
+    return group in ("experiment", "card") or any(
+        stage.shows(one) for one in keys() if one.partition(".")[0] == group
+    )
 
 
 def allowed(key: Key) -> str:

@@ -137,6 +137,26 @@ def scorers_of(scores: Iterable[str], combined: str = "") -> list[str]:
     )
 
 
+def passes(own: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Group scorers of latents by the passes through the network that they take: the scorer whose pass it is -> the
+    columns that it gives, with those of others that are set alike.
+
+    ``own``: the settings of each scorer asked for, in their order; those that are measured elsewhere take none.
+    """
+    found = {name: [name] for name in own if SCORES[name].where == "latent"}
+    for name in [*found]:
+        for other in SCORES[name].shares_pass_with:
+            if other in found and name in found and _alike(own[name], own[other]):
+                found[name] += found.pop(other)
+    return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Tell whether two settings have the same values of the keys that both have."""
+    first, second = ({} if own is None else dataclasses.asdict(own) for own in (one, other))
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
+
+
 def normalised(score: str, combined: str = "") -> bool:
     """Tell whether a score compares the candidates of a prompt, and so means nothing across prompts or models."""
     return any(term.normalised for term in terms(score, combined))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,14 @@ def panels(width: float, height: float, count: int = 1, sharey: bool = False) ->
     for axes in made:
         axes.spines[["top", "right"]].set_visible(False)
     return figure, made
+
+
+def explain(figure: Figure, text: str) -> None:
+    """Write a sentence under a figure: what is to be seen there."""
+    width = int(17 * figure.get_figwidth())  # letters of this size a line
+    figure.supxlabel(
+        _verbatim(textwrap.fill(text, width)), x=0.01, ha="left", fontsize=8, color="#5b616b", wrap=False
+    )
 
 
 def as_png(figure: Figure) -> bytes:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mitune.evaluate.categories import alignment, compare, score_columns, summarise
 from mitune.evaluate.diversity import compare_diversity
 from mitune.evaluate.drawings import histogram, pairs, png
+from mitune.evaluate.judged import Judged
 from mitune.files import write_bytes, write_json, write_table
 
 SCHEMA = 1
@@ -26,6 +27,7 @@ def write_evaluation(
     after_pictures: Tensor | Sequence[Tensor],
     examples: int = 24,
     seed: int = 0,
+    judged: Judged | None = None,
 ) -> dict[str, Any]:
     """Compare two models picture by picture, write the result to a folder and give it back.
 
@@ -34,6 +36,7 @@ def write_evaluation(
         before, after: a row a picture (see :func:`categories.summarise`), paired by (prompt_id, candidate).
         before_pictures, after_pictures: [3, H, W] float in [0, 1], row by row of their table.
         examples: pairs to show; ``seed``: of their choice.
+        judged: who judged (:func:`judged.judged_by`), where it is known.
 
     Writes ``pictures/before-000.png``,
     ``pictures/after-000.png``, …, ``pictures/before-after.png``, ``pictures/SCORE-histogram.png``,
@@ -41,7 +44,8 @@ def write_evaluation(
 
         {"schema", "before": {"all": …, category: …}, "after": {…}, "difference": {"all": {score: {…}}, …},
          "diversity": {"before", "after", "ratio", "ratio_ci95", "prompts"},
-         "examples": [{"prompt", "category", "before", "after", "scores_before", "scores_after"}]}
+         "examples": [{"prompt", "category", "before", "after", "scores_before", "scores_after"}],
+         "judged_by": {score: {"judge", "itself", "selected"}}}
 
     Raises UserError when the tables are not about the same pictures or a score is not finite.
     """
@@ -71,6 +75,7 @@ def write_evaluation(
             }
             for number, row in enumerate(chosen)
         ],
+        **({} if judged is None else {"judged_by": judged}),
     }
     for number, row in enumerate(chosen):
         write_bytes(folder / f"pictures/before-{number:03d}.png", png(before_pictures[row]))

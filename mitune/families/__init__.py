@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError, nearest
 from mitune.families.settings import ModelConfig
-from mitune.families.source import find_model
+from mitune.families.source import ModelSource, find_model
 from mitune.versions import check_versions
 
 if TYPE_CHECKING:
@@ -52,7 +52,14 @@ def load_denoiser(
     if adapter is not None:
         overrides["adapter_weights"] = []
     config = _config(model, {key: value for key, value in overrides.items() if value is not None})
+    if config.path is None:
+        raise UserError("model.path is not given: a diffusers folder, a Hub id or a .safetensors checkpoint")
     source = find_model(config.path, config.revision, config.config)
+    return family_of(source).load(source, config)
+
+
+def family_of(source: ModelSource) -> type[LatentDenoiser]:
+    """Find the family of a model. Raises UserError for a pipeline of none."""
     known = families()
     if source.pipeline not in known:
         raise UserError(
@@ -60,7 +67,7 @@ def load_denoiser(
             f"known here are {', '.join(sorted(known))}; another one is added by its file in mitune/families/, "
             "see latent.py there"
         )
-    return known[source.pipeline].load(source, config)
+    return known[source.pipeline]
 
 
 def _config(model: Any, overrides: dict[str, Any]) -> ModelConfig:

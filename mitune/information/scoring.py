@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from mitune.information.negatives import Pool
 from mitune.information.noising import noising_of
 from mitune.information.times import Profile
 from mitune.referees.weighted import load_reward
-from mitune.scores import SCORES, scorers_of, sums
+from mitune.scores import SCORES, passes, scorers_of, sums
 from mitune.tasks import Task
 
 
@@ -70,10 +70,11 @@ class Scoring:
         self._own = {name: SCORES[name].own(settings) for name in self.scorers}
         self._code = {name: SCORES[name].load() for name in self.scorers}  # before anything is drawn
         self._latent = [name for name in self.scorers if SCORES[name].where == "latent"]
-        self._passes = self._shared()
+        self._passes = passes(self._own)
         self._noisings = {
             name: noising_of(name, self._own[name], denoiser.schedule, profile, seed) for name in self._passes
         }
+        self.observers()  # what one of the path refuses of this model is refused now
         pictures = [name for name in self.scorers if SCORES[name].where == "picture"]
         # Their weights are read when the first picture is judged, and once.
         self._judges: dict[str, Any] = {
@@ -133,21 +134,6 @@ class Scoring:
         """Find the other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""
         own = self._own["contrast"]
         return self._pool.others(text, own.negatives, own.edits, own.kinds)
-
-    def _shared(self) -> dict[str, list[str]]:
-        """The passes through the network: score -> the columns it gives, with those of others that are set alike."""
-        passes = {name: [name] for name in self._latent}
-        for name in self._latent:
-            for other in SCORES[name].shares_pass_with:
-                if other in passes and name in passes and _alike(self._own[name], self._own[other]):
-                    passes[name] += passes.pop(other)
-        return passes
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two settings have the same values of the keys that both have."""
-    first, second = ({} if own is None else asdict(own) for own in (one, other))
-    return all(first[key] == second[key] for key in first.keys() & second.keys())
 
 
 def check_oracle(names: Sequence[str], texts: Sequence[str], key: str, combined: str = "") -> None:

@@ -24,7 +24,7 @@ from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json
 from mitune.information.scoring import Scoring
 from mitune.sampling.seeds import candidate_seed
-from mitune.stages.progress import progress, warn, warn_of_idle
+from mitune.stages.progress import Bar, progress, warn, warn_of_idle
 from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
 
 _COST = b"mitune.cost"
@@ -142,11 +142,11 @@ class ScoredPictures:
         seeds = self.seeds(seed)
         sizes = [len(self._rows(unit)) for unit in todo]
         total, shown = len(self.pictures), 0
-        with denoiser.fused(), progress(title, total, total - sum(sizes), unit="pictures") as advance:
+        with denoiser.fused(), progress(title, total, total - sum(sizes), unit="pictures") as bar:
             for place, unit in work_queue(todo):
-                self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip)
-                advance(sum(sizes[shown : place + 1]))  # the others' too
+                bar(sum(sizes[shown:place]))  # the others'
                 shown = place + 1
+                self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip, bar)
         wait()
 
     def seeds(self, seed: int) -> Sequence[int]:
@@ -167,6 +167,7 @@ class ScoredPictures:
         seeds: Sequence[int],
         batch_size: int,
         skip: bool,
+        bar: Bar,
     ) -> None:
         counter, contents = CostCounter(denoiser, scoring), Contents()
         rows, resized, columns = [], [], []
@@ -185,6 +186,7 @@ class ScoredPictures:
             rows += batch
             resized += changed
             columns.append({name: values.double().cpu() for name, values in found.items()})
+            bar(len(everything[start : start + batch_size]), {n: v.tolist() for n, v in columns[-1].items()})
         scores = {
             name: torch.cat([part[name] for part in columns]).tolist()
             for name in (columns[0] if columns else ())

@@ -28,8 +28,10 @@ from mitune.stages.inputs import (
     trained_from,
     training_prompts,
 )
-from mitune.stages.progress import say, warn
+from mitune.stages.made import made
+from mitune.stages.progress import overall, say, warn
 from mitune.stages.telling import did
+from mitune.stages.tracking import Timed
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
 
@@ -58,7 +60,10 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
     if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
         warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
+        timed = Timed(stage, number)
         figures = STAGES[stage].load()(config, run, number)
+        if state().is_main_process:
+            timed.finished(config, run, figures)
         say(f"round {number}: {did(stage, figures)}")
     else:
         say(f"round {number}: {did(stage, figures)} (done before)")
@@ -99,17 +104,22 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
-    with looking_ahead(functools.partial(check_ahead, config)):
+    stages = overall("run", config.rounds * len(ROUND))
+    with looking_ahead(functools.partial(check_ahead, config)), stages as finished:
         for number in range(1, config.rounds + 1):
-            rounds.append(
-                {"round": number, **{stage: run_stage(stage, config, run, number) for stage in ROUND}}
-            )
+            rounds.append({"round": number})
+            for stage in ROUND:
+                rounds[-1][stage] = run_stage(stage, config, run, number)
+                finished()
             summary = summarise(config, rounds)
             if state().is_main_process:
-                write_json(run.root / "summary.json", summary)
+                path = run.root / "summary.json"
+                write_json(path, summary | {"made": made(config, path, summary)})
                 write_report(run.root)
             wait()
-    say(comparison_table(rounds[-1]["evaluate"]["difference"], "base model against tuned, held-out prompts"))
+    last = rounds[-1]["evaluate"]
+    title = "base model against tuned, held-out prompts"
+    say(comparison_table(last["difference"], title, last.get("judged_by")))
     say(f"report: {(run.root / 'report.html').resolve()}")
     return summary
 

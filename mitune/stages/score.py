@@ -22,12 +22,14 @@ from mitune.data.pictures.writing import write_pictures, written_here
 from mitune.data.prompts import load_prompts
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError
+from mitune.evaluate.judged import caption, judged_by
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
 from mitune.information.scoring import Scoring, check_judges, check_no_path
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, SCORES, columns, normalised, scorers_of, sums
+from mitune.stages.first_look import check_score
 from mitune.stages.inputs import POOL, check_lengths, check_pictures, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
@@ -63,18 +65,9 @@ def table_path(config: DictConfig) -> Path:
     Raises UserError without a source, or for a name that is no parquet file's.
     """
     settings = config.score
-    if settings.source is None:
-        raise UserError(
-            "score: say which pictures: score.source=FOLDER (with metadata.csv), a parquet file, a Hub dataset id, or"
-            " a folder of candidates"
-        )
+    check_score(settings)
     if settings.out is not None:
-        path = home(settings.out)
-        if path.suffix != ".parquet":
-            raise UserError(
-                f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
-            )
-        return path
+        return home(settings.out)
     source = home(settings.source)
     if is_file(source):
         return source.parent / f"{source.stem}-scores.parquet"
@@ -123,11 +116,12 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         fresh = run.root / "scores.parquet"
         write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
         _settle(fresh, path)
-        names = list(settings.scorers)
+        names, made = list(settings.scorers), read_json(run.root / "model.json")
         figures = {
             "schema": SCHEMA,
             "source": pictures.where,
-            "model": read_json(run.root / "model.json")["model"],
+            "model": made["model"],
+            "judged_by": judged_by([name for name in names if name not in pictures.scores], combined, made),
             "table": str(path),
             "pictures": len(table),
             **work.report(table),
@@ -295,6 +289,8 @@ def _say(figures: dict[str, Any]) -> None:
     )
     for name, values in figures["scores"].items():
         say(f"  {name}: mean {values['mean']:.4g}, from {values['low']:.4g} to {values['high']:.4g}")
+    if said := caption(figures["judged_by"]):
+        say(said)
     say(f"table: {Path(figures['table']).resolve()}")
     if "profile" in figures:
         say(f"profile: {Path(figures['profile']).resolve()}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mitune.evaluate.judged import caption
+
 
 def did(stage: str, figures: Mapping[str, Any]) -> str:
     """Say what a stage of a round did, by the figures of its mark, in a line for a person."""
@@ -43,4 +45,6 @@ def did(stage: str, figures: Mapping[str, Any]) -> str:
         for name in scores
         if isinstance(scores[name], dict)
     ]
-    return f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
+    text = f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
+    judged = caption(figures.get("judged_by") or {})
+    return f"{text}; {judged}" if judged else text

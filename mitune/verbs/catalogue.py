@@ -76,6 +76,12 @@ VERBS: Catalogue[Verb] = Catalogue(
         " later command needs it, bit for bit on the same device and libraries.",
     ),
     Verb(
+        "check",
+        "what mitune run would do with these words: files, plan, memory, disk; with probe=10 (seconds) the time",
+        "mitune.verbs.check:check",
+        takes="[probe=SECONDS] [group=option ...] [key=value ...]",
+    ),
+    Verb(
         "help", "one key, group, sampler, score or stage in full", "mitune.verbs.help:explained", takes="NAME"
     ),
     Verb("schema", "the configuration as a JSON schema", "mitune.verbs.help:printed_schema"),

@@ -22,9 +22,9 @@ from rich.filesize import decimal
 from mitune.digests import FILES, changed, intact
 from mitune.errors import UserError, printable
 from mitune.files import PARTIAL, user_errors
-from mitune.reading import check_regular, is_file
+from mitune.reading import at_work, check_regular, is_file
 from mitune.stages.catalogue import STAGES
-from mitune.verbs.looking import LOCK, STRANGE, Look, at_work, one_folder, size
+from mitune.verbs.looking import LOCK, STRANGE, Look, one_folder, size
 
 YES, DRAWN = "--yes", "--drawn"
 _LATENTS = re.compile(r"unit-\d{6,}\.safetensors")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import re
@@ -74,22 +72,6 @@ def runs_below(folder: Path) -> Iterator[Path]:
         elif left < 0 or len(here.relative_to(folder).parts) >= _DEPTH:
             names.clear()
         names[:] = sorted(name for name in names if not name.startswith("."))
-
-
-def at_work(folder: Path) -> bool:
-    """Tell whether a command holds the folder's lock. It is asked for beside others and let go at once, and never made:
-    where there is none, or the file system has no locks, nobody is seen."""
-    try:
-        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(handle)
-    return False
 
 
 def size(path: Path) -> int:

@@ -12,8 +12,8 @@ from mitune.config import conf_folder, groups
 from mitune.config.own_preset import GROUP
 from mitune.errors import UserError, printable, short
 from mitune.evaluate.tables import bounds, figure
-from mitune.reading import home, is_folder, lines, read_text
-from mitune.verbs.looking import Look, at_work, chose, gain, runs_below
+from mitune.reading import at_work, home, is_folder, lines, read_text
+from mitune.verbs.looking import Look, chose, gain, runs_below
 from mitune.verbs.status import moment
 
 PLACES = ("runs", "sweeps")  # where runs lie if nobody says otherwise

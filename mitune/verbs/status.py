@@ -11,7 +11,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from mitune.errors import printable, short
-from mitune.reading import is_file, is_number
+from mitune.reading import at_work, is_file, is_number
 from mitune.stages.catalogue import ROUND
 from mitune.stages.telling import did
 from mitune.verbs.looking import (
@@ -20,7 +20,6 @@ from mitune.verbs.looking import (
     STRANGE,
     Look,
     Progress,
-    at_work,
     last_rows,
     one_folder,
     size,
