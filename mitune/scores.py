@@ -138,9 +138,9 @@ def scorers_of(scores: Iterable[str], combined: str = "", own: Collection[str] =
     return list(dict.fromkeys(found))
 
 
-def normalised(score: str, combined: str = "") -> bool:
+def normalised(score: str, combined: str = "", own: Collection[str] = ()) -> bool:
     """Tell whether a score compares the candidates of a prompt, and so means nothing across prompts or models."""
-    return any(term.normalised for term in terms(score, combined))
+    return any(term.normalised for term in terms(score, combined, own))
 
 
 def weigh(table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any] | None = None) -> np.ndarray:

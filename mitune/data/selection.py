@@ -14,14 +14,14 @@ from mitune.data.store import KEYS, PICTURE, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
-_NOT_SCORES = {
+NOT_SCORES = {
     *KEYS, *RACE, ROOT, PICTURE, "unit", "latent_row", "preferred", "score", "rank", "weight", "real",
 }  # fmt: skip
 
 
 def scorers(table: pd.DataFrame) -> list[str]:
     """Give the names of the score columns of a candidate table."""
-    return [name for name in table.columns if name not in _NOT_SCORES]
+    return [name for name in table.columns if name not in NOT_SCORES]
 
 
 def select(

@@ -20,7 +20,7 @@ from mitune.information.noising import noising_of
 from mitune.information.times import Profile
 from mitune.referees.function import FunctionReward
 from mitune.referees.weighted import load_reward
-from mitune.scores import SCORES, scorers_of, sums
+from mitune.scores import SCORES, normalised, scorers_of, sums
 from mitune.tasks import Task
 
 
@@ -194,4 +194,25 @@ def check_no_path(names: Sequence[str], key: str, combined: str = "", there: Seq
             raise UserError(
                 f"{key}: {name} is measured on the sampler's own path, and a finished picture has none; use"
                 f" {SCORES[name].on_pictures}"
+            )
+
+
+def check_normalised(
+    names: Sequence[str], texts: Sequence[str], key: str, combined: str = "", own: Sequence[str] = ()
+) -> None:
+    """Raise UserError for a score that compares the pictures of a caption, where each caption has one.
+
+    Args:
+        names: scores, asked for by ``key``.
+        texts: the captions, one a picture.
+        key: names them.
+        combined, own: as of :func:`mitune.scores.terms`.
+    """
+    if len(set(texts)) < len(texts):
+        return
+    for name in names:
+        if normalised(name, combined, own):
+            raise UserError(
+                f"{key}: {name} is standardised among the pictures of each caption, but every caption here"
+                " has one picture; give a sum without z(), such as contrast+0.5*elbo"
             )
