@@ -159,7 +159,7 @@ class Candidates:
             store.write_unit(
                 unit,
                 {name: table[name].tolist() for name in table},
-                self.latents[rows["latent_row"].to_numpy()],
+                self.latents[rows["latent_row"].tolist()],
             )
 
     def _chosen(self, by: Score, settings: SelectConfig) -> pd.DataFrame:
