@@ -33,8 +33,10 @@ class Asked:
 
     @classmethod
     def of(cls, scores: Score | Iterable[Score]) -> Asked:
-        """Read one score or several. Raises UserError for a function without a name of its own."""
+        """Read one score or several. Raises UserError for none, and for a function without a name of its own."""
         given = [scores] if isinstance(scores, str) or callable(scores) else list(scores)
+        if not given:
+            raise UserError("scores: there are none; give at least one")
         judges = {id(one): FunctionReward(one, known=_TAKEN) for one in given if not isinstance(one, str)}
         names = [one if isinstance(one, str) else judges[id(one)].name for one in given]
         own = [judge.name for judge in judges.values()]

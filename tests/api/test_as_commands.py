@@ -25,11 +25,11 @@ def test_candidates_are_those_of_generate(commands: Path, objects: SimpleNamespa
     assert torch.equal(objects.candidates.latents, store.latents(table))
 
 
-def test_the_training_set_is_that_of_select(
-    commands: Path, objects: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_the_training_set_is_that_of_select(commands: Path, objects: SimpleNamespace, tmp_path: Path) -> None:
     theirs, ours = datasets.load(commands / "round-1/dataset"), objects.training.dataset
-    assert {name: ours[name][:] for name in ours.column_names} == {name: theirs[name][:] for name in theirs.column_names}
+    assert {name: ours[name][:] for name in ours.column_names} == {
+        name: theirs[name][:] for name in theirs.column_names
+    }
     objects.training.save(tmp_path / "dataset")
     for file in sorted((commands / "round-1/dataset").iterdir()):
         assert (tmp_path / "dataset" / file.name).read_bytes() == file.read_bytes()
