@@ -65,7 +65,7 @@ def floor(part: str) -> int:
 
 def floor_of(name: str) -> int:
     """The floor of a dotted name; catalogues and settings are plain data without torch, wherever they lie: floor 0."""
-    parts = [*name.split("."), "__init__"]
+    parts = [*name.split("."), "__init__", ""]
     return 0 if parts[2] in PLAIN else floor(parts[1])
 
 

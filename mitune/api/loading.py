@@ -109,8 +109,8 @@ def read_prompts(
         per_category: at most so many of each category.
         held_out: take a held-out split where none is named.
 
-    >>> [task.text for task in read_prompts("shapes", limit=2)] == [task.text for task in read_prompts("shapes")][:2]
-    True
+    >>> len(read_prompts("shapes", limit=2))
+    2
 
     Raises UserError: no such source, nothing in it, an unknown split.
     """

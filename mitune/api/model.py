@@ -54,6 +54,13 @@ class Model:
         tuned.evaluate(held_out, scores=["elbo"]).table
         tuned.save_adapter("adapter")
 
+    >>> from mitune.api.loading import load
+    >>> model, two = load("shapes", device="cpu"), SamplerConfig(steps=2)
+    >>> candidates = model.draw("a red circle", candidates=2, scores="mi", sampler=two)
+    >>> tuned = model.train(candidates.select(by="mi"), TrainConfig(steps=1, batch_size=1))
+    >>> tuned.evaluate("a blue square", scores="mi", candidates=1, sampler=two).table["score"].tolist()
+    ['mi', 'mi']
+
     A model and those trained from it share one network in memory; whichever is used puts its own adapter on for the
     time of the call. So they are not to be used from two threads at once.
 

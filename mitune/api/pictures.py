@@ -50,15 +50,15 @@ def _decoded(picture: Any, place: int, size: tuple[int, int]) -> Tensor:
     return decode_picture(encode_png(picture), size, what, _MEND)[0]
 
 
-def _checked(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(pictures.shape[1:]) != (3, *size):
+def _checked(given: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(given.shape[1:]) != (3, *size):
         raise UserError(
             f"pictures: a tensor of this model's pictures is [n, 3, {size[0]}, {size[1]}], not"
-            f" {list(pictures.shape)}; give PIL images, which are scaled"
+            f" {list(given.shape)}; give PIL images, which are scaled"
         )
-    if not pictures.is_floating_point() or not bool(((pictures >= 0) & (pictures <= 1)).all()):
+    if not given.is_floating_point() or not bool(((given >= 0) & (given <= 1)).all()):
         raise UserError("pictures: a tensor of pictures has floats from 0 to 1; divide bytes by 255")
-    return pictures.float()
+    return given.float()
 
 
 def images(pictures: Sequence[Tensor] | Tensor) -> list[Image.Image]:

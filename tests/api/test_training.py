@@ -95,9 +95,8 @@ def test_a_dataset_of_ones_own_is_trained_on(model: mitune.Model, tmp_path: Path
     from PIL import Image
 
     image = Image.new("RGB", model.denoiser.picture_size[::-1], "red")
-    own = datasets.Dataset.from_dict({"image": [image, image], "text": TRAIN[:2]}).cast_column(
-        "image", datasets.Image()
-    )
+    own = datasets.Dataset.from_dict({"image": [image, image], "text": TRAIN[:2]})
+    own = own.cast_column("image", datasets.Image())
     assert model.train(own, settings(steps=1), RANK).rounds == 1
 
 
@@ -131,9 +130,9 @@ def test_what_cannot_be_is_refused(model: mitune.Model, training: mitune.Trainin
         model.train(training, settings(steps=0))
     with pytest.raises(mitune.UserError, match="candidates=0"):
         model.draw(TRAIN, candidates=0)
+    racing = mitune.SamplerConfig(steps=2)
+    racing.racing.by = "mi"
     with pytest.raises(mitune.UserError, match="candidates race on the command line only"):
-        racing = mitune.SamplerConfig(steps=2)
-        racing.racing.by = "mi"
         model.draw(TRAIN, sampler=racing)
     with pytest.raises(mitune.UserError, match="prompts: there are none"):
         model.draw([])
