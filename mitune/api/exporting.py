@@ -16,6 +16,7 @@ from mitune.hub import folder as folders
 from mitune.hub.base import BaseModel, describe
 from mitune.hub.card import Facts
 from mitune.hub.escape import scrub
+from mitune.hub.push import check_repository
 from mitune.stages.settings import ExportConfig
 
 if TYPE_CHECKING:
@@ -80,8 +81,14 @@ def export(
 
 def _base(model: Model, hub_id: str | None) -> BaseModel:
     """What the card says of the base model: as far as it is known."""
-    name = model.base.identity.partition("#")[0]
-    if hub_id is not None:
-        found = describe(hub_id)
-        return BaseModel(found.name, hub_id, found.license, found.takes_adapters)
-    return BaseModel(name, None, {}, hasattr(model.denoiser.pipeline, "load_lora_weights"))
+    source = model.weights.source
+    if source is None:
+        name = model.base.identity.partition("#")[0]
+        found = BaseModel(name, None, {}, hasattr(model.denoiser.pipeline, "load_lora_weights"))
+    else:
+        found = describe(source.path, source.revision, source.config)
+    if hub_id is None:
+        return found
+    check_repository(hub_id, "base_model")
+    known = found.license or describe(hub_id).license
+    return BaseModel(found.name, hub_id, known, found.takes_adapters)

@@ -54,13 +54,14 @@ def load(
     files = [adapter] if isinstance(adapter, (str, Path)) else list(adapter or config.adapter)
     if isinstance(model, (str, Path, ModelConfig)):
         plain = dataclasses.replace(config, adapter=[], adapter_weights=[])
-        denoiser = load_denoiser(plain, dtype=dtype if isinstance(dtype, torch.dtype) else None)
+        opened = load_denoiser(plain, dtype=dtype if isinstance(dtype, torch.dtype) else None)
+        weights = Weights(opened, plain)
     else:
-        denoiser = wrap_pipeline(model, config)
-    base = Model(Weights(denoiser), scorer)
+        weights = Weights(wrap_pipeline(model, config))
+    base = Model(weights, scorer)
     if not files:
         return base
-    found = Model(base.weights, scorer, Adapter(tuple(files), tuple(config.adapter_weights)), base)
+    found = Model(weights, scorer, Adapter(tuple(files), tuple(config.adapter_weights)), base)
     with found.active():  # whether the adapter fits is found out now
         return found
 
@@ -99,6 +100,7 @@ def read_prompts(
     limit: int | None = None,
     per_category: int | None = None,
     held_out: bool = False,
+    picture_column: str | None = None,
 ) -> list[Task]:
     """Read prompts from a file, a folder, a Hub dataset, or ``"shapes"``, the embedded world.
 
@@ -108,10 +110,11 @@ def read_prompts(
         limit: at most so many, spread evenly over the categories.
         per_category: at most so many of each category.
         held_out: take a held-out split where none is named.
+        picture_column: of a table for a model that edits pictures: it names the picture.
 
     >>> len(read_prompts("shapes", limit=2))
     2
 
     Raises UserError: no such source, nothing in it, an unknown split.
     """
-    return load_prompts(source, split=split, limit=limit, per_category=per_category, held_out=held_out)
+    return load_prompts(source, split, limit, per_category, held_out=held_out, picture_column=picture_column)

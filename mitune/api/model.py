@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -267,30 +268,28 @@ class Model:
         settings.check("train.")
         if settings.keep_best_by is not None:
             raise UserError("train.keep_best_by names a score for the command line; here give validate=")
-        keep = tempfile.TemporaryDirectory(prefix="mitune-") if folder is None else None
-        place = Path(folder or keep.name)  # type: ignore[union-attr]
         chosen, held = isinstance(training, TrainingSet), dataclasses.replace(self, _holds=True)
         start = None if self.adapter is None else self.adapter.start
-        tracker, shown = (
-            make_tracker([], place, {}, main=True),
-            bar("train", settings.steps, progress, "steps"),
-        )
-        with self.weights.training() as denoiser, contextlib.closing(tracker), shown as advance:
-            attach(denoiser, adapter, init_from=start, seed=seed)
-            result = train(
-                denoiser,
-                training.dataset if chosen else training,
-                settings,
-                place,
-                tracker=tracker,
-                validate=None if validate is None else lambda step: float(validate(held)),
-                on_step=lambda step: advance(1),
-                seed=seed + _ROUND * self.rounds,
-            )
-        facts = {"steps": settings.steps, "objective": settings.objective, "seed": seed}
+        shown = bar("train", settings.steps, progress, "steps")
+        with contextlib.ExitStack() as stack:
+            place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="mitune-")))
+            tracker = make_tracker([], place, {}, main=True)
+            with self.weights.training() as denoiser, contextlib.closing(tracker), shown as advance:
+                attach(denoiser, adapter, init_from=start, seed=seed)
+                result = train(
+                    denoiser,
+                    training.dataset if chosen else training,
+                    settings,
+                    place,
+                    tracker=tracker,
+                    validate=None if validate is None else lambda step: float(validate(held)),
+                    on_step=lambda step: advance(1),
+                    seed=seed + _ROUND * self.rounds,
+                )
+            own = Adapter((place / "adapter",))
+            weakref.finalize(own, stack.pop_all().close)  # a temporary folder lives as long as what it holds
+        facts = {"train": dataclasses.asdict(settings), "adapter": dataclasses.asdict(adapter), "seed": seed}
         facts |= {"by": training.by, "candidates": training.candidates} if chosen else {}
-        facts |= {"train": dataclasses.asdict(settings), "adapter": dataclasses.asdict(adapter)}
-        own = Adapter((place / "adapter",), keep=keep)
         return Model(self.weights, self.scorer, own, self, result, self.rounds + 1, facts)
 
     def evaluate(

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mitune.errors import UserError
 from mitune.families.adapted import Adapted
 from mitune.families.adapter_place import ADAPTER_FILE
+from mitune.families.settings import ModelConfig
 from mitune.families.source import find_adapter
 
 
@@ -21,12 +21,10 @@ class Adapter:
     Attributes:
         files: folders, files or Hub ids.
         weights: of each (none: 1).
-        keep: a temporary folder that lives as long as this.
     """
 
     files: tuple[str | Path, ...]
     weights: tuple[float, ...] = ()
-    keep: Any = None
 
     @property
     def plain(self) -> bool:
@@ -51,9 +49,16 @@ class Adapter:
 
 @dataclass(eq=False)
 class Weights:
-    """Keeps a denoiser, on which one adapter is at a time; ``busy``: it is being trained."""
+    """Keeps a denoiser, on which one adapter is at a time.
+
+    Attributes:
+        denoiser: the network with its text encoders and autoencoder.
+        source: what it was opened from; None for a pipeline that was loaded already.
+        busy: it is being trained.
+    """
 
     denoiser: Adapted
+    source: ModelConfig | None = None
     busy: bool = False
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,33 @@ def test_an_export_says_what_was_done(
         "config.yaml",
     }
     assert "objective: nft" in (folder / "config.yaml").read_text()
+
+
+def brightness(pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    return pictures.mean((1, 2, 3))
+
+
+def test_an_export_says_that_a_function_chose(
+    model: mitune.Model, tmp_path: Path, tiny_pipeline_folder: Path
+) -> None:
+    training = model.draw(TRAIN, candidates=2, scores=brightness, sampler=SHORT).select(by=brightness)
+    folder = model.train(training, settings(), RANK).export(tmp_path / "export")
+    card = (folder / "README.md").read_text()
+    assert "by `brightness`" in card or "by brightness" in card
+
+
+def test_a_temporary_folder_goes_with_the_model(model: mitune.Model, training: mitune.TrainingSet) -> None:
+    tuned = model.train(training, settings(steps=1), RANK)
+    assert tuned.adapter is not None
+    place = Path(tuned.adapter.files[0]).parent
+    assert place.is_dir()
+    next_one = tuned.train(training, settings(steps=1), RANK)
+    del tuned
+    gc.collect()
+    assert place.is_dir()  # the next one's parent
+    del next_one
+    gc.collect()
+    assert not place.exists()
 
 
 def test_what_cannot_be_is_refused(model: mitune.Model, training: mitune.TrainingSet, tmp_path: Path) -> None:
