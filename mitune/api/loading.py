@@ -43,7 +43,8 @@ def load(
     A loaded pipeline is used where it is, in its number type, without a copy: device, dtype and memory are chosen
     before. Its networks are set to ``requires_grad_(False).eval()`` and stay so, and a CLIP tokenizer without a length
     is told that of its text encoder. Nothing else is changed: an adapter is in the networks only while a method of the
-    model runs. Do not use the pipeline from another thread meanwhile.
+    model runs. Do not use the pipeline from another thread meanwhile, and load it again after you have moved it, or
+    changed its weights or its scheduler.
 
     Raises UserError: nothing there, a kind of pipeline not known here, a setting out of its bounds; a loaded pipeline
     with an adapter in it, or with quantized, compiled or offloaded parts (give its path instead).

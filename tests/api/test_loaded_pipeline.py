@@ -12,6 +12,7 @@ import torch
 
 import mitune
 from tests.api.conftest import SHORT, TRAIN
+from tests.families import test_flux, test_pixart, test_sana, test_sd3, test_sdxl
 
 
 @pytest.fixture
@@ -148,3 +149,24 @@ def test_what_is_no_model_is_refused() -> None:
         mitune.load({"path": "shapes"})
     with pytest.raises(mitune.UserError, match="neither a folder nor a Hub id"):
         mitune.load("no such folder/here/there")
+
+
+FAMILIES = (test_sdxl, test_sd3, test_flux, test_pixart, test_sana)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__.rpartition("_")[2])
+def test_every_family_can_be_loaded_already(family: Any, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+
+    folder = family.build(tmp_path / "model")
+    pipeline = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)
+    models = [mitune.load(folder, device="cpu", dtype="float32"), mitune.load(pipeline)]
+    z = torch.randn(1, *models[0].denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    flow = models[0].denoiser.schedule.kind == "flow"
+    found = []
+    for model in models:
+        with torch.no_grad(), model.active() as denoiser:
+            found.append(
+                denoiser.predict(z, 500.0 if flow else 500, denoiser.encode_prompts(["a red circle"]))
+            )
+    assert torch.equal(found[0], found[1])
