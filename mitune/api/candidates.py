@@ -116,6 +116,7 @@ class Candidates:
         self,
         by: Score = SelectConfig.by,
         k: int = SelectConfig.k,
+        *,
         losers: int = SelectConfig.losers,
         threshold: float | None = SelectConfig.threshold,
         fraction: float = SelectConfig.fraction,

@@ -32,17 +32,16 @@ from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.keeping import TrainResult
 from mitune.finetune.trainer import train
 from mitune.information.scoring import check_no_path, check_normalised
-from mitune.reading import read_bytes
+from mitune.reading import home, read_bytes
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import ScorerConfig
 from mitune.stages.candidates import Drawing, draw_unit
 from mitune.stages.inputs import check_pictures
 from mitune.stages.picture_scores import picture_seeds, score_batch
 from mitune.stages.settings import EvaluateConfig, GenerateConfig, ScoreConfig
+from mitune.stages.train import training_seed
 from mitune.tasks import Task
 from mitune.track import make_tracker
-
-_ROUND = 1000  # between the seeds of two rounds' trainings, as the stage has it
 
 
 @dataclass(eq=False)
@@ -114,8 +113,9 @@ class Model:
 
     @contextlib.contextmanager
     def _fused(self) -> Iterator[Adapted]:
-        """The same, with the adapter merged into the weights, but for one that is being trained."""
-        with self.active() as denoiser, nullcontext() if self._holds else denoiser.fused():
+        """The same, with the adapter merged into the weights, where it is not in use already."""
+        inside = self._holds or self.weights.used
+        with self.active() as denoiser, nullcontext() if inside else denoiser.fused():
             yield denoiser
 
     # -- drawing and scoring -----------------------------------------------------------------------------------
@@ -123,6 +123,7 @@ class Model:
     def draw(
         self,
         prompts: str | Task | Iterable[str | Task],
+        *,
         candidates: int = GenerateConfig.candidates,
         scores: Score | Iterable[Score] = SelectConfig.by,
         sampler: SamplerConfig | None = None,
@@ -192,6 +193,7 @@ class Model:
         pictures: Any,
         prompts: Sequence[str | Task],
         scores: Score | Iterable[Score],
+        *,
         seed: int = 0,
         pool: Iterable[str] = (),
         batch_size: int = ScoreConfig.batch_size,
@@ -244,6 +246,7 @@ class Model:
         training: TrainingSet | Any,
         settings: TrainConfig | None = None,
         adapter: AdapterConfig | None = None,
+        *,
         folder: str | Path | None = None,
         seed: int = 0,
         validate: Callable[[Model], float] | None = None,
@@ -272,7 +275,7 @@ class Model:
         start = None if self.adapter is None else self.adapter.start
         shown = bar("train", settings.steps, progress, "steps")
         with contextlib.ExitStack() as stack:
-            place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="mitune-")))
+            place = home(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="mitune-")))
             tracker = make_tracker([], place, {}, main=True)
             with self.weights.training() as denoiser, contextlib.closing(tracker), shown as advance:
                 attach(denoiser, adapter, init_from=start, seed=seed)
@@ -284,7 +287,7 @@ class Model:
                     tracker=tracker,
                     validate=None if validate is None else lambda step: float(validate(held)),
                     on_step=lambda step: advance(1),
-                    seed=seed + _ROUND * self.rounds,
+                    seed=training_seed(seed, self.rounds + 1),
                 )
             own = Adapter((place / "adapter",))
             weakref.finalize(own, stack.pop_all().close)  # a temporary folder lives as long as what it holds
@@ -296,6 +299,7 @@ class Model:
         self,
         prompts: str | Task | Iterable[str | Task],
         scores: Score | Iterable[Score],
+        *,
         against: Model | None = None,
         candidates: int = EvaluateConfig.candidates,
         sampler: SamplerConfig | None = None,

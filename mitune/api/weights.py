@@ -54,31 +54,49 @@ class Weights:
     Attributes:
         denoiser: the network with its text encoders and autoencoder.
         source: what it was opened from; None for a pipeline that was loaded already.
+        used: a method of one of its models is at work.
+        worn: the adapter that is on it meanwhile.
         busy: it is being trained.
     """
 
     denoiser: Adapted
     source: ModelConfig | None = None
+    used: bool = False
+    worn: Adapter | None = None
     busy: bool = False
 
     @contextlib.contextmanager
     def wearing(self, adapter: Adapter | None) -> Iterator[Adapted]:
-        """Put the adapter on for the time of the block.
+        """Put the adapter on for the time of the block; within it, it may be asked for again.
 
-        Raises UserError while another one is trained, or where it is gone or does not fit.
+        Raises UserError while another one is on, or is trained, and where it is gone or does not fit.
         """
         if self.busy:
             raise UserError("this model is training: inside validate, use the model that it is given")
+        if self.used:
+            if adapter is not self.worn:
+                raise UserError(
+                    "another model of the same network is at work; use this one before or after it, or load it again"
+                )
+            yield self.denoiser
+            return
         if adapter is not None:
             self.denoiser.load_adapter(list(adapter.files), weights=adapter.weights)
+        self.used, self.worn = True, adapter
         try:
             yield self.denoiser
         finally:
+            self.used, self.worn = False, None
             self.denoiser.unload_adapter()
 
     @contextlib.contextmanager
     def training(self) -> Iterator[Adapted]:
-        """Keep the denoiser from all others for the time of the block; no adapter is left on it."""
+        """Keep the denoiser from all others for the time of the block; no adapter is left on it.
+
+        Raises UserError while one of its models is at work.
+        """
+        if self.used:
+            raise UserError("this model is at work already; train it before or after that")
         with self.wearing(None) as denoiser:
             self.busy = True
             try:

@@ -55,7 +55,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
                 tracker=tracker,
                 validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
                 on_step=lambda _: advance(1),
-                seed=config.seed + 1000 * (number - 1),  # every round draws its own noise
+                seed=training_seed(config.seed, number),
             )
     finally:
         tracker.close()
@@ -65,6 +65,11 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
         return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
     return broadcast(finish)
+
+
+def training_seed(seed: int, number: int) -> int:
+    """Give the seed of the training of round ``number``: every round draws its own noise."""
+    return seed + 1000 * (number - 1)
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Task]:

@@ -74,6 +74,26 @@ def test_its_own_error_goes_through(model: mitune.Model) -> None:
         model.draw("a red circle", candidates=1, scores=[broken], sampler=SHORT)
 
 
+def test_it_may_ask_the_model_that_draws(model: mitune.Model) -> None:
+    training = model.draw(TRAIN, candidates=2, scores="mi", sampler=SHORT).select(by="mi")
+    settings = mitune.TrainConfig(steps=1, batch_size=2, lr=0.1)
+    tuned = model.train(training, settings, mitune.AdapterConfig(rank=2))
+
+    def again(pictures: Tensor, prompts: list[str]) -> list[float]:
+        return tuned.score(pictures, prompts, scores="elbo")["elbo"].tolist()
+
+    def other(pictures: Tensor, prompts: list[str]) -> list[float]:
+        return model.score(pictures, prompts, scores="elbo")["elbo"].tolist()
+
+    found = tuned.draw(TRAIN, candidates=1, scores=["mi", again], sampler=SHORT)
+    expected = tuned.score(found.pictures(), TRAIN, scores="elbo")["elbo"]
+    assert found.table["again"].tolist() == pytest.approx(expected.tolist(), rel=1e-3)
+    assert tuned.draw(TRAIN, candidates=1, scores="mi", sampler=SHORT).latents.equal(found.latents)
+    with pytest.raises(mitune.UserError, match="another model of the same network is at work"):
+        tuned.draw(TRAIN, candidates=1, scores=other, sampler=SHORT)
+    assert model.draw(TRAIN, candidates=1, scores=other, sampler=SHORT).table["other"].notna().all()
+
+
 @pytest.mark.parametrize(
     ("gives", "line"),
     [
