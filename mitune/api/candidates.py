@@ -17,6 +17,7 @@ from mitune.data import dataset as datasets
 from mitune.data.selection import choose
 from mitune.data.settings import SelectConfig
 from mitune.data.store import CandidateStore, Unit
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import COMBINED
 from mitune.stages.candidates import decode_latents
 from mitune.stages.settings import GenerateConfig
@@ -71,12 +72,16 @@ class Candidates:
         model: the model that drew them.
         seed: of the run.
         latents: [n, …] float32 on the CPU, row by row of the table.
+        scores: what was asked for, functions by their names.
+        sampler: how they were drawn.
         judges: identity by name, of the judges that are not the model itself.
     """
 
     model: Model
     seed: int
     latents: Tensor
+    scores: tuple[str, ...]
+    sampler: SamplerConfig
     judges: dict[str, str]
     _units: Sequence[Unit]
     _rows: pd.DataFrame

@@ -41,7 +41,7 @@ from mitune.stages.picture_scores import picture_seeds, score_batch
 from mitune.stages.settings import EvaluateConfig, GenerateConfig, ScoreConfig
 from mitune.stages.train import training_seed
 from mitune.tasks import Task
-from mitune.track import make_tracker
+from mitune.track import METRICS, JsonLines
 
 
 @dataclass(eq=False)
@@ -186,7 +186,9 @@ class Model:
                 advance(unit.rows)
         rows = pd.concat(tables, ignore_index=True)
         rows["latent_row"] = range(len(rows))
-        return Candidates(self, seed, torch.cat(latents), scoring.judges, units, rows)
+        return Candidates(
+            self, seed, torch.cat(latents), asked.names, how.sampler, scoring.judges, units, rows
+        )
 
     def score(
         self,
@@ -276,7 +278,7 @@ class Model:
         shown = bar("train", settings.steps, progress, "steps")
         with contextlib.ExitStack() as stack:
             place = home(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="mitune-")))
-            tracker = make_tracker([], place, {}, main=True)
+            tracker = JsonLines(place / METRICS)
             with self.weights.training() as denoiser, contextlib.closing(tracker), shown as advance:
                 attach(denoiser, adapter, init_from=start, seed=seed)
                 result = train(
