@@ -1,3 +1,3 @@
 """MI-Tune: self-supervised alignment of text-to-image models by mutual information."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
