@@ -52,7 +52,7 @@ docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 test-wheel: $(STAMP)
-	$(BIN)/python -m benchmarks.wheel $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+	$(BIN)/python -m tests.wheel $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -20,7 +20,8 @@ from mitune.config import compose, conf_folder, groups
 from mitune.config.keys import keys
 from mitune.finetune.catalogue import OBJECTIVES, Objective
 from mitune.information.catalogue import Score
-from mitune.manual import allowed, written as value_written
+from mitune.manual import allowed
+from mitune.manual import written as value_written
 from mitune.parts import Part
 from mitune.sampling.catalogue import SAMPLERS
 from mitune.scores import SCORES

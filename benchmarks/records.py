@@ -60,7 +60,7 @@ def look(tree: Any, path: str) -> Any:
 
 
 def written(value: float, spec: str) -> str:
-    """Write a figure: ``.3f``, ``+.3f``, ``,.0f``; ``.0f%`` in hundredths and ``.0fk`` in thousands, without the sign."""
+    """Write a figure: ``.3f``, ``+.3f``, ``,.0f``; in hundredths with ``%`` and in thousands with ``k`` at the end."""
     form, scale = _SPEC.fullmatch(spec).groups()  # type: ignore[union-attr]
     return format(value * _SCALE[scale], form).replace("-", "−")
 

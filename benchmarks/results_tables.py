@@ -46,6 +46,11 @@ def markdown(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def measured(value: float, ci95: list[float], spec: str = "+.3f") -> str:
+    """Write a figure with its 95 % interval."""
+    return f"{written(value, spec)} {interval(ci95, spec)}"
+
+
 def _round(name: str, arm: str) -> dict[str, Any]:
     return record(_QUALITY.format(name))["arms"][arm]["rounds"][0]
 
@@ -53,7 +58,7 @@ def _round(name: str, arm: str) -> dict[str, Any]:
 def gain(name: str, arm: str) -> list[str]:
     """Give before, after and paired difference of an arm's first round, by the oracle."""
     found = _round(name, arm)["difference"]["oracle"]
-    difference = f"{written(found['difference'], '+.3f')} {interval(found['ci95'])}"
+    difference = measured(found["difference"], found["ci95"])
     return [written(found["before"], ".3f"), written(found["after"], ".3f"), difference]
 
 
@@ -81,7 +86,7 @@ def presets() -> str:
         rows.append(
             [
                 f"`{name}`: {what}" if what else "", _who(name, arm, "../"), *gain(name, arm),
-                f"{written(above['value'], '+.3f')} {interval(above['ci95'])}" if above else "",
+                measured(above["value"], above["ci95"]) if above else "",
                 f"{written(exact['before'], '.0f%')} → {written(exact['after'], '.0f%')} %",
                 f"{worst[0].replace('_', '-')} {written(worst[1]['difference'], '+.3f')}",
                 written(found["diversity"]["ratio"], ".2f"),
@@ -124,8 +129,8 @@ def study() -> str:
             rows.append(
                 [
                     what if role == "own" else "", who,
-                    f"{written(row['gain']['value'], '+.3f')} {interval(row['gain']['ci95'])}",
-                    f"{written(above['value'], '+.3f')} {interval(above['ci95'])}" if above else "",
+                    measured(row["gain"]["value"], row["gain"]["ci95"]),
+                    measured(above["value"], above["ci95"]) if above else "",
                     written(min(row["categories"].values()), "+.3f"),
                     written(sum(fidelity) / len(fidelity), ".3f"), f"{written(row['forwards'], '.0fk')} k",
                 ]
@@ -151,7 +156,7 @@ def agreement() -> str:
     rows = [
         [
             f"`{score}`", f"{found['forwards']:.0f}",
-            *(f"{written(pool[score]['tau'], '+.2f')} {interval(pool[score]['tau_ci95'], '+.2f')}" for pool in pools.values()),
+            *(measured(pool[score]["tau"], pool[score]["tau_ci95"], "+.2f") for pool in pools.values()),
             written(found["share_of_room"], ".2f"),
         ]
         for score, found in pools["guided"].items()
@@ -180,7 +185,7 @@ def steering() -> str:
             [
                 what, written(row["rows"], ".0f"), written(row["seconds"], ".2f"), written(row["clip"]["mean"], ".3f"),
                 written(row["oracle"]["mean"], ".3f"),
-                f"{written(over['mean'], '+.3f')} {interval(over['ci95'])}" if over else "",
+                measured(over["mean"], over["ci95"]) if over else "",
             ]
         )  # fmt: skip
     heading = ["method", "evaluations a picture", "seconds", "CLIP", "oracle", "oracle, less best of 8"]
@@ -192,5 +197,5 @@ def ratios(name: str) -> str:
     rows = []
     for one in record(f"benchmarks/results/{name}.json")["comparisons"]:
         ratio = one["ratio"]
-        rows.append([one["name"], f"{written(ratio['median'], '.2f')} {interval(ratio['ci95'], '.2f')}"])
+        rows.append([one["name"], measured(ratio["median"], ratio["ci95"], ".2f")])
     return markdown(["what", "ratio of times (95 %)"], rows)

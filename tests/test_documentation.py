@@ -104,7 +104,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_the_citation_has_what_its_format_asks_for() -> None:
-    """Citation File Format 1.2.0: what must be there, dates as dates, people with names, identifiers of a known type."""
+    """Citation File Format 1.2.0: what must be there, dates as dates, people with names."""
     citation = yaml.safe_load(read("CITATION.cff"))
     known = {
         "abstract", "authors", "cff-version", "date-released", "identifiers", "keywords", "license", "message",

@@ -1,0 +1,86 @@
+"""Type every command of README.md and the quick start literally, in a fresh environment made from the wheel.
+
+    python -m tests.wheel [--torch-index URL] [--keep FOLDER]        (make test-wheel)
+
+The environment is made in a temporary folder, outside of the checkout; nothing of the checkout is on its path. The model
+is a tiny Stable Diffusion, so that even the full recipe ends in minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.documented import PAGES, ROOT, furnish, typed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build, install, type; give 0 where every command ended with 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--torch-index", help="a package index to ask for torch, beside the usual one")
+    parser.add_argument("--keep", type=Path, help="work here, and leave everything behind")
+    parser.add_argument("--without", nargs="*", default=[], help="commands that are left out, such as demo")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="mitune-wheel-") as temporary:
+        place = (given.keep or Path(temporary)).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        binaries = installed(place, given.torch_index)
+        failed = [line for page in PAGES for line in tried(place, page, binaries, given.without)]
+    print("\n".join(["", *(failed or ["everything that the pages say works"])]))
+    return 1 if failed else 0
+
+
+def installed(place: Path, index: str | None) -> Path:
+    """Build the wheel, make an environment of it in ``place``, and give the folder of its programs."""
+    call([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(place), str(ROOT)])
+    (wheel,) = place.glob("mitune-*.whl")
+    venv.create(place / "environment", with_pip=True)
+    binaries = place / "environment" / "bin"
+    pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
+    call([*pip, "torch==2.13.0", *(["--extra-index-url", index] if index else [])])
+    call([*pip, str(wheel)])
+    return binaries
+
+
+def tried(place: Path, page: str, binaries: Path, without: Sequence[str]) -> list[str]:
+    """Type what a page says in a folder with a model and prompts; give what failed."""
+    folder = place / Path(page).stem
+    folder.mkdir()
+    furnish(folder)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
+    environment["PATH"] = f"{binaries}{os.pathsep}{environment['PATH']}"
+    failed = []
+    for one in typed(page):
+        if one.kind == "bash" and (one.words[0] == "pip" or one.words[1] in without):
+            continue
+        print(f"\n$ {one.text}", flush=True)
+        started = time.perf_counter()
+        words = (
+            [str(binaries / "python"), "-c", one.text] if one.kind == "python" else ["bash", "-c", one.text]
+        )
+        code = subprocess.run(words, cwd=folder, env=environment, check=False).returncode
+        print(f"({code}, {time.perf_counter() - started:.0f} s)", flush=True)
+        if code:
+            failed.append(f"{page}: exit code {code}: {one.text}")
+    return failed
+
+
+def call(words: list[str]) -> None:
+    """Run a command and stop where it fails."""
+    print("$", " ".join(words), flush=True)
+    subprocess.run(words, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
