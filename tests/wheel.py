@@ -2,8 +2,8 @@
 
     python -m tests.wheel [--torch-index URL] [--keep FOLDER]        (make test-wheel)
 
-The environment is made in a temporary folder, outside of the checkout; nothing of the checkout is on its path. The model
-is a tiny Stable Diffusion, so that even the full recipe ends in minutes.
+The environment is made in a temporary folder, outside of the checkout; nothing of the checkout is on its path. The
+model is a tiny Stable Diffusion, so that even the full recipe ends in minutes.
 """
 
 from __future__ import annotations
@@ -43,18 +43,21 @@ def installed(place: Path, index: str | None) -> Path:
     """Build the wheel, make an environment of it in ``place``, and give the folder of its programs."""
     call([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(place), str(ROOT)])
     (wheel,) = place.glob("mitune-*.whl")
-    venv.create(place / "environment", with_pip=True)
+    if not (place / "environment").exists():
+        venv.create(place / "environment", with_pip=True)
     binaries = place / "environment" / "bin"
     pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
     call([*pip, "torch==2.13.0", *(["--extra-index-url", index] if index else [])])
     call([*pip, str(wheel)])
+    call(
+        [*pip, "--force-reinstall", "--no-deps", str(wheel)]
+    )  # an environment that was kept has an older one
     return binaries
 
 
 def tried(place: Path, page: str, binaries: Path, without: Sequence[str]) -> list[str]:
     """Type what a page says in a folder with a model and prompts; give what failed."""
-    folder = place / Path(page).stem
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=f"{Path(page).stem}-", dir=place))
     furnish(folder)
     environment = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
