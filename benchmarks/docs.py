@@ -81,7 +81,10 @@ def _comment(path: Path) -> str:
     """Give what a configuration file says of itself: its comment, in one line."""
     lines = path.read_text(encoding="utf-8").splitlines()
     said = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    return " ".join(line.lstrip("# ") for line in said if not line.startswith("# @"))
+    prose = [
+        line.lstrip("# ") for line in said if not line.startswith(("# @", "#  "))
+    ]  # what is indented is a command
+    return " ".join(prose).replace("|", "\\|")
 
 
 def presets() -> str:
@@ -115,7 +118,9 @@ TABLES: dict[str, Callable[[], str]] = {
         },
     ),
     "scores": lambda: table(
-        SCORES, "score", {"measured on": lambda score: f"the {score.where}", "forwards by default": _rows}
+        SCORES,
+        "score",
+        {"measured on": lambda score: f"the {score.where}", "network evaluations by default": _rows},
     ),
     "objectives": lambda: table(
         OBJECTIVES,

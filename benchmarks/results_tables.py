@@ -62,6 +62,12 @@ def gain(name: str, arm: str) -> list[str]:
     return [written(found["before"], ".3f"), written(found["after"], ".3f"), difference]
 
 
+def exactly(found: dict[str, Any]) -> str:
+    """Give how many pictures of a round are right in everything, before and after."""
+    exact = found["difference"]["exact"]
+    return f"{written(exact['before'], '.0f%')} → {written(exact['after'], '.0f%')} %"
+
+
 def _who(name: str, arm: str, up: str) -> str:
     return f"[{_WHO.get(arm, 'the model’s own scores')}]({up}benchmarks/results/quality-{name}.md)"
 
@@ -80,14 +86,14 @@ def presets() -> str:
     rows = []
     for name, arm, what in PRESETS:
         found = _round(name, arm)
-        exact, fidelity = found["difference"]["exact"], found["fidelity"]
+        fidelity = found["fidelity"]
         worst = min(found["categories"].items(), key=lambda item: item[1]["difference"])
         above = found.get("above_random")
         rows.append(
             [
                 f"`{name}`: {what}" if what else "", _who(name, arm, "../"), *gain(name, arm),
                 measured(above["value"], above["ci95"]) if above else "",
-                f"{written(exact['before'], '.0f%')} → {written(exact['after'], '.0f%')} %",
+                exactly(found),
                 f"{worst[0].replace('_', '-')} {written(worst[1]['difference'], '+.3f')}",
                 written(found["diversity"]["ratio"], ".2f"),
                 f"{written(fidelity['before'], '.3f')} → {written(fidelity['after'], '.3f')}",
@@ -102,11 +108,20 @@ def presets() -> str:
 
 def other_presets() -> str:
     """Write the presets that were judged otherwise than on 1,440 pictures, with their numbers of pictures."""
-    rows = [
-        [what or "the same", _who(name, arm, "../"), *gain(name, arm), str(_round(name, arm)["before"]["n"])]
-        for name, arm, what in OTHERS
-    ]
-    return markdown(["preset", "chosen by", "before", "after", "difference (95 %)", "pictures"], rows)
+    rows = []
+    for name, arm, what in OTHERS:
+        found = _round(name, arm)
+        diversity, pictures = found["diversity"]["ratio"], found["before"]["n"]
+        rows.append(
+            [
+                what or "the same", _who(name, arm, "../"), *gain(name, arm), exactly(found),
+                written(diversity, ".2f"), str(pictures),
+            ]
+        )  # fmt: skip
+    heading = [
+        "preset", "chosen by", "before", "after", "difference (95 %)", "exactly right", "diversity", "pictures",
+    ]  # fmt: skip
+    return markdown(heading, rows)
 
 
 def study() -> str:
