@@ -1,7 +1,7 @@
 """An extension of griffe: docstrings of this house in the Markdown that the API page is made of.
 
-Three habits of ours differ from what mkdocstrings reads: several arguments share a line (``steps, guidance: ...``), names
-are marked as Sphinx does (``:class:`Model```), and examples (``>>>``) stand in the text.
+Three habits of ours differ from what mkdocstrings reads: several arguments share a line (``steps, guidance: ...``),
+names are marked as Sphinx does (``:class:`Model```), and examples (``>>>``) stand in the text.
 """
 
 from __future__ import annotations
