@@ -7,13 +7,17 @@ Here the commands run in this process, and those that draw for hours on a real m
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.docs import PAGES as ALL_PAGES
 from mitune import cli
 from mitune.config import compose
+from mitune.stages.catalogue import STAGES
+from mitune.verbs.catalogue import VERBS
 from tests.documented import MODEL, PAGES, ROOT, Typed, furnish, typed
 
 SMALL = [
@@ -77,3 +81,17 @@ def test_it_is_installed_as_the_makefile_does(page: str) -> None:
     (torch,) = re.findall(r"torch==[\d.]+", (ROOT / "Makefile").read_text(encoding="utf-8"))
     lines = [one.text for one in typed(page) if one.words[0] == "pip"]
     assert lines == [f"pip install -c constraints.txt {what}" for what in (torch, ".")]
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_other_command_has_words_that_are_known(page: str) -> None:
+    """Of the examples in the other pages: the stages and keys exist, and take the values that they are given."""
+    blocks = re.findall(
+        r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    for line in "".join(text.replace("\\\n", " ") for kind, text in blocks if not kind).splitlines():
+        found = re.match(r"(?:mitune|accelerate launch .* -m mitune|docker run .* mitune) (.*)", line)
+        verb, *words = shlex.split(found[1]) if found else ["help"]
+        assert verb in {*STAGES, *VERBS, "check"}, line
+        if verb in STAGES and "-m" not in words:
+            compose([word for word in words if word != "…" and not word.startswith("-")], verb)
