@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import venv
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def installed(place: Path, index: str | None) -> Path:
     """Build the wheel, make an environment of it in ``place``, and give the folder of its programs."""
     call([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(place), str(ROOT)])
     (wheel,) = place.glob("mitune-*.whl")
+    left_out = files() - {*zipfile.ZipFile(wheel).namelist()}
+    if left_out:
+        raise SystemExit(f"the wheel lacks {', '.join(sorted(left_out))}")
     if not (place / "environment").exists():
         venv.create(place / "environment", with_pip=True)
     binaries = place / "environment" / "bin"
@@ -53,6 +57,17 @@ def installed(place: Path, index: str | None) -> Path:
         [*pip, "--force-reinstall", "--no-deps", str(wheel)]
     )  # an environment that was kept has an older one
     return binaries
+
+
+def files() -> set[str]:
+    """Name what the wheel has to hold: the package with its models, the presets, the launch files."""
+    homes = {"mitune": "mitune", "conf": "mitune/conf", "launch": "mitune/launch"}
+    return {
+        f"{home}/{path.relative_to(ROOT / folder)}"
+        for folder, home in homes.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def tried(place: Path, page: str, binaries: Path, without: Sequence[str]) -> list[str]:
