@@ -87,13 +87,10 @@ def _comment(path: Path) -> str:
     return " ".join(prose).replace("|", "\\|")
 
 
-def presets() -> str:
-    """Write every preset with what its file says of it."""
-    rows = [
-        [f"`experiment={name}`", _comment(_CONF / "experiment" / f"{name}.yaml")]
-        for name in groups()["experiment"]
-    ]
-    return results_tables.markdown(["preset", "meaning"], rows)
+def options(group: str) -> str:
+    """Write every option of a group with what its file says of itself."""
+    rows = [[f"`{group}={name}`", _comment(_CONF / group / f"{name}.yaml")] for name in groups()[group]]
+    return results_tables.markdown(["setting", "meaning"], rows)
 
 
 def models() -> str:
@@ -128,7 +125,8 @@ TABLES: dict[str, Callable[[], str]] = {
         {"learns from": _data, "strength": lambda row: row.strength and f"`train.{row.strength}`"},
     ),
     "verbs": lambda: table(VERBS, "command", {"takes": lambda verb: verb.takes and f"`{verb.takes}`"}),
-    "experiments": presets,
+    "experiments": lambda: options("experiment"),
+    "cards": lambda: options("card"),
     "models": models,
     "keys": key_tables,
     "gain": results_tables.short_presets,
