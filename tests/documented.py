@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ def furnish(folder: Path) -> None:
 
     model = tiny.stable_diffusion(folder / "made")
     model.rename(folder / MODEL)
+    shutil.rmtree(folder / "made")
     for name, prompts in _PROMPTS.items():
         (folder / name).write_text("\n".join(prompts) + "\n", encoding="utf-8")
     pictures = folder / "pictures"

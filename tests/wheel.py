@@ -3,13 +3,14 @@
     python -m tests.wheel [--torch-index URL] [--keep FOLDER]        (make test-wheel)
 
 The environment is made in a temporary folder, outside of the checkout; nothing of the checkout is on its path. The
-model is a tiny Stable Diffusion, so that even the full recipe ends in minutes.
+model is a tiny Stable Diffusion. What still trains after 15 minutes is interrupted as by Ctrl-C, and has to end with 130.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from pathlib import Path
 
 from tests.documented import PAGES, ROOT, furnish, typed
 
+INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, install, type; give 0 where every command ended with 0."""
@@ -30,12 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--torch-index", help="a package index to ask for torch, beside the usual one")
     parser.add_argument("--keep", type=Path, help="work here, and leave everything behind")
     parser.add_argument("--without", nargs="*", default=[], help="commands that are left out, such as demo")
+    parser.add_argument(
+        "--patience", type=float, default=900.0, help="seconds before a command is interrupted"
+    )
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mitune-wheel-") as temporary:
         place = (given.keep or Path(temporary)).resolve()
         place.mkdir(parents=True, exist_ok=True)
         binaries = installed(place, given.torch_index)
-        failed = [line for page in PAGES for line in tried(place, page, binaries, given.without)]
+        failed = [
+            line for page in PAGES for line in tried(place, page, binaries, given.without, given.patience)
+        ]
     print("\n".join(["", *(failed or ["everything that the pages say works"])]))
     return 1 if failed else 0
 
@@ -70,8 +78,16 @@ def files() -> set[str]:
     }
 
 
-def tried(place: Path, page: str, binaries: Path, without: Sequence[str]) -> list[str]:
-    """Type what a page says in a folder with a model and prompts; give what failed."""
+def tried(place: Path, page: str, binaries: Path, without: Sequence[str], patience: float) -> list[str]:
+    """Type what a page says in a folder with a model and prompts; give what failed.
+
+    Args:
+        place: where the folder is made.
+        page: whose commands they are.
+        binaries: the programs of the environment.
+        without: commands that are left out.
+        patience: seconds after which a command that trains or draws on is interrupted.
+    """
     folder = Path(tempfile.mkdtemp(prefix=f"{Path(page).stem}-", dir=place))
     furnish(folder)
     environment = {
@@ -87,11 +103,24 @@ def tried(place: Path, page: str, binaries: Path, without: Sequence[str]) -> lis
         words = (
             [str(binaries / "python"), "-c", one.text] if one.kind == "python" else ["bash", "-c", one.text]
         )
-        code = subprocess.run(words, cwd=folder, env=environment, check=False).returncode
+        code = waited(words, folder, environment, patience)
         print(f"({code}, {time.perf_counter() - started:.0f} s)", flush=True)
         if code:
             failed.append(f"{page}: exit code {code}: {one.text}")
     return failed
+
+
+def waited(words: list[str], folder: Path, environment: dict[str, str], patience: float) -> int:
+    """Give the exit code of a command; one that still goes on after ``patience`` seconds is told to stop, as a user would by
+    Ctrl-C, and that has to end as the pages say."""
+    with subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True) as process:
+        try:
+            return process.wait(patience)
+        except subprocess.TimeoutExpired:
+            print(f"(interrupted after {patience:.0f} s)", flush=True)
+            os.killpg(process.pid, signal.SIGINT)
+            code = process.wait()
+            return 0 if code in (INTERRUPTED, -signal.SIGINT) else code or 1
 
 
 def call(words: list[str]) -> None:
