@@ -16,6 +16,7 @@ import yaml
 from benchmarks.docs import PAGES as ALL_PAGES
 from mitune import cli
 from mitune.config import compose
+from mitune.config.composition import asked
 from mitune.stages.catalogue import STAGES
 from mitune.verbs.catalogue import VERBS
 from tests.documented import MODEL, PAGES, ROOT, Typed, furnish, typed
@@ -81,4 +82,4 @@ def test_every_other_command_has_words_that_are_known(page: str) -> None:
         verb, *words = shlex.split(found[1]) if found else ["help"]
         assert verb in {*STAGES, *VERBS, "check"}, line
         if verb in STAGES and "-m" not in words:
-            compose([word for word in words if word != "…" and not word.startswith("-")], verb)
+            asked([word for word in words if word != "…" and not word.startswith("-")])

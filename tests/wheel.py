@@ -3,7 +3,7 @@
     python -m tests.wheel [--torch-index URL] [--keep FOLDER]        (make test-wheel)
 
 The environment is made in a temporary folder, outside of the checkout; nothing of the checkout is on its path. The
-model is a tiny Stable Diffusion. What still trains after 15 minutes is interrupted as by Ctrl-C, and has to end with 130.
+model is a tiny Stable Diffusion. What still trains after 15 minutes is interrupted as by Ctrl-C, and ends with 130.
 """
 
 from __future__ import annotations
@@ -111,8 +111,10 @@ def tried(place: Path, page: str, binaries: Path, without: Sequence[str], patien
 
 
 def waited(words: list[str], folder: Path, environment: dict[str, str], patience: float) -> int:
-    """Give the exit code of a command; one that still goes on after ``patience`` seconds is told to stop, as a user would by
-    Ctrl-C, and that has to end as the pages say."""
+    """Give the exit code of a command.
+
+    One that still goes on after ``patience`` seconds is told to stop as a user does by Ctrl-C: 0 where it ends as it should.
+    """
     with subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True) as process:
         try:
             return process.wait(patience)
