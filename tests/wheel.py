@@ -113,7 +113,7 @@ def tried(place: Path, page: str, binaries: Path, without: Sequence[str], patien
 def waited(words: list[str], folder: Path, environment: dict[str, str], patience: float) -> int:
     """Give the exit code of a command.
 
-    One that still goes on after ``patience`` seconds is told to stop as a user does by Ctrl-C: 0 where it ends as it should.
+    One that still goes on after ``patience`` seconds is stopped as by Ctrl-C: 0 where it then ends as it should.
     """
     with subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True) as process:
         try:
