@@ -219,7 +219,8 @@ def _group(name: str) -> str:
     """A group with what its options set."""
     if name not in groups():
         return ""
-    lines = [f"{name}= is a group of settings; an option of it sets"]
+    own = ", or FILE.yaml: a preset of your own (mitune init writes one)" if name == "experiment" else ""
+    lines = [f"{name}= is a group of settings{own}; an option of it sets"]
     for option in groups()[name]:
         lines.append(_fitted(f"  {option:<20} {short(_set(name, option), 200)}", 23))
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from mitune.families.usual import Known, known_of
 from mitune.manual import options
 from mitune.reading import home, is_file, is_folder
 from mitune.verbs.catalogue import VERBS
-from mitune.verbs.held_out import Prompts, prompts_of, write_prompts, written_out
+from mitune.verbs.held_out import Prompts, prompts_of, without_columns, write_prompts, written_out
 from mitune.verbs.preset_text import NOWHERE, preset_text
 
 # What the words say that are no key=value, in their order.
@@ -52,7 +52,7 @@ def init(words: list[str]) -> int:
     given = read(words)
     check_free([given.out])
     known = known_of(given.model)
-    prompts = prompts_of(given.prompts, given.held_out, given.out.parent)
+    prompts = prompts_of(given.prompts, given.held_out, given.out.parent, given.more)
     check_free(prompts.new)
     values = _values(given, known, prompts)
     text = preset_text(
@@ -67,7 +67,7 @@ def init(words: list[str]) -> int:
     _try(text, given.out)
     write_prompts(prompts)
     _write_new(given.out, text)
-    for line in _told(given, known, prompts):
+    for line in _told(given, known, prompts, values):
         print(printable(line))
     return 0
 
@@ -128,7 +128,7 @@ def _values(given: Asked, known: Known, prompts: Prompts) -> dict[str, Any]:
     }
     if prompts.in_splits:  # their names say what is held out
         values |= {"prompts.split": None, "evaluate.prompts.split": None}
-    return values | dict(given.more)
+    return values | (without_columns(given.more) if prompts.new else dict(given.more))
 
 
 def _usual(model: str, known: Known) -> dict[str, Any]:
@@ -159,19 +159,36 @@ def _write_new(path: Path, text: str) -> None:
     write_text(path, text)
 
 
-def _told(given: Asked, known: Known, prompts: Prompts) -> list[str]:
+def _told(given: Asked, known: Known, prompts: Prompts, values: Mapping[str, Any]) -> list[str]:
     word = shlex.quote(f"{GROUP}={given.out}")
     lines = [f"wrote {path}" for path in (*prompts.new, given.out)]
     lines.append(f"model: {given.model}{known.said and f' ({known.said})'}")
     if not known.said:
-        lines[-1] += ": taken for a Hub id, and not looked at; steps and guidance are the preset's"
-    lines.append(f"prompts: {prompts.said}")
+        lines[-1] += ", taken for a Hub id and not looked at"
+    lines.append(f"prompts: {_counted(given, prompts, values)}")
     commands = (
         [f"  mitune check {word}    what it will draw and take, before anything is loaded"]
         if "check" in VERBS
         else []
     )
     return [*lines, "next:", *commands, f"  mitune run {word}", *_cards()]
+
+
+def _counted(given: Asked, prompts: Prompts, values: Mapping[str, Any]) -> str:
+    """How many there are, and how many of them the preset takes."""
+    if prompts.count is None:
+        return prompts.said
+    shown = asked([f"{GROUP}={given.base}", NOWHERE]) | dict(values)
+    counts = {
+        "to train on": ("prompts", prompts.count),
+        "held out": ("evaluate.prompts", prompts.held_out_count),
+    }
+    parts = []
+    for what, (section, count) in counts.items():
+        limit = shown[f"{section}.limit"]
+        taken = f" ({section}.limit takes {limit})" if limit is not None and count and limit < count else ""
+        parts.append(f"{count} {what}{taken}")
+    return ", ".join([*parts, *([prompts.said] if prompts.said else [])])
 
 
 def _cards() -> list[str]:

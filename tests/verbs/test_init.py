@@ -126,6 +126,31 @@ def test_categories_are_kept_and_each_gives_its_share(place: Path, shown: Shown)
         assert sorted(row["category"] for row in csv.DictReader(file)) == ["large", "large", "small", "small"]
 
 
+def test_columns_that_are_named_are_read_and_pictures_not_parted(
+    place: Path, shown: Shown, refused: Refused
+) -> None:
+    with Path("table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("id", "said"), *((number, f"a picture of {number}") for number in range(9))]
+        )
+    assert "8 to train on, 1 held out" in shown(
+        ["init", "shapes", "table.csv", "out=a.yaml", "prompts.column=said"]
+    )
+    config = compose(["experiment=a.yaml"])
+    assert config.prompts.column is None  # the new files hold nothing but prompts
+    assert len(Path("table-training.txt").read_text().splitlines()) == 8
+    Path("edits.csv").write_text("prompt,from\nmake it red,a.png\nmake it blue,a.png\n")
+    Path("a.png").write_bytes(b"no matter")
+    words = ["init", "timbrooks/instruct-pix2pix", "edits.csv", "out=b.yaml", "prompts.picture_column=from"]
+    assert "give a file of them as a third word" in refused(words)
+
+
+def test_a_limit_of_the_recipe_is_told(place: Path, shown: Shown) -> None:
+    Path("many.txt").write_text("".join(f"a picture of {number}\n" for number in range(50)))
+    text = shown(["init", "shapes", "many.txt", "out=mine.yaml", "prompts.limit=20"])
+    assert "40 to train on (prompts.limit takes 20), 10 held out" in text
+
+
 def test_a_table_that_says_its_splits_is_left_whole(place: Path, shown: Shown) -> None:
     Path("table.csv").write_text("prompt,split\na,train\nb,train\nc,test\n")
     assert "2 to train on, 1 held out" in shown(["init", "shapes", "table.csv", "out=mine.yaml"])
