@@ -89,7 +89,9 @@ def _comment(path: Path) -> str:
 
 def options(group: str) -> str:
     """Write every option of a group with what its file says of itself."""
-    rows = [[f"`{group}={name}`", _comment(_CONF / group / f"{name}.yaml")] for name in groups()[group]]
+    rows = [
+        [f"`{group}={name}`", _comment(_CONF / group / f"{name}.yaml")] for name in groups().get(group, [])
+    ]
     return results_tables.markdown(["setting", "meaning"], rows)
 
 

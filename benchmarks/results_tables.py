@@ -74,8 +74,12 @@ def _who(name: str, arm: str, up: str) -> str:
 
 def short_presets() -> str:
     """Write what the README shows: own choice of each preset, and the controls of the first."""
+    plain = {
+        _FULL: "own pictures, towards the good and away from the bad (`nft`)",
+        _REAL: "the best of 4,000 real pictures with captions (`mse`)",
+    }
     rows = [
-        [what or "the same", _WHO.get(arm, "the model’s own scores"), *gain(name, arm)]
+        [plain.get(what, "the same"), _WHO.get(arm, "the model’s own scores"), *gain(name, arm)]
         for name, arm, what in PRESETS[:4]
     ]
     return markdown(["trained on", "chosen by", "before", "after", "difference (95 % interval)"], rows)
