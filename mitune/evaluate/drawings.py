@@ -188,7 +188,11 @@ def _verbatim(text: str) -> str:
 
 
 def _legend(axes: Any, dark: bool) -> None:
-    axes.legend(frameon=False, labelcolor="#d5d8de" if dark else "#33373d")
+    """Above the axes, where no line and no bar is."""
+    ink = "#d5d8de" if dark else "#33373d"
+    axes.legend(
+        frameon=False, labelcolor=ink, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0
+    )
 
 
 @functools.lru_cache

@@ -60,14 +60,30 @@ def load_denoiser(
 
 def family_of(source: ModelSource) -> type[LatentDenoiser]:
     """Find the family of a model. Raises UserError for a pipeline of none."""
+    return _family(source.pipeline, source.name)
+
+
+def wrap_pipeline(pipeline: Any, config: ModelConfig | None = None) -> Adapted:
+    """Make a loaded diffusers pipeline a denoiser, as :func:`mitune.families.loaded.wrap` does.
+
+    The family is chosen by the pipeline's class. Raises UserError: an unknown class, one that cannot be asked as it is.
+    """
+    from mitune.families.loaded import wrap
+
+    check_versions()
+    kind = type(pipeline).__name__
+    return wrap(pipeline, _family(kind, "the pipeline"), config or ModelConfig())
+
+
+def _family(kind: str, name: str) -> type[LatentDenoiser]:
+    """The family of a pipeline class; ``name``: of the model, for the error that there is none."""
     known = families()
-    if source.pipeline not in known:
+    if kind not in known:
         raise UserError(
-            f"{source.name} is a {source.pipeline}{nearest(source.pipeline, known)}; the pipelines "
-            f"known here are {', '.join(sorted(known))}; another one is added by its file in mitune/families/, "
-            "see latent.py there"
+            f"{name} is a {kind}{nearest(kind, known)}; the pipelines known here are {', '.join(sorted(known))};"
+            " another one is added by its file in mitune/families/, see latent.py there"
         )
-    return known[source.pipeline]
+    return known[kind]
 
 
 def _config(model: Any, overrides: dict[str, Any]) -> ModelConfig:

@@ -49,7 +49,9 @@ def score_tables(evaluation: Mapping[str, Any], leading: Sequence[str]) -> list[
     ]
     tables = []
     for name in dict.fromkeys([*(name for name in leading if name in names), *names]):
-        categories = dict.fromkeys([*before, *after])
+        categories = list(dict.fromkeys([*before, *after]))
+        if len(categories) == 2:  # the only one says the same as all of them
+            categories = categories[:1]
         rows = _placed([_row(name, category, before, after, difference) for category in categories])
         entry = judged.get(name)
         tables.append(

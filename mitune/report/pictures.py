@@ -14,6 +14,7 @@ from mitune.data.decoding import open_picture
 from mitune.errors import UserError
 from mitune.evaluate.tables import figure
 from mitune.reading import is_number, read_bytes
+from mitune.tasks import UNCATEGORISED
 
 LARGEST = 512  # side of a picture on the page; larger ones are reduced, or the page would weigh 100 MB
 LOSSLESS = 256  # sides up to this are kept to the bit; larger ones become JPEG
@@ -33,7 +34,7 @@ def example(found: Mapping[str, Any], folder: Path, run: Path) -> dict[str, Any]
         rows.append({"score": name, "before": old, "after": new, "gain": gain})
     return {
         "prompt": found.get("prompt", ""),
-        "category": found.get("category", ""),
+        "category": "" if found.get("category") == UNCATEGORISED else found.get("category", ""),
         "pictures": [{"side": side, **shown(folder, found.get(side), run, scores[side])} for side in sides],
         "scores": rows,
         "orders": [],

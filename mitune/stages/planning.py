@@ -292,7 +292,11 @@ class _Counter:
         def count(text: str, own: Any) -> int:
             if not found:
                 found.append(
-                    Pool(list(dict.fromkeys(texts())), given_negatives(self.config), self.config.seed)
+                    Pool(
+                        list(dict.fromkeys(texts())),
+                        given_negatives(self.config.scorer.contrast),
+                        self.config.seed,
+                    )
                 )
             return len(found[0].others(text, own.negatives, own.edits, own.kinds))
 

@@ -20,9 +20,10 @@ from mitune.errors import UserError
 from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import write_evaluation
 from mitune.report import write_report
-from mitune.report.figures import EACH, count, duration, prompt_table
+from mitune.report.figures import EACH, count, duration, leading_scores, prompt_table, score_tables
 from mitune.report.pictures import in_order
 from mitune.report.report import _loss
+from mitune.tasks import UNCATEGORISED
 from mitune.track import open_metrics
 
 ATTACK = "<script>alert(1)</script>"
@@ -495,3 +496,27 @@ def test_of_very_many_prompts_both_ends_are_shown() -> None:
     assert (len(table["rows"]), table["left_out"]) == (2 * EACH, 500 - 2 * EACH)
     assert (table["rows"][0][0], table["rows"][-1][0]) == ("p499", "p0")
     assert prompt_table(before, before, "contrast") is None
+
+
+def test_an_only_category_is_not_told_twice() -> None:
+    row = {"mi": 1.0, "n": 4, "prompts": 4}
+    rows = {"all": row, UNCATEGORISED: row}
+    (table,) = score_tables({"before": rows, "after": rows}, [])
+    assert [one["category"] for one in table["rows"]] == ["all"]
+    assert "ci95" not in table["has"]
+    (table,) = score_tables({"before": rows | {"b": row}, "after": rows | {"b": row}}, [])
+    assert [one["category"] for one in table["rows"]] == ["all", UNCATEGORISED, "b"]
+
+
+def test_what_judged_from_outside_and_did_not_select_leads() -> None:
+    def by(itself: bool, selected: bool) -> dict[str, Any]:
+        return {"judge": "x", "itself": itself, "selected": selected}
+
+    judged = {
+        "elbo": by(True, True),
+        "mi": by(True, False),
+        "pickscore": by(False, True),
+        "clip": by(False, False),
+    }
+    assert leading_scores({"judged_by": judged}, "elbo")[2:] == ["clip", "mi", "elbo", "pickscore"]
+    assert leading_scores({}, "contrast") == ["oracle", "exact", "contrast", "mi"]
