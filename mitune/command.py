@@ -15,6 +15,7 @@ from mitune import leaving
 from mitune.config import compose
 from mitune.errors import UserError, complain
 from mitune.stages.catalogue import STAGES
+from mitune.stages.made import COMMAND
 
 MISTAKE = 2
 INTERRUPTED = 130
@@ -62,14 +63,11 @@ def _coded(action: Callable[[], int]) -> int:
 def do(stage: str, words: Sequence[str], show: bool = False) -> int:
     """Do ``stage``, or only print its configuration (``show``); gives 0, or the code of the processes that it launched.
     Raises UserError for a mistake in the input."""
+    COMMAND.set((stage, *words))
     given = {word.partition("=")[0] for word in words}
     if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
         raise UserError("sweep= says what is swept: add -m (mitune run -m sweep=rounds)")
     config = compose(words, stage)
-    if STAGES[stage].inherits:  # it goes by what the run was, not by a preset
-        from mitune.runs import RunFolder
-
-        config = RunFolder(config.run).recall(words, stage)
     if show:
         from omegaconf import OmegaConf
 
@@ -107,7 +105,7 @@ def work(stage: str, config: Any) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
-    from mitune.distributed import state, together
+    from mitune.distributed import broadcast, state, together
     from mitune.finetune.sharding import check_launch
     from mitune.runs import RunFolder
     from mitune.stages.inputs import opening, quiet
@@ -119,9 +117,10 @@ def work(stage: str, config: Any) -> None:
     if own.trains and (line := check_launch(config, state().num_processes)):
         warn(line)
     folder, guard = own.look_up("folder"), own.look_up("guard")
-    place = RunFolder(folder(config) if folder else config.run)
     with together():
         try:
+            # The first process names the folder: once it is at work there, the others would see another free.
+            place = RunFolder(broadcast(lambda: str(folder(config))) if folder else config.run)
             main = state().is_main_process
             with place.lock() if main else contextlib.nullcontext():
                 if main and guard:

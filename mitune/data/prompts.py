@@ -30,7 +30,6 @@ from mitune.data.splits import (
     split_of,
 )
 from mitune.data.table_files import Table, check_column, open_table, text_columns
-from mitune.distributed import state
 from mitune.errors import UserError, complain, nearest, short
 from mitune.reading import check_regular, is_file, is_folder, loading, reading
 from mitune.tasks import UNCATEGORISED, PictureRef, Task
@@ -295,6 +294,8 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[_R
 
 @functools.cache  # once
 def _say_passed_over(folder: Path, first: Path, subset: str | None) -> None:
+    from mitune.distributed import state  # torch: only where a folder is read
+
     deeper = passed_over(folder, SUFFIXES, subset)
     if deeper and state().is_main_process:
         complain(

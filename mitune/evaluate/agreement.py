@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mitune.errors import UserError
 from mitune.evaluate.bootstrap import cell
-from mitune.evaluate.drawings import as_png, panels
+from mitune.evaluate.drawings import as_png, explain, panels
+from mitune.evaluate.judged import in_markdown, sentence
 from mitune.evaluate.tables import in_words
 
 SCHEMA = 1
@@ -182,6 +183,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{result['prompts']} prompts, {result['candidates']} candidates each; referee: {referee}, whose mean is"
         f" {result['pool']:.3f} over all candidates and {result['best']:.3f} over the best of each prompt.",
         "",
+        *in_markdown(result.get("judged_by") or {}, result["prompts"]),
         f"| score | forwards a candidate | τ with {referee} (95 %) | τ at ranks {at} (95 %) | {referee} of its winners"
         " (95 %) | share of what the referee would gain |",
         "|---|---|---|---|---|---|",
@@ -214,7 +216,7 @@ def plot(result: Mapping[str, Any]) -> bytes:
     referee = result["referee"]
     names = list(result["scores"])
     colours = dict(zip(names, matplotlib.colormaps[_COLOURS].colors * (1 + len(names) // 10), strict=False))
-    figure, (left, right) = panels(11, 4.2, 2)
+    figure, (left, right) = panels(11, 4.8, 2)
     for name in names:
         points = result["curves"][name]
         shares = [100 * point["top"] for point in points]
@@ -222,26 +224,41 @@ def plot(result: Mapping[str, Any]) -> bytes:
         left.plot(shares, [point["mean"] for point in points], marker="o", markersize=3, label=name, **style)
         if name != referee and all(point["ci95"] for point in points):
             low, high = zip(*(point["ci95"] for point in points), strict=True)
-            left.fill_between(shares, low, high, alpha=0.1, color=colours[name], linewidth=0)
+            left.fill_between(shares, low, high, alpha=0.3 / len(names), color=colours[name], linewidth=0)
     left.axhline(result["pool"], color="grey", linewidth=0.8, linestyle="--")
     left.set_xlabel("top share of each prompt's candidates, %")
     left.set_ylabel(f"mean {referee}")
     left.set_title(f"what {referee} thinks of each score's favourites")
-    left.legend(fontsize=8, frameon=False)
-    for place, name in enumerate(names):
+    ranked = sorted(
+        (name for name in names if result["scores"][name]["tau"] is not None),
+        key=lambda name: result["scores"][name]["tau"],
+    )
+    for place, name in enumerate(ranked):
         row = result["scores"][name]
-        if row["tau"] is None:
-            continue
         low, high = row["tau_ci95"] or (row["tau"], row["tau"])
         reach = [[max(0.0, row["tau"] - low)], [max(0.0, high - row["tau"])]]
-        at = place if row["forwards"] is None else row["forwards"]
-        right.errorbar([at], [row["tau"]], yerr=reach, fmt="o", color=colours[name], capsize=3)
-        right.annotate(name, (at, row["tau"]), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    right.axhline(0.0, color="grey", linewidth=0.8, linestyle="--")
-    known = all(row["forwards"] is not None for row in result["scores"].values())
-    if known:
-        right.set_xscale("symlog", linthresh=4)
-    right.set_xlabel("extra forwards a candidate" if known else "score")
-    right.set_ylabel(f"Kendall's τ with {referee}")
+        right.errorbar([row["tau"]], [place], xerr=reach, fmt="o", color=colours[name], capsize=3)
+    right.axvline(0.0, color="grey", linewidth=0.8, linestyle="--")
+    right.set_yticks(
+        range(len(ranked)), [_priced(name, result["scores"][name]["forwards"]) for name in ranked]
+    )
+    right.set_ylim(-0.6, len(ranked) - 0.4)
+    right.set_xlabel(f"Kendall's τ with {referee}")
     right.set_title("how well it ranks, and what that costs")
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=8, frameon=False
+    )
+    explain(
+        figure,
+        f"Left: the mean {referee} of each prompt's best candidates by a score, from all of them (100 %, dashed) down"
+        f" to its favourites; dotted: the best that can be. Right: how alike a score and {referee} rank a prompt's"
+        " candidates (1 the same, 0 not at all), with 95 % intervals over prompts; in brackets the forwards that it"
+        " took a candidate."
+        f" {sentence(result.get('judged_by') or {}, result['prompts'])}",
+    )
     return as_png(figure)
+
+
+def _priced(name: str, forwards: float | None) -> str:
+    """A score with what it cost, for an axis."""
+    return (name if forwards is None else f"{name} ({forwards:.4g})").replace("$", r"\$")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mitune.evaluate.agreement import tau
 from mitune.evaluate.bootstrap import cell
-from mitune.evaluate.drawings import as_png, panels
+from mitune.evaluate.drawings import as_png, explain, panels
+from mitune.evaluate.judged import in_markdown, sentence
 from mitune.evaluate.tables import in_words
 from mitune.sampling.racing import Cut, rows_of
 
@@ -252,7 +253,8 @@ def summary(result: Mapping[str, Any]) -> str:
 def markdown(result: Mapping[str, Any]) -> str:
     """Write the study as Markdown: what is proposed, then a table for each running score."""
     target, k, candidates = result["target"], result["k"], result["candidates"]
-    lines = [summary(result)]
+    said = in_markdown(result.get("judged_by") or {}, result.get("prompts"))
+    lines = [summary(result), *said]
     for name, score in result["scores"].items():
         cost = "free" if not score["look"] else f"{score['look']} forwards a look"
         own = name if not score["look"] else f"{name} of the finished picture, by as cheap a look"
@@ -277,7 +279,7 @@ def plot(result: Mapping[str, Any]) -> bytes:
     """Draw τ of each running score with the target (dotted: its own final value), and its recall, as PNG."""
     import matplotlib
 
-    figure, (left, right) = panels(11, 4.2, 2)
+    figure, (left, right) = panels(11, 4.8, 2)
     half = max(m for m in result["survivors"] if m <= max(result["candidates"] // 2, result["k"]))
     place = result["survivors"].index(half)
     colours = itertools.cycle(matplotlib.colormaps["tab10"].colors)
@@ -299,11 +301,21 @@ def plot(result: Mapping[str, Any]) -> bytes:
         right.plot(steps, values, marker="o", markersize=3, color=colour, label=name)
     left.axhline(0.0, color="grey", linewidth=0.8, linestyle="--")
     left.set_ylabel("Kendall's τ")
-    left.set_title(f"with {result['target']} (dotted: with its own final value)")
+    left.set_title("agreement with the final score")
     right.axhline(half / result["candidates"], color="grey", linewidth=0.8, linestyle="--")
     right.set_ylabel("recall")
-    right.set_title(f"top {result['k']} by {result['target']} among the best {half} so far (dashed: by lot)")
-    left.legend(fontsize=8, frameon=False)
+    right.set_title(f"top {result['k']} among the best {half} so far")
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=8, frameon=False
+    )
+    explain(
+        figure,
+        f"Left: how alike a running score, read after so many steps, and the final {result['target']} rank a prompt's"
+        f" candidates (1 the same, 0 not at all); dotted: the same with its own final value. Right: the share"
+        f" of the top {result['k']} by the final {result['target']} that would still be there if only the best {half}"
+        " so far went on; dashed: if they were drawn by chance."
+        f" {sentence(result.get('judged_by') or {}, result['prompts'])}",
+    )
     for axes in (left, right):
         axes.set_xlabel(f"steps taken, of {result['steps']}")
     return as_png(figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,14 @@ def panels(width: float, height: float, count: int = 1, sharey: bool = False) ->
     return figure, made
 
 
+def explain(figure: Figure, text: str) -> None:
+    """Write a sentence under a figure: what is to be seen there."""
+    width = int(17 * figure.get_figwidth())  # letters of this size a line
+    figure.supxlabel(
+        _verbatim(textwrap.fill(text, width)), x=0.01, ha="left", fontsize=8, color="#5b616b", wrap=False
+    )
+
+
 def as_png(figure: Figure) -> bytes:
     """Draw a figure as the contents of a PNG file, the same for the same figure."""
     buffer = io.BytesIO()
@@ -179,7 +188,11 @@ def _verbatim(text: str) -> str:
 
 
 def _legend(axes: Any, dark: bool) -> None:
-    axes.legend(frameon=False, labelcolor="#d5d8de" if dark else "#33373d")
+    """Above the axes, where no line and no bar is."""
+    ink = "#d5d8de" if dark else "#33373d"
+    axes.legend(
+        frameon=False, labelcolor=ink, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0
+    )
 
 
 @functools.lru_cache

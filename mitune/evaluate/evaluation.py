@@ -13,6 +13,7 @@ from torch import Tensor
 from mitune.evaluate.categories import alignment, compare, score_columns, summarise
 from mitune.evaluate.diversity import compare_diversity
 from mitune.evaluate.drawings import histogram, pairs, png
+from mitune.evaluate.judged import Judged
 from mitune.files import write_bytes, write_json, write_table
 
 SCHEMA = 1
@@ -26,6 +27,7 @@ def write_evaluation(
     after_pictures: Tensor | Sequence[Tensor],
     examples: int = 24,
     seed: int = 0,
+    judged: Judged | None = None,
 ) -> dict[str, Any]:
     """Compare two models picture by picture, write the result to a folder and give it back.
 
@@ -34,6 +36,7 @@ def write_evaluation(
         before, after: a row a picture (see :func:`categories.summarise`), paired by (prompt_id, candidate).
         before_pictures, after_pictures: [3, H, W] float in [0, 1], row by row of their table.
         examples: pairs to show; ``seed``: of their choice.
+        judged: who judged (:func:`judged.judged_by`), where it is known.
 
     Writes ``pictures/before-000.png``,
     ``pictures/after-000.png``, …, ``pictures/before-after.png``, ``pictures/SCORE-histogram.png``,
@@ -41,14 +44,13 @@ def write_evaluation(
 
         {"schema", "before": {"all": …, category: …}, "after": {…}, "difference": {"all": {score: {…}}, …},
          "diversity": {"before", "after", "ratio", "ratio_ci95", "prompts"},
-         "examples": [{"prompt", "category", "before", "after", "scores_before", "scores_after"}]}
+         "examples": [{"prompt", "category", "before", "after", "scores_before", "scores_after"}],
+         "judged_by": {score: {"judge", "itself", "selected"}}}
 
     Raises UserError when the tables are not about the same pictures or a score is not finite.
     """
     folder = Path(folder)
-    if len(before) != len(before_pictures) or len(after) != len(after_pictures):
-        raise ValueError("tables and pictures differ in length")
-    difference = compare(before, after, seed)
+    figures = comparison(before, after, before_pictures, after_pictures, seed)
     order = alignment(before, after)
     before, after = before.reset_index(drop=True), after.iloc[order].reset_index(drop=True)
     tuned = [after_pictures[row] for row in order]
@@ -56,10 +58,7 @@ def write_evaluation(
     chosen = choose_examples(before, examples)
     result = {
         "schema": SCHEMA,
-        "before": summarise(before, seed),
-        "after": summarise(after, seed),
-        "difference": difference,
-        "diversity": compare_diversity(before_pictures, tuned, before["prompt_id"].tolist(), seed),
+        **figures,
         "examples": [
             {
                 "prompt": str(before["prompt"][row]),
@@ -71,6 +70,7 @@ def write_evaluation(
             }
             for number, row in enumerate(chosen)
         ],
+        **({} if judged is None else {"judged_by": judged}),
     }
     for number, row in enumerate(chosen):
         write_bytes(folder / f"pictures/before-{number:03d}.png", png(before_pictures[row]))
@@ -90,6 +90,35 @@ def write_evaluation(
     write_table(folder / "evaluation.parquet", pa.Table.from_pandas(rows, preserve_index=False))
     write_json(folder / "evaluation.json", result)
     return result
+
+
+def comparison(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    before_pictures: Tensor | Sequence[Tensor],
+    after_pictures: Tensor | Sequence[Tensor],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Give the figures of a comparison: ``{"before", "after", "difference", "diversity"}`` of ``evaluation.json``.
+
+    Args:
+        before, after, before_pictures, after_pictures: as of :func:`write_evaluation`.
+        seed: of the bootstrap.
+
+    Raises UserError as :func:`write_evaluation`, ValueError where tables and pictures differ in length.
+    """
+    if len(before) != len(before_pictures) or len(after) != len(after_pictures):
+        raise ValueError("tables and pictures differ in length")
+    difference = compare(before, after, seed)
+    order = alignment(before, after)
+    before, after = before.reset_index(drop=True), after.iloc[order].reset_index(drop=True)
+    tuned = [after_pictures[row] for row in order]
+    return {
+        "before": summarise(before, seed),
+        "after": summarise(after, seed),
+        "difference": difference,
+        "diversity": compare_diversity(before_pictures, tuned, before["prompt_id"].tolist(), seed),
+    }
 
 
 def evaluation_files(folder: Path) -> list[Path]:

@@ -8,6 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mitune.errors import printable
+from mitune.evaluate.judged import Judged, caption
+
 _COUNTS = ("n", "prompts")
 
 
@@ -35,13 +38,17 @@ def in_words(cell: Mapping[str, Any] | None, style: str = "+.2f", interval: bool
     return text.replace("-", "−")
 
 
-def comparison_table(comparison: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
+def comparison_table(
+    comparison: Mapping[str, Mapping[str, Any]], title: str = "", judged: Judged | None = None
+) -> Table:
     """Rows of category × score: before, after, paired difference with its interval (:func:`categories.compare`).
 
-    A difference is green where its whole interval is above zero, red where it is below.
+    A difference is green where its whole interval is above zero, red where it is below. ``judged``: who judged, for the
+    line below the table.
     """
     # Names and categories are the user's: as Text they are never read as rich markup.
-    table = Table(title=Text(title) if title else None)
+    said = caption(judged or {}, comparison.get("all", {}).get("prompts"))
+    table = Table(title=Text(title) if title else None, caption=Text(printable(said)) if said else None)
     for column in ("category", "score", "before", "after", "difference", "95 % interval", "pictures"):
         table.add_column(Text(column), justify="left" if column in ("category", "score") else "right")
     for category, row in comparison.items():

@@ -9,8 +9,9 @@ from typing import Any
 
 from mitune.errors import UserError
 from mitune.families.components import pipeline_class
-from mitune.families.source import EMBEDDED, find_model
-from mitune.reading import home, is_hub_id, is_there, reading
+from mitune.families.source import EMBEDDED, ModelSource, find_model
+from mitune.reading import home, is_hub_id, is_there, read_json, reading
+from mitune.scheduler_config import is_flow
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,16 @@ class BaseModel:
         hub_id: where it is on the Hub, if there.
         license: license, license_name, license_link of its own card.
         takes_adapters: whether the plain pipeline loads LoRA files itself (None: not known).
+        flow: whether it is a rectified flow (None: not known).
+        shipped: it is in this package, and nowhere else.
     """
 
     name: str
     hub_id: str | None
     license: Mapping[str, str]
     takes_adapters: bool | None
+    flow: bool | None = None
+    shipped: bool = False
 
 
 def describe(path: str, revision: str | None = None, config: str | None = None) -> BaseModel:
@@ -37,13 +42,25 @@ def describe(path: str, revision: str | None = None, config: str | None = None) 
     try:
         source = find_model(path, revision, config)
         takes = hasattr(pipeline_class(source), "load_lora_weights")
-        name, own = source.name, source.folder if source.file is None else None
+        name, own, flow = source.name, source.folder if source.file is None else None, _is_flow(source)
     except UserError:
-        takes, name, own = None, folder.name, None
+        takes, name, own, flow = None, folder.name, None, None
     if path in EMBEDDED:
-        return BaseModel(name, None, {"license": "apache-2.0"}, takes)
+        return BaseModel(name, None, {"license": "apache-2.0"}, takes, flow, shipped=True)
     card = _card(own / "README.md") if own is not None else None if here else _card(_fetched(path, revision))
-    return BaseModel(name, None if here or not is_hub_id(path) else path, _license(card), takes)
+    return BaseModel(name, None if here or not is_hub_id(path) else path, _license(card), takes, flow)
+
+
+def _is_flow(source: ModelSource) -> bool | None:
+    """Whether the scheduler in a model's folder is a flow's; None where there is none to look at."""
+    if source.folder is None or source.file is not None:
+        return None
+    file = source.folder / "scheduler" / "scheduler_config.json"
+    try:
+        config = read_json(file) if file.is_file() else None
+    except UserError:
+        return None
+    return is_flow(config) if isinstance(config, dict) else None
 
 
 def _fetched(hub_id: str, revision: str | None) -> Path | None:

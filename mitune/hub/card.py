@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mitune.errors import UserError
+from mitune.evaluate.judged import few, judges_in_words
 from mitune.hub.base import BaseModel
 from mitune.hub.escape import literal, plain
+from mitune.hub.usage import Drawn, usage, usage_here
+from mitune.sampling.catalogue import SamplerConfig
+from mitune.scores import SCORES, scorers_of
 
 TASK = "text-to-image"
 PAPER = "https://arxiv.org/abs/2405.20759"
@@ -30,7 +36,8 @@ class Example:
 class Facts:
     """Hold what a card says. ``evaluation``: ``evaluation.json`` of the round, or {}; ``held_out``: its prompts'
     source; ``repository``: the Hub id it goes to, if any; ``dataset``: that of the training set; ``real``: how many of
-    the pictures trained on no model drew, ``real_source``: the name of where they are from.
+    the pictures trained on no model drew, ``real_source``: the name of where they are from; ``combined``: what the
+    score of that name stands for; ``drawn``: how the evaluation drew its pictures.
     """
 
     name: str
@@ -51,6 +58,8 @@ class Facts:
     license: str | None = None
     real: int = 0
     real_source: str = ""
+    combined: str = ""
+    drawn: Drawn | None = None
 
 
 def scores(facts: Facts) -> dict[str, tuple[float | None, float, Mapping[str, Any]]]:
@@ -91,7 +100,7 @@ def metadata(facts: Facts) -> Any:
         for name, (before, value, change) in scores(facts).items()
     ]
     tags = [TASK, "diffusers", "lora", *(["dora"] if facts.kind == "dora" else []), "mitune"]
-    licence = {"license": facts.license} if facts.license else dict(facts.base.license)
+    licence = _licence(facts)
     relation = {"base_model_relation": "adapter"} if facts.base.hub_id else {}
     widget = [{"text": plain(example.prompt), "output": {"url": example.after}} for example in facts.examples]
     return ModelCardData(
@@ -106,6 +115,15 @@ def metadata(facts: Facts) -> Any:
         **relation,
         **({"widget": widget} if widget else {}),
     )
+
+
+def _licence(facts: Facts) -> dict[str, str]:
+    """``license`` as the Hub takes it: an identifier, or ``other`` with a name."""
+    if not facts.license:
+        return dict(facts.base.license)
+    if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", facts.license):
+        return {"license": facts.license}
+    return {"license": "other", "license_name": plain(facts.license, 100)}
 
 
 def _arguments(before: float | None, change: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -132,6 +150,7 @@ def write_card(facts: Facts) -> str:
             "",
             *_evaluation(facts),
             *_pictures(facts),
+            *_licensed(facts),
             *_training(facts),
         ]
     )
@@ -139,41 +158,114 @@ def write_card(facts: Facts) -> str:
 
 
 def _summary(facts: Facts) -> list[str]:
+    """What it is, who chose, and what came of it."""
     kind = {"dora": "DoRA", "lora": "LoRA"}.get(facts.kind, literal(facts.kind))
-    pictures, without = "the model's own pictures", "no labels, no reward model, no human raters"
+    pictures = "the model's own pictures"
     if facts.real:  # their captions are a kind of label
         pictures += f" and {facts.real} real ones with their captions ({literal(facts.real_source, 100)})"
-        without = "no reward model, no human raters"
     return [
-        f"A {kind} adapter of rank {facts.rank} for {_base(facts)} that makes it follow its prompts better. It was"
-        f" trained by [MI-Tune]({PAPER}) on {pictures}, chosen by the information that prompt and"
-        f" picture share as the model itself measures it: {without}.",
+        f"A {kind} adapter of rank {facts.rank} for {_base(facts)}, made to have it follow its prompts better. It was"
+        f" trained by [MI-Tune]({PAPER}) on {pictures}, {_chosen(facts)}.",
+        "",
+        _outcome(facts),
     ]
+
+
+def _chosen(facts: Facts) -> str:
+    """Who chose the pictures that were trained on."""
+    if facts.selected_by == "random":
+        return "chosen at random (a control)"
+    try:
+        scorers = scorers_of([facts.selected_by], facts.combined)
+    except UserError:
+        scorers = []
+    outside = [name for name in scorers if SCORES[name].where == "picture"]
+    without = (
+        "no reward model, no human raters" if facts.real else "no labels, no reward model, no human raters"
+    )
+    if "oracle" in outside:
+        return "chosen by the embedded world's oracle (a control: it knows the right answer)"
+    if outside or not scorers:
+        return (
+            f"chosen by the score {literal(facts.selected_by, 100)}, which judges from outside of the model"
+        )
+    return (
+        f"chosen by the information that prompt and picture share as the model itself measures it: {without}"
+    )
+
+
+def outcomes(facts: Facts) -> dict[str, list[str]]:
+    """Sort the scores by what came of them: ``rose``, ``fell``, ``open`` (the interval has zero in it, or there is
+    none)."""
+    found: dict[str, list[str]] = {"rose": [], "fell": [], "open": []}
+    for name, (_, _, change) in scores(facts).items():
+        ends = change.get("ci95")
+        low, high = ends if isinstance(ends, (list, tuple)) and len(ends) == 2 else (0.0, 0.0)
+        found["rose" if low > 0 else "fell" if high < 0 else "open"].append(name)
+    return found
+
+
+def _outcome(facts: Facts) -> str:
+    """What rose, what did not, and whether who says so chose, too."""
+    found = scores(facts)
+    if not found:
+        return "It was not evaluated on held-out prompts: nothing is known of what it brings."
+    judged = facts.evaluation.get("judged_by") or {}
+    said = []
+    for what, names in outcomes(facts).items():
+        if names:
+            shown = ", ".join(
+                f"{literal(name, 100)} ({_number(found[name][0])} to {_number(found[name][1])})"
+                for name in names
+            )
+            said.append(f"{shown} {_CAME[what]}")
+    text = f"On held-out prompts: {'; '.join(said)}."
+    chose = [name for name in found if (judged.get(name) or {}).get("selected")]
+    free = [name for name in found if name in judged and name not in chose]
+    if chose:
+        text += (
+            f" {_listed(chose)} also chose what was trained on, so a rise there is no independent witness"
+            f"{'.' if free else ': no score here is one.'}"
+        )
+    return text
+
+
+_CAME = {
+    "rose": "rose, by an interval above zero",
+    "fell": "fell, by an interval below zero",
+    "open": "did not change by more than these pictures can tell",
+}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(literal(name, 100) for name in names)
 
 
 def _base(facts: Facts) -> str:
     hub_id = facts.base.hub_id
+    if facts.base.shipped:
+        return f"{literal(facts.base.name)}, the small model inside the package mitune"
     name = literal(hub_id or facts.base.name)
-    return f"[{name}](https://huggingface.co/{hub_id})" if hub_id else name
+    return (
+        f"[{name}](https://huggingface.co/{hub_id})"
+        if hub_id
+        else f"{name} (base model on the Hub: not stated)"
+    )
 
 
 def _use(facts: Facts) -> list[str]:
-    base = facts.base.hub_id or "path/to/the/base/model"
+    shipped = facts.base.shipped and facts.base.hub_id is None
+    base = facts.base.hub_id or (facts.base.name if shipped else "path/to/the/base/model")
     here = facts.repository or "path/to/this/folder"
+    prompts = [example.prompt for example in facts.examples]
+    drawn = facts.drawn or Drawn(SamplerConfig())
     if facts.base.takes_adapters is False:  # diffusers has no loader for these
-        code = [
-            "from mitune.families import load_denoiser",
-            "",
-            f'denoiser = load_denoiser("{base}", adapter="{here}")',
-        ]
+        code = usage_here(base, here, prompts, drawn)
     else:
-        code = [
-            "from diffusers import AutoPipelineForText2Image",
-            "",
-            f'pipeline = AutoPipelineForText2Image.from_pretrained("{base}")',
-            f'pipeline.load_lora_weights("{here}")',
-        ]
+        code = usage(base, here, prompts, drawn, facts.base.flow, shipped)
     lines = ["## Use", "", "```python", *code, "```"]
+    if facts.drawn is not None and scores(facts):
+        lines += ["", f"The evaluation drew with {facts.drawn.in_words}."]
     if facts.merged:
         lines += [
             "",
@@ -195,21 +287,43 @@ def _evaluation(facts: Facts) -> list[str]:
     found = scores(facts)
     if not found:
         return []
-    count = (facts.evaluation.get("after") or {}).get("all", {}).get("n")
+    everything = (facts.evaluation.get("after") or {}).get("all", {})
+    count, prompts = everything.get("n"), everything.get("prompts")
     pictures = f"{count} pictures" if isinstance(count, int) else "Pictures"
+    of = f"{prompts} held-out prompts" if isinstance(prompts, int) else "held-out prompts"
+    drawn = f", with {facts.drawn.in_words}" if facts.drawn is not None else ""
+    rough = few(prompts) if isinstance(prompts, int) else ""
     lines = [
         "## Evaluation",
         "",
-        f"{pictures} of held-out prompts, drawn from the same seeds with and without the adapter. Means; the"
-        " difference is paired, with its 95 % interval.",
+        f"{pictures} of {of}, drawn from the same seeds with and without the adapter{drawn}. Means; the"
+        f" difference is paired, with its 95 % interval{f' ({rough})' if rough else ''}.",
         "",
-        "| score | without | with | difference |",
-        "|---|---|---|---|",
     ]
+    if judges := judges_in_words(facts.evaluation.get("judged_by") or {}):
+        lines += ["Who judged (the model itself judges each picture with the weights that drew it):", ""]
+        lines += [*(f"- {literal(line)}" for line in judges), ""]
+    lines += ["| score | without | with | difference |", "|---|---|---|---|"]
     for name, (before, after, change) in found.items():
         cells = [literal(name, 100), _number(before), _number(after), _interval(change)]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _licensed(facts: Facts) -> list[str]:
+    """Base model and licence, and that they are not stated where they are not."""
+    licence = _licence(facts)
+    named = licence.get("license_name") or licence.get("license")
+    base = facts.base.hub_id
+    if base is None:
+        base = f"{facts.base.name} of the package mitune" if facts.base.shipped else "not stated"
+    return [
+        "## Base model and licence",
+        "",
+        f"Base model: {literal(base)}. Licence: {literal(named) if named else 'not stated'}. The licence of the base"
+        " model holds for what is drawn with it and this adapter.",
+        "",
+    ]
 
 
 def _number(value: Any) -> str:
@@ -235,7 +349,9 @@ def _pictures(facts: Facts) -> list[str]:
         "|---|---|---|",
     ]
     for example in facts.examples:
-        lines.append(f"| {literal(example.prompt)} | ![]({example.before}) | ![]({example.after}) |")
+        lines.append(
+            f"| {literal(example.prompt)} | ![without]({example.before}) | ![with]({example.after}) |"
+        )
     return [*lines, ""]
 
 

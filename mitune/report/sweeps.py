@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from rich.text import Text
 
 from mitune.config import read_saved
 from mitune.config.keys import keys
-from mitune.errors import UserError, short
-from mitune.evaluate.drawings import as_png, panels
+from mitune.errors import UserError, printable, short
+from mitune.evaluate.drawings import as_png, explain, panels
+from mitune.evaluate.judged import Judged, caption, in_markdown, sentence
 from mitune.evaluate.tables import bounds, figure
 from mitune.files import read_json, write_bytes, write_table, write_text
 from mitune.hub.escape import literal, plain
@@ -44,12 +46,15 @@ def write_sweep(folder: Path) -> pd.DataFrame:
     scores = _scores(table)
     # First: it tells whose the others are.
     write_table(folder / "table.parquet", pa.Table.from_pandas(table, preserve_index=False))
-    write_text(folder / "table.md", markdown(table))
+    judged = _judged(folder)
+    write_text(folder / "table.md", markdown(table) + "".join(f"\n{line}" for line in in_markdown(judged)))
     write_text(folder / "table.csv", table.map(_harmless).to_csv(index=False))
     if scores:
-        write_bytes(folder / "table.png", plot(table))
+        write_bytes(folder / "table.png", plot(table, judged))
     console = Console(width=None if Console().is_terminal else 200, highlight=False)
     console.print(_printed(table))
+    if judged:
+        console.print(Text(printable(caption(judged))))
     console.print(Text(f"table: {(folder / 'table.md').resolve()}"))
     return table
 
@@ -159,6 +164,21 @@ def _rounds(run: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _judged(folder: Path) -> dict[str, dict[str, Any]]:
+    """Who judged the scores of all runs; a score that had several judges names them all."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in _runs(folder):
+        for entry in _rounds(run):
+            for name, own in (entry.get("evaluate", {}).get("judged_by") or {}).items():
+                before = found.setdefault(name, dict(own))
+                judges = dict.fromkeys(
+                    [*str(before["judge"]).split(" and "), *str(own["judge"]).split(" and ")]
+                )
+                selected = before["selected"] or own["selected"]
+                found[name] = {**before, "judge": " and ".join(judges), "selected": selected}
+    return found
+
+
 def _status(note: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> str:
     if note is not None and note["code"]:
         return f"failed: {note['line']}" if note["line"] else f"failed: exit code {note['code']}"
@@ -261,8 +281,9 @@ def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
 
 
-def plot(table: pd.DataFrame) -> bytes:
-    """Draw, for every score, its gain in each round of each run, with the 95 % interval, as PNG."""
+def plot(table: pd.DataFrame, judged: Judged | None = None) -> bytes:
+    """Draw, for every score, its gain in each round of each run, with the 95 % interval, as PNG; ``judged``: who says
+    so."""
     scores, keys = _scores(table), _keys(table)
     done = table[table[[f"{name}_gain" for name in scores]].notna().any(axis=1)]
     names = []
@@ -273,7 +294,7 @@ def plot(table: pd.DataFrame) -> bytes:
         names.append(
             short(", ".join(words + ([f"round {row['round']}"] if several else [])), 60).replace("$", r"\$")
         )
-    drawn, columns = panels(4 + 4 * len(scores), 1.6 + 0.32 * len(done), len(scores), sharey=True)
+    drawn, columns = panels(4 + 4 * len(scores), 2.1 + 0.32 * len(done), len(scores), sharey=True)
     places = list(range(len(done)))[::-1]
     for axes, name in zip(columns, scores, strict=True):
         gains = done[f"{name}_gain"].to_numpy(dtype=float)
@@ -281,6 +302,8 @@ def plot(table: pd.DataFrame) -> bytes:
         high = done[f"{name}_gain_high"].to_numpy(dtype=float) - gains
         axes.errorbar(gains, places, xerr=[low, high], fmt="o", markersize=4, capsize=2, color="tab:blue")
         axes.axvline(0.0, color="grey", linewidth=0.8, linestyle="--")
-        axes.set_title(f"gain in {name}".replace("$", r"\$"))
+        axes.set_title(textwrap.fill(f"gain in {name}", 34).replace("$", r"\$"), fontsize=10)
         axes.set_yticks(places, names)
+    text = "What each run gained on held-out prompts: tuned model minus base model, with 95 % intervals over prompts."
+    explain(drawn, f"{text} Right of the dashed line is a gain. {sentence(judged or {})}")
     return as_png(drawn)

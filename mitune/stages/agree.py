@@ -16,7 +16,8 @@ from mitune.data.store import KEYS, find_store, plan_units
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.agreement import agreement, markdown, plot
-from mitune.files import clean_partial, write_bytes, write_json, write_table, write_text
+from mitune.evaluate.judged import judged_by
+from mitune.files import clean_partial, read_json, write_bytes, write_json, write_table, write_text
 from mitune.information.scoring import check_judges
 from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
@@ -39,7 +40,7 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     read = _draw(config, folder) if config.agree.source is None else lambda: _read(config)
 
     def finish() -> dict[str, Any]:
-        table, forwards, spent = read()
+        table, forwards, spent, made = read()
         table = _with_sums(config, table, referee)
         study = agreement(
             table,
@@ -51,7 +52,8 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             seed=config.seed,
             resamples=config.agree.resamples,
         )
-        figures = study | spent
+        named = judged_by(study["scores"], config.scorer.combined, made) if made else {}
+        figures = study | spent | {"judged_by": named}
         write_table(folder / "scores.parquet", pa.Table.from_pandas(table, preserve_index=False))
         write_bytes(folder / "agreement.png", plot(figures))
         text = markdown(figures)
@@ -64,12 +66,16 @@ def agree(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     return broadcast(finish)
 
 
-# Candidates with their scores, forwards a candidate by score, what was drawn and what it took.
-Found = tuple[pd.DataFrame, dict[str, float] | None, dict[str, Any]]
+# Candidates with their scores, forwards a candidate by score, what was drawn and what it took, and which models judged
+# (as ``model.json`` has them; nothing where a table does not say).
+Found = tuple[pd.DataFrame, dict[str, float] | None, dict[str, Any], dict[str, Any]]
 
 
 def _read(config: DictConfig) -> Found:
-    return read_scores(home(config.agree.source)), None, {}
+    path = home(config.agree.source)
+    table = read_scores(path)
+    store = find_store(path) if is_folder(path) else None
+    return table, None, {}, _made(store.folder) if store is not None else {}
 
 
 def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
@@ -94,9 +100,16 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
             if set(scorers_of([name], combined)) <= each.keys()
         }
         settled = {"guidance": config.sampler.guidance, "steps": config.sampler.steps}
-        return scored_table(store), forwards, {"model": denoiser.identity, **settled, **took.total}
+        spent = {"model": denoiser.identity, **settled, **took.total}
+        return scored_table(store), forwards, spent, _made(store.folder)
 
     return read
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """Which model drew and judged the candidates of a folder, and the other judges."""
+    path = folder / "model.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def read_scores(path: Path) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from mitune.data.store import plan_units
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.calibration import Scores, calibration, markdown, plot, summary
-from mitune.files import clean_partial, write_bytes, write_json, write_text
+from mitune.evaluate.judged import caption, judged_by
+from mitune.files import clean_partial, read_json, write_bytes, write_json, write_text
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
@@ -65,11 +66,14 @@ def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         )
         command = _command(config, study["best"], study["proposals"]) if study["best"] else None
         own = {"target": target, "measured_only": judged, "command": command}
-        figures: dict[str, Any] = {**own, **study, **spent}
+        made = read_json(folder / "candidates" / "model.json")
+        named = judged_by(dict.fromkeys([target, *settings.by]), config.scorer.combined, made)
+        figures: dict[str, Any] = {**own, **study, **spent, "judged_by": named}
         write_bytes(folder / "calibration.png", plot(figures))
         write_text(folder / "calibration.md", markdown(figures))
         write_json(folder / "calibration.json", figures)
         say(summary(figures).rstrip())
+        say(caption(named, study.get("prompts")))
         say(f"tables, figures and plot: {folder.resolve()}")
         return figures
 

@@ -289,9 +289,13 @@ def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:
     """Decode the pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
-    latents = store.latents(rows)
+    return decode_latents(store.latents(rows), denoiser, batch_size)
+
+
+def decode_latents(latents: Tensor, denoiser: Denoiser, batch_size: int = 96) -> list[Tensor]:
+    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time."""
     pictures: list[Tensor] = []
-    with progress("decode", len(rows), unit="pictures") as bar:
+    with progress("decode", len(latents), unit="pictures") as bar:
         for part in latents.split(batch_size):
             pictures.extend(denoiser.decode(part.to(denoiser.device)).float().cpu())
             bar(len(part))

@@ -13,7 +13,10 @@ from mitune.config import flatten
 from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.distributed import broadcast
 from mitune.evaluate.evaluation import evaluation_files, write_evaluation
+from mitune.evaluate.judged import judged_by
+from mitune.files import read_json
 from mitune.runs import RunFolder
+from mitune.scores import SCORES, scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw, scored_table
 from mitune.stages.inputs import (
     check_tasks,
@@ -24,11 +27,18 @@ from mitune.stages.inputs import (
     scoring_of,
     whole_pool,
 )
-from mitune.stages.sharing import shared
+from mitune.stages.sharing import as_named, shared
 from mitune.tasks import Task
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
 _BASELINE = ("model.dtype", "sampler.", "scorer.", "evaluate.")
+_SUMMARY = (
+    "before",
+    "after",
+    "difference",
+    "diversity",
+    "judged_by",
+)  # of evaluation.json, what the mark says too
 _NOT_BASELINE = ("evaluate.prompts.", "evaluate.batch_size", "evaluate.examples", "sampler.racing.")
 
 
@@ -61,8 +71,9 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             shown[1],
             examples=config.evaluate.examples,
             seed=config.evaluate.seed,
+            judged=_judged(config, run, number, base),
         )
-        figures = {name: result[name] for name in ("before", "after", "difference", "diversity")}
+        figures = {name: result[name] for name in _SUMMARY}
         before_cost, after_cost = (cost(store, units) for store in (before, after))
         # The base's pictures are paid for once, by the round that made them.
         first = number == 1 or run.mark(1, "evaluate") is None
@@ -72,6 +83,21 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         return run.write_mark(number, "evaluate", figures, left)
 
     return broadcast(finish)
+
+
+def _judged(config: DictConfig, run: RunFolder, number: int, base: Path) -> dict[str, Any]:
+    """Who judged, by the base model's pictures; of each score, whether it chose what this round was trained on."""
+    done = {stage: run.mark(number, stage) or {} for stage in ("generate", "select", "train")}
+    chosen = [
+        done["select"].get("by"),
+        (done["generate"].get("racing") or {}).get("by"),
+        (done["generate"].get("search") or {}).get("reward_by"),
+        done["train"].get("best_by"),
+    ]
+    combined = config.scorer.combined
+    names = [*config.evaluate.scorers]
+    names += [column for name in scorers_of(names, combined) for column in SCORES[name].columns]
+    return judged_by(names, combined, read_json(base / "model.json"), [str(name) for name in chosen if name])
 
 
 def _draw(config: DictConfig, folder: Path, units: list[Unit], denoiser: Any, title: str) -> CandidateStore:
@@ -88,7 +114,7 @@ def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Task], ide
     themselves, not where they were read from."""
     values = {
         name: value
-        for name, value in flatten(config).items()
+        for name, value in as_named(flatten(config)).items()
         if name.startswith(_BASELINE) and not name.startswith(_NOT_BASELINE)
     }
     values["prompts"] = [prompt.id for prompt in prompts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from mitune.hub.card import Facts
 from mitune.hub.comfy import comfy_tensors
 from mitune.hub.escape import scrub
 from mitune.hub.push import check_repository, push
+from mitune.hub.usage import Drawn
 from mitune.reading import home
 from mitune.runs import RunFolder
+from mitune.sampling.catalogue import SamplerConfig
 from mitune.stages.artefacts import require
+from mitune.stages.inputs import settings_of
 from mitune.stages.progress import say, warn
 
 
@@ -44,6 +48,7 @@ def export(config: DictConfig, run: RunFolder) -> Path:
     evaluation = _optional(round_folder / "evaluation.json")
     out = home(settings.out) if settings.out else run.root / "export"
     facts = _facts(config, run, number, saved, evaluation)
+    _check_stated(facts, settings)
     origin = _origin(config, run, number)
     if folders.is_there(out, origin):
         say(f"the export is there already: {out.resolve()}")
@@ -62,13 +67,25 @@ def export(config: DictConfig, run: RunFolder) -> Path:
         say(f"training set: {place.resolve()}")
         parts.append((place, settings.push and _dataset_name(settings.push), "dataset"))
     if settings.push is not None or settings.dry_run:
-        if facts.base.hub_id is None:
-            warn("the card names no base model on the Hub; say export.base_model=owner/name")
-        if "license" not in facts.base.license and facts.license is None:
-            warn("the base model's licence is not known here; say export.license=")
         for part, repository, kind in parts:
             _send(part, repository, kind, settings, number)
     return out
+
+
+def _check_stated(facts: Facts, settings: DictConfig) -> None:
+    """Warn where the card cannot say base model or licence. Raises UserError where it would be published so."""
+    base = facts.base
+    missing = []
+    if base.hub_id is None and not base.shipped:
+        missing.append(("the base model's name on the Hub", "export.base_model=owner/name"))
+    if "license" not in base.license and facts.license is None:
+        missing.append(("the base model's licence", "export.license="))
+    if not missing:
+        return
+    what, words = (" and ".join(parts) for parts in zip(*missing, strict=True))
+    if settings.push is not None and not settings.dry_run:
+        raise UserError(f"export.push={settings.push}: the card cannot say {what}; add {words}")
+    warn(f"the card says 'not stated' of {what}; add {words}")
 
 
 def _send(place: Path, repository: str | None, kind: str, settings: DictConfig, number: int) -> None:
@@ -132,7 +149,7 @@ def _facts(
     if settings.base_model is not None:
         check_repository(settings.base_model, "export.base_model")
         known = describe(settings.base_model) if not base.license else base
-        base = type(base)(base.name, settings.base_model, known.license, base.takes_adapters)
+        base = dataclasses.replace(base, hub_id=settings.base_model, license=known.license, shipped=False)
     return Facts(
         name=settings.name or (settings.push or "").rpartition("/")[2] or run.root.resolve().name,
         base=base,
@@ -152,7 +169,18 @@ def _facts(
         license=settings.license,
         real=((run.mark(number, "select") or {}).get("real") or {}).get("pictures", 0),
         real_source=Path(config.select.real).stem if config.select.real else "",
+        combined=config.scorer.combined,
+        drawn=_drawn(config),
     )
+
+
+def _drawn(config: DictConfig) -> Drawn:
+    """How the evaluation drew."""
+    sampler = settings_of(SamplerConfig, config.sampler)
+    if config.evaluate.guidance is not None:
+        sampler = dataclasses.replace(sampler, guidance=config.evaluate.guidance)
+    edits = config.evaluate.prompts.picture_column is not None
+    return Drawn(sampler, config.model.dtype, edits, config.model.picture_guidance)
 
 
 def _origin(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from mitune.families.source import find_adapter
 from mitune.information.scoring import Scoring, check_judges
 from mitune.information.times import Profile
 from mitune.reading import is_number, read_json
+from mitune.referees.function import FunctionReward
 from mitune.runs import RunFolder
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import COMBINED, SCORES, scorers_of
@@ -256,16 +257,41 @@ def scoring_of(
         pool: gives the prompts in which ``contrast`` finds its edits, where it is wanted.
         batch_size: rows a forward (default: two for each of ``generate.batch_size``).
     """
-    wanted = any(SCORES[name].needs_pool for name in scorers_of(names, config.scorer.combined))
+    settings: Any = OmegaConf.to_container(config.scorer, resolve=True)
+    rows = batch_size or 2 * config.generate.batch_size
+    return make_scoring(settings, denoiser, names, pool, config.seed, rows)
+
+
+def make_scoring(
+    settings: Mapping[str, Any],
+    denoiser: Denoiser,
+    names: Sequence[str],
+    pool: Callable[[], Iterable[str]],
+    seed: int,
+    batch_size: int,
+    functions: Sequence[FunctionReward] = (),
+) -> Scoring:
+    """Make the named scores: what they need of files is read only where they need it.
+
+    Args:
+        settings: section ``scorer`` as a mapping.
+        denoiser, names, pool: as of :func:`scoring_of`.
+        seed, batch_size, functions: as of :class:`Scoring`.
+    """
+    own = [judge.name for judge in functions]
+    scorers = scorers_of(names, settings["combined"], own)
+    wanted = any(SCORES[name].needs_pool for name in scorers if name not in own)
+    profile = settings["profile"]
     return Scoring(
         names,
-        OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
+        settings,
         denoiser,
         pool=list(dict.fromkeys(pool())) if wanted else (),
-        seed=config.seed,
-        batch_size=batch_size or 2 * config.generate.batch_size,
-        given=_given_negatives(config) if wanted else (),
-        profile=read_profile(config.scorer.profile, "scorer.profile") if config.scorer.profile else None,
+        seed=seed,
+        batch_size=batch_size,
+        given=given_negatives(settings["contrast"]) if wanted else (),
+        profile=read_profile(profile, "scorer.profile") if profile else None,
+        functions=functions,
     )
 
 
@@ -290,10 +316,11 @@ def _figure(value: Any) -> float:
     return float(value)
 
 
-def _given_negatives(config: DictConfig) -> list[str]:
-    """The prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
-    settings = config.scorer.contrast
-    return [prompt.text for prompt in load_prompts(settings.given)] if settings.negatives == "list" else []
+def given_negatives(contrast: Mapping[str, Any]) -> list[str]:
+    """Read the prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
+    if contrast["negatives"] != "list":
+        return []
+    return [prompt.text for prompt in load_prompts(contrast["given"])]
 
 
 def selecting(config: DictConfig) -> str:

@@ -149,13 +149,18 @@ def _shared_name(
     return real_name(config, plan, names, skip, identity, config.select.real)
 
 
+def most_looked_at(config: DictConfig, count: int) -> int | None:
+    """Count the real pictures that are looked at for the sake of ``count``, at most; None: all there are."""
+    settings = config.select
+    return settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
+
+
 def _open(config: DictConfig, count: int) -> Pictures:
     """The source of real pictures, without rows that it marks as held out."""
     settings = config.select
-    limit = settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
     return load_pictures(
         settings.real,
-        limit=limit,
+        limit=most_looked_at(config, count),
         skip=config.score.skip,
         seed=config.seed,
         outside=config.score.outside,

@@ -28,7 +28,9 @@ from mitune.stages.inputs import (
     trained_from,
     training_prompts,
 )
+from mitune.stages.made import made
 from mitune.stages.progress import overall, say, warn
+from mitune.stages.telling import did
 from mitune.stages.tracking import Timed
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
@@ -62,9 +64,9 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
         figures = STAGES[stage].load()(config, run, number)
         if state().is_main_process:
             timed.finished(config, run, figures)
-        say(f"round {number}: {_line(stage, figures)}")
+        say(f"round {number}: {did(stage, figures)}")
     else:
-        say(f"round {number}: {_line(stage, figures)} (done before)")
+        say(f"round {number}: {did(stage, figures)} (done before)")
     return figures
 
 
@@ -111,10 +113,13 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
                 finished()
             summary = summarise(config, rounds)
             if state().is_main_process:
-                write_json(run.root / "summary.json", summary)
+                path = run.root / "summary.json"
+                write_json(path, summary | {"made": made(config, path, summary)})
                 write_report(run.root)
             wait()
-    say(comparison_table(rounds[-1]["evaluate"]["difference"], "base model against tuned, held-out prompts"))
+    last = rounds[-1]["evaluate"]
+    title = "base model against tuned, held-out prompts"
+    say(comparison_table(last["difference"], title, last.get("judged_by")))
     say(f"report: {(run.root / 'report.html').resolve()}")
     return summary
 
@@ -131,43 +136,3 @@ def summarise(config: DictConfig, rounds: list[dict[str, Any]]) -> dict[str, Any
         "seconds": round(sum(part.get("seconds", 0.0) for part in figures), 3),
         "rounds": rounds,
     }
-
-
-def _line(stage: str, figures: dict[str, Any]) -> str:
-    """What a stage did, in a line for a person."""
-    if stage == "generate":
-        rate = figures["candidates"] / max(figures["seconds"], 1e-9)
-        line = (
-            f"generated {figures['candidates']} candidates of {figures['prompts']} prompts"
-            f" in {figures['seconds']:.0f} s ({rate:.1f} candidates/s, {figures['forwards']} forwards)"
-        )
-        if race := figures.get("racing"):
-            line += f"; racing by {race['by']} dropped {race['dropped']}: drawing took {race['speedup']:.2f} times less"
-        if search := figures.get("search"):
-            line += (
-                f"; steered by {search['reward_by']} to {search['reward']:.3f} (log Z {search['log_evidence']:.2f}),"
-                f" {100 * search['roots']:.0f} % of the first particles have descendants"
-            )
-        return line
-    if stage == "select":
-        line = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"
-        if "real" in figures:
-            line += f", and {figures['real']['pictures']} real pictures of {figures['real']['looked_at']}"
-        if figures["oracle_pool"] is not None:
-            line += (
-                f"; oracle: pool {figures['oracle_pool']:.3f}, selected {figures['oracle_kept']:.3f},"
-                f" best possible {figures['oracle_best']:.3f}"
-            )
-        return line
-    if stage == "train":
-        return (
-            f"trained {figures['trainable_parameters']:,} parameters for {figures['steps']} steps in"
-            f" {figures['seconds']:.0f} s, loss {figures['loss']:.4f}"
-        )
-    scores = figures["difference"]["all"]
-    parts = [
-        f"{name} {scores[name]['before']:.3f} -> {scores[name]['after']:.3f}"
-        for name in scores
-        if isinstance(scores[name], dict)
-    ]
-    return f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"

@@ -22,12 +22,13 @@ from mitune.data.pictures.writing import write_pictures, written_here
 from mitune.data.prompts import load_prompts
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError
+from mitune.evaluate.judged import caption, judged_by
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
-from mitune.information.scoring import Scoring, check_judges, check_no_path
+from mitune.information.scoring import Scoring, check_judges, check_no_path, check_normalised
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
-from mitune.scores import PATH_SCORERS, SCORES, columns, normalised, scorers_of, sums
+from mitune.scores import PATH_SCORERS, SCORES, columns, scorers_of, sums
 from mitune.stages.first_look import check_score
 from mitune.stages.inputs import POOL, check_lengths, check_pictures, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
@@ -115,11 +116,12 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         fresh = run.root / "scores.parquet"
         write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
         _settle(fresh, path)
-        names = list(settings.scorers)
+        names, made = list(settings.scorers), read_json(run.root / "model.json")
         figures = {
             "schema": SCHEMA,
             "source": pictures.where,
-            "model": read_json(run.root / "model.json")["model"],
+            "model": made["model"],
+            "judged_by": judged_by([name for name in names if name not in pictures.scores], combined, made),
             "table": str(path),
             "pictures": len(table),
             **work.report(table),
@@ -147,13 +149,7 @@ def check(config: DictConfig, pictures: Pictures) -> str:
     check_no_path(settings.scorers, "score.scorers", combined, there=list(pictures.scores))
     prompts = list(dict.fromkeys(pictures.texts))
     check_judges(settings.scorers, prompts, "score.scorers", config.scorer)
-    if len(prompts) == len(pictures):
-        for name in settings.scorers:
-            if normalised(name, combined):
-                raise UserError(
-                    f"score.scorers: {name} is standardised among the pictures of each caption, but every caption here"
-                    " has one picture; give a sum without z(), such as contrast+0.5*elbo"
-                )
+    check_normalised(settings.scorers, pictures.texts, "score.scorers", combined)
     by = settings.by or settings.scorers[0]
     there = {*settings.scorers, *pictures.scores, *columns(settings.scorers, combined)}
     if by not in there and not set(columns([by], combined)) <= there:
@@ -287,6 +283,8 @@ def _say(figures: dict[str, Any]) -> None:
     )
     for name, values in figures["scores"].items():
         say(f"  {name}: mean {values['mean']:.4g}, from {values['low']:.4g} to {values['high']:.4g}")
+    if said := caption(figures["judged_by"]):
+        say(said)
     say(f"table: {Path(figures['table']).resolve()}")
     if "profile" in figures:
         say(f"profile: {Path(figures['profile']).resolve()}")

@@ -60,13 +60,13 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
                 validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
                 pictures=_painter(config, denoiser, folder, number) if config.train.pictures_every else None,
                 on_step=counted_on(bar),
-                seed=config.seed + 1000 * (number - 1),  # every round draws its own noise
+                seed=training_seed(config.seed, number),
             )
     finally:
         tracker.close()
 
     def finish() -> dict[str, Any]:
-        figures = dataclasses.asdict(result)
+        figures = dataclasses.asdict(result) | {"best_by": config.train.keep_best_by}
         return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
     return broadcast(finish)
@@ -100,6 +100,11 @@ def counted_on(bar: Bar) -> Callable[[int], None]:
         bar(done - bar.done)
 
     return on_step
+
+
+def training_seed(seed: int, number: int) -> int:
+    """Give the seed of the training of round ``number``: every round draws its own noise."""
+    return seed + 1000 * (number - 1)
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Task]:

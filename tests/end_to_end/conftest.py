@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.faults.server import ENVIRONMENT, ROOT, Done, Server
+from mitune.verbs.demo import PRESET
 
 TRAIN = """a red circle and a blue square
 a blue circle and a red square
@@ -41,12 +42,14 @@ def commands(pipeline: Path, folder: Path) -> Arguments:
     def make(stage: str, *overrides: str) -> list[str]:
         return [
             stage,
+            PRESET,
             f"run={folder / 'run'}",
             f"model.path={pipeline}",
             "model.device=cpu",
             "prompts=file",
             f"prompts.source={train}",
             "evaluate=file",
+            "evaluate.scorers=[mi]",
             f"evaluate.prompts.source={held_out}",
             "scorers=[mi,llr]",
             "select=mi",

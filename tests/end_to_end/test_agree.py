@@ -51,6 +51,10 @@ def test_it_leaves_figures_table_and_plot(
     assert figures["scores"]["mi"]["winner"] == pytest.approx(winners["elbo"].mean())
     shown = capsys.readouterr().out
     assert "| `contrast` | 3 |" in shown
+    assert set(figures["judged_by"]) == set(names)
+    assert figures["judged_by"]["elbo"]["judge"] == figures["model"]
+    assert f"judged by {', '.join(names)}: the model itself ({figures['model']})" in shown.replace("\n", " ")
+    assert "4 prompts: the interval is wide" in shown
     assert (folder / "agreement.md").read_text().strip() in shown
     assert (folder / "agreement.png").read_bytes().startswith(b"\x89PNG")
     # Another referee of the same pictures costs nothing.

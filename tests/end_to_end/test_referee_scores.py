@@ -83,6 +83,11 @@ def test_a_referee_selects_and_picks_the_checkpoint(arguments: Arguments, clip: 
     assert table["clip"].nunique() > 1
     evaluation = read_json(tmp_path / "run/round-1/evaluation.json")
     assert evaluation["before"]["all"]["clip"] is not None
+    judged = evaluation["judged_by"]
+    assert (judged["clip"]["itself"], judged["clip"]["selected"]) == (False, True)
+    assert (judged["mi"]["itself"], judged["mi"]["selected"]) == (True, False)
+    made = read_json(tmp_path / "run/round-1/candidates/model.json")
+    assert (judged["clip"]["judge"], judged["mi"]["judge"]) == (made["judges"]["clip"], made["model"])
 
 
 @pytest.mark.parametrize(

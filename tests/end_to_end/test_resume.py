@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-CLOCK = {"seconds", "time", "run", "own_sha256"}
+CLOCK = {"seconds", "time", "run", "own_sha256", "made"}
 
 
 def without_clock(value: Any) -> Any:

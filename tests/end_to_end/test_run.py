@@ -54,6 +54,15 @@ def test_a_run_leaves_what_it_promises(
         entry[stage].get("forwards", 0) for entry in summary["rounds"] for stage in entry if stage != "round"
     )
     assert second["generate"]["model"] != first["generate"]["model"]
+    for entry in summary["rounds"]:  # the score that selected judges too, and it says so
+        assert entry["evaluate"]["judged_by"]["mi"] == {
+            "judge": summary["model"],
+            "itself": True,
+            "selected": True,
+        }
+    assert summary["made"]["command"].startswith("mitune run ")
+    assert "seed=3" in summary["made"]["command"]
+    assert f"mi (it also selected): the model itself ({summary['model']})" in done.out.replace("\n", " ")
 
     report = (folder / "report.html").read_text()
     assert "http://" not in report.replace("http://www.w3.org", "")

@@ -82,6 +82,8 @@ def test_a_table_beside_the_pictures_and_the_best_of_them(
     assert figures["forwards"] == 7 * 4  # one pass for both scores: two times, two branches
     assert figures["scorers"] == {"elbo": 28, "mi_image": 28}
     assert figures["scores"]["elbo"]["mean"] == pytest.approx(rows["elbo"].mean())
+    assert figures["judged_by"]["mi_image"]["judge"] == figures["model"]
+    assert "judged by elbo, mi_image, elbo-0.1*mi_image: the model itself" in shown.out
     assert figures["top"]["pictures"] == 3
     best = load_pictures(tmp_path / "pictures-top-0.4")
     order = rows.sort_values("mi_image", ascending=False)["image"].tolist()[:3]

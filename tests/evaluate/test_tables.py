@@ -65,3 +65,10 @@ def test_comparison_table_colours_only_what_is_told_apart_from_zero() -> None:
     assert "[+0.125, +0.125]" in text
     text = printed(comparison_table(compare(data(0.125), data(0.0))), colour=True)
     assert re.search(down + "−0\\.125", text)
+
+
+def test_a_comparison_says_who_judged_and_that_prompts_are_few() -> None:
+    judged = {"mi": {"judge": "[b]small\x1b[2J", "itself": True, "selected": True}}
+    text = " ".join(printed(comparison_table(compare(data(0.0), data(0.125)), judged=judged)).split())
+    assert "judged by mi (it also selected): the model itself ([b]small\\x1b[2J)." in text
+    assert "4 prompts: the interval is wide" in text

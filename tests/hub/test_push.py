@@ -20,6 +20,7 @@ from tests.hub.server import THRESHOLD, Hub, Repository
 
 Refused = Callable[[list[str]], str]
 NAME = "someone/a-model"
+STATED = ["export.base_model=someone/small", "export.license=mit"]
 
 
 @pytest.fixture
@@ -193,6 +194,7 @@ def test_the_stage_sends_model_and_training_set(
         "export",
         f"run={run_copy}",
         f"export.push={NAME}",
+        *STATED,
         "export.dataset=true",
         "export.private=true",
     ]
@@ -217,7 +219,7 @@ def test_a_refusal_is_one_line_and_the_folder_stays(
     run_copy: Path, hub: Hub, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_" + "w" * 34)
-    line = refused(["export", f"run={run_copy}", f"export.push={NAME}"])
+    line = refused(["export", f"run={run_copy}", f"export.push={NAME}", *STATED])
     assert "401" in line
     assert (run_copy / "export/README.md").is_file()
 
@@ -260,6 +262,6 @@ def test_through_xet_where_it_is_installed(folder: Path, hub: Hub, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_command_in_a_process_of_its_own(run_copy: Path, hub: Hub, tmp_path: Path) -> None:
-    command = ["-m", "mitune", "export", f"run={run_copy}", f"export.push={NAME}"]
+    command = ["-m", "mitune", "export", f"run={run_copy}", f"export.push={NAME}", *STATED]
     in_a_process(command, hub, tmp_path / "home", HF_HUB_DISABLE_XET="1")
     assert whole(hub, run_copy / "export")

@@ -20,7 +20,10 @@ from mitune.errors import UserError
 from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import write_evaluation
 from mitune.report import write_report
-from mitune.report.report import _loss, count, duration
+from mitune.report.figures import EACH, count, duration, leading_scores, prompt_table, score_tables
+from mitune.report.pictures import in_order
+from mitune.report.report import _loss
+from mitune.tasks import UNCATEGORISED
 from mitune.track import open_metrics
 
 ATTACK = "<script>alert(1)</script>"
@@ -69,7 +72,7 @@ def evaluation_table(lift: float) -> pd.DataFrame:
             "category": [ATTACK, "color"][number % 2],
             "candidate": candidate,
             "seed": number * 10 + candidate,
-            "oracle": float(np.clip(generator.uniform(0.3, 0.6) + lift, 0, 1)),
+            "oracle": float(np.clip(generator.uniform(0.3, 0.6) + lift * (0.5 + number % 4 / 4), 0, 1)),
             "mi": 40.0 + number + lift,
         }
         for number, prompt in enumerate(prompts)
@@ -288,10 +291,20 @@ def test_files_outside_the_run_folder_are_not_drawn_in(tmp_path: Path) -> None:
     assert page.text.count("picture missing") == 3
 
 
-def test_large_pictures_are_reduced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "shown_as"),
+    [
+        ((768, 512), ("JPEG", (512, 341))),
+        ((512, 512), ("JPEG", (512, 512))),
+        ((256, 200), ("PNG", (256, 200))),
+    ],
+)
+def test_large_pictures_are_reduced(
+    tmp_path: Path, size: tuple[int, int], shown_as: tuple[str, tuple[int, int]]
+) -> None:
     home = tmp_path / "round-1"
     home.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (512, 768, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(home / "large.png")
     entry = {"picture": "large.png", "scores": {}}
     (home / "candidates_examples.json").write_text(
@@ -300,7 +313,7 @@ def test_large_pictures_are_reduced(tmp_path: Path) -> None:
     _, page = read(write_report(tmp_path))
     data = (page.all("img")[0]["src"] or "").split(",")[1]
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert (image.format, image.size) == ("JPEG", (256, 171))
+    assert (image.format, image.size) == shown_as
 
 
 def test_what_is_no_run_folder_is_a_user_error(tmp_path: Path) -> None:
@@ -333,3 +346,177 @@ def test_a_curve_is_of_finite_losses_only() -> None:
     found = _loss([*rows, {"stage": "validate", "step": 3, "loss": 9.0}])
     assert found is not None
     assert (found["first"], found["last"], found["steps"]) == (2.0, 1.0, 2)
+
+
+def test_pictures_come_first_and_the_pair_stands_together(report: tuple[str, Page]) -> None:
+    text, page = report
+    body = text[text.index("<main>") :]
+    assert body.index("<img") < body.index("<table")
+    rows = [attributes for tag, attributes in page.elements if "popover" in attributes]
+    named = [attributes["popovertarget"] for attributes in page.all("button")]
+    assert {row["id"] for row in rows} == set(named)
+    pair = body[body.index('id="pair-2-1"') : body.index('id="pair-2-2"')]
+    assert pair.count("<img") == 2
+    assert re.search(r"oracle 0\.\d+ → 0\.\d+ <span class=\"up\">\(\+0\.\d+\)", pair)
+
+
+def test_right_and_wrong_are_marked_where_the_oracle_can_tell(tmp_path: Path) -> None:
+    page = shown(tmp_path, [{"exact": 1.0}, {"exact": 0.0}, {"mi": 2.0}])
+    marks = [
+        attributes["class"] for attributes in page.all("span") if "mark" in (attributes.get("class") or "")
+    ]
+    assert marks == ["mark right", "mark wrong"]
+    assert [(attributes["alt"] or "").rpartition("(")[2] for attributes in page.all("img")][:2] == [
+        "right)",
+        "wrong)",
+    ]
+
+
+def shown(folder: Path, scores: list[dict[str, float]], side: int = 8) -> Page:
+    """The page of a run that shows a candidate for each of ``scores``."""
+    home = folder / "round-1"
+    home.mkdir()
+    Image.new("RGB", (side, side)).save(home / "one.png")
+    entries = [{"picture": "one.png", "scores": values} for values in scores]
+    examples = [{"prompt": "p", "best": entries, "worst": []}]
+    (home / "candidates_examples.json").write_text(json.dumps(examples))
+    return read(write_report(folder))[1]
+
+
+@pytest.mark.parametrize(("side", "kind"), [(64, "small"), (128, "small"), (129, None), (600, None)])
+def test_only_small_pictures_are_shown_pixel_by_pixel(tmp_path: Path, side: int, kind: str | None) -> None:
+    page = shown(tmp_path, [{}], side)
+    assert [attributes.get("class") for attributes in page.all("img")] == [kind]
+
+
+def test_pairs_can_be_put_in_the_order_of_what_was_gained() -> None:
+    def pair(old: float, new: float) -> dict[str, Any]:
+        rows = [
+            {"score": name, "before": old, "after": new, "gain": gain}
+            for name, gain in (("oracle", new - old), ("exact", new - old), ("flat", 0.0))
+        ]
+        return {"scores": rows, "orders": []}
+
+    examples = [pair(0.5, 0.6), pair(0.1, 0.9), pair(0.9, 0.2), {"scores": [], "orders": []}]
+    assert in_order(examples, ["oracle", "exact", "flat"]) == ["gain in oracle", "loss in oracle"]
+    assert [example["orders"] for example in examples] == [[2, 2], [1, 3], [3, 1], [4, 4]]
+
+
+def test_the_order_is_offered_without_a_script(report: tuple[str, Page]) -> None:
+    text, page = report
+    radios = [attributes for attributes in page.all("input") if attributes["name"] == "order-2"]
+    assert [attributes["value"] for attributes in radios] == ["0", "1", "2"]  # mi gained the same everywhere
+    for number in (1, 2):
+        assert f'.sorted:has(input[value="{number}"]:checked) figure {{ order: var(--o{number}); }}' in text
+    styles = [attributes.get("style") for attributes in page.all("figure") if attributes.get("style")]
+    assert all(re.fullmatch(r"--o1:\d;--o2:\d;", style or "") for style in styles)
+    assert len(styles) == 8
+
+
+JUDGED = {
+    "oracle": {"judge": "oracle", "itself": False, "selected": False},
+    "mi": {"judge": f"small#1 {ATTACK}", "itself": True, "selected": True},
+}
+
+
+def judged_run(folder: Path) -> Path:
+    """A run of one round that says who judged, how it was made, and selected by ``mi``."""
+    make_run(folder, rounds=1)
+    path = folder / "round-1/evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"judged_by": JUDGED}))
+    made = {
+        "command": f"mitune run 'name={ATTACK}'",
+        "date": "2026-11-30T12:00:00+00:00",
+        "version": "0.1.7",
+        "device": "Card 24",
+    }
+    summary = folder / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"made": made}))
+    return folder
+
+
+def test_who_judged_and_how_it_was_made_stand_on_the_page_and_above_every_table(tmp_path: Path) -> None:
+    text, page = read(write_report(judged_run(tmp_path)))
+    words = " ".join(page.text.split())
+    assert f"mitune run 'name={ATTACK}'" in words
+    assert ATTACK not in text
+    tables = text.split("<caption>")[1:]
+    assert len(tables) == 5
+    for caption in (table.split("</caption>")[0] for table in tables):
+        assert "Judged by" in caption
+        for fact in ("2026-11-30 12:00:00 UTC", "MI-Tune 0.1.7", "device Card 24", "model &lt;script"):
+            assert fact in " ".join(caption.split())
+    assert "Judged by the embedded world's oracle." in words
+    assert f"Judged by the model itself (small#1 {ATTACK}), each picture by the model that drew it." in words
+    assert "This score also selected what was trained on" in words
+    assert f"contrast, of the model itself ({ATTACK})" in words
+
+
+def test_few_prompts_are_said_to_be_few(report: tuple[str, Page]) -> None:
+    assert "(8 prompts: the interval is wide)" in " ".join(report[1].text.split())
+
+
+def test_a_column_that_says_nothing_is_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path, rounds=1)
+    path = tmp_path / "summary.json"
+    summary = json.loads(path.read_text())
+    for name in ("oracle_pool", "oracle_kept", "oracle_best"):
+        summary["rounds"][0]["select"][name] = None
+    path.write_text(json.dumps(summary))
+    text, _ = read(write_report(tmp_path))
+    made = text[text.index("What each round generated") : text.index("What it trained")]
+    assert re.findall(r"<th scope=\"col\">(.*?)</th>", made) == [
+        "round", "prompts", "candidates", "selected by", "k", "kept",
+    ]  # fmt: skip
+    assert "Share of the gain" not in text
+
+
+def test_every_plot_is_explained(report: tuple[str, Page]) -> None:
+    text, page = report
+    plots = text.split('<div class="plots">')[1:]
+    for part in plots:
+        figures = part[: part.index("</div>")].split("<figure>")[1:]
+        assert all(re.search(r"<figcaption>[^<]{80,}</figcaption>", figure) for figure in figures)
+    assert len(page.all("source")) == 6  # two rounds of a loss and two scores
+
+
+def test_every_prompt_has_its_gain_in_a_table(report: tuple[str, Page]) -> None:
+    text, _ = report
+    table = text[text.index("Every held-out prompt by its gain in oracle") :].split("</table>")[0]
+    gains = [float(value) for value in re.findall(r"<td>\+(\d\.\d+)</td></tr>", table)]
+    assert len(gains) == 8
+    assert gains == sorted(gains, reverse=True)
+    assert "&lt;script&gt;" in table
+
+
+def test_of_very_many_prompts_both_ends_are_shown() -> None:
+    before = pd.DataFrame({"prompt_id": range(500), "prompt": [f"p{n}" for n in range(500)], "mi": 0.0})
+    table = prompt_table(before, before.assign(mi=np.arange(500.0)), "mi")
+    assert table is not None
+    assert (len(table["rows"]), table["left_out"]) == (2 * EACH, 500 - 2 * EACH)
+    assert (table["rows"][0][0], table["rows"][-1][0]) == ("p499", "p0")
+    assert prompt_table(before, before, "contrast") is None
+
+
+def test_an_only_category_is_not_told_twice() -> None:
+    row = {"mi": 1.0, "n": 4, "prompts": 4}
+    rows = {"all": row, UNCATEGORISED: row}
+    (table,) = score_tables({"before": rows, "after": rows}, [])
+    assert [one["category"] for one in table["rows"]] == ["all"]
+    assert "ci95" not in table["has"]
+    (table,) = score_tables({"before": rows | {"b": row}, "after": rows | {"b": row}}, [])
+    assert [one["category"] for one in table["rows"]] == ["all", UNCATEGORISED, "b"]
+
+
+def test_what_judged_from_outside_and_did_not_select_leads() -> None:
+    def by(itself: bool, selected: bool) -> dict[str, Any]:
+        return {"judge": "x", "itself": itself, "selected": selected}
+
+    judged = {
+        "elbo": by(True, True),
+        "mi": by(True, False),
+        "pickscore": by(False, True),
+        "clip": by(False, False),
+    }
+    assert leading_scores({"judged_by": judged}, "elbo")[2:] == ["clip", "mi", "elbo", "pickscore"]
+    assert leading_scores({}, "contrast") == ["oracle", "exact", "contrast", "mi"]
