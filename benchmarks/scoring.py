@@ -34,7 +34,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     common.warn_if_busy()
     denoiser = load_denoiser("shapes", device="cpu")
     source = load_pictures("shapes", limit=options.pictures)
-    settings: Any = OmegaConf.to_container(compose().scorer)
+    settings: Any = OmegaConf.to_container(compose(["experiment=shapes"]).scorer)
     assert source.read is not None
     read, size = source.read, denoiser.picture_size
     pictures = torch.stack([decode_picture(read(row), size, "")[0] for row in range(len(source))])

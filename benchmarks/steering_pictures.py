@@ -292,7 +292,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Draw by every method, judge, compare."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    overrides = [f"evaluate.prompts.limit={args.limit}", f"sampler.steps={args.steps}", "sampler.name=ddim"]
+    overrides = [
+        "experiment=shapes",
+        f"evaluate.prompts.limit={args.limit}",
+        f"sampler.steps={args.steps}",
+        "sampler.name=ddim",
+    ]
     config: DictConfig = compose(overrides)
     settings: Any = {"clip": {**config.scorer.clip}}
     denoiser = load_denoiser(config.model)

@@ -1,4 +1,4 @@
-"""The command line: ``mitune STAGE [group=option] [key=value]``. A user's mistake is one line and exit code 2."""
+"""The command line: ``mitune STAGE [group=option] [key=value]``, or a verb. A mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def _main(arguments: list[str]) -> int:
     if arguments[:1] == ["complete"]:
         from mitune.completion import complete
 
-        print("\n".join(complete(arguments[1:], VERBS, OPTIONS)))
+        print("\n".join(complete(arguments[1:], OPTIONS)))
         return 0
     flags = {_SAME.get(argument, argument) for argument in arguments if argument.startswith("-")}
     words = [argument for argument in arguments if not argument.startswith("-")]
+    if words and words[0] in VERBS and arguments != ["help"]:
+        return _verb(words[0], words[1:], arguments, flags)
     known = (*OPTIONS, *_SAME)
     for flag in arguments:
         if flag.startswith("-") and flag not in known:
@@ -49,17 +51,32 @@ def _main(arguments: list[str]) -> int:
 
         print(overview())
         return 0 if flags or words else command.MISTAKE
-    if words[0] in VERBS:
-        return VERBS[words[0]].load()(words[1:])  # type: ignore[no-any-return]
     return _stage(words[0], words[1:], flags)
+
+
+def _verb(name: str, words: list[str], arguments: list[str], flags: set[str]) -> int:
+    verb = VERBS[name]
+    if "--help" in flags:
+        from mitune.manual import usage
+
+        print(usage(verb))
+        return 0
+    for flag in arguments:
+        if flag.startswith("-") and flag not in verb.options:
+            there = f"; it takes {', '.join(verb.options)}" if verb.options else ""
+            raise UserError(
+                f"{name}: there is no option {short(flag, 80)}{nearest(flag, verb.options)}{there}"
+            )
+    own = [flag for flag in verb.options if flag in flags]
+    return verb.load()([*words, *own])  # type: ignore[no-any-return]
 
 
 def _stage(stage: str, words: list[str], flags: set[str]) -> int:
     if stage not in STAGES:
         hint = "; the stage comes first: mitune run key=value" if "=" in stage else ""
         raise UserError(
-            f"there is no stage '{short(stage, 80)}'{nearest(stage, [*STAGES, *VERBS])}; stages are"
-            f" {', '.join(STAGES)}{hint}"
+            f"there is no command '{short(stage, 80)}'{nearest(stage, [*STAGES, *VERBS])}; stages are"
+            f" {', '.join(STAGES)}{hint}; mitune --help lists all commands"
         )
     if flags & {"--help", "--all"}:
         from mitune.manual import manual

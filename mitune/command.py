@@ -68,15 +68,12 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
     if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
         raise UserError("sweep= says what is swept: add -m (mitune run -m sweep=rounds)")
     config = compose(words, stage)
-    if STAGES[stage].inherits:  # it goes by what the run was, not by a preset
-        from mitune.runs import RunFolder
-
-        config = RunFolder(config.run).recall(words, stage)
     if show:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(config), end="")
         return 0
+    _first_look(stage, config)
     if config.launch is not None:
         from mitune.launcher import is_launched, launch
 
@@ -86,33 +83,44 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
     return 0
 
 
+def _first_look(stage: str, config: Any) -> None:
+    """Refuse what is wrong to see without the libraries that compute: they take seconds to import."""
+    from mitune.pace import log_every
+    from mitune.stages.first_look import look
+    from mitune.track import CHARTS, check_trackers
+
+    log_every()
+    if not STAGES[stage].inherits:
+        check_trackers(name for name in CHARTS if config.tracker[name])
+    look(stage, config)
+
+
 def work(stage: str, config: Any) -> None:
     """Load what computes, and compute. The imports wait until the configuration is known to be good."""
-    from mitune.track import check_trackers
     from mitune.versions import check_versions
 
     own = STAGES[stage]
     check_versions()
     # Where a connection breaks, torch prints its C++ stack; what it means is said in one line (mitune.distributed).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if not own.inherits:
-        check_trackers(name for name, wanted in config.tracker.items() if wanted)
     import torch
 
-    from mitune.distributed import state, together
+    from mitune.distributed import broadcast, state, together
     from mitune.finetune.sharding import check_launch
     from mitune.runs import RunFolder
-    from mitune.stages.inputs import quiet
-    from mitune.stages.progress import warn
+    from mitune.stages.inputs import opening, quiet
+    from mitune.stages.progress import note, warn
     from mitune.stages.run import run_stage
+    from mitune.stages.tracking import tracking
 
     quiet()
     if own.trains and (line := check_launch(config, state().num_processes)):
         warn(line)
     folder, guard = own.look_up("folder"), own.look_up("guard")
-    place = RunFolder(folder(config) if folder else config.run)
     with together():
         try:
+            # The first process names the folder: once it is at work there, the others would see another free.
+            place = RunFolder(broadcast(lambda: str(folder(config))) if folder else config.run)
             main = state().is_main_process
             with place.lock() if main else contextlib.nullcontext():
                 if main and guard:
@@ -120,10 +128,12 @@ def work(stage: str, config: Any) -> None:
                 if main and not own.inherits:
                     place.remember(config)
                 place.check_peers(config)
-                if own.in_round:
-                    run_stage(stage, config, place, config.round)
-                elif own.shared or main:
-                    own.load()(config, place)
+                note(opening(stage, config, state().num_processes))
+                with tracking(stage, config, place, main):
+                    if own.in_round:
+                        run_stage(stage, config, place, config.round)
+                    elif own.shared or main:
+                        own.load()(config, place)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"

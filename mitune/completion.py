@@ -12,7 +12,9 @@ from mitune.errors import UserError, nearest
 from mitune.scores import COLUMNS, COMBINED, INFORMATION, PICTURE_SCORERS, RACERS, SCORERS
 from mitune.settings import Key
 from mitune.stages.catalogue import STAGES
+from mitune.verbs.catalogue import VERBS
 
+_AS = {"demo": "run"}  # a verb that takes the words of a stage
 _SCRIPTS = {
     "bash": """_mitune() {
     local line="${COMP_LINE:0:COMP_POINT}" IFS=$' \\t'
@@ -23,17 +25,21 @@ _SCRIPTS = {
     if [[ "$last" == *=* ]]; then COMPREPLY=("${COMPREPLY[@]#"${last%%=*}="}"); fi
     if [[ "${COMPREPLY[0]}" == *= ]]; then compopt -o nospace; fi
 }
-complete -F _mitune mitune
+complete -o default -F _mitune mitune
 """,
     "zsh": """#compdef mitune
 _mitune() {
     local -a found
     found=("${(@f)$(mitune complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    compadd -Q -S '' -- $found
+    if [[ -n "$found" ]]; then compadd -Q -S '' -- $found; else _files; fi
 }
 compdef _mitune mitune
 """,
-    "fish": """complete -c mitune -f -a '(mitune complete (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+    "fish": """function __mitune
+    mitune complete (commandline -opc)[2..] (commandline -ct) 2>/dev/null
+end
+complete -c mitune -f -a '(__mitune)'
+complete -c mitune -n 'test -z (__mitune | string collect)' -F
 """,
 }
 
@@ -47,14 +53,16 @@ def script(shell: str) -> str:
     return _SCRIPTS[shell]
 
 
-def complete(words: Sequence[str], commands: Iterable[str] = (), options: Iterable[str] = ()) -> list[str]:
-    """Give what the last of ``words`` may become: a stage or one of ``commands``, then one of ``options``, a group or a
-    key that the stage reads, then a value after ``key=``."""
+def complete(words: Sequence[str], options: Iterable[str] = ()) -> list[str]:
+    """Give what the last of ``words`` may become: a stage or a verb, then one of its ``options``, a group or a key that
+    the stage reads, then a value after ``key=``. Where there is nothing, the shell offers files."""
     *before, last = words or [""]
     if not before:
-        found = [*STAGES, *commands, *options]
+        found = [*STAGES, *VERBS, *options]
     elif before[0] in STAGES and last.startswith("-"):
         found = list(options)
+    elif before[0] in VERBS and last.startswith("-"):
+        found = [*VERBS[before[0]].options, "--help"]
     else:
         found = _choices(before, last)
     return [word for word in found if word.startswith(last)]
@@ -68,6 +76,7 @@ def _choices(before: Sequence[str], last: str) -> list[str]:
         from mitune.manual import topics
 
         return topics()
+    stage = _AS.get(stage, stage)
     if stage not in STAGES:
         return []
     own = STAGES[stage]

@@ -13,12 +13,13 @@ import stat
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError
 from mitune.files import read_json, table_bytes, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILES, OWN = "sha256", "own_sha256"
 _BLOCK = 2**20  # bytes read at once
@@ -47,6 +48,11 @@ def sha256(path: str | Path) -> str | None:
     if time.time() - found.st_ctime > _SETTLED:
         _known[place] = (now, digest)
     return digest
+
+
+def sha256_of(data: Any) -> str:
+    """Give the digest of bytes, or of what holds them."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _content(path: Path) -> str:

@@ -15,16 +15,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors
-import safetensors.torch
-from torch import Tensor
 
 from mitune import reading
 from mitune.errors import UserError
+
+if TYPE_CHECKING:  # a command that is refused imports neither
+    import pyarrow as pa
+    from torch import Tensor
 
 PARTIAL = ".partial-"
 REPLACED = ".replaced-"
@@ -145,6 +145,8 @@ def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> bytes:
     """Write named tensors as safetensors, atomically; gives what was written."""
+    import safetensors.torch
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(contiguous, dict(metadata) if metadata else None)
     write_bytes(path, data)
@@ -158,6 +160,8 @@ def write_table(path: str | Path, table: pa.Table) -> None:
 
 def table_bytes(table: pa.Table) -> bytes:
     """Give an Arrow table as a parquet file holds it."""
+    import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()

@@ -1,7 +1,8 @@
 """Leaving before the work is done: what a scheduler's signals do, and the exit codes that it can go by.
 
-SIGTERM and SIGUSR1 ask a command to leave. It gives up the unit in hand (the finished ones are on disk), or, while it
-trains, ends the step and writes a checkpoint; of several processes all leave together. Then it exits with
+SIGTERM and SIGUSR1 ask a command to leave. It gives up the batch in hand and saves those of its unit that are finished
+(a race, a search and a score of given pictures give up the unit), or, while it trains, ends the step and writes a
+checkpoint; of several processes all leave together. Then it exits with
 ``TEMPORARY`` (75, EX_TEMPFAIL of sysexits.h): nothing is lost, the same command goes on from there.
 
     code     meaning

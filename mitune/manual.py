@@ -16,6 +16,7 @@ from mitune.errors import UserError, nearest, short
 from mitune.scores import COLUMNS, SCORERS, meaning
 from mitune.settings import Key
 from mitune.stages.catalogue import STAGES, Stage
+from mitune.verbs.catalogue import VERBS, Verb
 
 PAGE = 60  # lines of a stage's help
 WIDTH = 120  # columns
@@ -23,38 +24,32 @@ _KINDS = {int: "whole number", float: "number", bool: "true or false", str: "tex
 
 
 def overview() -> str:
-    """Write ``mitune --help``."""
+    """Write ``mitune --help``, in :data:`PAGE` lines at most."""
     lines = [
         "mitune: self-supervised alignment of text-to-image diffusion models",
         "",
-        "usage: mitune STAGE [group=option ...] [key=value ...]",
+        "usage: mitune STAGE [group=option ...] [key=value ...]      mitune COMMAND [...]",
         "",
         "stages",
-        *(f"  {name:<10} {stage.meaning}" for name, stage in STAGES.items()),
+        *(f"  {name:<12} {stage.meaning}" for name, stage in STAGES.items()),
         "",
-        "many runs at once: mitune STAGE -m key=value,value ...    (a folder each in sweeps/NAME, or run=FOLDER)",
-        "  mitune sweep-table FOLDER    what they reached: table.md, .csv, .parquet and .png",
+        "other commands (mitune COMMAND --help)",
+        *(_fitted(f"  {name:<12} {verb.meaning}", 15) for name, verb in VERBS.items()),
         "",
-        _fitted(f"presets: experiment={', '.join(groups()['experiment'])}", 20),
+        _fitted(f"presets: experiment={', '.join(groups()['experiment'])}, or a FILE.yaml of your own", 20),
         f"         sweep={', '.join(groups()['sweep'])} (with -m)",
         "",
-        "  mitune run                                       the demo on the embedded world",
-        "  mitune run experiment=mitune_sd21 prompts.source=prompts.txt evaluate.prompts.source=held_out.txt",
+        "  mitune init stabilityai/stable-diffusion-2-1-base prompts.txt out=mine.yaml",
+        "  mitune run experiment=mine.yaml                     go on with the same command after an interruption",
+        "  mitune run run=runs/mine launch=multi_gpu           on every GPU of this machine (launch/ holds the others)",
         "  mitune sample sample.prompt='a red circle' sampler=das reward=clip alpha=0.1 sample.of=16",
         "  mitune score score.source=pictures/ score.top_fraction=0.25",
         "  mitune export run=runs/mine export.push=user/name   the adapter with its card, on the Hub",
-        "  mitune run --help                                the groups, and the keys that are used most",
-        "  mitune run --help --all                          every key that the stage reads, with its default",
-        "  mitune help sampler.eta                          one key in full; or a group, a sampler, a score",
-        "  mitune run experiment=mitune_sd21 --cfg          the resolved configuration",
-        "  mitune schema                                    the configuration as a JSON schema",
-        "  mitune completion bash                           completion for bash, zsh or fish",
-        "  mitune run launch=multi_gpu                      on every GPU of this machine (launch/ holds the others)",
-        "  mitune run -m adapter=dora,lora select.k=1,3     four runs that share their candidates",
-        "  mitune run -m --cfg sweep=candidates             only list the runs",
-        "",
-        "The same command after an interruption goes on where it was, with as many processes as you like:",
+        "  mitune run --help [--all]                           the keys used most, or every key, with its default",
+        "  mitune run experiment=mine.yaml --cfg               the resolved configuration",
+        "  mitune run -m adapter=dora,lora select.k=1,3        four runs that share their candidates, in sweeps/",
         "  accelerate launch --config_file launch/multi_gpu.yaml --num_processes 8 -m mitune run",
+        "",
         "Processes on several nodes need one shared run= folder. A process that is lost is noticed after",
         "MITUNE_PATIENCE seconds of silence at the latest (environment, default 300).",
         "",
@@ -65,15 +60,28 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def usage(verb: Verb) -> str:
+    """``mitune VERB --help``: how it is called, what it does, what options it has."""
+    options = "".join(f" [{name}]" for name in verb.options)
+    lines = [
+        f"mitune {verb.name}: {verb.meaning}",
+        "",
+        f"usage: mitune {verb.name} {verb.takes}".rstrip() + options,
+    ]
+    lines += ["", *textwrap.wrap(verb.said, WIDTH)] if verb.said else []
+    lines += (
+        ["", *(_fitted(f"  {name:<10} {said}", 13) for name, said in verb.options.items())] if options else []
+    )
+    return "\n".join(lines)
+
+
 def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> str:
     """``mitune STAGE [WORDS] --help``: the groups and keys that the stage reads, those used most first, in :data:`PAGE`
     lines at most; ``everything``: all of them. Raises UserError for words that are none of a configuration."""
     own, values = STAGES[stage], asked(words)
     rows = [one for one in keys().values() if own.shows(one.name)]
     basic, more = [one for one in rows if one.basic], [one for one in rows if not one.basic]
-    known = (
-        {} if own.inherits else {group: options for group, options in groups().items() if uses(own, group)}
-    )
+    known = {} if own.inherits else {group: _named(group) for group in groups() if uses(own, group)}
     whole = everything or len(rows) + len(known) + 10 <= PAGE
     lines = [f"  {one.name}={written(values[one.name])}" for one in basic + (more if whole else [])]
     width = min(46, max(map(len, lines)))
@@ -104,6 +112,11 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     )
 
 
+def _named(group: str) -> list[str]:
+    """List the options of a group but those that only give another one an earlier name."""
+    return [option for option in groups()[group] if [*options()[group, option]] != ["name"]]
+
+
 def _fitted(line: str, indent: int) -> str:
     """The line, folded where it is wider than :data:`WIDTH`; what goes over stands under column ``indent``."""
     if len(line) <= WIDTH:
@@ -117,7 +130,9 @@ def uses(stage: Stage, group: str) -> bool:
     """Tell whether the options of a group set keys that the stage reads."""
     if group == "sweep":
         return stage.swept
-    return group == "experiment" or any(stage.shows(one) for one in keys() if one.partition(".")[0] == group)
+    return group in ("experiment", "card") or any(
+        stage.shows(one) for one in keys() if one.partition(".")[0] == group
+    )
 
 
 def allowed(key: Key) -> str:
@@ -148,7 +163,8 @@ def explain(name: str) -> str:
     name = SHORT.get(name, name)
     if name in STAGES and name not in groups():
         return "\n\n".join([manual(name), *([_key(keys()[name])] if name in keys() else [])])
-    parts = [_key(keys()[name])] if name in keys() else []
+    parts = [usage(VERBS[name])] if name in VERBS else []
+    parts += [_key(keys()[name])] if name in keys() else []
     parts += [text for text in (_group(name), _section(name), *_part(name)) if text]
     if not parts:
         raise UserError(
@@ -162,7 +178,17 @@ def topics() -> list[str]:
     """Every name that ``mitune help`` tells of."""
     sections = (key.rpartition(".")[0] for key in keys())
     choices = (one for key in keys().values() for one in key.limits.choices)
-    found = [*keys(), *groups(), *STAGES, *SHORT, *SCORERS, *COLUMNS, *filter(None, sections), *choices]
+    found = [
+        *keys(),
+        *groups(),
+        *STAGES,
+        *VERBS,
+        *SHORT,
+        *SCORERS,
+        *COLUMNS,
+        *filter(None, sections),
+        *choices,
+    ]
     return list(dict.fromkeys([*found, *(option for _, option in options())]))
 
 
@@ -193,7 +219,8 @@ def _group(name: str) -> str:
     """A group with what its options set."""
     if name not in groups():
         return ""
-    lines = [f"{name}= is a group of settings; an option of it sets"]
+    own = ", or FILE.yaml: a preset of your own (mitune init writes one)" if name == "experiment" else ""
+    lines = [f"{name}= is a group of settings{own}; an option of it sets"]
     for option in groups()[name]:
         lines.append(_fitted(f"  {option:<20} {short(_set(name, option), 200)}", 23))
     return "\n".join(lines)

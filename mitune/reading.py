@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -31,7 +32,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # ./name is a folder
 _DEPTH = 20  # of a settings file's sections
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -233,3 +234,18 @@ def check_yaml(text: str, what: object, way_out: str = "mend it, or give another
                 raise UserError(
                     f"{what} is no settings file (nested too deeply, or several in one); {way_out}"
                 )
+
+
+def at_work(root: Path) -> bool:
+    """Tell whether a command holds the lock of a folder now; nothing is written, and the lock is not kept."""
+    try:
+        handle = os.open(root / ".lock", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(handle)
+    return False

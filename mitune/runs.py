@@ -10,20 +10,20 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mitune import digests
-from mitune.config import compose_saved, flatten, read_saved, saved_text
+from mitune.config import flatten, read_saved, saved_text
 from mitune.config.keys import keys
 from mitune.distributed import all_leave, broadcast, state, visible, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
-from mitune.reading import check_regular, home, is_file
+from mitune.reading import check_regular, home
 from mitune.stages.catalogue import ROUND, STAGES, covers
 
 _ROUND = re.compile(r"round-(\d+)")
@@ -134,17 +134,6 @@ class RunFolder:
         wait()
         if rank == 0:
             (self.root / name).unlink(missing_ok=True)
-
-    def recall(self, overrides: Sequence[str], stage: str = "export") -> DictConfig:
-        """Read the configuration that made this run, with what ``stage`` lets ``overrides`` say set in it.
-
-        Raises UserError where there is no run, or for any other override.
-        """
-        path = self.root / "config.yaml"
-        if not is_file(path):
-            raise UserError(f"{self.root} holds no run (no config.yaml); give the folder of one with run=")
-        here = f"run={self.root}"  # where it was made may be elsewhere
-        return compose_saved(path, [*overrides, here], stage)
 
     def trained(self) -> list[int]:
         """Find the rounds whose adapter is done, ascending."""

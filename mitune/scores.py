@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +91,16 @@ class Term:
     normalised: bool = False
 
 
-def terms(score: str, combined: str = "") -> tuple[Term, ...]:
+def terms(score: str, combined: str = "", own: Collection[str] = ()) -> tuple[Term, ...]:
     """The parts of a score; a plain name is its own only part. ``combined``: what the score of that name stands for.
+    ``own``: names that are scores too, such as a user's functions.
 
     Raises UserError for a name that is none, or a sum that cannot be read.
     """
     given = re.sub(r"\s*([-+*()])\s*", r"\1", (combined if score == COMBINED else score).strip())
     where = f"scorer.combined={short(combined)}" if score == COMBINED else f"score '{short(score)}'"
     known = [*SCORERS, *COLUMNS, *STEERED, *([] if score == COMBINED else [COMBINED])]
+    known += [name for name in own if name not in known]
     found, at = [], 0
     while at < len(given):
         match = _TERM.match(given, at)
@@ -120,26 +122,45 @@ def terms(score: str, combined: str = "") -> tuple[Term, ...]:
     return tuple(found)
 
 
-def is_sum(score: str) -> bool:
+def is_sum(score: str, own: Collection[str] = ()) -> bool:
     """Tell whether a score is made of others."""
-    return score not in SCORERS and score not in COLUMNS and score not in STEERED
+    return not any(score in names for names in (SCORERS, COLUMNS, STEERED, own))
 
 
-def columns(scores: Iterable[str], combined: str = "") -> list[str]:
+def columns(scores: Iterable[str], combined: str = "", own: Collection[str] = ()) -> list[str]:
     """The columns that ``scores`` are made of, each once, in their order."""
-    return list(dict.fromkeys(term.name for score in scores for term in terms(score, combined)))
+    return list(dict.fromkeys(term.name for score in scores for term in terms(score, combined, own)))
 
 
-def scorers_of(scores: Iterable[str], combined: str = "") -> list[str]:
+def scorers_of(scores: Iterable[str], combined: str = "", own: Collection[str] = ()) -> list[str]:
     """The scorers that must run for ``scores``; what a search says comes with its population."""
-    return list(
-        dict.fromkeys(COLUMNS.get(name, name) for name in columns(scores, combined) if name not in STEERED)
-    )
+    found = (COLUMNS.get(name, name) for name in columns(scores, combined, own) if name not in STEERED)
+    return list(dict.fromkeys(found))
 
 
-def normalised(score: str, combined: str = "") -> bool:
+def passes(own: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Group scorers of latents by the passes through the network that they take: the scorer whose pass it is -> the
+    columns that it gives, with those of others that are set alike.
+
+    ``own``: the settings of each scorer asked for, in their order; those that are measured elsewhere take none.
+    """
+    found = {name: [name] for name in own if name in SCORES and SCORES[name].where == "latent"}
+    for name in [*found]:
+        for other in SCORES[name].shares_pass_with:
+            if other in found and name in found and _alike(own[name], own[other]):
+                found[name] += found.pop(other)
+    return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Tell whether two settings have the same values of the keys that both have."""
+    first, second = ({} if own is None else dataclasses.asdict(own) for own in (one, other))
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
+
+
+def normalised(score: str, combined: str = "", own: Collection[str] = ()) -> bool:
     """Tell whether a score compares the candidates of a prompt, and so means nothing across prompts or models."""
-    return any(term.normalised for term in terms(score, combined))
+    return any(term.normalised for term in terms(score, combined, own))
 
 
 def weigh(table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any] | None = None) -> np.ndarray:
@@ -165,11 +186,22 @@ def weigh(table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any]
 
 
 def sums(
-    table: Mapping[str, Any], scores: Iterable[str], combined: str = "", groups: Sequence[Any] | None = None
+    table: Mapping[str, Any],
+    scores: Iterable[str],
+    combined: str = "",
+    groups: Sequence[Any] | None = None,
+    own: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Add up those of ``scores`` that are made of others, each by :func:`weigh`."""
-    wanted = [score for score in dict.fromkeys(scores) if is_sum(score)]
-    return {score: weigh(table, terms(score, combined), groups) for score in wanted}
+    """Add up those of ``scores`` that are made of others, each by :func:`weigh`.
+
+    Args:
+        table: has the columns.
+        scores: names and sums.
+        combined, own: as of :func:`terms`.
+        groups: as of :func:`weigh`.
+    """
+    wanted = [score for score in dict.fromkeys(scores) if is_sum(score, own)]
+    return {score: weigh(table, terms(score, combined, own), groups) for score in wanted}
 
 
 def _standardise(values: np.ndarray, member: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Trackers: ``metrics.jsonl`` always, TensorBoard and Weights & Biases on request.
+"""The figures of a run: ``metrics.jsonl``, always; charts on request are those of :mod:`mitune.charts`.
 
 A row of ``metrics.jsonl`` is ``{"time": seconds since 1970, "stage": str, "step": int, …values}``. A crash
 can tear the last line only; opening the file again mends it.
@@ -14,17 +14,18 @@ import netrc
 import os
 import re
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from mitune.errors import UserError, nearest
-from mitune.files import read_json, user_errors, write_bytes, write_json
-from mitune.reading import check_regular, is_there, is_whole, lines, read_bytes
+from mitune.files import user_errors, write_bytes
+from mitune.reading import check_regular, is_there, is_whole, read_bytes
 
 METRICS = "metrics.jsonl"
+CHARTS = ("tensorboard", "wandb")
+"""Trackers that may be asked for; what each does is in :mod:`mitune.charts`."""
 _SECRET = re.compile(r"(^|[_.-])(token|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
 
 
@@ -93,99 +94,6 @@ class JsonLines:
             self._file.close()
 
 
-class TensorBoard:
-    """Numbers as TensorBoard scalars, a subfolder of ``folder`` a stage (so that one stage can be purged alone)."""
-
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self._writers: dict[str, Any] = {}
-        text = json.dumps(without_secrets(config), indent=2, default=str)
-        self._writer("config").add_text("config", "\n".join("    " + line for line in lines(text)))
-
-    def _writer(self, stage: str, purge_step: int | None = None) -> Any:
-        from torch.utils.tensorboard import SummaryWriter
-
-        if stage not in self._writers:
-            with user_errors(self.folder):
-                self._writers[stage] = SummaryWriter(str(self.folder / stage), purge_step=purge_step)
-        return self._writers[stage]
-
-    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
-        """Add the numbers; texts are left to metrics.jsonl."""
-        for name, value in _numbers(values).items():
-            self._writer(stage).add_scalar(name, value, step)
-
-    def truncate_after(self, stage: str, step: int) -> None:
-        """Tell TensorBoard to hide this stage's events from ``step`` on (``purge_step``)."""
-        if stage in self._writers:
-            self._writers.pop(stage).close()
-        self._writer(stage, purge_step=step)
-
-    def close(self) -> None:
-        """Flush and close the event files."""
-        for writer in self._writers.values():
-            writer.close()
-
-
-class WeightsAndBiases:
-    """Numbers as ``stage/name`` against ``stage/step``; offline unless the user is logged in; files inside
-    ``folder``."""
-
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        import wandb
-
-        with user_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        # The id makes a resumed run go on in the same chart; it lives in the run folder.
-        identity = folder / "run.json"
-        if not identity.exists():
-            write_json(identity, {"id": uuid.uuid4().hex[:8]})
-        name = read_json(identity)
-        if not isinstance(name, dict) or not isinstance(name.get("id"), str):
-            raise UserError(f"{identity} is damaged; delete it, and a new chart begins")
-        try:
-            self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "mitune"),
-                id=name["id"],
-                resume="allow",
-                mode=wandb_mode(),
-                dir=str(folder),
-                config=without_secrets(config),
-                # Command lines, git remotes and the terminal may hold tokens: none of them is recorded.
-                settings=wandb.Settings(
-                    console="off",
-                    disable_git=True,
-                    save_code=False,
-                    disable_code=True,
-                    x_disable_meta=True,
-                    silent=True,
-                ),
-            )
-        except wandb.errors.Error as error:
-            name = type(error).__name__
-            raise UserError(
-                f"wandb did not start ({name}); set WANDB_MODE=offline or leave wandb out of tracker="
-            ) from error
-        self._stages: set[str] = set()
-
-    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
-        """Send the numbers with their own step: stages count for themselves, so W&B's single counter is not used."""
-        if stage not in self._stages:
-            self._run.define_metric(f"{stage}/step")
-            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-            self._stages.add(stage)
-        self._run.log(
-            {f"{stage}/step": step} | {f"{stage}/{name}": value for name, value in _numbers(values).items()}
-        )
-
-    def truncate_after(self, stage: str, step: int) -> None:
-        """W&B cannot forget; a resumed run repeats the same values at the same steps, so the chart stays right."""
-
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
-
-
 class Several:
     """Passes everything on to a list of trackers; without any, as in every process but the first, nothing is kept."""
 
@@ -208,18 +116,12 @@ class Several:
             tracker.close()
 
 
-_EXTRAS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": WeightsAndBiases,
-}
-
-
 def check_trackers(names: Iterable[str]) -> None:
     """Raise UserError for an unknown tracker name or one whose package is not installed, before anything is loaded."""
     for name in names:
-        if name not in _EXTRAS:
+        if name not in CHARTS:
             raise UserError(
-                f"unknown tracker '{name}'{nearest(name, _EXTRAS)} (tracker= takes {', '.join(_EXTRAS)})"
+                f"unknown tracker '{name}'{nearest(name, CHARTS)} (tracker= takes {', '.join(CHARTS)})"
             )
         if importlib.util.find_spec(name) is None:
             raise UserError(
@@ -227,24 +129,11 @@ def check_trackers(names: Iterable[str]) -> None:
             )
 
 
-def make_tracker(
-    names: Iterable[str],
-    folder: str | Path,
-    config: Mapping[str, Any] | None = None,
-    main: bool | None = None,
-) -> Tracker:
-    """Open ``metrics.jsonl`` in ``folder`` and the extras ("tensorboard", "wandb") in folders of their own beside it.
-
-    ``main``: whether this process writes; None asks the launcher's RANK. Raises UserError as :func:`check_trackers`.
-    """
-    names = list(dict.fromkeys(names))
-    check_trackers(names)
+def open_metrics(folder: str | Path, main: bool | None = None) -> Tracker:
+    """Open ``metrics.jsonl`` in ``folder``. ``main``: whether this process writes; None asks the launcher's RANK."""
     if not (int(os.environ.get("RANK", "0")) == 0 if main is None else main):
         return Several([])
-    folder = Path(folder)
-    return Several(
-        [JsonLines(folder / METRICS), *(_EXTRAS[name](folder / name, config or {}) for name in names)]
-    )
+    return Several([JsonLines(Path(folder) / METRICS)])
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -309,7 +198,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among ``values``."""
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Give the finite numbers among ``values``."""
     plain = {name: _plain(value) for name, value in values.items()}
     return {name: float(value) for name, value in plain.items() if isinstance(value, (int, float))}

@@ -13,10 +13,13 @@ from mitune.verbs.demo import PRESET
 
 def main(arguments: Sequence[str]) -> int:
     """:func:`mitune.cli.main` with the embedded world's preset, where the words name none."""
+    return cli.main(command(arguments))
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The words of a command, with the preset where its stage takes one."""
     stage, *words = [*arguments] or [""]
-    if stage not in STAGES or STAGES[stage].inherits:
-        return cli.main(arguments)
-    return cli.main([stage, *on_shapes(words)])
+    return [stage, *on_shapes(words)] if stage in STAGES and not STAGES[stage].inherits else [*arguments]
 
 
 def compose(words: Sequence[str] = (), stage: str | None = None) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 from tests.cli import main
 from tests.families import tiny
+
+os.environ.setdefault("MITUNE_LOG_EVERY", "0")  # what a command says of an error is all that it says
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cli import command
 from tests.tree import ROOT
 
 _COMMANDS = """
 import contextlib, io, json, sys
-from tests.cli import main
+from mitune.cli import main
 found = []
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
@@ -64,7 +65,7 @@ def extend(folder: Path, added: Mapping[str, str], changed: Mapping[str, Mapping
 def ask(folder: Path, commands: Sequence[Sequence[str]]) -> list[Answer]:
     """Give ``commands`` to the package in ``folder``, one after the other in one process that stands there."""
     done = subprocess.run(
-        [sys.executable, "-c", _COMMANDS, json.dumps(commands)],
+        [sys.executable, "-c", _COMMANDS, json.dumps([*map(command, commands)])],
         env={**os.environ, "PYTHONPATH": str(folder)}, cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

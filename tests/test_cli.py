@@ -203,7 +203,7 @@ def test_faults_of_our_own_keep_their_traceback(monkeypatch: pytest.MonkeyPatch)
     "words",
     [
         ["--help"], ["run", "--help"], ["run", "--help", "--all"], ["help", "ddim"], ["help", "elbo"], ["schema"],
-        ["completion", "bash"], ["complete", "run", "sampler.name="], ["agree", "--cfg"],
+        ["completion", "bash"], ["complete", "run", "sampler.name="], ["agree", "experiment=shapes", "--cfg"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -24,10 +24,12 @@ FLOORS = {
     "tasks": 0,
     "out_of_memory": 0,
     "track": 0,
+    "charts": 0,
     "config": 0,
     "scores": 0,
     "distributed": 0,
     "leaving": 0,
+    "pace": 0,
     "launcher": 0,
     "families": 1,
     "referees": 1,
@@ -49,7 +51,8 @@ FLOORS = {
     "verbs": 5,
     "cli": 6,
     "__main__": 6,
-    "__init__": 0,
+    "api": 4,
+    "__init__": 6,
 }
 BOTH = [*files("mitune"), *files("benchmarks")]
 
@@ -64,7 +67,7 @@ def floor(part: str) -> int:
 
 def floor_of(name: str) -> int:
     """The floor of a dotted name; catalogues and settings are plain data without torch, wherever they lie: floor 0."""
-    parts = [*name.split("."), "__init__"]
+    parts = [*name.split("."), "__init__", ""]
     return 0 if parts[2] in PLAIN else floor(parts[1])
 
 

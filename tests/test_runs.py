@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from mitune.config import compose as compose_plainly
 from mitune.config import flatten, read_saved
 from mitune.errors import UserError
 from mitune.runs import RunFolder
@@ -138,7 +139,8 @@ def test_a_saved_configuration_is_data(text: str, tmp_path: Path, monkeypatch: p
     run = RunFolder(tmp_path)
     begin(run, "candidates/plan.json")
     (tmp_path / "config.yaml").write_text(text)
-    for read in (lambda: run.recall([f"run={tmp_path}"]), lambda: run.remember(compose([f"run={tmp_path}"]))):
+    config = compose()
+    for read in (lambda: compose([f"run={tmp_path}"]), lambda: run.remember(config)):
         with pytest.raises(UserError, match=r"config\.yaml") as caught:
             read()
         assert "hf_secret" not in str(caught.value)
@@ -149,7 +151,7 @@ def test_a_saved_configuration_is_data(text: str, tmp_path: Path, monkeypatch: p
 def test_a_saved_configuration_that_is_no_text(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(data)
     with pytest.raises(UserError, match=r"config\.yaml"):
-        RunFolder(tmp_path).recall([f"run={tmp_path}"])
+        compose([f"run={tmp_path}"])
 
 
 def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
@@ -160,9 +162,9 @@ def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
     config = compose(words)
     RunFolder(tmp_path).remember(config)
     assert read_saved(tmp_path / "config.yaml") == flatten(config)
-    assert flatten(RunFolder(tmp_path).recall([f"run={tmp_path}"])) == flatten(config) | {
-        "run": str(tmp_path)
-    }
+    # But for what is of one command.
+    own = {"run": str(tmp_path), "sample.prompt": None}
+    assert flatten(compose_plainly([f"run={tmp_path}"])) == flatten(config) | own
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,11 @@ def test_a_key_that_was_taken_out_by_hand_is_missed(key: str, tmp_path: Path) ->
     path.write_text(whole.replace(found, ""))
     total = len(flatten(config))
     said = rf"config\.yaml holds {total - 1} of the {total} keys .*such as .*{key.strip()}\)"
-    for read in (lambda: run.recall([]), lambda: run.remember(config), lambda: read_saved(path)):
+    for read in (
+        lambda: compose([f"run={tmp_path}"]),
+        lambda: run.remember(config),
+        lambda: read_saved(path),
+    ):
         with pytest.raises(UserError, match=said):
             read()
     path.write_text(whole.replace(found, "").partition("\n")[2])  # of a version that knew no such key

@@ -18,14 +18,14 @@ SECRET = "hf_thisMustNotAppear"
 
 
 def log_steps(folder: Path, steps: range, stage: str = "train", offset: float = 0.0) -> None:
-    tracker = track.make_tracker([], folder, main=True)
+    tracker = track.open_metrics(folder, main=True)
     for step in steps:
         tracker.log({"loss": step + offset}, step, stage)
     tracker.close()
 
 
 def test_rows_carry_time_stage_step_and_values(tmp_path: Path) -> None:
-    tracker = track.make_tracker([], tmp_path / "deep" / "round-1", {}, main=True)
+    tracker = track.open_metrics(tmp_path / "deep" / "round-1", main=True)
     tracker.log({"loss": torch.tensor(0.5), "lr": np.float32(0.25), "note": "größer"}, 7)
     tracker.log({"oracle": 0.75}, 0, stage="evaluate")
     # Nothing is held back: a killed process has lost no row.
@@ -37,7 +37,7 @@ def test_rows_carry_time_stage_step_and_values(tmp_path: Path) -> None:
 
 
 def test_nan_and_infinity_are_null_as_json_wants(tmp_path: Path) -> None:
-    tracker = track.make_tracker([], tmp_path, main=True)
+    tracker = track.open_metrics(tmp_path, main=True)
     tracker.log({"loss": math.nan, "norm": math.inf, "lr": 1.0}, 0)
     tracker.close()
 
@@ -99,7 +99,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         make(tmp_path / name / "metrics.jsonl")
         with pytest.raises(UserError, match=rf"metrics\.jsonl is a (named )?{name}"):
-            track.make_tracker([], tmp_path / name, main=True)
+            track.open_metrics(tmp_path / name, main=True)
         with pytest.raises(UserError, match=rf"metrics\.jsonl is a (named )?{name}"):
             track.read_metrics(tmp_path / name / "metrics.jsonl")
 
@@ -111,7 +111,7 @@ def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
 def test_truncate_after_drops_the_steps_to_come_of_that_stage_alone(tmp_path: Path) -> None:
     log_steps(tmp_path, range(6))
     log_steps(tmp_path, range(4, 6), stage="validate")
-    tracker = track.make_tracker([], tmp_path, main=True)
+    tracker = track.open_metrics(tmp_path, main=True)
     tracker.truncate_after("train", 3)
     tracker.log({"loss": 99.0}, 3)
     tracker.close()
@@ -130,25 +130,22 @@ def test_truncate_after_drops_the_steps_to_come_of_that_stage_alone(tmp_path: Pa
 
 def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    tracker = track.make_tracker([], tmp_path / "round-1")
+    tracker = track.open_metrics(tmp_path / "round-1")
     tracker.log({"loss": 1.0}, 0)
     tracker.truncate_after("train", 0)
     tracker.close()
     assert not (tmp_path / "round-1").exists()
     monkeypatch.setenv("RANK", "0")
-    track.make_tracker([], tmp_path / "round-1").close()
+    track.open_metrics(tmp_path / "round-1").close()
     assert (tmp_path / "round-1" / "metrics.jsonl").exists()
 
 
-def test_unknown_and_missing_trackers_are_user_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_and_missing_trackers_are_user_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean 'tensorboard'"):
-        track.make_tracker(["tensorbord"], tmp_path)
+        track.check_trackers(["tensorbord"])
     monkeypatch.setattr(track.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
-        track.make_tracker(["wandb"], tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        track.check_trackers(["wandb"])
 
 
 def test_a_full_disk_is_a_user_error(tmp_path: Path) -> None:
@@ -193,52 +190,6 @@ def test_wandb_is_offline_without_a_login(tmp_path: Path, monkeypatch: pytest.Mo
     assert track.wandb_mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert track.wandb_mode() == "disabled"
-
-
-def test_tensorboard_holds_the_scalars_of_each_stage(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def scalars(stage: str, name: str) -> list[tuple[int, float]]:
-        events = EventAccumulator(str(tmp_path / "tensorboard" / stage))
-        events.Reload()
-        return [(event.step, event.value) for event in events.Scalars(name)]
-
-    tracker = track.make_tracker(["tensorboard"], tmp_path, {"seed": 1, "token": SECRET}, main=True)
-    for step in range(4):
-        tracker.log({"loss": float(step), "text": "left out", "bad": math.nan}, step)
-    tracker.log({"oracle": 0.5}, 3, stage="evaluate")
-    tracker.close()
-    tracker = track.make_tracker(["tensorboard"], tmp_path, {}, main=True)
-    tracker.truncate_after("train", 2)
-    tracker.log({"loss": 20.0}, 2)
-    tracker.close()
-    assert scalars("train", "loss") == [(0, 0.0), (1, 1.0), (2, 20.0)]
-    assert scalars("evaluate", "oracle") == [(3, 0.5)]
-    assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
-def test_wandb_writes_offline_inside_the_run_folder_and_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("SOME_TOKEN", SECRET)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["mitune", "run", f"hub.token={SECRET}"])
-    for step in range(2):
-        tracker = track.make_tracker(["wandb"], tmp_path / "run", {"lr": 1e-4, "token": SECRET}, main=True)
-        tracker.log({"loss": 0.5}, step)
-        tracker.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    stored = list((tmp_path / "run" / "wandb").rglob("*.wandb"))
-    identity = json.loads((tmp_path / "run" / "wandb" / "run.json").read_text())["id"]
-    assert len(stored) == 2
-    assert all(identity in path.name for path in stored)
-    everything = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert any(b"train/loss" in path.read_bytes() for path in stored)
-    assert not any(SECRET.encode() in path.read_bytes() for path in everything)
-    assert os.getcwd() == str(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

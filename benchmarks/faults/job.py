@@ -24,6 +24,7 @@ _CLOCK = {"seconds", "time", "run", "samples_per_second"}
 def arguments(stage: str, run: Path, *overrides: str) -> list[str]:
     """The command: 3 prompts x 4 candidates x 3 steps in units of one prompt, 5 training steps."""
     settings = {
+        "experiment": "shapes",
         "run": run,
         "model.device": "cpu",
         "prompts.limit": 3,

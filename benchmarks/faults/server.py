@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-# Also where the package is not installed; one thread, as many processes may be at work.
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# Also where the package is not installed; one thread, as many processes may be at work; no lines of progress.
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MITUNE_LOG_EVERY": "0"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 fit, before any model is loaded. Nothing here imports torch, so that ``mitune --help`` answers at once.
 """
 
-from mitune.config.composition import compose, compose_saved, conf_folder, groups, shipped_folder
+from mitune.config.composition import compose, conf_folder, groups, shipped_folder
 from mitune.config.keys import Config, ScorerConfig, flatten
 from mitune.config.saved import read_saved, read_settings, saved_text
 
@@ -13,7 +13,6 @@ __all__ = [
     "Config",
     "ScorerConfig",
     "compose",
-    "compose_saved",
     "conf_folder",
     "flatten",
     "groups",

@@ -12,14 +12,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mitune.config.keys import Config, flatten, keys
+from mitune.config.keys import Config, keys, known_keys
+from mitune.config.own_preset import spelled_out
 from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
-from mitune.data.settings import SUFFIXES
+from mitune.data.settings import SUFFIXES, WORLD
 from mitune.errors import UserError, nearest, short
+from mitune.reading import home, is_file
 from mitune.settings import check_value
-from mitune.stages.catalogue import STAGES
+from mitune.stages.catalogue import ONCE, STAGES, covers
 
 
 def shipped_folder(name: str, sign: str) -> Path:
@@ -49,28 +51,80 @@ def compose(overrides: Sequence[str] = (), stage: str | None = None) -> DictConf
     """Give the resolved, validated and read-only configuration that ``overrides`` (``key=value``, ``group=option``) ask
     for; ``stage``: whose command it is, so that only what it reads has to go together.
 
-    Raises UserError on one line: an unknown key, group option or value, a value of the wrong type, values that do not
-    go together (k > M).
+    Where the run folder holds the configuration of a run, that is what the words change. Raises UserError on one line:
+    an unknown key, group option or value, a value of the wrong type, values that do not go together (k > M), a
+    configuration that cannot be read.
     """
-    return _finished(*_asked(overrides), stage)
+    values = asked(overrides, stage)
+    check(values, stage)
+    config = OmegaConf.structured(Config)
+    for name, value in values.items():
+        OmegaConf.update(config, name, value)
+    OmegaConf.set_readonly(config, True)
+    return config
 
 
-def asked(overrides: Sequence[str] = ()) -> dict[str, Any]:
+def asked(overrides: Sequence[str] = (), stage: str | None = None) -> dict[str, Any]:
     """{full key: value} that ``overrides`` ask for, whether or not the values go together. Raises UserError."""
-    return _asked(overrides)[-1]
-
-
-def _asked(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any], dict[str, Any]]:
-    """What the groups say, as it is composed and as {full key: value}, and the latter with the single keys."""
+    overrides, own = spelled_out(overrides, groups())
     choices, given = _read_overrides(overrides)
-    base, before = _composed(tuple(f"{group}={option}" for group, option in choices))
-    values = before | given
-    _drop_split(values, given)
+    preset = "experiment" in choices
+    values = _composed(tuple(f"{group}={option}" for group, option in choices.items())) | own | given
+    _name_folder(values)
+    saved = home(values["run"]) / "config.yaml"
+    if stage and STAGES[stage].inherits:
+        _check_inherits(stage, saved, [*choices, *given])
+    # A folder that nobody named is not taken for the run that is meant.
+    if ("run" in given or preset) and is_file(saved):
+        values = _continued(read_saved(saved), choices) | own | given | {"run": values["run"]}
+    _drop_split(values, {*own, *given})
+    _drop_oracle(values, {*own, *given})
     if "sampler.guidance" in given and "generate.guidance" not in given:
         # Who names a guidance means the candidates too, whatever the preset has.
         values["generate.guidance"] = None
-    _name_folder(values)
-    return base, before, values
+    return values
+
+
+def _check_inherits(stage: str, saved: Path, names: Sequence[str]) -> None:
+    """Raise UserError where a stage that goes by what a run was is told other things, or there is no run."""
+    allowed = STAGES[stage].inherits.split()
+    if not is_file(saved):
+        raise UserError(f"{saved.parent} holds no run (no config.yaml); give the folder of one with run=")
+    for name in names:
+        if name.partition(".")[0] not in allowed or name in groups():
+            raise UserError(
+                f"{name}=: this stage goes by the run's own configuration ({saved}); give {', '.join(allowed)} only"
+            )
+
+
+def _continued(saved: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
+    """What a run's configuration becomes by the options that a later command chooses.
+
+    A preset sets all that it mentions. Another option sets what it mentions, and what the option before it had set
+    goes. Keys that came since the run was made have their defaults, and so have those of one command alone.
+    """
+    fresh = {name: one.default for name, one in keys().items()}
+    values = fresh | {name: value for name, value in saved.items() if not covers(ONCE, name)}
+    if "experiment" in choices:
+        return values | _mentioned(tuple(f"{group}={option}" for group, option in choices.items()))
+    for group, option in choices.items():
+        for other in groups()[group]:
+            own = _own(group, other)
+            if own and all(values[name] == value for name, value in own.items()):
+                values |= {name: fresh[name] for name in own}
+        values |= _own(group, option)
+    return values
+
+
+def _own(group: str, option: str) -> dict[str, Any]:
+    """{full key: value} that the files of a group's option, or of a list of them, say."""
+    values: dict[str, Any] = {}
+    for name in option.strip("[]").split(","):
+        path = conf_folder() / group / f"{name}.yaml"
+        said: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}
+        whole = "@package _global_" in path.read_text(encoding="utf-8").partition("\n")[0]
+        values |= known_keys(said if whole else {group: said})
+    return values
 
 
 def _name_folder(values: dict[str, Any]) -> None:
@@ -80,15 +134,15 @@ def _name_folder(values: dict[str, Any]) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _composed(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
-    """What the groups say, before single keys, and as {full key: value}; to be copied before it is changed."""
+def _hydra(choices: tuple[str, ...], schema: bool) -> Mapping[str, Any]:
+    """What the groups say, as nested values; ``schema``: with the defaults of all keys."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    ConfigStore.instance().store(name="mitune_schema", node=Config)
+    ConfigStore.instance().store(name="mitune_schema", node=Config if schema else {})
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
@@ -96,40 +150,32 @@ def _composed(choices: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
     except (HydraException, OmegaConfBaseException) as error:
         # Our own files are at fault, or a group was given what it cannot take.
         raise UserError(f"configuration: {' '.join(str(error).split())}") from error
-    return config, flatten(config, resolve=False)
+    finally:
+        ConfigStore.instance().store(name="mitune_schema", node=Config)
+    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
 
 
-def _finished(
-    base: DictConfig, before: Mapping[str, Any], values: dict[str, Any], stage: str | None
-) -> DictConfig:
-    """``base``, whose values are ``before``, with ``values``: checked and closed."""
-    check(values, stage)
-    config = copy.deepcopy(base)
-    for name, value in values.items():
-        if value != before[name]:
-            OmegaConf.update(config, name, value)
-    OmegaConf.set_readonly(config, True)
-    return config
+def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    """{full key: value} of every key, as the groups say or by default."""
+    return copy.deepcopy(known_keys(_hydra(choices, True)))
 
 
-def compose_saved(path: Path, overrides: Sequence[str], stage: str) -> DictConfig:
-    """Give the configuration saved at ``path`` with ``overrides`` set in it, for a stage that goes by what a run was.
+def _mentioned(choices: tuple[str, ...]) -> dict[str, Any]:
+    """{full key: value} of the keys that the files of the groups mention."""
+    return copy.deepcopy(known_keys(_hydra(choices, False)))
 
-    Keys that came later have their defaults. Raises UserError: unreadable, of another version, an override that the
-    stage does not take.
+
+def _drop_oracle(values: dict[str, Any], given: Collection[str]) -> None:
+    """A preset of the embedded world has its oracle judge: other prompts than its own it cannot, so it is left out
+    where the user asks for such prompts, and does not ask for the oracle by name.
     """
-    allowed = STAGES[stage].inherits.split()
-    choices, values = _read_overrides(overrides)
-    for name in [*(group for group, _ in choices), *values]:
-        if name.partition(".")[0] not in allowed or name in dict(choices):
-            raise UserError(
-                f"{name}=: this stage goes by the run's own configuration ({path}); give {', '.join(allowed)} only"
-            )
-    base = OmegaConf.structured(Config)
-    before = flatten(base, resolve=False)
-    merged = before | read_saved(path) | values
-    _name_folder(merged)
-    return _finished(base, before, merged, stage)
+    for source, lists in _JUDGED.items():
+        if source not in given or values[source] == WORLD:
+            continue
+        for name in lists:
+            others = [score for score in values[name] if score != "oracle"]
+            if name not in given and others:
+                values[name] = others
 
 
 def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
@@ -146,8 +192,15 @@ def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
 SHORT = {"reward": "search.reward", "alpha": "search.alpha"}
 
 
-def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """Part the arguments into (group, option) and {key: value}; refuse what is neither, and what is out of bounds."""
+# Whose lists of scores hold the oracle for the sake of which prompts.
+_JUDGED = {
+    "prompts.source": ("scorers", "sample.scorers", "agree.scorers"),
+    "evaluate.prompts.source": ("evaluate.scorers",),
+}
+
+
+def _read_overrides(overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Part the arguments into {group: option} and {key: value}; refuse what is neither, and what is out of bounds."""
     options, known = groups(), keys()
     choices: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -170,7 +223,7 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], di
                 f"there is no key '{short(name, 80)}'{_nearest_key(name, list(known), options)};"
                 " mitune run --help --all lists the keys"
             )
-    return list(choices.items()), values
+    return choices, values
 
 
 def _option(group: str, text: str, options: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,16 @@ from mitune.stages import settings as stages
 class TrackerConfig(Settings):
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
+    name: str | None = key(None, "name of the chart (default: the run's)")
+    project: str | None = key(None, "W&B project (default: WANDB_PROJECT, else mitune)")
+    entity: str | None = key(None, "W&B user or team (default: that of the login)")
+    group: str | None = key(None, "W&B group, such as a sweep's name")
+    tags: list[str] = key([], "W&B tags")
 
 
 @dataclass
 class Config(Settings):
-    name: str = key("shapes", "name of the preset, and of the run folder where none is given")
+    name: str = key("mitune", "name of the preset, and of the run folder where none is given")
     run: str = key("runs/${name}", "the run folder (default: runs/ and the name)", path=True, basic=True)
     seed: int = key(0, "every random draw follows from it", low=0, high=SEED, basic=True)
     rounds: int = key(
@@ -72,7 +77,18 @@ def keys() -> dict[str, Key]:
     return {one.name: one for one in declared(Config)}
 
 
+def known_keys(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{full key: value} of the keys that nested values hold; what is no key is left out."""
+    values: dict[str, Any] = {}
+    for name, value in nested.items():
+        full = f"{prefix}{name}"
+        if full in keys():
+            values[full] = value
+        elif isinstance(value, Mapping):
+            values |= known_keys(value, f"{full}.")
+    return values
+
+
 def flatten(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """{full key: value} of a configuration; ``resolve``: whether a text that refers to others is looked up."""
-    container: Any = OmegaConf.to_container(config, resolve=resolve)
-    return {name: functools.reduce(operator.getitem, name.split("."), container) for name in keys()}
+    return known_keys(OmegaConf.to_container(config, resolve=resolve))  # type: ignore[arg-type]

@@ -79,6 +79,37 @@ def check(values: Mapping[str, Any], stage: str | None = None) -> None:
             own.check(*(values[name] for name in own.keys))
 
 
+# Of the keys that have no default, what one gives.
+_GIVE = {
+    "model.path": "a diffusers folder, Hub id or .safetensors file; or model=, a known one",
+    "prompts.source": "a file with a prompt a line, a table, or a Hub dataset id",
+    "evaluate.prompts.source": "such a file of held-out prompts",
+}
+
+
+def _needs(stage: str, groups: Sequence[Sequence[str]], *values: Any) -> None:
+    """Of each group of keys, whose values follow each other, one is given."""
+    left = list(values)
+    missing = []
+    for group in groups:
+        own, left = left[: len(group)], left[len(group) :]
+        if all(value is None for value in own):
+            missing.append(group[0])
+    if missing:
+        wanted = " and ".join(f"{name}= ({_GIVE[name]})" for name in missing)
+        raise UserError(
+            f"{stage} needs {wanted}, or run=, the folder of a run; mitune demo shows all of it on the embedded world"
+        )
+
+
+for _stage in STAGES.values():
+    _groups = [word.split("|") for word in _stage.asks.split()]
+    if _groups:
+        relation(_stage.asks.replace("|", " "), stage=_stage.name)(
+            functools.partial(_needs, _stage.name, _groups)
+        )
+
+
 _NOISE = "sampler.name sampler.eta"  # what tells whether the sampler adds noise
 
 

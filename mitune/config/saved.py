@@ -17,18 +17,18 @@ _NOTE = re.compile(r"# mitune: (\d{1,9}) keys\n")
 WAY_OUT = "restore it, or choose another run= folder"
 
 
-def read_settings(path: Path) -> dict[Any, Any]:
-    """Read a file of settings, nothing looked up. Raises UserError for a file that is none."""
-    return _settings(read_text(path), path)
+def read_settings(path: Path, way_out: str = WAY_OUT) -> dict[Any, Any]:
+    """Read a file of settings, nothing looked up. Raises UserError, with the ``way_out``, for a file that is none."""
+    return _settings(read_text(path), path, way_out)
 
 
-def _settings(text: str, path: Path) -> dict[Any, Any]:
-    check_yaml(text, path, WAY_OUT)
-    with reading(path, WAY_OUT):
+def _settings(text: str, path: Path, way_out: str = WAY_OUT) -> dict[Any, Any]:
+    check_yaml(text, path, way_out)
+    with reading(path, way_out):
         # OmegaConf's own reader: it wrote the file, and its numbers are not quite YAML's.
         found = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{path} holds no configuration; {WAY_OUT}")
+        raise UserError(f"{path} holds no configuration; {way_out}")
     return found
 
 

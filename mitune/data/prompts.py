@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mitune.data.pictures.cells import LARGEST, Place
-from mitune.data.settings import SUFFIXES
+from mitune.data.places import find_prompts
+from mitune.data.settings import SUFFIXES, WORLD
 from mitune.data.splits import (
     HELD_OUT,
     KEYWORDS,
@@ -29,9 +30,8 @@ from mitune.data.splits import (
     split_of,
 )
 from mitune.data.table_files import Table, check_column, open_table, text_columns
-from mitune.distributed import state
 from mitune.errors import UserError, complain, nearest, short
-from mitune.reading import check_regular, home, is_file, is_folder, is_hub_id, is_there, loading, reading
+from mitune.reading import check_regular, is_file, is_folder, loading, reading
 from mitune.tasks import UNCATEGORISED, PictureRef, Task
 
 __all__ = ["UNCATEGORISED", "load_prompts", "make_prompt", "open_saved"]
@@ -182,36 +182,20 @@ def _spread(prompts: Iterable[Task], limit: int | None, per_category: int | None
 
 
 def _read(source: str, asked: _Asked, subset: str | None) -> Iterable[_Row]:
-    if source == "shapes":
+    path = find_prompts(source)
+    if source == WORLD:
         if asked.picture_column is not None:
             raise UserError(
                 "prompts.picture_column: the embedded world has no pictures to edit; leave it out"
             )
         return _read_world(asked)
-    if not source.strip():
-        raise UserError("prompts.source is empty; give a file, a folder, a Hub dataset id, or shapes")
-    path = home(source)
+    if path is None:
+        return _read_hub(source, asked, subset)
     if is_folder(path):
         if is_file(path / "dataset_info.json") or is_file(path / "dataset_dict.json"):
             return _read_saved(path, asked)
         return _read_folder(path, asked, subset)
-    if is_file(path):
-        return _read_file(path, asked)
-    if is_there(path):
-        check_regular(path, f"prompts: {short(str(path))}")
-    if path.suffix.lower() in SUFFIXES or not is_hub_id(source):
-        raise UserError(
-            f"prompts: there is no file or folder {short(source)}{nearest(path.name[:255], _beside(path))}"
-        )
-    return _read_hub(source, asked, subset)
-
-
-def _beside(path: Path) -> list[str]:
-    """The names that may have been meant."""
-    try:
-        return ["shapes", *(other.name for other in path.parent.iterdir())]
-    except (OSError, ValueError):
-        return ["shapes"]
+    return _read_file(path, asked)
 
 
 def _read_world(asked: _Asked) -> Iterator[_Row]:
@@ -310,6 +294,8 @@ def _read_folder(folder: Path, asked: _Asked, subset: str | None) -> Iterator[_R
 
 @functools.cache  # once
 def _say_passed_over(folder: Path, first: Path, subset: str | None) -> None:
+    from mitune.distributed import state  # torch: only where a folder is read
+
     deeper = passed_over(folder, SUFFIXES, subset)
     if deeper and state().is_main_process:
         complain(

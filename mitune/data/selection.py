@@ -14,14 +14,14 @@ from mitune.data.store import KEYS, PICTURE, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
-_NOT_SCORES = {
+NOT_SCORES = {
     *KEYS, *RACE, ROOT, PICTURE, "unit", "latent_row", "preferred", "score", "rank", "weight", "real",
 }  # fmt: skip
 
 
 def scorers(table: pd.DataFrame) -> list[str]:
     """Give the names of the score columns of a candidate table."""
-    return [name for name in table.columns if name not in _NOT_SCORES]
+    return [name for name in table.columns if name not in NOT_SCORES]
 
 
 def select(
@@ -72,6 +72,17 @@ def select(
     order = np.where(chosen["preferred"], chosen["rank"], 2 * size[chosen.index].to_numpy() - chosen["rank"])
     chosen = chosen.assign(_order=order).sort_values(["prompt_id", "_order"], kind="stable")
     return chosen.drop(columns=["_key", "_order"]).reset_index(drop=True)
+
+
+def choose(table: pd.DataFrame, by: str, choice: SelectConfig, seed: int = 0) -> pd.DataFrame:
+    """Give the rows of a training set with their ``weight``: :func:`select`, :func:`reaching`, :func:`clearest` and
+    :func:`prompt_weights`, as ``choice`` says. ``by`` is the score, whatever ``choice.by`` calls it.
+    """
+    rows = select(table, by, choice.k, losers=choice.losers, seed=seed)
+    if choice.threshold is not None:
+        rows = reaching(rows, choice.threshold)
+    rows = clearest(rows, table, by, choice.fraction, seed=seed, balance=choice.balance)
+    return rows.assign(weight=prompt_weights(rows, table, by, choice.difficulty))
 
 
 def clearest(
@@ -132,7 +143,7 @@ def prompt_weights(chosen: pd.DataFrame, table: pd.DataFrame, by: str, difficult
     """
     if difficulty == 0 or by == "random":
         return np.ones(len(chosen))
-    parts = [replace(term, normalised=True) for term in terms(by)]
+    parts = [replace(term, normalised=True) for term in terms(by, own=_own(table))]
     means = table.groupby("prompt_id")[[term.name for term in parts]].mean()
     ease = weigh({"ease": weigh(means, parts)}, [Term(1.0, "ease", normalised=True)])
     weights = np.exp(-difficulty * pd.Series(ease, means.index).reindex(chosen["prompt_id"]).to_numpy())
@@ -159,8 +170,8 @@ def _scores(table: pd.DataFrame, by: str, seed: int) -> np.ndarray:
     names = [*scorers(table), "random"]
     if by in names:
         score = table[by].to_numpy(dtype=np.float64, na_value=np.nan)
-    elif not by.isidentifier() and all(name in names for name in columns([by])):
-        score = weigh(table, terms(by), table["prompt_id"])
+    elif not by.isidentifier() and all(name in names for name in columns([by], own=_own(table))):
+        score = weigh(table, terms(by, own=_own(table)), table["prompt_id"])
     else:
         raise UserError(f"select.by={by}: no such score{nearest(by, names)}; there are {', '.join(names)}")
     bad = ~np.isfinite(score)
@@ -172,6 +183,11 @@ def _scores(table: pd.DataFrame, by: str, seed: int) -> np.ndarray:
             " choose another score or generate again with model.dtype=float32"
         )
     return score
+
+
+def _own(table: pd.DataFrame) -> list[str]:
+    """The score columns that a sum can name: a user's functions among them."""
+    return [name for name in scorers(table) if name.isidentifier()]
 
 
 def _uniform(text: str) -> float:

@@ -14,12 +14,18 @@ SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """What such a file's name ends in."""
 FORMS = ".txt (a prompt a line), .csv, .tsv, .json, .jsonl, .ndjson or .parquet"
 """The same in words."""
+WORLD = "shapes"
+"""The source of prompts and pictures that is the embedded world."""
+
+
+WORLD = "shapes"
+"""The source of prompts and pictures that is the embedded world."""
 
 
 @dataclass
 class PromptsConfig(Settings):
-    source: str = key(
-        "shapes",
+    source: str | None = key(
+        None,
         "txt, csv, tsv, json, jsonl, parquet, a folder of them, a Hub dataset id, or 'shapes'",
         path=True,
         basic=True,

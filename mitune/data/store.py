@@ -121,6 +121,10 @@ class CandidateStore:
     def latents_path(self, index: int) -> Path:
         return self.folder / f"unit-{index:06d}.safetensors"
 
+    def begun_path(self, index: int) -> Path:
+        """Name the file of the finished batches of a unit that is not finished (:mod:`mitune.stages.begun`)."""
+        return self.folder / f"begun-{index:06d}.safetensors"
+
     def clean(self) -> None:
         """Remove what killed processes left half-written. Call it on one process, before any writes."""
         clean_partial(self.folder)
@@ -148,8 +152,11 @@ class CandidateStore:
     def unbind(self) -> None:
         """Let go of a plan of which no unit was made. Call it on one process, while no other writes."""
         if not self._tables():
-            for name in ("plan.json", "model.json"):
-                (self.folder / name).unlink(missing_ok=True)
+            for path in (
+                *map(self.folder.joinpath, ("plan.json", "model.json")),
+                *self.folder.glob("begun-*"),
+            ):
+                path.unlink(missing_ok=True)
 
     def _tables(self) -> set[int]:
         found = (self._index(path) for path in self.folder.glob("unit-*.parquet"))

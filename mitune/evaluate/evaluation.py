@@ -50,9 +50,7 @@ def write_evaluation(
     Raises UserError when the tables are not about the same pictures or a score is not finite.
     """
     folder = Path(folder)
-    if len(before) != len(before_pictures) or len(after) != len(after_pictures):
-        raise ValueError("tables and pictures differ in length")
-    difference = compare(before, after, seed)
+    figures = comparison(before, after, before_pictures, after_pictures, seed)
     order = alignment(before, after)
     before, after = before.reset_index(drop=True), after.iloc[order].reset_index(drop=True)
     tuned = [after_pictures[row] for row in order]
@@ -60,10 +58,7 @@ def write_evaluation(
     chosen = choose_examples(before, examples)
     result = {
         "schema": SCHEMA,
-        "before": summarise(before, seed),
-        "after": summarise(after, seed),
-        "difference": difference,
-        "diversity": compare_diversity(before_pictures, tuned, before["prompt_id"].tolist(), seed),
+        **figures,
         "examples": [
             {
                 "prompt": str(before["prompt"][row]),
@@ -95,6 +90,35 @@ def write_evaluation(
     write_table(folder / "evaluation.parquet", pa.Table.from_pandas(rows, preserve_index=False))
     write_json(folder / "evaluation.json", result)
     return result
+
+
+def comparison(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    before_pictures: Tensor | Sequence[Tensor],
+    after_pictures: Tensor | Sequence[Tensor],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Give the figures of a comparison: ``{"before", "after", "difference", "diversity"}`` of ``evaluation.json``.
+
+    Args:
+        before, after, before_pictures, after_pictures: as of :func:`write_evaluation`.
+        seed: of the bootstrap.
+
+    Raises UserError as :func:`write_evaluation`, ValueError where tables and pictures differ in length.
+    """
+    if len(before) != len(before_pictures) or len(after) != len(after_pictures):
+        raise ValueError("tables and pictures differ in length")
+    difference = compare(before, after, seed)
+    order = alignment(before, after)
+    before, after = before.reset_index(drop=True), after.iloc[order].reset_index(drop=True)
+    tuned = [after_pictures[row] for row in order]
+    return {
+        "before": summarise(before, seed),
+        "after": summarise(after, seed),
+        "difference": difference,
+        "diversity": compare_diversity(before_pictures, tuned, before["prompt_id"].tolist(), seed),
+    }
 
 
 def evaluation_files(folder: Path) -> list[Path]:

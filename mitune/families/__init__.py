@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError, nearest
 from mitune.families.settings import ModelConfig
-from mitune.families.source import find_model
+from mitune.families.source import ModelSource, find_model
 from mitune.versions import check_versions
 
 if TYPE_CHECKING:
@@ -52,15 +52,38 @@ def load_denoiser(
     if adapter is not None:
         overrides["adapter_weights"] = []
     config = _config(model, {key: value for key, value in overrides.items() if value is not None})
+    if config.path is None:
+        raise UserError("model.path is not given: a diffusers folder, a Hub id or a .safetensors checkpoint")
     source = find_model(config.path, config.revision, config.config)
+    return family_of(source).load(source, config)
+
+
+def family_of(source: ModelSource) -> type[LatentDenoiser]:
+    """Find the family of a model. Raises UserError for a pipeline of none."""
+    return _family(source.pipeline, source.name)
+
+
+def wrap_pipeline(pipeline: Any, config: ModelConfig | None = None) -> Adapted:
+    """Make a loaded diffusers pipeline a denoiser, as :func:`mitune.families.loaded.wrap` does.
+
+    The family is chosen by the pipeline's class. Raises UserError: an unknown class, one that cannot be asked as it is.
+    """
+    from mitune.families.loaded import wrap
+
+    check_versions()
+    kind = type(pipeline).__name__
+    return wrap(pipeline, _family(kind, "the pipeline"), config or ModelConfig())
+
+
+def _family(kind: str, name: str) -> type[LatentDenoiser]:
+    """The family of a pipeline class; ``name``: of the model, for the error that there is none."""
     known = families()
-    if source.pipeline not in known:
+    if kind not in known:
         raise UserError(
-            f"{source.name} is a {source.pipeline}{nearest(source.pipeline, known)}; the pipelines "
-            f"known here are {', '.join(sorted(known))}; another one is added by its file in mitune/families/, "
-            "see latent.py there"
+            f"{name} is a {kind}{nearest(kind, known)}; the pipelines known here are {', '.join(sorted(known))};"
+            " another one is added by its file in mitune/families/, see latent.py there"
         )
-    return known[source.pipeline].load(source, config)
+    return known[kind]
 
 
 def _config(model: Any, overrides: dict[str, Any]) -> ModelConfig:

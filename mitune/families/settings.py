@@ -16,8 +16,8 @@ QUANTIZATIONS = {"none": "as they are", "8bit": "bitsandbytes", "4bit": "bitsand
 class ModelConfig(Settings):
     """These keys say which model is opened, and how: ``load_denoiser(ModelConfig(path="shapes", dtype="float32"))``."""
 
-    path: str = key(
-        "shapes",
+    path: str | None = key(
+        None,
         "a diffusers folder, a Hub id, a .safetensors checkpoint, or one inside the package: shapes, shapes_flow",
         path=True,
         basic=True,

@@ -51,12 +51,25 @@ def find_model(
 
     Raises UserError: nothing there, no pipeline, pickled weights, a file whose configuration cannot be had.
     """
+    local = look_for_model(path)
+    if local is None:
+        return _from_hub(str(path), revision)
+    if is_file(local):
+        return _from_file(local, configuration)
+    return _from_folder(local, str(path) if str(path) in EMBEDDED else local.resolve().name)
+
+
+def look_for_model(path: str | Path) -> Path | None:
+    """Find the folder or checkpoint file that ``path`` names; None for what may be on the Hub, which is not asked.
+
+    No library is imported and no weights are read. Raises UserError: nothing there, no pipeline, pickled weights.
+    """
     text = str(path)
     if text in EMBEDDED:
         folder = Path(__file__).parent.parent / "worlds" / EMBEDDED[text]
         if not (folder / "model_index.json").is_file():
             raise UserError(f"the embedded model is missing at {folder}; install mitune again")
-        return _from_folder(folder, text)
+        return folder
     local = home(text)
     if local.suffix.lower() in PICKLED:
         raise UserError(
@@ -64,22 +77,37 @@ def find_model(
             "folder with safetensors weights"
         )
     if is_file(local):
-        return _from_file(local, configuration)
+        _check_file(local)
+        return local
     if is_folder(local):
-        return _from_folder(local, local.resolve().name)
+        _check_index(local)
+        return local
     if not is_hub_id(text):
         if is_there(local):  # a device, a pipe or a socket
             check_regular(local)
         raise UserError(f"{short(text)} is neither a folder nor a Hub id (owner/name)")
-    return _from_hub(text, revision)
+    return None
 
 
-def _from_file(file: Path, configuration: str | None) -> ModelSource:
+def _check_file(file: Path) -> Header:
     if file.suffix.lower() != ".safetensors":
         raise UserError(
             f"{file} is no safetensors file; give a .safetensors checkpoint or a diffusers folder"
         )
-    header = read_header(file, "it is damaged, fetch it again")
+    return read_header(file, "it is damaged, fetch it again")
+
+
+def _check_index(folder: Path) -> Path:
+    index = folder / "model_index.json"
+    if not os.path.lexists(index):
+        raise UserError(
+            f"{folder} is not a diffusers pipeline: it has no model_index.json; give the folder that has one"
+        )
+    return index
+
+
+def _from_file(file: Path, configuration: str | None) -> ModelSource:
+    header = _check_file(file)
     marks = read_marks(file, header)
     built_as = configuration or _recognised(file, header, bool(marks))
     if is_file(home(built_as)):
@@ -119,12 +147,7 @@ def _recognised(file: Path, header: Header, marked: bool) -> str:
 
 
 def _from_folder(folder: Path, name: str) -> ModelSource:
-    index = folder / "model_index.json"
-    if not os.path.lexists(index):
-        raise UserError(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json; give the folder that has one"
-        )
-    return _source(name, folder, read_json(index, "fetch the model again"), None)
+    return _source(name, folder, read_json(_check_index(folder), "fetch the model again"), None)
 
 
 def _from_hub(name: str, revision: str | None) -> ModelSource:
@@ -143,6 +166,11 @@ def find_adapter(name: str | Path) -> Path:
     if is_file(path) or is_folder(path) or not found:
         return path  # what is not there, its reader says
     return Path(_fetch_adapter(*found.groups()))
+
+
+def is_hub_adapter(name: str) -> bool:
+    """Tell whether ``name`` may be an adapter of the Hub, as :func:`find_adapter` takes it."""
+    return _HUB_ADAPTER.fullmatch(name) is not None
 
 
 def _fetch_adapter(name: str, file: str | None, revision: str | None) -> str:

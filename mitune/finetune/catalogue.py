@@ -186,7 +186,16 @@ class TrainConfig(Settings):
     keep_checkpoints: int = key(2, "newest checkpoints kept", low=1, high=TRAINING)
     keep_best_by: str | None = key(None, "scorer that picks the best checkpoint on validation prompts")
     validation_prompts: int = key(
-        24, "prompts that keep_best_by looks at; of the training source, not trained on", low=1, high=ROWS
+        24,
+        "prompts that keep_best_by looks at, of the training source, not trained on; pictures_every shows 12 of them",
+        low=1,
+        high=ROWS,
+    )
+    pictures_every: int | None = key(
+        None,
+        "steps between two sheets of pictures of validation prompts, from the same seeds (null: none)",
+        low=1,
+        high=TRAINING,
     )
     log_every: int = key(10, "steps between two rows of metrics.jsonl", low=1, high=TRAINING)
     mixed_precision: str = key(

@@ -24,7 +24,8 @@ from mitune.track import Tracker
 
 # What may differ between the two halves of a resumed run without changing its result; and what the stage asks for.
 _FREE = {
-    "micro_batch", "checkpoint_every", "keep_checkpoints", "log_every", "compile", "gradient_checkpointing",
+    "micro_batch", "checkpoint_every", "keep_checkpoints", "log_every", "pictures_every", "compile",
+    "gradient_checkpointing",
 }  # fmt: skip
 _OF_THE_STAGE = {"fresh", "validation_prompts"}
 
@@ -56,6 +57,7 @@ class Keeper:
     seed: int
     tracker: Tracker | None
     validate: Callable[[int], float] | None  # steps done -> score of the adapter, higher = better
+    pictures: Callable[[int], None] | None = None  # steps done; draws some with the adapter
 
     def __post_init__(self) -> None:
         self.main = distributed.state().is_main_process
@@ -94,9 +96,15 @@ class Keeper:
             self._log(done)
         if write and self.validate is not None:
             self._judge(done)
+        self.paint(done)
         if write or leave:
             self._save(done)
             self._logged = done, time.perf_counter()
+
+    def paint(self, done: int) -> None:
+        """Draw pictures with the adapter where they are due."""
+        if self.pictures is not None and done % (self.config.pictures_every or 1) == 0:
+            self.pictures(done)
 
     def finish(self) -> TrainResult:
         """Leave the chosen adapter in the denoiser and in ``folder/adapter``."""

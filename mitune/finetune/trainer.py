@@ -56,6 +56,7 @@ def train(
     validate: Callable[[int], float] | None = None,
     on_step: Callable[[int], None] | None = None,
     seed: int = 0,
+    pictures: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train the adapter that is attached to ``denoiser`` on ``dataset``; write ``folder/adapter`` and
     ``folder/checkpoints``.
@@ -72,13 +73,15 @@ def train(
             of the best one is kept, in ``folder/adapter`` and in ``denoiser``.
         on_step: called with the steps done after each, for a progress bar.
         seed: of everything that is drawn.
+        pictures: called with the steps done, on every process, each ``pictures_every`` steps and before the first;
+            draws some with the adapter as it is, which changes nothing of the training.
 
     Told to leave (:mod:`mitune.leaving`), it ends the step, and a validation that is due, writes a checkpoint and
     raises Leave, on all processes after the same step. With another number of processes it goes on with the same
     batches; their sums round differently, and the adapter's dropout, if any, draws other masks.
     Raises UserError: nothing to train on, checkpoints of another run, a loss that is not finite.
     """
-    return _Run(denoiser, dataset, config, Path(folder), tracker, validate, on_step, seed).run()
+    return _Run(denoiser, dataset, config, Path(folder), tracker, validate, on_step, seed, pictures).run()
 
 
 @dataclass(eq=False)
@@ -93,6 +96,7 @@ class _Run:
     validate: Callable[[int], float] | None = None
     on_step: Callable[[int], None] | None = None
     seed: int = 0
+    pictures: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         denoiser, config = self.denoiser, self.config
@@ -142,7 +146,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
         self.keeper = Keeper(
             denoiser, config, self.folder, self.names, self.optimizer, self.scaler, self.data.digest, self.seed,
-            self.tracker, self.validate and self._score,
+            self.tracker, self.validate and self._score, self.pictures and self._paint,
         )  # fmt: skip
         self.history = self.keeper.history
         self.wish: tuple[Tensor, torch.cuda.Event] | None = None  # of the last step, on its way to the host
@@ -157,6 +161,8 @@ class _Run:
         cuda = [self.device.index or 0] if self.device.type == "cuda" else []
         # Seeds are set freely inside; the caller's generators are as they were afterwards.
         with self._training(), torch.random.fork_rng(devices=cuda), leaving.deferred():
+            if start == 0:
+                self.keeper.paint(0)
             for step in range(start, self.config.steps):
                 leave = self._step(step)
                 if self.on_step is not None:
@@ -289,6 +295,14 @@ class _Run:
         value = float(self.validate(done))
         self._train_mode(True)
         return value
+
+    @torch.no_grad()
+    def _paint(self, done: int) -> None:
+        """Ask for pictures with the adapter, without its dropout."""
+        assert self.pictures is not None
+        self._train_mode(False)
+        self.pictures(done)
+        self._train_mode(True)
 
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError, check_known
-from mitune.information.catalogue import FORMS, MIConfig
+from mitune.information.catalogue import PATH_FORMS, MIConfig
 from mitune.information.denoising import denoising_terms
 from mitune.information.noising import Noising
 from mitune.information.times import Profile, Weighting, time_grid
@@ -31,12 +31,22 @@ class PathMI:
     all of the times and the path unguided and stochastic. "uniform" likewise, with the weights of
     :class:`mitune.information.times.Weighting`.
 
-    ``form`` "orthogonal" sums w_t (ε̂_c − z_t/(α+σ))·(ε̂_c − ε̂_∅) instead, of either sign: on a rectified flow, with
-    the continuous weights, that is RFMI's ∫ (1−t)/t · v̂_c·(v̂_c − v̂_∅) dt (arXiv 2503.14358), so its name is ``rfmi``.
-    The square form on a flow is eq. 2 carried over to it, which ranks differently. RFMI's published code has the guided
-    velocity in both places of v̂_c; without guidance that is the same.
+    ``form`` "orthogonal" sums w_t (ε̂_c − z_t/(α+σ))·(ε̂_c − ε̂_∅) instead, of either sign. On a rectified flow that is
+    RFMI's (1−t)/t · v̂_c·(v̂_c − v̂_∅) (arXiv 2503.14358): its integral with the continuous weights, as the score
+    ``rfmi`` has it, its mean over the visited steps with the paper's, as ``mi``. "guided" has the guided velocity in
+    both places of v̂_c, as RFMI's published code: without guidance the same. The square form on a flow is eq. 2 carried
+    over to it, which ranks differently. On a diffusion v̂ is the velocity ε̂ − ẑ_0 of the straight path through z_t: the
+    orthogonal form has the same mean over pictures and prompts as the square one; "guided" is refused there, as a
+    guided prediction is that of no density and nobody has published it for one.
 
-    UserError as ``Weighting``; ``result`` raises one where no visited time lay in the range.
+    Args:
+        schedule: of the model.
+        weighting, t_min: as above.
+        form: as above.
+        name: of the score (default: as weighting and form say).
+
+    UserError as ``Weighting``, for an unknown form, and for a diffusion's guided one; ``result`` raises one where no
+    visited time lay in the range.
     """
 
     def __init__(
@@ -45,11 +55,18 @@ class PathMI:
         weighting: str = "paper",
         t_min: float = MIConfig.t_min,
         form: str = "square",
+        name: str | None = None,
     ) -> None:
-        check_known("form", form, FORMS)
+        check_known("form", form, PATH_FORMS)
+        if form == "guided" and schedule.kind != "flow":
+            raise UserError(
+                "scorer.mi.form=guided is what RFMI's published code computes on rectified flows, and this model is a"
+                " diffusion, for which there is none; say scorer.mi.form=orthogonal or square"
+            )
         self.weighting = Weighting(schedule, weighting, t_min)
         self.form = form
-        self.name = "rfmi" if form == "orthogonal" else "mi" if weighting == "paper" else f"mi_{weighting}"
+        own = "mi" if weighting == "paper" else f"mi_{weighting}"
+        self.name = name or ("rfmi" if form == "orthogonal" else own)
 
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
@@ -64,7 +81,7 @@ class PathMI:
             return
         self._visited += 1
         if of.name == "paper":
-            weight = float(of.schedule.kappa(step.t))
+            weight = float(of.schedule.kappa(step.t)) * self._signal_left(step.t)
         else:
             edge = float(of.primitive(of.t_min))
             if step.t_prev > of.t_min:
@@ -72,13 +89,23 @@ class PathMI:
             weight, self._edge = self._edge - edge, edge
         self._total.add_(self._product(step), alpha=weight)
 
+    def _signal_left(self, t: float) -> float:
+        """1, but for the very first step of a flow, whose α is held above 0: a product of velocities counts nothing at
+        t = T, where it has (1−t)/t, and the square form as ever."""
+        schedule = self.weighting.schedule
+        if self.form == "square" or schedule.kind != "flow":
+            return 1.0
+        return (1 - t / schedule.num_train_timesteps) / float(schedule.alpha(t))
+
     def _product(self, step: Step) -> Tensor:
-        """‖ε̂_c − ε̂_∅‖², or the orthogonal form's product [n]."""
+        """‖ε̂_c − ε̂_∅‖², or the product [n] of another form."""
         if self.form == "square":
             return step.squared_gap
         schedule = self.weighting.schedule
         scale = float(schedule.alpha(step.t)) + float(schedule.sigma(step.t))
-        return ((step.eps_cond - step.z / scale).flatten(1) * step.delta).sum(1)
+        if self.form == "orthogonal":
+            return ((step.eps_cond - step.z / scale).flatten(1) * step.delta).sum(1)
+        return ((step.eps - step.z / scale) * (step.eps - step.eps_null)).flatten(1).sum(1)
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""
@@ -94,12 +121,12 @@ class PathMI:
 
 def path_mi(schedule: NoiseSchedule, settings: MIConfig) -> PathMI:
     """Make the observer of the score ``mi``."""
-    return PathMI(schedule, "paper", settings.t_min)
+    return PathMI(schedule, "paper", settings.t_min, settings.form or "square", "mi")
 
 
 def path_mi_continuous(schedule: NoiseSchedule, settings: MIConfig) -> PathMI:
     """Make the observer of the score ``mi_continuous``."""
-    return PathMI(schedule, "continuous", settings.t_min)
+    return PathMI(schedule, "continuous", settings.t_min, settings.form or "square", "mi_continuous")
 
 
 def path_rfmi(schedule: NoiseSchedule, settings: MIConfig) -> PathMI:

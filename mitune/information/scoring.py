@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError
+from mitune.information.catalogue import Score
 from mitune.information.given import Given
 from mitune.information.negatives import Pool
 from mitune.information.noising import noising_of
 from mitune.information.times import Profile
+from mitune.referees.function import FunctionReward
 from mitune.referees.weighted import load_reward
-from mitune.scores import SCORES, scorers_of, sums
+from mitune.scores import SCORES, normalised, passes, scorers_of, sums
 from mitune.tasks import Task
 
 
@@ -38,6 +40,7 @@ class Scoring:
         batch_size: rows of a forward when noise is put on pictures.
         given: other prompts for ``contrast`` (scorer.contrast.negatives=list).
         profile: for the scorers with weighting=profile or strategy=importance.
+        functions: a user's own judges of pictures, which ``names`` may name.
 
     ``forwards``: network rows spent since it was made, by scorer; a pass that two scorers share counts for both, as
     each would need it alone. UserError for an unknown score, one of flows alone, and as ``load_reward``.
@@ -53,38 +56,45 @@ class Scoring:
         batch_size: int = 96,
         given: Sequence[str] = (),
         profile: Profile | None = None,
+        functions: Sequence[FunctionReward] = (),
     ) -> None:
         self._combined = settings.get("combined", "")
         self.names = tuple(names)
-        self.scorers = tuple(scorers_of(names, self._combined))
+        self._functions = {judge.name: judge for judge in functions}
+        self.scorers = tuple(scorers_of(names, self._combined, self._functions))
+        self._rows: dict[str, Score] = {
+            name: self._functions[name].row if name in self._functions else SCORES[name]
+            for name in self.scorers
+        }
         self.settings, self.denoiser = settings, denoiser
         self.forwards: Counter[str] = Counter()
         if denoiser.schedule.kind != "flow":
             for name in self.scorers:
-                if SCORES[name].flow_only:
+                if self._rows[name].flow_only:
                     raise UserError(
                         f"{name} is defined on rectified flows, and {denoiser.identity} is a diffusion model: ask for"
                         " mi"
                     )
         self._pool, self._batch_size = Pool(pool, given, seed), batch_size
-        self._own = {name: SCORES[name].own(settings) for name in self.scorers}
-        self._code = {name: SCORES[name].load() for name in self.scorers}  # before anything is drawn
-        self._latent = [name for name in self.scorers if SCORES[name].where == "latent"]
-        self._passes = self._shared()
+        self._own = {name: self._rows[name].own(settings) for name in self.scorers}
+        self._code = {name: self._rows[name].load() for name in self.scorers}  # before anything is drawn
+        self._latent = [name for name in self.scorers if self._rows[name].where == "latent"]
+        self._passes = passes(self._own)
         self._noisings = {
             name: noising_of(name, self._own[name], denoiser.schedule, profile, seed) for name in self._passes
         }
-        pictures = [name for name in self.scorers if SCORES[name].where == "picture"]
+        self.observers()  # what one of the path refuses of this model is refused now
+        pictures = [name for name in self.scorers if self._rows[name].where == "picture"]
         # Their weights are read when the first picture is judged, and once.
         self._judges: dict[str, Any] = {
-            name: load_reward(name, settings, denoiser.device)
-            for name in sorted(pictures, key=lambda name: SCORES[name].external)
+            name: self._functions.get(name) or load_reward(name, settings, denoiser.device)
+            for name in sorted(pictures, key=lambda name: self._rows[name].external)
         }
 
     def observers(self) -> list[Any]:
         """Make fresh observers of one batch's path."""
         schedule = self.denoiser.schedule
-        path = (name for name in self.scorers if SCORES[name].where == "path")
+        path = (name for name in self.scorers if self._rows[name].where == "path")
         return [self._code[name](schedule, self._own[name]) for name in path]
 
     def on_latents(
@@ -107,7 +117,7 @@ class Scoring:
         found: dict[str, Tensor] = {}
         with torch.no_grad():
             for name, judge in self._judges.items():
-                if SCORES[name].columns:
+                if self._rows[name].columns:
                     found |= judge.columns(pictures, list(texts))
                 else:
                     found[name] = judge.score(pictures, list(texts))
@@ -116,12 +126,13 @@ class Scoring:
     @property
     def judges(self) -> dict[str, str]:
         """The identities of the judges from outside, by scorer."""
-        return {name: judge.identity for name, judge in self._judges.items() if SCORES[name].external}
+        return {name: judge.identity for name, judge in self._judges.items() if self._rows[name].external}
 
     def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
         """Add up the sums from the columns they are made of; ``groups``: the prompt of each row (``scores.weigh``)."""
         return {
-            name: values.tolist() for name, values in sums(table, self.names, self._combined, groups).items()
+            name: values.tolist()
+            for name, values in sums(table, self.names, self._combined, groups, self._functions).items()
         }
 
     @property
@@ -133,21 +144,6 @@ class Scoring:
         """Find the other prompts that ``contrast`` tells a prompt from. Raises UserError when there are none."""
         own = self._own["contrast"]
         return self._pool.others(text, own.negatives, own.edits, own.kinds)
-
-    def _shared(self) -> dict[str, list[str]]:
-        """The passes through the network: score -> the columns it gives, with those of others that are set alike."""
-        passes = {name: [name] for name in self._latent}
-        for name in self._latent:
-            for other in SCORES[name].shares_pass_with:
-                if other in passes and name in passes and _alike(self._own[name], self._own[other]):
-                    passes[name] += passes.pop(other)
-        return passes
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two settings have the same values of the keys that both have."""
-    first, second = ({} if own is None else asdict(own) for own in (one, other))
-    return all(first[key] == second[key] for key in first.keys() & second.keys())
 
 
 def check_oracle(names: Sequence[str], texts: Sequence[str], key: str, combined: str = "") -> None:
@@ -184,4 +180,25 @@ def check_no_path(names: Sequence[str], key: str, combined: str = "", there: Seq
             raise UserError(
                 f"{key}: {name} is measured on the sampler's own path, and a finished picture has none; use"
                 f" {SCORES[name].on_pictures}"
+            )
+
+
+def check_normalised(
+    names: Sequence[str], texts: Sequence[str], key: str, combined: str = "", own: Sequence[str] = ()
+) -> None:
+    """Raise UserError for a score that compares the pictures of a caption, where each caption has one.
+
+    Args:
+        names: scores, asked for by ``key``.
+        texts: the captions, one a picture.
+        key: names them.
+        combined, own: as of :func:`mitune.scores.terms`.
+    """
+    if len(set(texts)) < len(texts):
+        return
+    for name in names:
+        if normalised(name, combined, own):
+            raise UserError(
+                f"{key}: {name} is standardised among the pictures of each caption, but every caption here"
+                " has one picture; give a sum without z(), such as contrast+0.5*elbo"
             )

@@ -15,40 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from mitune.errors import UserError
-from mitune.families.adapter_place import PICKLED
 from mitune.families.source import fingerprint
-from mitune.reading import home, is_file, reading
+from mitune.reading import reading
 from mitune.referees.catalogue import AestheticConfig
 from mitune.referees.clip import clip_of
+from mitune.referees.judge_files import HEAD, check_head
 from mitune.referees.pairs import check_pairs
-
-_KEY = "scorer.aesthetic.head"
-
-
-def check_head(head: str | None) -> Path:
-    """The file of the head. Raises UserError: none given, a pickle, nothing there."""
-    if head is None:
-        raise UserError(f"{_KEY}: the aesthetic score needs its head; say {_KEY}=FILE.safetensors")
-    path = home(head)
-    if path.suffix.lower() in PICKLED:
-        raise UserError(
-            f'{_KEY}={head}: a pickle can run any code when opened and is not read; convert it once: python -c "import'
-            f" torch, safetensors.torch as s; s.save_file(torch.load('{path.name}', weights_only=True),"
-            f" '{path.stem}.safetensors')\""
-        )
-    if not is_file(path):
-        raise UserError(f"{_KEY}={head}: there is no such file; give the head as a .safetensors file")
-    return path
 
 
 def read_head(path: Path) -> nn.Sequential:
     """The head's linear layers in their order. Raises UserError for a file that holds something else."""
     from safetensors.torch import load_file
 
-    with reading(f"{_KEY}={path} is no safetensors file: it", "fetch it again"):
+    with reading(f"{HEAD}={path} is no safetensors file: it", "fetch it again"):
         weights = load_file(path)
     if not all(value.is_floating_point() and value.isfinite().all() for value in weights.values()):
-        raise UserError(f"{_KEY}={path} holds weights that are no finite numbers; fetch it again")
+        raise UserError(f"{HEAD}={path} holds weights that are no finite numbers; fetch it again")
     return _stack(weights, path)
 
 
@@ -60,19 +42,19 @@ def _stack(weights: Mapping[str, Tensor], path: Path) -> nn.Sequential:
     strange = sorted(set(weights) - {f"{name}{part}" for name in names for part in ("weight", "bias")})
     if strange:
         raise UserError(
-            f"{_KEY}={path} is no aesthetic head: beside linear layers it holds {', '.join(strange[:3])}"
+            f"{HEAD}={path} is no aesthetic head: beside linear layers it holds {', '.join(strange[:3])}"
         )
     layers = nn.Sequential()
     for name in names:
         weight, bias = weights[f"{name}weight"].float(), weights.get(f"{name}bias")
         fits = weight.ndim == 2 and (not len(layers) or weight.shape[1] == layers[-1].out_features)
         if not fits or bias is None or bias.shape != weight.shape[:1]:
-            raise UserError(f"{_KEY}={path}: {name}weight is no linear layer that follows the one before it")
+            raise UserError(f"{HEAD}={path}: {name}weight is no linear layer that follows the one before it")
         layer = nn.Linear(weight.shape[1], weight.shape[0])
         layer.load_state_dict({"weight": weight, "bias": bias.float()})
         layers.append(layer)
     if not len(layers) or layers[-1].out_features != 1:
-        raise UserError(f"{_KEY}={path} is no aesthetic head: linear layers, the last of one output")
+        raise UserError(f"{HEAD}={path} is no aesthetic head: linear layers, the last of one output")
     return layers.eval().requires_grad_(False)
 
 
@@ -95,7 +77,7 @@ class AestheticReward:
         wide = self.clip.model.config.projection_dim
         if head[0].in_features != wide:
             raise UserError(
-                f"{_KEY}={self._path} reads features of {head[0].in_features}, this CLIP's are of {wide}; give the"
+                f"{HEAD}={self._path} reads features of {head[0].in_features}, this CLIP's are of {wide}; give the"
                 " CLIP that it was trained on (scorer.aesthetic.path)"
             )
         return head.to(self.clip.device)

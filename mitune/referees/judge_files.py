@@ -15,6 +15,7 @@ from mitune.reading import home, is_file, is_folder, is_hub_id, is_there, read_j
 
 EMBEDDED = {"shapes": "shapes/clip"}
 """The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""
+HEAD = "scorer.aesthetic.head"
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -104,3 +105,19 @@ def _from_hub(name: str, revision: str | None, key: str, file: str | None) -> Pa
         if file is not None:
             return Path(hf_hub_download(name, file, revision=revision)).parent
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+
+
+def check_head(head: str | None) -> Path:
+    """Find the file of the aesthetic head. Raises UserError: none given, a pickle, nothing there."""
+    if head is None:
+        raise UserError(f"{HEAD}: the aesthetic score needs its head; say {HEAD}=FILE.safetensors")
+    path = home(head)
+    if path.suffix.lower() in PICKLED:
+        raise UserError(
+            f'{HEAD}={head}: a pickle can run any code when opened and is not read; convert it once: python -c "import'
+            f" torch, safetensors.torch as s; s.save_file(torch.load('{path.name}', weights_only=True),"
+            f" '{path.stem}.safetensors')\""
+        )
+    if not is_file(path):
+        raise UserError(f"{HEAD}={head}: there is no such file; give the head as a .safetensors file")
+    return path

@@ -6,6 +6,7 @@ is shown.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.resources
 import re
@@ -29,6 +30,7 @@ from mitune.files import read_json, write_text
 from mitune.reading import is_file, is_number
 from mitune.report import figures, pictures
 from mitune.scores import meaning
+from mitune.stages.catalogue import ROUND
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")
@@ -52,7 +54,9 @@ def write_report(run_folder: str | Path) -> Path:
     written = {entry.get("round"): entry for entry in summary.get("rounds", [])}
     chosen = summary.get("scorer")
     rounds = [
-        _round(number, numbers.get(number), written.get(number, {}), folder, chosen)
+        _round(
+            number, numbers.get(number), written.get(number) or _marks(numbers.get(number)), folder, chosen
+        )
         for number in sorted(numbers.keys() | written.keys())
     ]
     page = _template().render(
@@ -146,6 +150,15 @@ def _round(
         "loss": _loss(read_metrics(folder / METRICS)) if folder else None,
         **_of_pictures(folder / "evaluation.parquet" if folder else None, named),
     }
+
+
+def _marks(folder: Path | None) -> dict[str, Any]:
+    """What the finished stages of a round noted, which no summary has yet: a damaged note is left out."""
+    found = {}
+    for stage in ROUND if folder else ():
+        with contextlib.suppress(UserError):
+            found[stage] = read_json(folder / "done" / f"{stage}.json")  # type: ignore[operator]
+    return {stage: figures for stage, figures in found.items() if isinstance(figures, dict)}
 
 
 class _Figures(dict[str, Any]):

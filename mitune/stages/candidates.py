@@ -18,12 +18,14 @@ from mitune.denoiser import Condition, Denoiser
 from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
 from mitune.information.scoring import Scoring
+from mitune.leaving import Leave
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.artefacts import tell
-from mitune.stages.progress import progress, warn_of_idle
+from mitune.stages.begun import Batch, BegunUnit, clear_begun
+from mitune.stages.progress import Bar, progress, warn_of_idle
 from mitune.stages.racing import Watch, Watcher
 from mitune.stages.search import Search
 from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
@@ -81,6 +83,7 @@ def draw(
     def begin() -> list[int]:
         """What is to be done, as the first process sees it: what others see of a shared folder may be of yesterday."""
         store.clean()
+        clear_begun(store)
         store.bind(units)
         bind_model(folder, how.scoring.denoiser.identity, "pictures of", "run= folder", how.judges)
         tell(store)
@@ -91,23 +94,34 @@ def draw(
     rows = sum(unit.rows for unit in units)
     warn_of_idle(len(todo), "units", "generate.rows_per_unit")
     done = rows - sum(unit.rows for unit in todo)
-    with progress(title, rows, done) as advance, _unbound_if_refused(store):
+    with progress(title, rows, done) as bar, _unbound_if_refused(store):
         shown = 0
         for place, unit in work_queue(todo):
-            counter = CostCounter(how.scoring.denoiser, how.scoring, how.watch)
-            table, latents = draw_unit(unit, how)
-            rows_there = len(table["seed"])
-            finished = [
-                row for row, step in enumerate(table.get("dropped_at", [None] * rows_there)) if step is None
-            ]
-            flags = keep({name: [values[row] for row in finished] for name, values in table.items()})
-            kept = {row for row, flag in zip(finished, flags, strict=True) if flag}
-            table["kept"] = [row in kept for row in range(rows_there)]
-            store.write_unit(unit, table, latents[torch.tensor(flags)], counter.read())
-            advance(sum(other.rows for other in todo[shown : place + 1]))  # the others' too
+            bar(sum(other.rows for other in todo[shown:place]))  # the others'
             shown = place + 1
+            _make_unit(store, unit, how, keep, bar)
     wait()
     return store
+
+
+def _make_unit(store: CandidateStore, unit: Unit, how: Drawing, keep: Keep, bar: Bar) -> None:
+    """Draw a unit and commit it; told to leave, save its finished batches."""
+    counter = CostCounter(how.scoring.denoiser, how.scoring, how.watch)
+    begun = BegunUnit(store, unit, how.scoring.denoiser.identity, counter)
+    try:
+        table, latents = draw_unit(unit, how, begun, bar)
+        rows_there = len(table["seed"])
+        finished = [
+            row for row, step in enumerate(table.get("dropped_at", [None] * rows_there)) if step is None
+        ]
+        flags = keep({name: [values[row] for row in finished] for name, values in table.items()})
+        kept = {row for row, flag in zip(finished, flags, strict=True) if flag}
+        table["kept"] = [row in kept for row in range(rows_there)]
+        store.write_unit(unit, table, latents[torch.tensor(flags)], counter.read())
+    except (Leave, KeyboardInterrupt):
+        begun.save()
+        raise
+    begun.finish()
 
 
 @contextlib.contextmanager
@@ -121,66 +135,122 @@ def _unbound_if_refused(store: CandidateStore) -> Iterator[None]:
         raise
 
 
-def draw_unit(unit: Unit, how: Drawing) -> tuple[dict[str, list[Any]], Tensor]:
+def draw_unit(
+    unit: Unit, how: Drawing, begun: BegunUnit | None = None, bar: Bar | None = None
+) -> tuple[dict[str, list[Any]], Tensor]:
     """Draw one unit: the table's columns (without ``kept``), and latents [finished, …] on the CPU.
 
     All candidates finish, unless ``how.watch`` drops some: these have None for their scores, and no latent. Particles
-    that died in a search are not in the table.
+    that died in a search are not in the table. ``begun`` keeps the batches that are finished, ``bar`` counts them.
     """
-    scoring, sampler, search, denoiser = how.scoring, how.sampler, how.search, how.scoring.denoiser
-    batch = how.batch_size
     rows = unit.candidates()
-    encoded = denoiser.encode(unit.prompts)
-    owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
     seeds = [candidate_seed(how.seed, prompt.key, how.first + number) for prompt, number in rows]
-    tasks = [prompt for prompt, _ in rows]
-    # Who goes on is settled among all candidates of a prompt, so races and searches split their forwards themselves.
-    size = batch if how.watch is None and search is None else len(rows)
-    latents, scores, finished = [], [], []
-    added: dict[str, list[Any]] = {}
-    for start in range(0, len(rows), size):
-        part = slice(start, start + size)
-        observers = scoring.observers()
-        watcher = Watcher(None, observers, lambda _: {})
-        if how.watch is not None:
-            watcher = how.watch.begin(tasks[part], seeds[part], owner[part], observers)
-        condition = encoded[owner[part]]
-        steered: dict[str, list[float]] = {}
-        try:
-            if search is None:
-                watching, guide = watcher.observers, watcher.guide
-                found = sample_population(denoiser, condition, seeds[part], sampler, watching, guide, batch)
-            else:
-                prompts = [prompt.text for prompt in unit.prompts]
-                found, steered = search.draw(denoiser, prompts, seeds, sampler, observers)
-        except torch.OutOfMemoryError as error:
-            line = _too_large(denoiser, condition[:batch], seeds[part][:batch], sampler)
-            raise UserError(line) from error
-        own = (start + found.rows).tolist()
-        lasting = slice(None) if search is None else found.rows.to(denoiser.device)
-        columns = {observer.name: observer.result()[lasting] for observer in observers}
-        columns |= _scores(how, found.latents, [tasks[row] for row in own], [seeds[row] for row in own])
-        latents.append(found.latents.cpu())
-        scores.append({name: values.double().cpu() for name, values in columns.items()})
-        finished += own
-        added |= watcher.columns(found.latents)
-    results = {name: torch.cat([part[name] for part in scores]).tolist() for name in scores[0]} | steered
+    if how.watch is None and how.search is None:
+        drawn = _draw_batches(unit, seeds, how, begun, bar)
+    else:
+        drawn = _draw_whole(unit, seeds, how)
+        if bar is not None:
+            bar(len(rows), drawn.scores)
     # A unit has all candidates of its prompts.
-    results |= scoring.on_table(results, [rows[row][0].id for row in finished])
-    place = {row: number for number, row in enumerate(finished)}
-    there = range(len(rows)) if search is None else finished
+    results = drawn.scores | how.scoring.on_table(drawn.scores, [rows[row][0].id for row in drawn.finished])
+    place = {row: number for number, row in enumerate(drawn.finished)}
+    there = range(len(rows)) if how.search is None else drawn.finished
     table: dict[str, list[Any]] = {
         "prompt_id": [rows[row][0].id for row in there],
-        "prompt": [tasks[row].text for row in there],
+        "prompt": [rows[row][0].text for row in there],
         "category": [rows[row][0].category for row in there],
         "candidate": [rows[row][1] for row in there],
         "seed": [seeds[row] for row in there],
     }
-    if any(task.picture for task in tasks):
-        table[PICTURE] = [str(tasks[row].picture) for row in there]
+    if any(task.picture for task in unit.prompts):
+        table[PICTURE] = [str(rows[row][0].picture) for row in there]
     for name, values in results.items():
         table[name] = [values[place[row]] if row in place else None for row in there]
-    return table | added, torch.cat(latents)
+    return table | drawn.added, drawn.latents
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What a unit came to: the rows that finished, with their latents and scores, and the columns of a race."""
+
+    finished: list[int]
+    latents: Tensor
+    scores: dict[str, list[float]]
+    added: dict[str, list[Any]]
+
+
+def _draw_batches(
+    unit: Unit, seeds: list[int], how: Drawing, begun: BegunUnit | None, bar: Bar | None
+) -> _Drawn:
+    """Draw the candidates of a unit batch by batch, from where an earlier command left it."""
+    denoiser, tasks = how.scoring.denoiser, [prompt for prompt, _ in unit.candidates()]
+    encoded = denoiser.encode(unit.prompts)
+    owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
+    first = 0 if begun is None else begun.resume(seeds)
+    batches = [] if begun is None else begun.batches
+    if bar is not None and first:
+        bar(first, {name: values.tolist() for name, values in batches[0].scores.items()}, here=False)
+    for start in range(first, len(seeds), how.batch_size):
+        part = slice(start, start + how.batch_size)
+        observers = how.scoring.observers()
+        condition = encoded[owner[part]]
+        with _fitting(how, condition, seeds[part]):
+            found = sample_population(
+                denoiser, condition, seeds[part], how.sampler, observers, None, how.batch_size
+            )
+        columns = {observer.name: observer.result() for observer in observers}
+        columns |= _scores(how, found.latents, tasks[part], seeds[part])
+        scores = {name: values.double().cpu() for name, values in columns.items()}
+        batch = Batch(seeds[part], found.latents.cpu(), scores)
+        if begun is None:
+            batches.append(batch)
+        else:
+            begun.add(batch)
+        if bar is not None:
+            bar(len(batch.seeds), {name: values.tolist() for name, values in scores.items()})
+    names = batches[0].scores
+    together = {name: torch.cat([batch.scores[name] for batch in batches]).tolist() for name in names}
+    return _Drawn([*range(len(seeds))], torch.cat([batch.latents for batch in batches]), together, {})
+
+
+def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
+    """Draw the candidates of a unit as one population: who goes on is settled among all candidates of a prompt, so
+    races and searches split their forwards themselves."""
+    scoring, denoiser, search = how.scoring, how.scoring.denoiser, how.search
+    tasks = [prompt for prompt, _ in unit.candidates()]
+    encoded = denoiser.encode(unit.prompts)
+    owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
+    condition = encoded[owner]
+    observers = scoring.observers()
+    watcher = Watcher(None, observers, lambda _: {})
+    if how.watch is not None:
+        watcher = how.watch.begin(tasks, seeds, owner, observers)
+    steered: dict[str, list[float]] = {}
+    with _fitting(how, condition, seeds):
+        if search is None:
+            found = sample_population(
+                denoiser, condition, seeds, how.sampler, watcher.observers, watcher.guide, how.batch_size
+            )
+        else:
+            texts = [prompt.text for prompt in unit.prompts]
+            found, steered = search.draw(denoiser, texts, seeds, how.sampler, observers)
+    finished = found.rows.tolist()
+    lasting = slice(None) if search is None else found.rows.to(denoiser.device)
+    columns = {observer.name: observer.result()[lasting] for observer in observers}
+    columns |= _scores(how, found.latents, [tasks[row] for row in finished], [seeds[row] for row in finished])
+    scores = {name: values.double().cpu().tolist() for name, values in columns.items()}
+    return _Drawn(finished, found.latents.cpu(), scores | steered, watcher.columns(found.latents))
+
+
+@contextlib.contextmanager
+def _fitting(how: Drawing, condition: Condition, seeds: Sequence[int]) -> Iterator[None]:
+    """Say of a batch that does not fit into memory how many candidates would."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        few = slice(how.batch_size)
+        line = _too_large(how.scoring.denoiser, condition[few], seeds[few], how.sampler)
+        raise UserError(line) from error
 
 
 def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -219,8 +289,14 @@ def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:
     """Decode the pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
-    latents = store.latents(rows)
+    return decode_latents(store.latents(rows), denoiser, batch_size)
+
+
+def decode_latents(latents: Tensor, denoiser: Denoiser, batch_size: int = 96) -> list[Tensor]:
+    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time."""
     pictures: list[Tensor] = []
-    for part in latents.split(batch_size):
-        pictures.extend(denoiser.decode(part.to(denoiser.device)).float().cpu())
+    with progress("decode", len(latents), unit="pictures") as bar:
+        for part in latents.split(batch_size):
+            pictures.extend(denoiser.decode(part.to(denoiser.device)).float().cpu())
+            bar(len(part))
     return pictures

@@ -29,6 +29,7 @@ class Stage(Part):
     """Says what a stage is. Its code takes ``(config, run)``, and one of a round the number of the round too.
 
     Attributes:
+        asks: the keys without which it cannot begin and that have no default, ``key|other`` where another may stand in.
         reads: the keys that it goes by, as :func:`covers` takes them; only these are checked together and shown.
         binds: the keys that what it makes depends on: fixed in a run folder once it has begun there.
         begun: what it leaves first in the run folder.
@@ -44,6 +45,7 @@ class Stage(Part):
         guard: ``module:function`` that refuses that folder before anything is written there.
     """
 
+    asks: str = ""
     reads: str = ""
     binds: str = ""
     begun: tuple[str, ...] = ()
@@ -68,11 +70,14 @@ class Stage(Part):
         return covers(self.inherits or self.reads, name)
 
 
+# What is of one command, and not of the run whose configuration later commands start from.
+ONCE = "round launch sample score export"
 # What every command goes by.
 _ALWAYS = "name run seed launch tracker"
 # A model, and what it draws with; which device does it, and how, changes nothing of what is made.
 _MODEL = "model -model.device -model.offload -model.vae_slicing"
 _DRAWN = f"seed {_MODEL} prompts -prompts.strict sampler -sampler.racing scorer"
+_OWN = "model.path prompts.source"  # what nobody can choose for the user
 _PLAIN = "model prompts sampler -sampler.racing scorer generate.batch_size"
 
 
@@ -86,6 +91,7 @@ _ROUND = (
         "generate",
         "draw candidates of every training prompt and score them",
         "mitune.stages.generate:generate",
+        asks=_OWN,
         reads=f"{_ALWAYS} round scorers model prompts sampler search scorer generate sweep.share"
         " select.by select.k select.losers select.real select.real_fraction",
         binds=f"{_DRAWN} sampler.racing scorers search {_but('generate', 'batch_size')}",
@@ -98,6 +104,7 @@ _ROUND = (
         "select",
         "make the training set of the best candidates",
         "mitune.stages.select:select_stage",
+        asks="prompts.source",
         # The candidates' own keys too: whether their scores and numbers are enough is told before.
         reads=f"{_ALWAYS} round select scorers scorer model prompts generate search.by sweep.share"
         " score.skip score.outside score.caption",
@@ -111,12 +118,13 @@ _ROUND = (
         "train",
         "fine-tune the adapter on the training set",
         "mitune.stages.train:train_stage",
+        asks="model.path",
         # What the objective wants of the training set, and the selection lacks, is told before anything is loaded.
         reads=f"{_ALWAYS} round adapter train {_PLAIN} select.by select.losers select.real",
         binds="adapter "
         + _but(
             "train",
-            "micro_batch checkpoint_every keep_checkpoints log_every compile gradient_checkpointing",
+            "micro_batch checkpoint_every keep_checkpoints log_every pictures_every compile gradient_checkpointing",
         ),
         begun=("round-*/checkpoints",),
         result=("adapter", "is not there yet"),
@@ -128,6 +136,7 @@ _ROUND = (
         "evaluate",
         "compare the base model and the tuned one on held-out prompts",
         "mitune.stages.evaluate:evaluate",
+        asks="model.path evaluate.prompts.source",
         reads=f"{_ALWAYS} round evaluate {_PLAIN} generate.rows_per_unit sweep",
         binds=_but("evaluate", "batch_size prompts.strict"),
         begun=("round-*/after/plan.json",),
@@ -141,6 +150,7 @@ _WHOLE = (
         "run",
         "these four, for R rounds, with summary.json and report.html",
         "mitune.stages.run:run_rounds",
+        asks=f"{_OWN} evaluate.prompts.source",
         reads=" ".join(key for stage in _ROUND for key in stage.reads.split() if key[0] != "-")
         + " rounds -round",
         writes=("summary.json", "report.html"),
@@ -150,6 +160,7 @@ _WHOLE = (
         "sample",
         "draw pictures of prompts: plain, the best of many, or steered (sampler=das)",
         "mitune.stages.sample:sample",
+        asks="model.path prompts.source|sample.prompt",
         reads=f"{_ALWAYS} sample {_PLAIN} sampler.racing.by search generate.rows_per_unit",
         binds=f"{_DRAWN} search {_but('sample', 'out round')}",  # the model's identity tells the round
         begun=("candidates/plan.json",),
@@ -160,6 +171,7 @@ _WHOLE = (
         "score",
         "score any pictures with captions; keep the best of them",
         "mitune.stages.score:score",
+        asks="model.path",
         reads=f"{_ALWAYS} score model scorer prompts.strict",
         # Which pictures were scored is known by what they are, not by where they lay or how they were found.
         binds=f"seed {_MODEL} scorer "
@@ -176,6 +188,7 @@ _WHOLE = (
         "agree",
         "how well the scores agree with each other and with a referee",
         "mitune.stages.agree:agree",
+        asks="model.path|agree.source prompts.source|agree.source",
         reads=f"{_ALWAYS} agree {_PLAIN} generate.rows_per_unit",
         binds=f"{_DRAWN} {_but('agree', 'referee positions fractions resamples source')}",
         begun=("agree/candidates/plan.json",),
@@ -185,6 +198,7 @@ _WHOLE = (
         "calibrate",
         "when candidates can be dropped early: a pilot that proposes sampler.racing",
         "mitune.stages.calibrate:calibrate",
+        asks=_OWN,
         reads=f"{_ALWAYS} calibrate {_PLAIN} generate.guidance generate.rows_per_unit select.by",
         binds=f"{_DRAWN} generate.guidance {_but('calibrate', 'k recall resamples')}",
         begun=("calibrate/candidates/plan.json",),
@@ -194,9 +208,10 @@ _WHOLE = (
         "export",
         "a trained adapter as a folder with a model card; upload it to the Hub",
         "mitune.stages.export:export",
-        # The card tells how the adapter was made.
+        # The card tells how the adapter was made, and how the evaluation drew.
         reads="run model export name seed select.by select.k select.real train.steps generate.candidates"
-        " evaluate.prompts.source",
+        " evaluate.prompts.source evaluate.prompts.picture_column evaluate.guidance sampler -sampler.racing"
+        " scorer.combined",
         swept=False,
         shared=False,
         inherits="run model export",

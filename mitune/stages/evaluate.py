@@ -27,7 +27,7 @@ from mitune.stages.inputs import (
     scoring_of,
     whole_pool,
 )
-from mitune.stages.sharing import shared
+from mitune.stages.sharing import as_named, shared
 from mitune.tasks import Task
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
@@ -114,7 +114,7 @@ def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Task], ide
     themselves, not where they were read from."""
     values = {
         name: value
-        for name, value in flatten(config).items()
+        for name, value in as_named(flatten(config)).items()
         if name.startswith(_BASELINE) and not name.startswith(_NOT_BASELINE)
     }
     values["prompts"] = [prompt.id for prompt in prompts]

@@ -15,7 +15,7 @@ from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
-from mitune.scores import columns
+from mitune.scores import SCORES, columns, scorers_of
 from mitune.stages.candidates import Drawing, Keep, cost, draw
 from mitune.stages.inputs import (
     candidate_sampler,
@@ -28,6 +28,7 @@ from mitune.stages.inputs import (
     selecting,
     training_prompts,
 )
+from mitune.stages.progress import say
 from mitune.stages.racing import cuts_of, race_of, step_rows, survivors_of
 from mitune.stages.search import check_search, judged_by_oracle, search_of, steering_figures
 from mitune.stages.sharing import candidates_name, shared
@@ -43,6 +44,8 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         cuts_of(config)
     check_search(config, prompts, config.generate.candidates)
     check_control(config)
+    if number == config.round:  # once a command, not in every round
+        say_what_was_measured(config)
     denoiser = load_model(config, previous_adapter(run, number))
     check_tasks(denoiser, prompts, config.prompts, "prompts")
     check_real(config, denoiser)
@@ -94,6 +97,14 @@ def check_control(config: DictConfig) -> None:
             f"search.reward={config.search.reward}: the oracle only judges; it may steer training only in the control"
             " select=oracle"
         )
+
+
+def say_what_was_measured(config: DictConfig) -> None:
+    """Say what is known of the scores that are to choose, where their rows note anything."""
+    by = selecting(config)
+    for name in [] if by == "random" else scorers_of([by], config.scorer.combined):
+        if SCORES[name].note:
+            say(f"note: select.by={by}: {name} {SCORES[name].note}")
 
 
 def _racing(

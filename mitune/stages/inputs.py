@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +19,17 @@ from mitune.distributed import broadcast, visible
 from mitune.errors import UserError, first_line, short
 from mitune.families import load_denoiser
 from mitune.families.adapted import Adapted
+from mitune.families.options import find_device, find_dtype
 from mitune.families.source import find_adapter
 from mitune.information.scoring import Scoring, check_judges
 from mitune.information.times import Profile
-from mitune.reading import home, is_file, is_number, read_json
+from mitune.reading import is_number, read_json
+from mitune.referees.function import FunctionReward
 from mitune.runs import RunFolder
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import COMBINED, SCORES, scorers_of
 from mitune.stages.artefacts import require
+from mitune.stages.first_look import find_profile
 from mitune.stages.progress import warn
 from mitune.tasks import Task
 
@@ -51,6 +54,33 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # diffusers' own way of asking the Hub's client.
     warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument", category=UserWarning)
+
+
+def opening(stage: str, config: DictConfig, processes: int) -> str:
+    """Say what a command is about to do, and on what: the first line of a log. Raises UserError for a device or number
+    format that is not there.
+    """
+    device = find_device(config.model.device)
+    dtype = str(find_dtype(config.model.dtype, device)).removeprefix("torch.")
+    many = f"{processes} processes" if processes > 1 else "1 process"
+    model = f"model {config.model.path} on {device} in {dtype}, {many}"
+    return f"{stage} in {config.run}: {model}; {_plan(stage, config)}"
+
+
+def _plan(stage: str, config: DictConfig) -> str:
+    """How much a command does, as far as the configuration says it."""
+    drawn = {
+        "agree": config.agree.candidates,
+        "calibrate": config.calibrate.candidates,
+        "sample": config.sample.of or config.sample.pictures,
+        "evaluate": config.evaluate.candidates,
+    }.get(stage, config.generate.candidates)
+    pictures = f"{drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
+    training = f"{config.train.steps} training steps of {config.train.batch_size} pictures"
+    if stage == "run":
+        return f"{config.rounds} round(s): {pictures}, {training}"
+    other = {"train": training, "select": f"by {config.select.by}", "score": f"{config.score.source}"}
+    return other.get(stage, pictures)
 
 
 def read_prompts(section: DictConfig, everything: bool = False, held_out: bool = False) -> list[Task]:
@@ -227,26 +257,47 @@ def scoring_of(
         pool: gives the prompts in which ``contrast`` finds its edits, where it is wanted.
         batch_size: rows a forward (default: two for each of ``generate.batch_size``).
     """
-    wanted = any(SCORES[name].needs_pool for name in scorers_of(names, config.scorer.combined))
+    settings: Any = OmegaConf.to_container(config.scorer, resolve=True)
+    rows = batch_size or 2 * config.generate.batch_size
+    return make_scoring(settings, denoiser, names, pool, config.seed, rows)
+
+
+def make_scoring(
+    settings: Mapping[str, Any],
+    denoiser: Denoiser,
+    names: Sequence[str],
+    pool: Callable[[], Iterable[str]],
+    seed: int,
+    batch_size: int,
+    functions: Sequence[FunctionReward] = (),
+) -> Scoring:
+    """Make the named scores: what they need of files is read only where they need it.
+
+    Args:
+        settings: section ``scorer`` as a mapping.
+        denoiser, names, pool: as of :func:`scoring_of`.
+        seed, batch_size, functions: as of :class:`Scoring`.
+    """
+    own = [judge.name for judge in functions]
+    scorers = scorers_of(names, settings["combined"], own)
+    wanted = any(SCORES[name].needs_pool for name in scorers if name not in own)
+    profile = settings["profile"]
     return Scoring(
         names,
-        OmegaConf.to_container(config.scorer, resolve=True),  # type: ignore[arg-type]
+        settings,
         denoiser,
         pool=list(dict.fromkeys(pool())) if wanted else (),
-        seed=config.seed,
-        batch_size=batch_size or 2 * config.generate.batch_size,
-        given=_given_negatives(config) if wanted else (),
-        profile=read_profile(config.scorer.profile, "scorer.profile") if config.scorer.profile else None,
+        seed=seed,
+        batch_size=batch_size,
+        given=given_negatives(settings["contrast"]) if wanted else (),
+        profile=read_profile(profile, "scorer.profile") if profile else None,
+        functions=functions,
     )
 
 
 def read_profile(path: str | Path, key: str) -> Profile:
     """Read a profile that ``mitune score`` measured. Raises UserError, naming ``key``, for a file that is none."""
-    path = home(path)
-    if not is_file(path):
-        raise UserError(
-            f"{key}={path}: there is no such file; mitune score score.profile={path} measures one"
-        )
+    path = find_profile(path, key)
     try:
         found = read_json(path)
         return Profile(*(tuple(map(_figure, found[name])) for name in ("t", "value")))
@@ -265,10 +316,11 @@ def _figure(value: Any) -> float:
     return float(value)
 
 
-def _given_negatives(config: DictConfig) -> list[str]:
-    """The prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
-    settings = config.scorer.contrast
-    return [prompt.text for prompt in load_prompts(settings.given)] if settings.negatives == "list" else []
+def given_negatives(contrast: Mapping[str, Any]) -> list[str]:
+    """Read the prompts that ``scorer.contrast.negatives=list`` tells every prompt from."""
+    if contrast["negatives"] != "list":
+        return []
+    return [prompt.text for prompt in load_prompts(contrast["given"])]
 
 
 def selecting(config: DictConfig) -> str:

@@ -24,12 +24,36 @@ from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json
 from mitune.information.scoring import Scoring
 from mitune.sampling.seeds import candidate_seed
-from mitune.stages.progress import progress, warn, warn_of_idle
+from mitune.stages.progress import Bar, progress, warn, warn_of_idle
 from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
+from mitune.tasks import Task
 
 _COST = b"mitune.cost"
 _CONTENTS = "pictures_sha256"  # in a unit's note: the digest of the pictures that its scores are of
 _TYPES = {"row": pa.int64(), "image": pa.string(), "text": pa.string(), "resized": pa.bool_()}
+
+
+def picture_seeds(seed: int, texts: Sequence[str]) -> list[int]:
+    """Give the seed of each picture's noise: by ``seed``, its caption and how often that came before."""
+    return [candidate_seed(seed, text, number) for text, number in zip(texts, numbers(texts), strict=True)]
+
+
+def score_batch(
+    scoring: Scoring, latents: Tensor, pictures: Tensor | None, tasks: Sequence[Task], seeds: Sequence[int]
+) -> dict[str, Tensor]:
+    """Score a batch of finished pictures, each for its own task: [n] float64 on the CPU, by score.
+
+    Args:
+        scoring: what is asked.
+        latents: [n, …] on the device.
+        pictures: [n, 3, H, W] in [0, 1]; None: they are decoded where a judge looks at them.
+        tasks, seeds: one a picture.
+    """
+    found = scoring.on_latents(latents, tasks, seeds)
+    if scoring.needs_pictures:
+        shown = scoring.denoiser.decode(latents) if pictures is None else pictures
+        found |= scoring.on_pictures(shown, [task.text for task in tasks])
+    return {name: values.double().cpu() for name, values in found.items()}
 
 
 class ScoredPictures:
@@ -142,19 +166,16 @@ class ScoredPictures:
         seeds = self.seeds(seed)
         sizes = [len(self._rows(unit)) for unit in todo]
         total, shown = len(self.pictures), 0
-        with denoiser.fused(), progress(title, total, total - sum(sizes), unit="pictures") as advance:
+        with denoiser.fused(), progress(title, total, total - sum(sizes), unit="pictures") as bar:
             for place, unit in work_queue(todo):
-                self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip)
-                advance(sum(sizes[shown : place + 1]))  # the others' too
+                bar(sum(sizes[shown:place]))  # the others'
                 shown = place + 1
+                self._score_unit(unit, denoiser, scoring, seeds, batch_size, skip, bar)
         wait()
 
     def seeds(self, seed: int) -> Sequence[int]:
         """Give the seed of each picture's noise: a candidate's own, or one by ``seed``, the caption and its number."""
-        texts = self.pictures.texts
-        return self.pictures.seeds or [
-            candidate_seed(seed, text, number) for text, number in zip(texts, numbers(texts), strict=True)
-        ]
+        return self.pictures.seeds or picture_seeds(seed, self.pictures.texts)
 
     def _rows(self, unit: int) -> range:
         return range(unit * self.size, min((unit + 1) * self.size, len(self.pictures)))
@@ -167,6 +188,7 @@ class ScoredPictures:
         seeds: Sequence[int],
         batch_size: int,
         skip: bool,
+        bar: Bar,
     ) -> None:
         counter, contents = CostCounter(denoiser, scoring), Contents()
         rows, resized, columns = [], [], []
@@ -176,15 +198,11 @@ class ScoredPictures:
             batch, latents, shown, changed = self.open(batch, denoiser, skip, contents)
             if not batch:
                 continue
-            texts = [self.pictures.texts[row] for row in batch]
-            found = scoring.on_latents(
-                latents, [self.pictures.task(row) for row in batch], [seeds[row] for row in batch]
-            )
-            if scoring.needs_pictures:
-                found |= scoring.on_pictures(denoiser.decode(latents) if shown is None else shown, texts)
+            tasks = [self.pictures.task(row) for row in batch]
             rows += batch
             resized += changed
-            columns.append({name: values.double().cpu() for name, values in found.items()})
+            columns.append(score_batch(scoring, latents, shown, tasks, [seeds[row] for row in batch]))
+            bar(len(everything[start : start + batch_size]), {n: v.tolist() for n, v in columns[-1].items()})
         scores = {
             name: torch.cat([part[name] for part in columns]).tolist()
             for name in (columns[0] if columns else ())

@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mitune.data.decoding import decode_picture
-from mitune.data.pictures.generated import WORLD
 from mitune.data.pictures.loading import load_pictures
 from mitune.data.pictures.rows import Pictures
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import thin
+from mitune.data.settings import WORLD
 from mitune.denoiser import Denoiser
 from mitune.distributed import state
 from mitune.errors import UserError
@@ -149,13 +149,18 @@ def _shared_name(
     return real_name(config, plan, names, skip, identity, config.select.real)
 
 
+def most_looked_at(config: DictConfig, count: int) -> int | None:
+    """Count the real pictures that are looked at for the sake of ``count``, at most; None: all there are."""
+    settings = config.select
+    return settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
+
+
 def _open(config: DictConfig, count: int) -> Pictures:
     """The source of real pictures, without rows that it marks as held out."""
     settings = config.select
-    limit = settings.real_limit or (LOOKED_AT * count if settings.real == WORLD else None)
     return load_pictures(
         settings.real,
-        limit=limit,
+        limit=most_looked_at(config, count),
         skip=config.score.skip,
         seed=config.seed,
         outside=config.score.outside,

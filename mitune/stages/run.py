@@ -11,7 +11,6 @@ from mitune.data.store import PICTURE, CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
-from mitune.evaluate.judged import caption
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.reading import is_there
@@ -30,7 +29,9 @@ from mitune.stages.inputs import (
     training_prompts,
 )
 from mitune.stages.made import made
-from mitune.stages.progress import say, warn
+from mitune.stages.progress import overall, say, warn
+from mitune.stages.telling import did
+from mitune.stages.tracking import Timed
 from mitune.tasks import PictureRef
 from mitune.track import METRICS
 
@@ -59,10 +60,13 @@ def run_stage(stage: str, config: DictConfig, run: RunFolder, number: int) -> di
     if stage == "train" and figures is not None and not is_there(metrics) and state().is_main_process:
         warn(f"{metrics} is gone; the report has no curve of the training")
     if figures is None:
+        timed = Timed(stage, number)
         figures = STAGES[stage].load()(config, run, number)
-        say(f"round {number}: {_line(stage, figures)}")
+        if state().is_main_process:
+            timed.finished(config, run, figures)
+        say(f"round {number}: {did(stage, figures)}")
     else:
-        say(f"round {number}: {_line(stage, figures)} (done before)")
+        say(f"round {number}: {did(stage, figures)} (done before)")
     return figures
 
 
@@ -100,11 +104,13 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
-    with looking_ahead(functools.partial(check_ahead, config)):
+    stages = overall("run", config.rounds * len(ROUND))
+    with looking_ahead(functools.partial(check_ahead, config)), stages as finished:
         for number in range(1, config.rounds + 1):
-            rounds.append(
-                {"round": number, **{stage: run_stage(stage, config, run, number) for stage in ROUND}}
-            )
+            rounds.append({"round": number})
+            for stage in ROUND:
+                rounds[-1][stage] = run_stage(stage, config, run, number)
+                finished()
             summary = summarise(config, rounds)
             if state().is_main_process:
                 path = run.root / "summary.json"
@@ -130,45 +136,3 @@ def summarise(config: DictConfig, rounds: list[dict[str, Any]]) -> dict[str, Any
         "seconds": round(sum(part.get("seconds", 0.0) for part in figures), 3),
         "rounds": rounds,
     }
-
-
-def _line(stage: str, figures: dict[str, Any]) -> str:
-    """What a stage did, in a line for a person."""
-    if stage == "generate":
-        rate = figures["candidates"] / max(figures["seconds"], 1e-9)
-        line = (
-            f"generated {figures['candidates']} candidates of {figures['prompts']} prompts"
-            f" in {figures['seconds']:.0f} s ({rate:.1f} candidates/s, {figures['forwards']} forwards)"
-        )
-        if race := figures.get("racing"):
-            line += f"; racing by {race['by']} dropped {race['dropped']}: drawing took {race['speedup']:.2f} times less"
-        if search := figures.get("search"):
-            line += (
-                f"; steered by {search['reward_by']} to {search['reward']:.3f} (log Z {search['log_evidence']:.2f}),"
-                f" {100 * search['roots']:.0f} % of the first particles have descendants"
-            )
-        return line
-    if stage == "select":
-        line = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"
-        if "real" in figures:
-            line += f", and {figures['real']['pictures']} real pictures of {figures['real']['looked_at']}"
-        if figures["oracle_pool"] is not None:
-            line += (
-                f"; oracle: pool {figures['oracle_pool']:.3f}, selected {figures['oracle_kept']:.3f},"
-                f" best possible {figures['oracle_best']:.3f}"
-            )
-        return line
-    if stage == "train":
-        return (
-            f"trained {figures['trainable_parameters']:,} parameters for {figures['steps']} steps in"
-            f" {figures['seconds']:.0f} s, loss {figures['loss']:.4f}"
-        )
-    scores = figures["difference"]["all"]
-    parts = [
-        f"{name} {scores[name]['before']:.3f} -> {scores[name]['after']:.3f}"
-        for name in scores
-        if isinstance(scores[name], dict)
-    ]
-    line = f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
-    judged = caption(figures.get("judged_by") or {})
-    return f"{line}; {judged}" if judged else line

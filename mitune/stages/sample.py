@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
+from mitune.config import flatten, read_saved
+from mitune.config.keys import keys
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import select
 from mitune.data.store import KEYS, PICTURE, ROOT, plan_units
@@ -20,10 +23,11 @@ from mitune.evaluate.drawings import grid, png
 from mitune.evaluate.judged import caption, judged_by
 from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.scoring import check_judges
-from mitune.reading import home, is_folder, is_there, read_json
+from mitune.reading import at_work, home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw
+from mitune.stages.catalogue import STAGES, covers
 from mitune.stages.inputs import (
     check_lengths,
     check_pictures,
@@ -38,13 +42,40 @@ from mitune.stages.progress import say
 from mitune.stages.search import check_search, search_of
 from mitune.tasks import Task
 
+_NUMBERED = "{:03d}"
 SHEET = 64  # pictures on the sheet
 _WRITTEN = re.compile(r"\d{6,}\.png|metadata\.jsonl")  # what lies in the folder of pictures
 
 
 def sample_folder(config: DictConfig) -> Path:
-    """Name the folder that a sample command writes: ``sample.out``, or ``samples`` in the run folder."""
-    return home(config.sample.out or Path(config.run) / "samples")
+    """Name the folder that a sample command writes: ``sample.out``, or a numbered one in ``samples`` of the run folder.
+
+    The same command goes on in the folder where it was; any other has one of its own, so nothing is in its way.
+    """
+    if config.sample.out is not None:
+        return home(config.sample.out)
+    place, own = home(config.run) / "samples", _asked(flatten(config))
+    numbers = sorted(int(path.name) for path in place.glob("[0-9]*") if path.name.isdecimal())
+    taken = 0
+    for number in numbers:
+        folder = place / _NUMBERED.format(number)
+        saved = folder / "config.yaml"
+        if is_file(saved) and _asked(read_saved(saved)) == own:
+            return folder
+        # A command that was refused leaves nothing but its configuration.
+        if (
+            any(any(folder.glob(sign)) for sign in STAGES["sample"].begun)
+            or not is_file(saved)
+            or at_work(folder)
+        ):
+            taken = number
+    return place / _NUMBERED.format(taken + 1)
+
+
+def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the pictures of one command from those of another."""
+    binds = f"{STAGES['sample'].binds} sample.round"
+    return {name: values.get(name, one.default) for name, one in keys().items() if covers(binds, name)}
 
 
 def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:

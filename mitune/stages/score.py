@@ -25,10 +25,11 @@ from mitune.errors import UserError
 from mitune.evaluate.judged import caption, judged_by
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
-from mitune.information.scoring import Scoring, check_judges, check_no_path
+from mitune.information.scoring import Scoring, check_judges, check_no_path, check_normalised
 from mitune.reading import home, is_file, is_folder, is_there
 from mitune.runs import RunFolder
-from mitune.scores import PATH_SCORERS, SCORES, columns, normalised, scorers_of, sums
+from mitune.scores import PATH_SCORERS, SCORES, columns, scorers_of, sums
+from mitune.stages.first_look import check_score
 from mitune.stages.inputs import POOL, check_lengths, check_pictures, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
@@ -64,18 +65,9 @@ def table_path(config: DictConfig) -> Path:
     Raises UserError without a source, or for a name that is no parquet file's.
     """
     settings = config.score
-    if settings.source is None:
-        raise UserError(
-            "score: say which pictures: score.source=FOLDER (with metadata.csv), a parquet file, a Hub dataset id, or"
-            " a folder of candidates"
-        )
+    check_score(settings)
     if settings.out is not None:
-        path = home(settings.out)
-        if path.suffix != ".parquet":
-            raise UserError(
-                f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
-            )
-        return path
+        return home(settings.out)
     source = home(settings.source)
     if is_file(source):
         return source.parent / f"{source.stem}-scores.parquet"
@@ -157,13 +149,7 @@ def check(config: DictConfig, pictures: Pictures) -> str:
     check_no_path(settings.scorers, "score.scorers", combined, there=list(pictures.scores))
     prompts = list(dict.fromkeys(pictures.texts))
     check_judges(settings.scorers, prompts, "score.scorers", config.scorer)
-    if len(prompts) == len(pictures):
-        for name in settings.scorers:
-            if normalised(name, combined):
-                raise UserError(
-                    f"score.scorers: {name} is standardised among the pictures of each caption, but every caption here"
-                    " has one picture; give a sum without z(), such as contrast+0.5*elbo"
-                )
+    check_normalised(settings.scorers, pictures.texts, "score.scorers", combined)
     by = settings.by or settings.scorers[0]
     there = {*settings.scorers, *pictures.scores, *columns(settings.scorers, combined)}
     if by not in there and not set(columns([by], combined)) <= there:

@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from mitune.data import dataset as datasets
-from mitune.data.selection import clearest, prompt_weights, reaching, scorers, select, thin, worst
+from mitune.data.selection import choose, scorers, select, thin, worst
+from mitune.data.settings import SelectConfig
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state
@@ -20,7 +21,7 @@ from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import decode_rows
-from mitune.stages.inputs import check_real, load_model, selecting
+from mitune.stages.inputs import check_real, load_model, selecting, settings_of
 from mitune.stages.real import RealPictures, choose_real, count_real
 
 EXAMPLES = 12  # prompts whose best and worst candidates the report shows
@@ -54,13 +55,8 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
 def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
     require(run, number, "generate")
     store = CandidateStore(run.round(number) / "candidates")
-    table, by = store.table(), selecting(config)
-    choice, seed = config.select, config.seed
-    rows = select(table, by, choice.k, losers=choice.losers, seed=seed)
-    if choice.threshold is not None:
-        rows = reaching(rows, choice.threshold)
-    rows = clearest(rows, table, by, choice.fraction, seed=seed, balance=choice.balance)
-    return _Chosen(store, table, rows.assign(weight=prompt_weights(rows, table, by, choice.difficulty)))
+    table, choice = store.table(), settings_of(SelectConfig, config.select)
+    return _Chosen(store, table, choose(table, selecting(config), choice, config.seed))
 
 
 def _write(

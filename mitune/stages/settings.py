@@ -34,7 +34,10 @@ class GenerateConfig(Settings):
         basic=True,
     )
     rows_per_unit: int = key(
-        192, "candidates a unit; what a killed run loses at most", low=1, high=CANDIDATES
+        192,
+        "candidates a file; what a race or a search loses at most when told to leave",
+        low=1,
+        high=CANDIDATES,
     )
     keep: int | None = key(
         None,
@@ -53,8 +56,8 @@ class EvaluateConfig(Settings):
         None, "guidance of the comparison (default: the sampler's)", low=0, high=GUIDANCE
     )
     scorers: list[str] = key(
-        ["mi", "oracle"],
-        "scores in the tables; the oracle judges the embedded world only",
+        ["elbo"],
+        "scores in the tables; best one that did not select",
         filled=True,
         basic=True,
     )
@@ -85,7 +88,7 @@ class SampleConfig(Settings):
         None, "draw with the adapter that this round of run= trained", low=1, high=ROUNDS, basic=True
     )
     out: str | None = key(
-        None, "the folder to write (default: samples, in the run folder)", path=True, basic=True
+        None, "the folder to write (default: a numbered one, RUN/samples/001 and on)", path=True, basic=True
     )
 
 
@@ -141,7 +144,7 @@ class AgreeConfig(Settings):
     prompts: int = key(100, "P: prompts, evenly over the categories", low=2, high=CANDIDATES, basic=True)
     candidates: int = key(32, "M: candidates a prompt", low=2, high=CANDIDATES, basic=True)
     scorers: list[str] = key(
-        ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast", "oracle"],
+        ["mi", "llr", "mi_image", "elbo", "llr_image", "contrast"],
         "scores that are compared",
         filled=True,
         basic=True,

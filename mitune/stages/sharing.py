@@ -30,7 +30,7 @@ from mitune.stages.racing import survivors_of
 from mitune.tasks import Task
 
 # Keys that came when folders had names already: null says what it was without them, and their names stay.
-_LATER = ("prompts.picture_column", "model.picture_guidance")
+_LATER = ("prompts.picture_column", "model.picture_guidance", "scorer.mi.form")
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
 
@@ -81,8 +81,12 @@ def real_name(
 
 def _depends(config: DictConfig) -> dict[str, Any]:
     """What candidates depend on, by key."""
-    found = dependencies(config, "generate")
-    return {key: value for key, value in found.items() if value is not None or key not in _LATER}
+    return as_named(dependencies(config, "generate"))
+
+
+def as_named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out keys that came later and are null: folders are named by what is left."""
+    return {key: value for key, value in values.items() if value is not None or key not in _LATER}
 
 
 def _name(kind: str, values: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from mitune.data import dataset as datasets
 from mitune.data.store import plan_units
 from mitune.distributed import broadcast, state, visible
+from mitune.evaluate.drawings import grid, png
+from mitune.files import write_bytes
 from mitune.finetune.adapters import attach
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
@@ -27,9 +30,12 @@ from mitune.stages.inputs import (
     settings_of,
     trained_from,
 )
-from mitune.stages.progress import progress
+from mitune.stages.progress import Bar, progress
+from mitune.stages.tracking import AllRounds, charts
 from mitune.tasks import Task
-from mitune.track import make_tracker
+from mitune.track import Several, open_metrics
+
+SHOWN = 12  # prompts on a sheet of validation pictures
 
 
 def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
@@ -41,21 +47,20 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     denoiser = load_model(config)
     adapter = settings_of(AdapterConfig, config.adapter)
     attach(denoiser, adapter, init_from=trained_from(config, run, number), seed=config.seed)
-    names = [name for name, wanted in config.tracker.items() if wanted]
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    tracker = make_tracker(names, folder, values, main=state().is_main_process)
+    tracker = open_metrics(folder, main=state().is_main_process)
     prompts = config.train.validation_prompts
     try:
-        with progress(f"round {number}: train", config.train.steps, unit="steps") as advance:
+        with progress(f"round {number}: train", config.train.steps, unit="steps") as bar:
             result = train(
                 denoiser,
                 training,
                 settings_of(TrainConfig, config.train),
                 folder,
-                tracker=tracker,
+                tracker=Several([tracker, Shown(bar), AllRounds(_step(config, number, 0))]),
                 validate=_validator(config, denoiser, prompts) if config.train.keep_best_by else None,
-                on_step=lambda _: advance(1),
-                seed=config.seed + 1000 * (number - 1),  # every round draws its own noise
+                pictures=_painter(config, denoiser, folder, number) if config.train.pictures_every else None,
+                on_step=counted_on(bar),
+                seed=training_seed(config.seed, number),
             )
     finally:
         tracker.close()
@@ -65,6 +70,41 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
         return run.write_mark(number, "train", figures, files_in(folder / "adapter"))
 
     return broadcast(finish)
+
+
+class Shown:
+    """Shows the figures of a training that are written down anyway: nobody waits for the device to show them."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def log(self, values: Mapping[str, Any], step: int, stage: str = "train") -> None:
+        """Show the loss, and what an adapter was judged to be."""
+        self.bar.show(
+            {name: value for name, value in values.items() if name == "loss" or name.startswith("validation")}
+        )
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+def counted_on(bar: Bar) -> Callable[[int], None]:
+    """Make what is told the steps done after each: those before the first are an earlier command's."""
+
+    def on_step(done: int) -> None:
+        if bar.done == 0 and done > 1:
+            bar(done - 1, here=False)
+        bar(done - bar.done)
+
+    return on_step
+
+
+def training_seed(seed: int, number: int) -> int:
+    """Give the seed of the training of round ``number``: every round draws its own noise."""
+    return seed + 1000 * (number - 1)
 
 
 def validation_prompts(config: DictConfig, count: int) -> list[Task]:
@@ -96,3 +136,29 @@ def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int],
         return sum(table[column]) / len(table[column])
 
     return validate
+
+
+def _painter(config: DictConfig, denoiser: Any, folder: Path, number: int) -> Callable[[int], None]:
+    """Make what draws the validation prompts with the adapter as it is, always from the same seeds: a sheet of them in
+    the round's folder, and in the charts."""
+    prompts = validation_prompts(config, config.train.validation_prompts)[:SHOWN]
+    unit = plan_units(prompts, 1, len(prompts))[0]
+    scoring = scoring_of(config, denoiser, [], lambda: ())
+    how = Drawing(sampler_of(config, denoiser), scoring, config.seed, config.generate.batch_size)
+
+    def paint(step: int) -> None:
+        _, latents = draw_unit(unit, how)
+        if not state().is_main_process:
+            return
+        drawn = [denoiser.decode(one.unsqueeze(0).to(denoiser.device))[0].float().cpu() for one in latents]
+        sheet = png(grid(drawn, [prompt.text for prompt in prompts]))
+        write_bytes(folder / "pictures" / f"training-{step:06d}.png", sheet)
+        shown = {"pictures": (sheet, f"round {number}, step {step}")}
+        charts().pictures(shown, _step(config, number, step), "train")
+
+    return paint
+
+
+def _step(config: DictConfig, number: int, step: int) -> int:
+    """A step of a round among those of all rounds."""
+    return (number - 1) * config.train.steps + step  # type: ignore[no-any-return]

@@ -78,6 +78,12 @@ class CostCounter:
         scoring.forwards.clear()
         self.started = time.perf_counter()
 
+    def add(self, cost: Mapping[str, Any]) -> None:
+        """Count what an earlier command spent on the unit, as :meth:`read` said it."""
+        self.denoiser.forwards += cost["forwards"]
+        self.started -= cost["seconds"]
+        self.scoring.forwards.update(cost["scorers"])
+
     def read(self) -> dict[str, Any]:
         """Read what it took, for the unit's note."""
         cost: dict[str, Any] = {

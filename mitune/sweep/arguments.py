@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mitune.config import groups
+from mitune.config.own_preset import spelled_out
 from mitune.errors import UserError, first_line, short
 
 LONGEST = 120  # letters of a job's folder
@@ -44,7 +45,8 @@ class Words:
     def choices(self) -> tuple[str, ...]:
         """Options of groups among the fixed words: a preset may bring what is swept."""
         names = groups()
-        return tuple(word for word in self.fixed if word.partition("=")[0] in names)
+        words, _ = spelled_out(self.fixed, names)
+        return tuple(word for word in words if word.partition("=")[0] in names)
 
 
 def read(arguments: Sequence[str]) -> Words:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.faults.server import ENVIRONMENT, ROOT, Done, Server
+from mitune.verbs.demo import PRESET
 
 TRAIN = """a red circle and a blue square
 a blue circle and a red square
@@ -41,12 +42,14 @@ def commands(pipeline: Path, folder: Path) -> Arguments:
     def make(stage: str, *overrides: str) -> list[str]:
         return [
             stage,
+            PRESET,
             f"run={folder / 'run'}",
             f"model.path={pipeline}",
             "model.device=cpu",
             "prompts=file",
             f"prompts.source={train}",
             "evaluate=file",
+            "evaluate.scorers=[mi]",
             f"evaluate.prompts.source={held_out}",
             "scorers=[mi,llr]",
             "select=mi",
@@ -100,10 +103,11 @@ def run_ranks(server: Server) -> Callable[..., list[Done]]:
         kill: list[Any] | None = None,
         death: int = signal.SIGKILL,
         rank: int = 0,
+        environment: dict[str, str] | None = None,
     ) -> list[Done]:
         commands = arguments if isinstance(arguments[0], list) else [arguments] * ranks
         die = {rank: [*kill, death]} if kill else None
-        return server.run(commands, die, environment={"MITUNE_PATIENCE": "4"})
+        return server.run(commands, die, environment={"MITUNE_PATIENCE": "4", **(environment or {})})
 
     return run
 

@@ -226,3 +226,15 @@ def test_a_lost_process_is_no_reason_to_queue_again(
     done = once_struck(lambda: server.run([command] * 2, die, environment=patience), tmp_path / "run", rank=1)
     assert [own.code for own in done] == [TEMPORARY, -signal.SIGKILL]
     assert not (tmp_path / "run" / REQUEUE).exists()
+
+
+def test_one_of_several_processes_says_whose_means_it_shows(
+    arguments: Arguments, run_ranks: Run, tmp_path: Path
+) -> None:
+    done = run_ranks(2, arguments("generate"), environment={"MITUNE_LOG_EVERY": "0.01"})
+    assert [own.code for own in done] == [0, 0], done[0].err
+    first, *lines = done[0].err.splitlines()
+    assert f"generate in {tmp_path / 'run'}: " in first
+    assert ", 2 processes; " in first
+    assert any(": generate " in line and line.endswith(" (process 0)") for line in lines)
+    assert done[1].err == ""

@@ -114,7 +114,7 @@ def test_other_ways_to_draw(words: tuple[str, ...], seen: Seen, arguments: Argum
 
 def test_pictures_scored_and_mixed_in(seen: Seen, arguments: Arguments, tmp_path: Path) -> None:
     check("sample", seen(arguments("sample", *QUICK, "sample.of=3", "sample.pictures=1", "sample.by=llr")))
-    pictures = tmp_path / "run" / "samples" / "pictures"
+    pictures = tmp_path / "run" / "samples" / "001" / "pictures"
     source = (
         f"score.source={pictures}",
         "score.top_fraction=0.5",

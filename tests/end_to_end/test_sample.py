@@ -44,7 +44,7 @@ def test_plain_pictures_are_a_dataset(
     arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments("sample", "sample.pictures=2")) == 0
-    folder = tmp_path / "run" / "samples"
+    folder = tmp_path / "run" / "samples" / "001"
     found = rows(folder)
     assert [row["file_name"] for row in found] == [f"{number:06d}.png" for number in range(8)]
     assert [row["candidate"] for row in found] == [0, 1] * 4
@@ -70,7 +70,7 @@ def test_sample_draws_what_generate_draws_and_the_best_of_them(arguments: Argume
     table = CandidateStore(tmp_path / "run" / "round-1" / "candidates").table()
     assert main(arguments("sample", "sample.pictures=1", "sample.of=3", "sample.by=llr")) == 0
     best = table.loc[table.groupby("prompt_id", sort=False)["llr"].idxmax()]
-    found = pd.DataFrame(rows(tmp_path / "run" / "samples"))
+    found = pd.DataFrame(rows(tmp_path / "run" / "samples" / "001"))
     assert found["candidate"].tolist() == best["candidate"].tolist()
     assert found["seed"].tolist() == best["seed"].tolist()
     np.testing.assert_allclose(found["llr"], best["llr"], rtol=1e-4)
@@ -87,7 +87,7 @@ def test_one_prompt_and_the_adapter_of_a_round(
     assert main(arguments("sample", *own, "train.lr=0.05")) == 0
     tuned = (*own, "train.lr=0.05", "sample.round=1", f"sample.out={tmp_path / 'tuned'}")
     assert main(arguments("sample", *tuned)) == 0
-    plain, after = rows(tmp_path / "run" / "samples"), rows(tmp_path / "tuned")
+    plain, after = rows(tmp_path / "run" / "samples" / "001"), rows(tmp_path / "tuned")
     assert {row["text"] for row in plain} == {"a red circle, [bright]"}
     assert [row["seed"] for row in plain] == [row["seed"] for row in after]
     assert all(one["mi"] != other["mi"] for one, other in zip(plain, after, strict=True))
@@ -121,11 +121,11 @@ def test_a_black_box_reward_steers_and_its_weights_add_up(arguments: Arguments, 
 def test_the_model_s_own_information_steers(arguments: Arguments, tmp_path: Path, reward: str) -> None:
     options = ("sampler=das", f"reward={reward}", "search.edits=2", "sample.of=4", "sample.pictures=2")
     assert main(arguments("sample", *options)) == 0
-    made = read_json(tmp_path / "run" / "samples" / "sample.json")
+    made = read_json(tmp_path / "run" / "samples" / "001" / "sample.json")
     # Two branches a step; contrast takes two more for its edits.
     assert made["forwards"] == 4 * 4 * 2 * (4 if reward == "contrast" else 2)
     assert (made["pictures"], made["by"]) == (8, "weight")
-    assert all(math.isfinite(row["das"]) for row in rows(tmp_path / "run" / "samples"))
+    assert all(math.isfinite(row["das"]) for row in rows(tmp_path / "run" / "samples" / "001"))
 
 
 def test_a_clip_pulls_by_its_gradient(arguments: Arguments, clip: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_particles_that_die_are_told_and_left_out(
     monkeypatch.setattr(JpegReward, "score", failing)
     options = (*JPEG, "search.ess=0", "sample.pictures=4", "sample.prompt=a red circle")
     assert main(arguments("sample", *options)) == 0
-    assert [row["candidate"] for row in rows(tmp_path / "run" / "samples")] == [0, 2, 3]
+    assert [row["candidate"] for row in rows(tmp_path / "run" / "samples" / "001")] == [0, 2, 3]
     assert "1 of 4 particles of 'a red circle' died" in capsys.readouterr().err
 
     def useless(self: JpegReward, pictures: Any, prompts: list[str]) -> Any:
@@ -199,7 +199,7 @@ def test_a_killed_search_ends_as_the_uninterrupted_one(
     killed = run_command(arguments("sample", *JPEG), kill=["unit-000001.parquet", 1])
     assert killed.code == -signal.SIGKILL
     assert run_command(arguments("sample", *JPEG)).code == 0
-    mine, other = tmp_path / "run" / "samples", tmp_path / "whole"
+    mine, other = tmp_path / "run" / "samples" / "001", tmp_path / "whole"
     assert rows(mine) == rows(other)
     for path in (other / "pictures").glob("*.png"):
         assert path.read_bytes() == (mine / "pictures" / path.name).read_bytes()
@@ -213,7 +213,9 @@ def test_two_processes_draw_the_same(
     assert main(arguments("sample", *options, f"sample.out={tmp_path / 'one'}")) == 0
     done = run_by_two(arguments("sample", *options))
     assert done.code == 0, done.err
-    one, two = (pd.DataFrame(rows(folder)) for folder in (tmp_path / "one", tmp_path / "run" / "samples"))
+    one, two = (
+        pd.DataFrame(rows(folder)) for folder in (tmp_path / "one", tmp_path / "run" / "samples" / "001")
+    )
     pd.testing.assert_frame_equal(one, two, rtol=1e-3)
 
 

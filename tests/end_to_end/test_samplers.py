@@ -17,8 +17,8 @@ from benchmarks.docs import ROOT
 from tests.cli import main
 
 SMALL = [
-    "prompts.limit=2", "generate.candidates=3", "generate.guidance=2", "generate.keep=3", "select.k=1",
-    "sampler.steps=5", "scorers=[mi]", "select.by=mi",
+    "experiment=shapes", "prompts.limit=2", "generate.candidates=3", "generate.guidance=2", "generate.keep=3",
+    "select.k=1", "sampler.steps=5", "scorers=[mi]", "select.by=mi",
 ]  # fmt: skip
 TOY = """
 from mitune.sampling.solver import LinearSolver

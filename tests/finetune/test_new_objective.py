@@ -28,7 +28,7 @@ def toy(denoiser, batch, strength):
 """
 COMMANDS = """
 import json, sys
-from tests.cli import main
+from mitune.cli import main
 print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))
 """
 SMALL = (

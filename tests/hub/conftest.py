@@ -30,6 +30,7 @@ def finished_run(tiny_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFa
         "prompts=file",
         f"prompts.source={train}",
         "evaluate=file",
+        "evaluate.scorers=[mi]",
         f"evaluate.prompts.source={held_out}",
         "scorers=[mi]",
         "evaluate.scorers=[mi,elbo]",

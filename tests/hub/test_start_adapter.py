@@ -29,6 +29,7 @@ def start(run: Path, folder: Path, *more: str) -> list[str]:
         "prompts=file",
         f"prompts.source={config.prompts.source}",
         "evaluate=file",
+        "evaluate.scorers=[mi]",
         f"evaluate.prompts.source={config.evaluate.prompts.source}",
         "scorers=[mi]",
         "evaluate.scorers=[mi]",

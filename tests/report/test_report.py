@@ -24,7 +24,7 @@ from mitune.report.figures import EACH, count, duration, leading_scores, prompt_
 from mitune.report.pictures import in_order
 from mitune.report.report import _loss
 from mitune.tasks import UNCATEGORISED
-from mitune.track import make_tracker
+from mitune.track import open_metrics
 
 ATTACK = "<script>alert(1)</script>"
 QUOTED = "\" onerror='alert(2)' x=\""
@@ -93,7 +93,7 @@ def make_run(folder: Path, rounds: int = 2) -> Path:
             pictures.flip(3),
             examples=4,
         )
-        tracker = make_tracker([], home, main=True)
+        tracker = open_metrics(home, main=True)
         for step in range(80):
             tracker.log({"loss": 1 / (1 + step)}, step)
         tracker.log({"note": ATTACK}, 80)
@@ -232,7 +232,7 @@ def test_a_run_without_evaluation_yet(tmp_path: Path) -> None:
     home.mkdir()
     _, page = read(write_report(tmp_path))
     assert "Not evaluated yet" in page.text
-    tracker = make_tracker([], home, main=True)
+    tracker = open_metrics(home, main=True)
     tracker.log({"loss": 0.5}, 0)
     tracker.close()
     _, page = read(write_report(tmp_path))

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from mitune.errors import UserError
+from mitune.runs import RunFolder
 from mitune.stages import sharing
+from mitune.stages.evaluate import baseline_folder
 from mitune.stages.sharing import candidates_name, real_name, shared
 from mitune.sweep.sweep import kept_by_all
 from mitune.tasks import Task
@@ -61,6 +63,18 @@ def test_names_of_earlier_versions_stay() -> None:
     assert real_name(config, {"rows": 3}, ["elbo"], False, "model@1") == "real-2e73dce679d03dcc"
     other = compose(["sampler.name=ddim", "model.picture_guidance=2"])
     assert real_name(other, {"rows": 3}, ["elbo"], False, "model@1") != "real-2e73dce679d03dcc"
+
+
+def test_the_form_of_mi_came_later_and_counts_where_it_is_said(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+
+    def base(*words: str) -> str:
+        config = compose(["sampler.name=ddim", *words])
+        return baseline_folder(config, run, [Task.of("a red circle")], "model@1").name
+
+    assert base() == "baseline-a280d0e86e8f"  # as the version before named it
+    assert base("scorer.mi.form=orthogonal") != base()
+    assert name("scorer.mi.form=orthogonal") != name()
 
 
 def test_model_prompts_and_round_are_part_of_the_name() -> None:

@@ -9,7 +9,6 @@ from mitune.data.pictures.rows import Pictures
 from mitune.data.store import KEYS, PICTURE, CandidateStore
 from mitune.errors import UserError
 
-WORLD = "shapes"
 WORLD_SIZE = 1000  # pictures of the embedded world where no limit is given: it has no end
 WORLD_WRONG = 0.3  # share of its captions that are wrong, as in its training corpus
 

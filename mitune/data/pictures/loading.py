@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from mitune.data.pictures.folders import TABLES, read_folder, read_listed
-from mitune.data.pictures.generated import WORLD, WORLD_SIZE, read_candidates, read_world
+from mitune.data.pictures.generated import WORLD_SIZE, read_candidates, read_world
 from mitune.data.pictures.parquet import read_parquet
 from mitune.data.pictures.rows import Pictures, Wanted
 from mitune.data.pictures.saved_dataset import read_hub, read_saved
-from mitune.data.pictures.webdataset import expand, read_shards
+from mitune.data.pictures.webdataset import read_shards
+from mitune.data.places import expand, find_pictures
+from mitune.data.settings import WORLD
 from mitune.data.store import find_store
-from mitune.errors import UserError, nearest, short
-from mitune.reading import check_regular, home, is_file, is_folder, is_there
+from mitune.errors import UserError, short
+from mitune.reading import home, is_folder
 
 T = TypeVar("T")
 
@@ -99,7 +101,9 @@ def _open(source: str, wanted: Wanted) -> Pictures:
     shards = expand(source)
     if shards is not None:
         return read_shards([home(shard) for shard in shards], wanted)
-    path = home(source)
+    path = find_pictures(source)
+    if path is None:
+        return read_hub(source, wanted)
     if is_folder(path):
         store = find_store(path)
         if store is not None:
@@ -107,11 +111,7 @@ def _open(source: str, wanted: Wanted) -> Pictures:
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             return read_saved(path, wanted)
         return read_folder(path, wanted)
-    if is_file(path):
-        return _file(path, wanted)
-    if path.suffix or source.count("/") != 1 or source.startswith((".", "~")):
-        _missing(path, source)
-    return read_hub(source, wanted)
+    return _file(path, wanted)
 
 
 def _file(path: Path, wanted: Wanted) -> Pictures:
@@ -130,14 +130,3 @@ def _is_packed(path: Path) -> bool:
         return tarfile.is_tarfile(path)
     except OSError:
         return False
-
-
-def _missing(path: Path, source: str) -> None:
-    """Raise UserError for a source that is not there, or is a device or a pipe."""
-    if is_there(path):
-        check_regular(path)
-    try:
-        others = [other.name for other in path.parent.iterdir()] if is_folder(path.parent) else []
-    except OSError:
-        others = []
-    raise UserError(f"there is no picture source {short(source)}{nearest(path.name, others)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from mitune.reading import check_regular, decode, parse_json, reading
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm", "pgm")
 CAPTIONS = ("txt", "caption", "text")
-_BRACES = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
 _LARGEST_TEXT = 2**24
 _BLOCK = 512
 
@@ -45,17 +43,6 @@ class _Sample:
 
     name: str
     parts: dict[str, _Part] = field(default_factory=dict)
-
-
-def expand(source: str) -> list[Path] | None:
-    """Give the shards of ``folder/{00000..00010}.tar``; None for what is not written so."""
-    found = _BRACES.fullmatch(source)
-    if found is None or not source.endswith(".tar"):
-        return None
-    before, first, last, after = found.groups()
-    if not 0 <= int(last) - int(first) < 1_000_000:
-        raise UserError(f"{source}: the range {first}..{last} has no shards or too many; correct it")
-    return [Path(f"{before}{number:0{len(first)}d}{after}") for number in range(int(first), int(last) + 1)]
 
 
 def read_shards(shards: list[Path], wanted: Wanted, root: Path | None = None) -> Pictures:

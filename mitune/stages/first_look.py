@@ -1,0 +1,163 @@
+"""Whether what a command names is there: looked at before anything heavy is imported, and before processes start.
+
+Only places are looked at: files, folders, names that cannot be on the Hub. What is in them is said by whoever reads
+them, in the same words. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mitune.config.relations import SCORE_KEYS
+from mitune.data.places import find_pictures, find_prompts
+from mitune.errors import UserError, short
+from mitune.families.adapter_place import find_file
+from mitune.families.source import is_hub_adapter, look_for_model
+from mitune.files import user_errors
+from mitune.reading import check_regular, home, is_file, is_folder
+from mitune.referees.catalogue import JUDGES
+from mitune.referees.judge_files import HEAD, check_head, find_judge
+from mitune.scores import scorers_of
+from mitune.stages.catalogue import ROUND, STAGES, covers
+
+
+def look(stage: str, config: DictConfig) -> None:
+    """Raise UserError for a place that a command of ``stage`` names and that is not there, or cannot be written."""
+    if STAGES[stage].inherits:
+        return
+    check_folder(home(config.run))
+    if _is_done(stage, config):
+        return  # it gives its figures again, and opens none of these
+    for key, check in _LOOKS.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and _opens(stage, key, config):
+            check(value)
+    if stage == "score":
+        check_score(config.score)
+    if stage == "agree" and config.agree.source is not None:
+        check_table(config.agree.source)
+    else:
+        _check_judges(stage, config)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError where a folder could not be made or written: a file lies in its way, or it is another's."""
+    place = folder / ".lock"
+    with user_errors(place):
+        there = next(parent for parent in (folder, *folder.parents, Path("/")) if os.path.lexists(parent))
+        if not there.is_dir():
+            raise OSError(errno.EEXIST if there == folder else errno.ENOTDIR, "", str(place))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise OSError(errno.EROFS if _read_only(there) else errno.EACCES, "", str(place))
+
+
+def _read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def check_score(settings: DictConfig) -> None:
+    """Raise UserError for a score command without a source, or whose table has no parquet file's name."""
+    if settings.source is None:
+        raise UserError(
+            "score: say which pictures: score.source=FOLDER (with metadata.csv), a parquet file, a Hub dataset id, or"
+            " a folder of candidates"
+        )
+    if settings.out is not None and home(settings.out).suffix != ".parquet":
+        raise UserError(
+            f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
+        )
+
+
+def check_table(source: str) -> None:
+    """Raise UserError unless ``agree.source`` is a file or a folder."""
+    path = home(source)
+    if not is_folder(path):
+        check_regular(path, f"agree.source={path}")
+
+
+def find_profile(path: str | Path, key: str) -> Path:
+    """Find a profile that ``mitune score`` measured. Raises UserError, naming ``key``, where there is no such file."""
+    path = home(path)
+    if not is_file(path):
+        raise UserError(
+            f"{key}={path}: there is no such file; mitune score score.profile={path} measures one"
+        )
+    return path
+
+
+def _adapters(names: Any) -> None:
+    for name in [names] if isinstance(names, str) else names:
+        path = home(name)
+        if is_file(path) or is_folder(path) or not is_hub_adapter(name):
+            find_file(path)
+
+
+def _device(name: str) -> None:
+    """Raise UserError for a device of no kind that there is; whether this machine has it, only torch can say."""
+    if name.partition(":")[0] not in _DEVICES:
+        raise UserError(f"model.device={short(name)} is no device; give auto, cpu, cuda, cuda:1 or mps")
+
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+# Of each key that names a place, who looks at it; a key that is null names none.
+_LOOKS: dict[str, Callable[[Any], object]] = {
+    "prompts.source": find_prompts,
+    "evaluate.prompts.source": find_prompts,
+    "model.path": look_for_model,
+    "model.device": _device,
+    "model.adapter": _adapters,
+    "scorer.profile": lambda path: find_profile(path, "scorer.profile"),
+    "score.source": find_pictures,
+    "score.pool": find_prompts,
+    "score.adapter": _adapters,
+    "select.real": find_pictures,
+}
+_DRAWING = ("generate", "run", "agree", "calibrate", "sample")
+
+
+def _opens(stage: str, key: str, config: DictConfig) -> bool:
+    """Whether a command of ``stage`` is sure to open what ``key`` names."""
+    if stage == "agree" and config.agree.source is not None:
+        return False
+    if key == "prompts.source":
+        return stage in _DRAWING and not (stage == "sample" and config.sample.prompt is not None)
+    if key == "select.real":
+        return stage in ("run", "select") and config.select.real_fraction > 0
+    return covers(STAGES[stage].reads, key)
+
+
+def _is_done(stage: str, config: DictConfig) -> bool:
+    """Whether the run folder says that all of a command's work is done."""
+    last = {"run": (ROUND[-1], config.rounds)} | {name: (name, config.round) for name in ROUND}
+    if stage not in last:
+        return False
+    name, number = last[stage]
+    return is_file(home(config.run) / f"round-{number}" / "done" / f"{name}.json")
+
+
+def _check_judges(stage: str, config: DictConfig) -> None:
+    """Raise UserError for a judge of the scores asked for whose files cannot be where its key says."""
+    lists = [key for key in SCORE_KEYS if covers(STAGES[stage].reads, key)]
+    lists += ["search.reward"] if covers(STAGES[stage].reads, "search") else []
+    for key in lists:
+        value = OmegaConf.select(config, key)
+        names = [value] if isinstance(value, str) else [*(value or ())]
+        for name in dict.fromkeys(scorers_of(names, config.scorer.combined)):
+            if name in JUDGES:
+                _check_judge(name, config)
+
+
+def _check_judge(name: str, config: DictConfig) -> None:
+    path = OmegaConf.select(config, f"scorer.{name}.path")
+    if path is not None:
+        find_judge(path, f"scorer.{name}.path")
+    if HEAD.startswith(f"scorer.{name}."):
+        check_head(OmegaConf.select(config, HEAD))
