@@ -150,9 +150,17 @@ def _check_judges(stage: str, config: DictConfig) -> None:
     for key in lists:
         value = OmegaConf.select(config, key)
         names = [value] if isinstance(value, str) else [*(value or ())]
-        for name in dict.fromkeys(scorers_of(names, config.scorer.combined)):
+        for name in _known_scorers(names, config.scorer.combined):
             if name in JUDGES:
                 _check_judge(name, config)
+
+
+def _known_scorers(names: list[str], combined: str) -> list[str]:
+    """The scorers that the names stand for; none where one is unknown, which is said by whoever reads the key."""
+    try:
+        return scorers_of(names, combined)
+    except UserError:
+        return []
 
 
 def _check_judge(name: str, config: DictConfig) -> None:
