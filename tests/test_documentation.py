@@ -87,6 +87,11 @@ def test_every_page_is_in_the_menu_of_the_site() -> None:
         assert f"'{Path(page).name}'" in menu
 
 
+def test_the_python_page_shows_all_that_the_package_offers() -> None:
+    shown = re.findall(r"^::: mitune\.(\w+)$", read("docs/api.md"), re.MULTILINE)
+    assert sorted(shown) == sorted({*mitune.__all__} - {"__version__"})
+
+
 def test_the_site_fetches_nothing() -> None:
     site = yaml.safe_load(read("mkdocs.yml"))
     assert site["theme"]["font"] is False
