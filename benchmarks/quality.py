@@ -22,7 +22,7 @@ from benchmarks import common
 from benchmarks.held_out import Fidelity, above, gains
 from mitune.config import compose, saved_text
 from mitune.files import read_json, write_json, write_text
-from mitune.report.report import selection_gain
+from mitune.report.figures import selection_gain
 
 CONTROLS = ("random", "oracle")
 

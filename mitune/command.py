@@ -128,7 +128,8 @@ def work(stage: str, config: Any) -> None:
                 if main and not own.inherits:
                     place.remember(config)
                 place.check_peers(config)
-                note(opening(stage, config, state().num_processes))
+                if own.shared:
+                    note(opening(stage, config, place.root, state().num_processes))
                 with tracking(stage, config, place, main):
                     if own.in_round:
                         run_stage(stage, config, place, config.round)

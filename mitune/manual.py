@@ -36,7 +36,7 @@ def overview() -> str:
         "other commands (mitune COMMAND --help)",
         *(_fitted(f"  {name:<12} {verb.meaning}", 15) for name, verb in VERBS.items()),
         "",
-        _fitted(f"presets: experiment={', '.join(groups()['experiment'])}, or a FILE.yaml of your own", 20),
+        _fitted(f"presets: experiment={', '.join(named('experiment'))}, or a FILE.yaml of your own", 20),
         f"         sweep={', '.join(groups()['sweep'])} (with -m)",
         "",
         "  mitune init stabilityai/stable-diffusion-2-1-base prompts.txt out=mine.yaml",
@@ -81,7 +81,7 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     own, values = STAGES[stage], asked(words)
     rows = [one for one in keys().values() if own.shows(one.name)]
     basic, more = [one for one in rows if one.basic], [one for one in rows if not one.basic]
-    known = {} if own.inherits else {group: _named(group) for group in groups() if uses(own, group)}
+    known = {} if own.inherits else {group: named(group) for group in groups() if uses(own, group)}
     whole = everything or len(rows) + len(known) + 10 <= PAGE
     lines = [f"  {one.name}={written(values[one.name])}" for one in basic + (more if whole else [])]
     width = min(46, max(map(len, lines)))
@@ -112,7 +112,7 @@ def manual(stage: str, everything: bool = False, words: Sequence[str] = ()) -> s
     )
 
 
-def _named(group: str) -> list[str]:
+def named(group: str) -> list[str]:
     """List the options of a group but those that only give another one an earlier name."""
     return [option for option in groups()[group] if [*options()[group, option]] != ["name"]]
 

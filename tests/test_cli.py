@@ -25,7 +25,7 @@ from tests.cli import compose, main
 def test_help_names_every_stage_and_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for word in (*STAGES, "mitune_sd21", "shapes_full"):
+    for word in (*STAGES, "paper_sd21", "shapes_full"):
         assert word in shown
 
 

@@ -15,7 +15,7 @@ from benchmarks import common, held_out
 from benchmarks.recipe.studies import Study
 from mitune.evaluate.bootstrap import mean_ci
 from mitune.files import read_json
-from mitune.report.report import selection_gain
+from mitune.report.figures import selection_gain
 
 Row = dict[str, Any]
 KEY = ["seed", "prompt_id", "candidate"]

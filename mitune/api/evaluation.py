@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mitune.api.candidates import Candidates
 from mitune.evaluate.evaluation import comparison, write_evaluation
+from mitune.evaluate.judged import judged_by
+from mitune.scores import SCORES, scorers_of
 from mitune.stages.settings import EvaluateConfig
 
 
@@ -56,12 +58,27 @@ class Evaluation:
                     )
         return pd.DataFrame(rows)
 
+    @property
+    def judged_by(self) -> dict[str, dict[str, Any]]:
+        """Say of each score who judged: the model itself or another, and whether it chose what was trained on."""
+        before, combined, own = self.before, self.before.model.scorer.combined, [*self.before.judges]
+        scorers = scorers_of(before.scores, combined, own)
+        names = [
+            *before.scores,
+            *(column for name in scorers if name in SCORES for column in SCORES[name].columns),
+        ]
+        chosen = [by for by in (self.after.model.facts.get("by"),) if by is not None]
+        made = {"model": before.model.identity, "judges": before.judges}
+        return judged_by(names, combined, made, chosen, own)
+
     def save(self, folder: str | Path, examples: int = EvaluateConfig.examples) -> None:
         """Write ``evaluation.json``, ``evaluation.parquet`` and pictures of ``examples`` pairs, as the stage
         ``evaluate`` does. Raises UserError where the disk refuses.
         """
         tables = self.before.table, self.after.table
-        write_evaluation(folder, *tables, *self._pictures, examples=examples, seed=self.seed)
+        write_evaluation(
+            folder, *tables, *self._pictures, examples=examples, seed=self.seed, judged=self.judged_by
+        )
 
     @functools.cached_property
     def _pictures(self) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from mitune.hub.base import BaseModel, describe
 from mitune.hub.card import Facts
 from mitune.hub.escape import scrub
 from mitune.hub.push import check_repository
+from mitune.hub.usage import Drawn
 from mitune.stages.settings import ExportConfig
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def export(
             evaluation=figures,
             examples=folders.examples(Path(shown), figures, ExportConfig.pictures),
             license=license,
+            combined=model.scorer.combined,
+            drawn=None if evaluation is None else _drawn(evaluation),
         )
         origin = folders.provenance(
             round=model.rounds,
@@ -77,6 +80,19 @@ def export(
         text = OmegaConf.to_yaml(OmegaConf.create(scrub(model.facts)))
         folders.write_folder(folder, file.parent, facts, text, origin)
     return folder
+
+
+def _drawn(evaluation: Evaluation) -> Drawn:
+    """How the evaluation drew its pictures."""
+    model = evaluation.after.model
+    source = model.weights.source
+    edits = model.denoiser.edits_pictures
+    return Drawn(
+        evaluation.after.sampler,
+        "auto" if source is None else source.dtype,
+        edits,
+        None if source is None else source.picture_guidance,
+    )
 
 
 def _base(model: Model, hub_id: str | None) -> BaseModel:

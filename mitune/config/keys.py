@@ -23,7 +23,7 @@ from mitune.stages import settings as stages
 class TrackerConfig(Settings):
     wandb: bool = key(False, "Weights & Biases; offline without a login")
     tensorboard: bool = key(False, "TensorBoard event files")
-    name: str | None = key(None, "name of the chart (default: the run's)")
+    name: str | None = key(None, "name of the chart (default: the run folder's)")
     project: str | None = key(None, "W&B project (default: WANDB_PROJECT, else mitune)")
     entity: str | None = key(None, "W&B user or team (default: that of the login)")
     group: str | None = key(None, "W&B group, such as a sweep's name")

@@ -4,7 +4,7 @@ on. A score that chose is no witness of what the choice brought.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mitune.errors import UserError, printable
@@ -22,6 +22,7 @@ def judged_by(
     combined: str,
     made: Mapping[str, Any],
     chosen: Iterable[str] = (),
+    own: Collection[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Say of each score who judged: ``{score: {"judge", "itself", "selected"}}``; a name that is no score is left out.
 
@@ -29,16 +30,17 @@ def judged_by(
         names: the scores, sums among them; ``combined``: what the score of that name stands for.
         made: what ``model.json`` beside the scores says: the ``model`` that drew and judged, the other ``judges``.
         chosen: the scores that chose what was trained on, or when to stop.
+        own: a user's functions among the scores.
 
     ``itself``: the model that drew the pictures judged them. ``selected``: the score, or a part of it, chose too.
 
     >>> judged_by(["mi", "exact"], "", {"model": "small#1"}, ["mi"])["mi"]
     {'judge': 'small#1', 'itself': True, 'selected': True}
     """
-    choosers = {scorer for name in chosen for scorer in _scorers(name, combined)}
+    choosers = {scorer for name in chosen for scorer in _scorers(name, combined, own)}
     found = {}
     for name in names:
-        scorers = _scorers(name, combined)
+        scorers = _scorers(name, combined, own)
         if not scorers:
             continue
         identities = [_identity(scorer, made) for scorer in scorers]
@@ -50,15 +52,15 @@ def judged_by(
     return found
 
 
-def _scorers(name: str, combined: str) -> list[str]:
+def _scorers(name: str, combined: str, own: Collection[str]) -> list[str]:
     try:
-        return scorers_of([name], combined)
+        return scorers_of([name], combined, own)
     except UserError:  # random, or a column of somebody's own table
         return []
 
 
 def _itself(scorer: str) -> bool:
-    return SCORES[scorer].where != "picture"
+    return scorer in SCORES and SCORES[scorer].where != "picture"
 
 
 def _identity(scorer: str, made: Mapping[str, Any]) -> str:

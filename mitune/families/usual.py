@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from mitune.errors import UserError
 from mitune.families.source import EMBEDDED, find_model
 from mitune.reading import home, is_file, is_folder, is_hub_id, is_whole, read_json
@@ -43,13 +41,6 @@ class Known:
     option: str = ""
     side: int | None = None
     weights: int = 0
-
-    @property
-    def said(self) -> str:
-        """All that in words; empty where nothing is known."""
-        side = f"{self.side} x {self.side} pictures" if self.side else ""
-        weights = f"{decimal(self.weights)} of weights" if self.weights else ""
-        return ", ".join(filter(None, (self.pipeline, side, weights)))
 
 
 def known_of(path: str) -> Known:

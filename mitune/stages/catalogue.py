@@ -208,9 +208,10 @@ _WHOLE = (
         "export",
         "a trained adapter as a folder with a model card; upload it to the Hub",
         "mitune.stages.export:export",
-        # The card tells how the adapter was made.
+        # The card tells how the adapter was made, and how the evaluation drew.
         reads="run model export name seed select.by select.k select.real train.steps generate.candidates"
-        " evaluate.prompts.source",
+        " evaluate.prompts.source evaluate.prompts.picture_column evaluate.guidance sampler -sampler.racing"
+        " scorer.combined",
         swept=False,
         shared=False,
         inherits="run model export",

@@ -56,30 +56,33 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument", category=UserWarning)
 
 
-def opening(stage: str, config: DictConfig, processes: int) -> str:
-    """Say what a command is about to do, and on what: the first line of a log. Raises UserError for a device or number
-    format that is not there.
+def opening(stage: str, config: DictConfig, folder: Path, processes: int) -> str:
+    """Say what a command is about to do in ``folder``, and on what: the first line of a log. Raises UserError for a
+    device or number format that is not there.
     """
     device = find_device(config.model.device)
     dtype = str(find_dtype(config.model.dtype, device)).removeprefix("torch.")
     many = f"{processes} processes" if processes > 1 else "1 process"
     model = f"model {config.model.path} on {device} in {dtype}, {many}"
-    return f"{stage} in {config.run}: {model}; {_plan(stage, config)}"
+    return f"{stage} in {folder}: {model}{_amount(stage, config)}"
 
 
-def _plan(stage: str, config: DictConfig) -> str:
-    """How much a command does, as far as the configuration says it."""
+def _amount(stage: str, config: DictConfig) -> str:
+    """How much a command does, as far as the configuration says it; of a run its plan says more."""
     drawn = {
         "agree": config.agree.candidates,
         "calibrate": config.calibrate.candidates,
         "sample": config.sample.of or config.sample.pictures,
         "evaluate": config.evaluate.candidates,
     }.get(stage, config.generate.candidates)
-    pictures = f"{drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
-    training = f"{config.train.steps} training steps of {config.train.batch_size} pictures"
-    if stage == "run":
-        return f"{config.rounds} round(s): {pictures}, {training}"
-    other = {"train": training, "select": f"by {config.select.by}", "score": f"{config.score.source}"}
+    pictures = f"; {drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
+    training = f"; {config.train.steps} training steps of {config.train.batch_size} pictures"
+    other = {
+        "run": "",
+        "train": training,
+        "select": f"; by {config.select.by}",
+        "score": f"; {config.score.source}",
+    }
     return other.get(stage, pictures)
 
 

@@ -153,9 +153,14 @@ def overall(title: str, total: int, unit: str = "stages") -> Iterator[Callable[[
 _place: list[int] = []  # which stage of how many is at work, where lines say it
 
 
+def logs() -> bool:
+    """Tell whether this process writes lines of progress: the main one, where nobody watches it on a terminal."""
+    return state().is_main_process and log_every() > 0 and not _on_terminal()
+
+
 def note(line: str) -> None:
-    """Say how far a command is, where nobody watches it on a terminal: one line on standard error, with the time."""
-    if state().is_main_process and log_every() and not _on_terminal():
+    """Say what is done, as one line on standard error with the time, where :func:`logs`."""
+    if logs():
         _write(line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -29,7 +30,8 @@ from mitune.stages.inputs import (
     training_prompts,
 )
 from mitune.stages.made import made
-from mitune.stages.progress import overall, say, warn
+from mitune.stages.planning import plan
+from mitune.stages.progress import logs, note, overall, say, warn
 from mitune.stages.telling import did
 from mitune.stages.tracking import Timed
 from mitune.tasks import PictureRef
@@ -102,6 +104,11 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     """Do every stage of every round; the summary is written after each round, so that a long run can be watched."""
     check_prompts(config)
     trained_from(config, run, 1)  # refuses now what the first training would refuse
+    if logs():
+        with contextlib.suppress(
+            UserError
+        ):  # of a model with more branches, say: it is refused where it stands
+            note(plan(config).line())
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
     stages = overall("run", config.rounds * len(ROUND))

@@ -20,9 +20,10 @@ from mitune.data.store import KEYS, PICTURE, ROOT, plan_units
 from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png
+from mitune.evaluate.judged import caption, judged_by
 from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.scoring import check_judges
-from mitune.reading import at_work, home, is_file, is_folder, is_there
+from mitune.reading import at_work, home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw
@@ -128,6 +129,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             "by": by,
             **cost(store, units).total,
             "scores": {name: {"mean": float(table[name].mean())} for name in scores if name != ROOT},
+            "judged_by": judged_by(scores, config.scorer.combined, read_json(store.folder / "model.json")),
         }
         write_json(run.root / "sample.json", figures)
         _say(figures, run.root)
@@ -221,4 +223,6 @@ def _say(figures: dict[str, Any], folder: Path) -> None:
     )
     for name, values in figures["scores"].items():
         say(f"  {name}: mean {values['mean']:.4g}")
+    if said := caption(figures["judged_by"]):
+        say(said)
     say(f"pictures: {(folder / 'pictures').resolve()}")

@@ -44,7 +44,7 @@ def tracking(stage: str, config: DictConfig, run: RunFolder, main: bool) -> Iter
         return
     own = config.tracker
     values: Any = OmegaConf.to_container(config, resolve=True)
-    naming = Naming(own.name or config.name, own.project, own.entity, own.group, list(own.tags))
+    naming = Naming(own.name or run.root.resolve().name, own.project, own.entity, own.group, list(own.tags))
     opened = Charts([name for name in CHARTS if own[name]], run.root, values, naming)
     token = _charts.set(opened)
     try:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-_GIB, _MIB = 2**30, 2**20
+_GIB, _MIB, _KIB = 2**30, 2**20, 2**10
 
 
 def size(count: float) -> str:
     """Say a number of bytes.
 
-    >>> size(3 * 2**30), size(5 * 2**20)
-    ('3.0 GiB', '5.0 MiB')
+    >>> size(3 * 2**30), size(5 * 2**20), size(2000)
+    ('3.0 GiB', '5.0 MiB', '2.0 KiB')
     """
+    if count < 0.1 * _MIB:
+        return f"{count / _KIB:,.1f} KiB"
     return f"{count / _GIB:,.1f} GiB" if count >= 0.1 * _GIB else f"{count / _MIB:,.1f} MiB"
 
 

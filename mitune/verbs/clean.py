@@ -17,14 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from mitune.digests import FILES, changed, intact
 from mitune.errors import UserError, printable
 from mitune.files import PARTIAL, user_errors
 from mitune.reading import at_work, check_regular, is_file
 from mitune.stages.catalogue import STAGES
-from mitune.verbs.looking import LOCK, STRANGE, Look, one_folder, size
+from mitune.verbs.amounts import size
+from mitune.verbs.looking import LOCK, STRANGE, Look, bytes_of, one_folder
 
 YES, DRAWN = "--yes", "--drawn"
 _LATENTS = re.compile(r"unit-\d{6,}\.safetensors")
@@ -52,9 +51,9 @@ class Found:
     drawn: bool
 
     @property
-    def size(self) -> int:
-        """Its bytes."""
-        return sum(map(size, self.paths))
+    def bytes(self) -> int:
+        """The bytes that it takes."""
+        return sum(map(bytes_of, self.paths))
 
 
 def clean(words: list[str]) -> int:
@@ -68,11 +67,11 @@ def clean(words: list[str]) -> int:
         chosen = [one for one in found_in(folder) if DRAWN in options or not one.drawn]
         freed = 0
         for one in chosen:
-            line, freed = f"deleted {_told(one)}", freed + one.size
+            line, freed = f"deleted {_told(one)}", freed + one.bytes
             for path in one.paths:
                 _delete(path)
             _say(line)
-    _say(f"freed {decimal(freed)}" if chosen else "there was nothing to delete")
+    _say(f"freed {size(freed)}" if chosen else "there was nothing to delete")
     return 0
 
 
@@ -84,7 +83,7 @@ def _list(folder: Path, found: list[Found], options: set[str]) -> None:
     for drawn, heading in kinds.items():
         own = [one for one in found if one.drawn == drawn]
         if own:
-            _say(f"{decimal(sum(one.size for one in own))} that {heading}:")
+            _say(f"{size(sum(one.bytes for one in own))} that {heading}:")
             for one in own:
                 _say(f"  {_told(one)}")
     if not found:
@@ -98,7 +97,7 @@ def _list(folder: Path, found: list[Found], options: set[str]) -> None:
 
 
 def _told(one: Found) -> str:
-    return f"{one.place}: {one.what}, {decimal(one.size)}"
+    return f"{one.place}: {one.what}, {size(one.bytes)}"
 
 
 def _say(line: str) -> None:

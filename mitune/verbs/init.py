@@ -19,6 +19,7 @@ from mitune.families.source import EMBEDDED
 from mitune.families.usual import Known, known_of
 from mitune.manual import options
 from mitune.reading import home, is_file, is_folder
+from mitune.verbs.amounts import size
 from mitune.verbs.catalogue import VERBS
 from mitune.verbs.held_out import Prompts, prompts_of, without_columns, write_prompts, written_out
 from mitune.verbs.preset_text import NOWHERE, preset_text
@@ -57,7 +58,7 @@ def init(words: list[str]) -> int:
     values = _values(given, known, prompts)
     text = preset_text(
         [
-            f"{given.model}{known.said and f' ({known.said})'}",
+            _model(given.model, known),
             f"Use it:  mitune run {shlex.quote(f'{GROUP}={given.out}')}",
             f"What is not here, or behind a #, is as {GROUP}={given.base} has it; mitune help KEY tells of a key.",
         ],
@@ -162,9 +163,8 @@ def _write_new(path: Path, text: str) -> None:
 def _told(given: Asked, known: Known, prompts: Prompts, values: Mapping[str, Any]) -> list[str]:
     word = shlex.quote(f"{GROUP}={given.out}")
     lines = [f"wrote {path}" for path in (*prompts.new, given.out)]
-    lines.append(f"model: {given.model}{known.said and f' ({known.said})'}")
-    if not known.said:
-        lines[-1] += ", taken for a Hub id and not looked at"
+    unseen = "" if known.pipeline or known.weights else ", taken for a Hub id and not looked at"
+    lines.append(f"model: {_model(given.model, known)}{unseen}")
     lines.append(f"prompts: {_counted(given, prompts, values)}")
     commands = (
         [f"  mitune check {word}    what it will draw and take, before anything is loaded"]
@@ -172,6 +172,14 @@ def _told(given: Asked, known: Known, prompts: Prompts, values: Mapping[str, Any
         else []
     )
     return [*lines, "next:", *commands, f"  mitune run {word}", *_cards()]
+
+
+def _model(model: str, known: Known) -> str:
+    """A model with what is known of it."""
+    side = f"{known.side} x {known.side} pictures" if known.side else ""
+    weights = f"{size(known.weights)} of weights" if known.weights else ""
+    said = ", ".join(filter(None, (known.pipeline, side, weights)))
+    return f"{model} ({said})" if said else model
 
 
 def _counted(given: Asked, prompts: Prompts, values: Mapping[str, Any]) -> str:

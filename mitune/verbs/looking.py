@@ -74,14 +74,14 @@ def runs_below(folder: Path) -> Iterator[Path]:
         names[:] = sorted(name for name in names if not name.startswith("."))
 
 
-def size(path: Path) -> int:
+def bytes_of(path: Path) -> int:
     """Add up the bytes of a file, or of all files below a folder; a link counts as itself."""
     total = 0
     with contextlib.suppress(OSError):
         if path.is_symlink() or not path.is_dir():
             return path.lstat().st_size
         for entry in os.scandir(path):
-            total += size(Path(entry.path))
+            total += bytes_of(Path(entry.path))
     return total
 
 

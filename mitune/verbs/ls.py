@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import textwrap
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mitune.config import conf_folder, groups
+from mitune.config import conf_folder
 from mitune.config.own_preset import GROUP
 from mitune.errors import UserError, printable, short
 from mitune.evaluate.tables import bounds, figure
+from mitune.manual import named
 from mitune.reading import at_work, home, is_folder, lines, read_text
 from mitune.verbs.looking import Look, chose, gain, runs_below
 from mitune.verbs.status import moment
@@ -41,15 +45,18 @@ def ls(words: list[str]) -> int:
 
 def _presets() -> Table:
     table = _table(f"presets ({GROUP}=NAME)", ("name", "what it is"))
-    for name in groups()[GROUP]:
+    for name in named(GROUP):
         table.add_row(Text(name), Text(header(conf_folder() / GROUP / f"{name}.yaml")))
     return table
 
 
 def header(path: Path) -> str:
-    """Give the first line that a preset's file says of itself, without the signs of a comment."""
-    comments = [line.removeprefix("#").strip() for line in lines(read_text(path)) if line.startswith("#")]
-    return short(next((line for line in comments if not line.startswith("@package")), ""), _LINE)
+    """Give the first sentence that a preset's file says of itself, as far as it fits on a line."""
+    begun = [line for line in lines(read_text(path)) if not line.startswith("# @package")]
+    comments = itertools.takewhile(lambda line: line.startswith("#"), begun)
+    said = " ".join(line.strip("# ") for line in comments)
+    first = re.split(r"(?<=\.) (?=[A-Z])|: (?=mitune )", said)[0]  # a command of an example is no part of it
+    return textwrap.shorten(first, _LINE, placeholder=" …")
 
 
 def _runs(found: list[Path]) -> Table:

@@ -8,25 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from mitune.errors import printable, short
 from mitune.reading import at_work, is_file, is_number
 from mitune.stages.catalogue import ROUND
 from mitune.stages.telling import did
+from mitune.verbs.amounts import duration, size
 from mitune.verbs.looking import (
     METRICS,
     REQUEUE,
     STRANGE,
     Look,
     Progress,
+    bytes_of,
     last_rows,
     one_folder,
-    size,
     units,
 )
-
-_UNITS = ((86_400, "days"), (3600, "h"), (60, "min"))
 
 
 def status(words: list[str]) -> int:
@@ -59,9 +56,9 @@ def told(look: Look) -> Iterator[str]:
     yield f"at work: {'yes, a command holds this folder' if working else 'no'}"
     if (look.root / REQUEUE).exists():
         yield f"told to leave: the last command saved all and left ({REQUEUE}); run it again"
-    yield f"disk: {decimal(size(look.root))}; mitune clean {shlex.quote(str(look.root))} lists what can be made again"
+    yield f"disk: {size(bytes_of(look.root))}; mitune clean {shlex.quote(str(look.root))} lists what can be made again"
     if look.written is not None:
-        yield f"last written: {moment(look.written)} ({_length(time.time() - look.written)} ago)"
+        yield f"last written: {moment(look.written)} ({duration(time.time() - look.written)} ago)"
     yield f"next: {_next(look, working)}"
 
 
@@ -91,7 +88,7 @@ def _units(made: Progress, working: bool = False) -> str:
 
 
 def _left(made: Progress) -> str:
-    return f", about {_length(made.left)} left" if made.left else ""
+    return f", about {duration(made.left)} left" if made.left else ""
 
 
 def _training(look: Look, folder: Path, working: bool) -> str:
@@ -120,14 +117,6 @@ def _pace(rows: list[dict[str, Any]]) -> float | None:
 def moment(seconds: float) -> str:
     """Write a time as people here do: ``2026-11-30 15:23``."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-def _length(seconds: float) -> str:
-    """Write a length of time in its largest unit."""
-    for length, unit in _UNITS:
-        if seconds >= 2 * length:
-            return f"{round(seconds / length)} {unit}"
-    return f"{max(0, round(seconds))} s"
 
 
 def _next(look: Look, working: bool) -> str:

@@ -108,3 +108,36 @@ def test_the_notebook_runs(
             if hasattr(value, "_repr_html_"):
                 assert value._repr_html_()
     assert len(shown) >= 4
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+SMALLER = {
+    '"path/to/a/diffusers/folder", dtype="bfloat16"': 'tiny, device="cpu"',
+    "candidates=8": "candidates=2, sampler=mitune.SamplerConfig(steps=2)",
+    "losers=2": "losers=1",
+    "k=2": "k=1",
+    "steps=300, batch_size=48": "steps=2, batch_size=2",
+    'scores=["mi", brightness]': 'candidates=2, scores=["mi", brightness], sampler=mitune.SamplerConfig(steps=2)',
+    '"z(mi)+z(brightness)")': '"z(mi)+z(brightness)"), mitune.TrainConfig(steps=1, batch_size=1)',
+    "progress=True": "progress=False",
+}
+
+
+def test_the_page_shows_code_that_runs(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a tiny model and with small numbers in place of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("prompts.txt", "held-out.txt"):
+        Path(name).write_text("a red circle and a blue square\na blue circle and a red square\n")
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    code = "\n".join(part.partition("```")[0] for part in text.split("```python\n")[1:])
+    for shown, small in SMALLER.items():
+        assert shown in code
+        code = code.replace(shown, small)
+    exec(compile(code, "api.md", "exec"), {"tiny": tiny_pipeline_folder})
+    assert (tmp_path / "adapter/pytorch_lora_weights.safetensors").is_file()
+    assert not [
+        name for name in mitune.__all__ if name not in text and name not in ("__version__", "Score", "Task")
+    ]

@@ -154,7 +154,7 @@ def test_a_race_that_cannot_be_is_refused_before_the_model_is_opened(
 ) -> None:
     given = [
         *RACING,
-        "model.path=nowhere/at/all",
+        "model.path=nobody/nowhere",
         "sampler.racing.survivors=[1]",
         "select.k=2",
         "generate.keep=2",

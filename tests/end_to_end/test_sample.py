@@ -55,7 +55,10 @@ def test_plain_pictures_are_a_dataset(
     made = read_json(folder / "sample.json")
     assert (made["prompts"], made["drawn"], made["pictures"], made["by"]) == (4, 8, 8, None)
     assert made["forwards"] == 8 * 2 * 2
-    assert "drew 8 pictures of 4 prompts" in capsys.readouterr().out
+    assert made["judged_by"]["mi"]["judge"] == made["model"]
+    shown = capsys.readouterr().out
+    assert "drew 8 pictures of 4 prompts" in shown
+    assert f"judged by mi: the model itself ({made['model']})" in shown
     # The same command finds its pictures made; another one wants a folder of its own.
     before = (folder / "candidates" / "unit-000000.parquet").stat().st_mtime_ns
     assert main(arguments("sample", "sample.pictures=2")) == 0

@@ -73,7 +73,9 @@ def test_a_run_says_which_of_its_stages_is_at_work_and_training_its_loss(
     words += ["adapter.rank=2", "evaluate.examples=1", f"run={tmp_path / 'run'}"]
     assert main(["run", *words]) == 0
     lines = told(capsys.readouterr().err)
-    assert "1 round(s)" in lines[0]
+    assert lines[1].startswith(
+        "plan: 1 round: 3 prompts x 2 candidates, 6 training steps of 2 pictures, 1 held-out"
+    )
     for part in ("stage 1 of 4, round 1: generate ", "stage 3 of 4, round 1: train ", "stage 4 of 4, "):
         assert any(line.startswith(part) for line in lines), part
     assert any(re.search(r"train [1-6]/6 steps, .*; loss \d", line) for line in lines)

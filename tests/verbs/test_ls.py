@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mitune.config import groups
+from mitune.manual import named
 
 Shown = Callable[[list[str]], str]
 
@@ -21,8 +22,9 @@ def test_it_lists_every_preset_with_a_line_and_the_runs(
     shutil.copytree(run, tmp_path / "sweeps" / "tried" / "select.k=1")
     text = shown(["ls"])
     lines = {line.split()[0]: line for line in text.splitlines() if line.split()}
-    for name in groups()["experiment"]:
+    for name in named("experiment"):
         assert len(lines[name].split()) > 3, name
+    assert {"mitune", "shapes"} <= {*named("experiment")} < {*groups()["experiment"]}  # without earlier names
     row = lines["runs/mine"]
     assert " done " in row
     assert " 2/2 " in row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mitune import cli
 from mitune.stages.catalogue import ROUND
-from tests.end_to_end.conftest import Arguments
 
 Shown = Callable[[list[str]], str]
 Refused = Callable[[list[str]], str]
@@ -150,9 +151,13 @@ def test_status_and_ls_take_no_torch(run: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_the_command_that_is_next_goes_on(run: Path, made: tuple[Path, Arguments], shown: Shown) -> None:
-    """With the words of the run, until a run folder says them itself."""
+def test_the_command_that_is_next_goes_on(
+    run: Path, capsys: pytest.CaptureFixture[str], shown: Shown
+) -> None:
     (run / "round-2/done/evaluate.json").unlink()
-    words = made[1]("run", "rounds=2", "generate.keep=1000", "train.keep_checkpoints=2", f"run={run}")
-    assert "round 2: evaluated" in shown(words)
-    assert f"next: mitune export run={run}" in shown(["status", str(run)])
+    for ends in ("round 2: evaluated", "exported round 2"):
+        line = shown(["status", str(run)]).splitlines()[-1]
+        command = shlex.split(line.removeprefix("next: ").partition("    (")[0])
+        assert command[0] == "mitune"
+        assert cli.main(command[1:]) == 0
+        assert ends in capsys.readouterr().out
