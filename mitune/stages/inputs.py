@@ -60,6 +60,8 @@ def opening(stage: str, config: DictConfig, folder: Path, processes: int) -> str
     """Say what a command is about to do in ``folder``, and on what: the first line of a log. Raises UserError for a
     device or number format that is not there.
     """
+    if stage == "agree" and config.agree.source is not None:  # no model is asked
+        return f"agree in {folder}: the scores of {config.agree.source}"
     device = find_device(config.model.device)
     dtype = str(find_dtype(config.model.dtype, device)).removeprefix("torch.")
     many = f"{processes} processes" if processes > 1 else "1 process"
@@ -68,22 +70,17 @@ def opening(stage: str, config: DictConfig, folder: Path, processes: int) -> str
 
 
 def _amount(stage: str, config: DictConfig) -> str:
-    """How much a command does, as far as the configuration says it; of a run its plan says more."""
-    drawn = {
-        "agree": config.agree.candidates,
-        "calibrate": config.calibrate.candidates,
-        "sample": config.sample.of or config.sample.pictures,
-        "evaluate": config.evaluate.candidates,
-    }.get(stage, config.generate.candidates)
-    pictures = f"; {drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
-    training = f"; {config.train.steps} training steps of {config.train.batch_size} pictures"
-    other = {
-        "run": "",
-        "train": training,
-        "select": f"; by {config.select.by}",
-        "score": f"; {config.score.source}",
-    }
-    return other.get(stage, pictures)
+    """How much a command does, as far as the keys that it reads say it; of a run its plan says more."""
+    if stage == "run":
+        return ""
+    if stage == "train":
+        return f"; {config.train.steps} training steps of {config.train.batch_size} pictures"
+    if stage == "select":
+        return f"; by {config.select.by}"
+    if stage == "score":
+        return f"; {config.score.source}"
+    drawn = (config.sample.of or config.sample.pictures) if stage == "sample" else config[stage].candidates
+    return f"; {drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
 
 
 def read_prompts(section: DictConfig, everything: bool = False, held_out: bool = False) -> list[Task]:
