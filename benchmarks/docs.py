@@ -100,9 +100,8 @@ def models() -> str:
     rows = []
     for name in groups()["model"]:
         own = compose([f"model={name}"])
-        rows.append(
-            [f"`model={name}`", f"`{own.model.path}`", str(own.sampler.steps), f"{own.sampler.guidance:g}"]
-        )
+        path = f"`{own.model.path}`" if own.model.path else "yours: `model.path=`"
+        rows.append([f"`model={name}`", path, str(own.sampler.steps), f"{own.sampler.guidance:g}"])
     return results_tables.markdown(["preset", "model", "steps", "guidance"], rows)
 
 

@@ -60,6 +60,11 @@ def typed(page: str) -> list[Typed]:
     return found
 
 
+def told() -> list[Typed]:
+    """Give what all the pages tell to type; what several say comes once."""
+    return [*{one.text: one for page in PAGES for one in typed(page)}.values()]
+
+
 def furnish(folder: Path) -> None:
     """Put into ``folder`` what the pages say a user has: a model, two files of prompts, pictures with captions."""
     from PIL import Image

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mitune.config import compose
 from mitune.config.own_preset import own_preset
@@ -97,3 +99,37 @@ def test_a_sweep_and_the_help_take_it(
     shown = capsys.readouterr().out
     assert "train.steps=12" in shown
     assert "keys, with the values of experiment=mine.yaml" in shown
+
+
+def test_the_jobs_of_a_sweep_go_by_it(write: Callable[[str], Path], tiny_pipeline_folder: Path) -> None:
+    Path("prompts.txt").write_text("a red circle\na blue square\n")
+    text = f"""
+        experiment: shapes
+        select: elbo
+        scorers: [mi, elbo]
+        model: {{path: {tiny_pipeline_folder}, device: cpu}}
+        sampler: {{steps: 2}}
+        prompts: {{source: prompts.txt}}
+        generate: {{guidance: null, keep: null}}
+        select.k: 1
+    """
+    write(textwrap.dedent(text))
+    assert (
+        main(["generate", "-m", "experiment=mine.yaml", "generate.candidates=1,2", "scorer.elbo.times=1"])
+        == 0
+    )
+    for count in (1, 2):
+        config = OmegaConf.load(f"sweeps/mine/generate.candidates={count}/config.yaml")
+        assert (config.generate.candidates, config.select.by, config.name) == (count, "elbo", "mine")
+        assert config.model.path == str(tiny_pipeline_folder)
+
+
+def test_a_sweep_may_sweep_a_group_that_it_names(
+    write: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("experiment: shapes\nselect: elbo\n")
+    assert main(["run", "-m", "--cfg", "experiment=mine.yaml", "select=mi,elbo"]) == 0
+    assert [line.rpartition("/")[2] for line in capsys.readouterr().out.split()] == [
+        "select=mi",
+        "select=elbo",
+    ]

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.documented import PAGES, ROOT, furnish, typed
+from tests.documented import ROOT, furnish, told
 
 INTERRUPTED = 130
 
@@ -40,10 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="mitune-wheel-") as temporary:
         place = (given.keep or Path(temporary)).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        binaries = installed(place, given.torch_index)
-        failed = [
-            line for page in PAGES for line in tried(place, page, binaries, given.without, given.patience)
-        ]
+        failed = tried(place, installed(place, given.torch_index), given.without, given.patience)
     print("\n".join(["", *(failed or ["everything that the pages say works"])]))
     return 1 if failed else 0
 
@@ -61,9 +58,8 @@ def installed(place: Path, index: str | None) -> Path:
     pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
     call([*pip, "torch==2.13.0", *(["--extra-index-url", index] if index else [])])
     call([*pip, str(wheel)])
-    call(
-        [*pip, "--force-reinstall", "--no-deps", str(wheel)]
-    )  # an environment that was kept has an older one
+    # An environment that was kept has an older one.
+    call([*pip, "--force-reinstall", "--no-deps", str(wheel)])
     return binaries
 
 
@@ -78,35 +74,31 @@ def files() -> set[str]:
     }
 
 
-def tried(place: Path, page: str, binaries: Path, without: Sequence[str], patience: float) -> list[str]:
-    """Type what a page says in a folder with a model and prompts; give what failed.
+def tried(place: Path, binaries: Path, without: Sequence[str], patience: float) -> list[str]:
+    """Type what the pages say, once each, in a folder with a model and prompts; give what failed.
 
     Args:
         place: where the folder is made.
-        page: whose commands they are.
         binaries: the programs of the environment.
         without: commands that are left out.
         patience: seconds after which a command that trains or draws on is interrupted.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{Path(page).stem}-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix="typed-", dir=place))
     furnish(folder)
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
-    }
+    ours = {"PYTHONPATH", "VIRTUAL_ENV"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment["PATH"] = f"{binaries}{os.pathsep}{environment['PATH']}"
     failed = []
-    for one in typed(page):
+    for one in told():
         if one.kind == "bash" and (one.words[0] == "pip" or one.words[1] in without):
             continue
         print(f"\n$ {one.text}", flush=True)
         started = time.perf_counter()
-        words = (
-            [str(binaries / "python"), "-c", one.text] if one.kind == "python" else ["bash", "-c", one.text]
-        )
-        code = waited(words, folder, environment, patience)
+        program = [str(binaries / "python")] if one.kind == "python" else ["bash"]
+        code = waited([*program, "-c", one.text], folder, environment, patience)
         print(f"({code}, {time.perf_counter() - started:.0f} s)", flush=True)
         if code:
-            failed.append(f"{page}: exit code {code}: {one.text}")
+            failed.append(f"{one.page}: exit code {code}: {one.text}")
     return failed
 
 

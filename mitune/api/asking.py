@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from mitune.referees.function import Function, FunctionReward
 from mitune.sampling.catalogue import SamplerConfig, is_deterministic
 from mitune.scores import COLUMNS, COMBINED, NEEDS_NOISE, SCORERS, STEERED, scorers_of
 from mitune.stages.inputs import make_scoring
-from mitune.stages.progress import progress
+from mitune.stages.progress import Bar, progress
 from mitune.tasks import Task
 
 Score = str | Function
@@ -101,13 +101,6 @@ def scoring_for(
     return make_scoring(scorer, denoiser, asked.names, lambda: pool, seed, batch_size, asked.functions)
 
 
-def bar(
-    title: str, total: int, shown: bool, unit: str = "candidates"
-) -> AbstractContextManager[Callable[[int], None]]:
-    """Show progress on standard error, or nothing."""
-    return progress(title, total, unit=unit) if shown else _silent()
-
-
-@contextmanager
-def _silent() -> Iterator[Callable[[int], None]]:
-    yield lambda count: None
+def bar(title: str, total: int, shown: bool, unit: str = "candidates") -> AbstractContextManager[Bar]:
+    """Count on standard error, or for nobody to see."""
+    return progress(title, total, unit=unit) if shown else nullcontext(Bar(title, total, unit=unit))

@@ -39,7 +39,7 @@ from mitune.stages.candidates import Drawing, draw_unit
 from mitune.stages.inputs import check_pictures
 from mitune.stages.picture_scores import picture_seeds, score_batch
 from mitune.stages.settings import EvaluateConfig, GenerateConfig, ScoreConfig
-from mitune.stages.train import training_seed
+from mitune.stages.train import counted_on, training_seed
 from mitune.tasks import Task
 from mitune.track import METRICS, JsonLines
 
@@ -180,10 +180,9 @@ class Model:
             scoring = scoring_for(asked, denoiser, scorer, texts, scoring_seed, 2 * batch_size)
             how = Drawing(sampler.resolved(denoiser.sampler_defaults), scoring, seed, batch_size, first)
             for unit in units:
-                table, own = draw_unit(unit, how)
+                table, own = draw_unit(unit, how, bar=advance)
                 tables.append(pd.DataFrame(table).assign(kept=True, unit=unit.index))
                 latents.append(own)
-                advance(unit.rows)
         rows = pd.concat(tables, ignore_index=True)
         rows["latent_row"] = range(len(rows))
         return Candidates(
@@ -288,7 +287,7 @@ class Model:
                     place,
                     tracker=tracker,
                     validate=None if validate is None else lambda step: float(validate(held)),
-                    on_step=lambda step: advance(1),
+                    on_step=counted_on(advance),
                     seed=training_seed(seed, self.rounds + 1),
                 )
             own = Adapter((place / "adapter",))

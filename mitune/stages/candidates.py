@@ -289,14 +289,17 @@ def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:
     """Decode the pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
-    return decode_latents(store.latents(rows), denoiser, batch_size)
+    with progress("decode", len(rows), unit="pictures") as bar:
+        return decode_latents(store.latents(rows), denoiser, batch_size, bar)
 
 
-def decode_latents(latents: Tensor, denoiser: Denoiser, batch_size: int = 96) -> list[Tensor]:
-    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time."""
+def decode_latents(
+    latents: Tensor, denoiser: Denoiser, batch_size: int = 96, bar: Callable[[int], None] | None = None
+) -> list[Tensor]:
+    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time; ``bar`` counts."""
     pictures: list[Tensor] = []
-    with progress("decode", len(latents), unit="pictures") as bar:
-        for part in latents.split(batch_size):
-            pictures.extend(denoiser.decode(part.to(denoiser.device)).float().cpu())
+    for part in latents.split(batch_size):
+        pictures.extend(denoiser.decode(part.to(denoiser.device)).float().cpu())
+        if bar is not None:
             bar(len(part))
     return pictures

@@ -35,8 +35,7 @@ def look(stage: str, config: DictConfig) -> None:
     if _is_done(stage, config):
         return  # it gives its figures again, and opens none of these
     for key, check in _LOOKS.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and _opens(stage, key, config):
+        if _opens(stage, key, config) and (value := OmegaConf.select(config, key)) is not None:
             check(value)
     if stage == "score":
         check_score(config.score)

@@ -70,7 +70,8 @@ def opening(stage: str, config: DictConfig, folder: Path, processes: int) -> str
 
 
 def _amount(stage: str, config: DictConfig) -> str:
-    """How much a command does, as far as the keys that it reads say it; of a run its plan says more."""
+    """How much a command does, as far as the configuration says it; of a run its plan says more."""
+    # Only what the stage reads is looked up (tests/end_to_end/test_reads.py).
     if stage == "run":
         return ""
     if stage == "train":
@@ -79,7 +80,8 @@ def _amount(stage: str, config: DictConfig) -> str:
         return f"; by {config.select.by}"
     if stage == "score":
         return f"; {config.score.source}"
-    drawn = (config.sample.of or config.sample.pictures) if stage == "sample" else config[stage].candidates
+    own = config[stage]
+    drawn = (own.of or own.pictures) if stage == "sample" else own.candidates
     return f"; {drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
 
 

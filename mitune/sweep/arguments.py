@@ -46,7 +46,10 @@ class Words:
         """Options of groups among the fixed words: a preset may bring what is swept."""
         names = groups()
         words, _ = spelled_out(self.fixed, names)
-        return tuple(word for word in words if word.partition("=")[0] in names)
+        swept = {word.partition("=")[0] for word in self.swept}  # which an own preset may name too
+        return tuple(
+            word for word in words if (name := word.partition("=")[0]) in names and name not in swept
+        )
 
 
 def read(arguments: Sequence[str]) -> Words:

@@ -34,18 +34,20 @@ class Job:
         fixed: words of every job.
         folder: of the sweep.
         command: tells the notes of this command from those of earlier ones.
+        choices: what Hydra is told of the groups, which is no value of the job.
     """
 
     stage: str
     fixed: tuple[str, ...]
     folder: str
     command: str
+    choices: tuple[str, ...] = ()
 
     def __call__(self, config: Any) -> float | None:
         """Run the job that Hydra's configuration of the moment asks for; gives its objective, None if it failed."""
         from hydra.core.hydra_config import HydraConfig
 
-        own = [word for word in HydraConfig.get().overrides.task if word not in self.fixed]
+        own = [word for word in HydraConfig.get().overrides.task if word not in {*self.fixed, *self.choices}]
         in_process = str(HydraConfig.get().launcher["_target_"]).endswith("BasicLauncher")
         with _hydra_kept():
             note = self.run(values_of(own))

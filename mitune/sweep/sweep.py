@@ -69,7 +69,7 @@ def sweep(stage: str, arguments: Sequence[str], show: bool = False) -> int:
                 print(folder / folder_name(values))
             return 0
         check_place(folder)
-        job = Job(stage, tuple(fixed), str(folder), uuid.uuid4().hex)
+        job = Job(stage, tuple(fixed), str(folder), uuid.uuid4().hex, words.choices)
         # What a preset sweeps is among the words now: a word of one's own may take its place.
         how = [
             *own,

@@ -166,3 +166,26 @@ def test_what_cannot_be_is_refused(model: mitune.Model, training: mitune.Trainin
         model.draw([])
     with pytest.raises(mitune.UserError, match=r"select\.by=nonsense"):
         model.draw("a red circle", candidates=1, scores="mi", sampler=SHORT).select(by="nonsense")
+
+
+def test_progress_is_shown_where_it_is_asked_for(
+    model: mitune.Model,
+    training: mitune.TrainingSet,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MITUNE_LOG_EVERY", "0.001")
+
+    def work(shown: bool) -> str:
+        capfd.readouterr()
+        drawn = model.draw(TRAIN, candidates=1, scores="mi", sampler=SHORT, progress=shown)
+        drawn.pictures()
+        model.score(drawn.pictures(), TRAIN, scores="elbo", progress=shown)
+        model.train(training, settings(steps=2), RANK, progress=shown)
+        said = capfd.readouterr()
+        assert not said.out
+        return said.err
+
+    assert "draw" not in work(False)
+    shown = work(True)
+    assert all(name in shown for name in ("draw", "score", "train"))

@@ -58,9 +58,10 @@ def test_a_card_of_hostile_strings_loads_and_keeps_its_metadata(name: str, promp
         "## Use",
         "## Evaluation",
         "## Pictures",
+        "## Base model and licence",
         "## Training",
     ]
-    assert len(headings) == 5
+    assert len(headings) == 6
 
 
 def test_what_is_published_holds_no_secret_and_no_folder() -> None:
