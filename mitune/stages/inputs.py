@@ -60,6 +60,8 @@ def opening(stage: str, config: DictConfig, folder: Path, processes: int) -> str
     """Say what a command is about to do in ``folder``, and on what: the first line of a log. Raises UserError for a
     device or number format that is not there.
     """
+    if stage == "agree" and config.agree.source is not None:  # no model is asked
+        return f"agree in {folder}: the scores of {config.agree.source}"
     device = find_device(config.model.device)
     dtype = str(find_dtype(config.model.dtype, device)).removeprefix("torch.")
     many = f"{processes} processes" if processes > 1 else "1 process"
