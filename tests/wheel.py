@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--patience", type=float, default=900.0, help="seconds before a command is interrupted"
     )
     given = parser.parse_args(arguments)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background is started deaf to it, and so its children
     with tempfile.TemporaryDirectory(prefix="mitune-wheel-") as temporary:
         place = (given.keep or Path(temporary)).resolve()
         place.mkdir(parents=True, exist_ok=True)
