@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,11 @@ os.environ.setdefault("MITUNE_LOG_EVERY", "0")  # what a command says of an erro
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--everything``: the tests marked exhaustive too."""
     parser.addoption("--everything", action="store_true", help="run the tests marked exhaustive too")
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so do its children: tests of it need it heard."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ from mitune.data.pictures.cells import Place
 from mitune.data.pictures.loading import load_pictures
 from mitune.digests import seal
 from mitune.files import read_json
+from mitune.verbs.demo import PRESET
 from tests.cli import main
 
 Arguments = Callable[..., list[str]]
@@ -62,7 +63,13 @@ def score(tiny_pipeline_folder: Path) -> Arguments:
 
     def make(source: Path, out: Path, *overrides: str) -> list[str]:
         return [
-            *("score", f"score.source={source}", f"score.out={out}", f"model.path={tiny_pipeline_folder}"),
+            *(
+                "score",
+                PRESET,
+                f"score.source={source}",
+                f"score.out={out}",
+                f"model.path={tiny_pipeline_folder}",
+            ),
             *("model.device=cpu", "score.scorers=[elbo]", "scorer.elbo.times=2", "score.rows_per_unit=2"),
             *overrides,
         ]
