@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mitune import leaving
-from mitune.config import compose
+from mitune.config import changed, compose, flatten
+from mitune.config.composition import kept
 from mitune.errors import UserError, complain
 from mitune.stages.catalogue import STAGES
 from mitune.stages.made import COMMAND
@@ -66,13 +67,19 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
     COMMAND.set((stage, *words))
     given = {word.partition("=")[0] for word in words}
     if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
-        raise UserError("sweep= says what is swept: add -m (mitune run -m sweep=rounds)")
+        raise UserError("sweep= says what is swept: add -m (mitune run -m experiment=shapes sweep=rounds)")
     config = compose(words, stage)
     if show:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(config), end="")
         return 0
+    if stated := kept(words, flatten(config)):
+        shown = ", ".join(f"{name}={value}" for name, value in [*stated.items()][:8])
+        more = f" and {len(stated) - 8} more" if len(stated) > 8 else ""
+        print(
+            f"mitune: warning: from {config.run}/config.yaml, not the preset: {shown}{more}", file=sys.stderr
+        )
     _first_look(stage, config)
     if config.launch is not None:
         from mitune.launcher import is_launched, launch
@@ -116,17 +123,22 @@ def work(stage: str, config: Any) -> None:
     quiet()
     if own.trains and (line := check_launch(config, state().num_processes)):
         warn(line)
-    folder, guard = own.look_up("folder"), own.look_up("guard")
+    folder, guard, settle = (own.look_up(trait) for trait in ("folder", "guard", "settle"))
     with together():
         try:
-            # The first process names the folder: once it is at work there, the others would see another free.
-            place = RunFolder(broadcast(lambda: str(folder(config))) if folder else config.run)
+            # The first process numbers the folder: once it is at work there, the others would see another free.
+            place = RunFolder(config.run)
+            if settle:
+                config = changed(config, broadcast(lambda: settle(config)))
+            if folder:
+                own_folder = folder(config)
+                place = RunFolder(own_folder.with_name(broadcast(lambda: own_folder.name)))
             main = state().is_main_process
             with place.lock() if main else contextlib.nullcontext():
                 if main and guard:
                     guard(place.root)
                 if main and not own.inherits:
-                    place.remember(config)
+                    place.remember(config, own.place)
                 place.check_peers(config)
                 if own.shared:
                     note(opening(stage, config, place.root, state().num_processes))

@@ -28,6 +28,7 @@ from mitune.stages.catalogue import ROUND, STAGES, covers
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
+SHOWN = 8  # keys that a refusal names
 _SEALS = (digests.FILES, digests.OWN)
 
 # What each node may spell its own way: whether it means the same is seen by what lies there.
@@ -141,8 +142,8 @@ class RunFolder:
         rounds = sorted(int(match[1]) for match in found)
         return [number for number in rounds if self.mark(number, "train") is not None]
 
-    def remember(self, config: DictConfig) -> None:
-        """Write ``config.yaml``, or compare with the one there.
+    def remember(self, config: DictConfig, place: str = "run") -> None:
+        """Write ``config.yaml``, or compare with the one there; ``place``: the key that chooses another folder.
 
         Raises UserError naming every key that differs and that a stage already begun depends on. Keys of later stages,
         more rounds, another device or batch are taken over. Raises it too where something would be replaced that no
@@ -154,10 +155,13 @@ class RunFolder:
         else:
             changed = self._changed(path, config)
             if changed:
-                shown = ", ".join(f"{name} ({old} there, {new} now)" for name, (old, new) in changed.items())
+                pairs = [f"{name} ({old} there, {new} now)" for name, (old, new) in changed.items()]
+                shown = ", ".join(
+                    [*pairs[:SHOWN], *([f"and {len(pairs) - SHOWN} more"] if pairs[SHOWN:] else [])]
+                )
                 raise UserError(
-                    f"{self.root} was made with another configuration: {shown}; choose another run= folder, or set"
-                    " them back"
+                    f"{self.root} was made with another configuration: {shown}; choose another {place}=, or set them"
+                    " back"
                 )
         write_text(path, saved_text(config))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mitune.config import compose, flatten, groups
+from mitune.config.composition import kept
 from mitune.errors import UserError
 from mitune.runs import RunFolder
 
@@ -69,15 +70,41 @@ def test_an_option_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     assert (now["sampler.steps"], now["sampler.guidance"]) == (20, 1.5)  # the preset's, not an option's
 
 
-def test_a_preset_sets_all_that_it_mentions_and_nothing_else(tmp_path: Path) -> None:
+def test_the_runs_preset_sets_all_that_it_mentions_and_nothing_else(tmp_path: Path) -> None:
     saved(tmp_path, ["experiment=shapes", "prompts.limit=7", "model.path=/mine", "train.log_every=3"])
-    now = flatten(compose([f"run={tmp_path}", "experiment=shapes_attention"]))
-    assert (now["prompts.limit"], now["model.path"], now["train.steps"], now["train.log_every"]) == (
-        150,
-        "shapes",
-        300,
-        3,
-    )
+    words = [f"run={tmp_path}", "experiment=shapes"]
+    now = flatten(compose(words))
+    assert (now["prompts.limit"], now["model.path"], now["train.log_every"]) == (150, "shapes", 3)
+    assert kept(words, now) == {"train.log_every": 3}  # and it is said
+    assert kept([*words, "train.log_every=3"], now) == kept([f"run={tmp_path}"], now) == {}
+
+
+def test_another_preset_is_meant_whole_but_for_what_it_leaves_open(tmp_path: Path) -> None:
+    saved(tmp_path, [*OWN, "experiment=mitune", "train.log_every=3", "seed=5"])
+    now = flatten(compose([f"run={tmp_path}", "experiment=paper"]))
+    alone = flatten(compose([f"run={tmp_path / 'other'}", "experiment=paper", *OWN]))
+    assert now == alone | {"run": str(tmp_path)}
+    (tmp_path / "round-1" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"train\.objective \(nft there, mse now\)"):
+        RunFolder(tmp_path).remember(compose([f"run={tmp_path}", "experiment=paper"]))
+
+
+def test_a_job_of_a_sweep_is_what_its_words_say(tmp_path: Path) -> None:
+    share = f"sweep.share={tmp_path}"
+    saved(tmp_path, ["experiment=shapes", "seed=3", share])
+    assert compose([f"run={tmp_path}", "experiment=shapes", share]).seed == 0
+    assert compose([f"run={tmp_path}"]).seed == 3
+
+
+def test_export_without_words_goes_by_the_default_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = compose(OWN).run
+    with pytest.raises(UserError, match="holds no run"):
+        compose([], "export")
+    saved(Path(folder), [*OWN, "generate.candidates=9", "select.k=3"])
+    assert (compose([], "export").model.path, compose([], "export").select.k) == ("/m", 3)
 
 
 def test_what_is_of_one_command_is_not_of_the_run(tmp_path: Path) -> None:
@@ -99,9 +126,9 @@ def test_a_folder_that_nobody_named_is_not_taken_for_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    saved(tmp_path / "runs" / "mitune", OWN)
+    saved(Path(compose().run), OWN)
     assert compose().model.path is None
-    assert compose(["run=runs/mitune"]).model.path == "/m"
+    assert compose([f"run={compose().run}"]).model.path == "/m"
 
 
 @pytest.mark.parametrize(

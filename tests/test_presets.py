@@ -97,7 +97,7 @@ def test_a_card_changes_sizes_and_nothing_that_is_made(preset: str, card: str) -
     plain, sized = compose([f"experiment={preset}"]), compose([f"experiment={preset}", f"card={card}"])
     before, after = flatten(plain), flatten(sized)
     changed = {key for key in before if before[key] != after[key]}
-    assert changed
+    assert changed or (preset, card) == ("mitune", "24gb")
     for stage in ROUND:  # so that a run folder may go on on another card
         assert dependencies(plain, stage) == dependencies(sized, stage), stage
 
@@ -109,12 +109,8 @@ def test_a_card_wins_over_the_preset_and_a_key_over_the_card() -> None:
 
 
 def test_the_best_recipe_is_sized_for_a_card_of_24_gb() -> None:
-    plain, sized = values("experiment=mitune"), values("experiment=mitune", "card=24gb")
-    # The card has room for a larger model, so it saves where the preset need not.
-    assert {key for key in plain if plain[key] != sized[key]} == {
-        "model.vae_slicing",
-        "train.gradient_checkpointing",
-    }
+    assert values("experiment=mitune") == values("experiment=mitune", "card=24gb")
+    assert values("experiment=mitune", "card=80gb")["generate.batch_size"] == 128
 
 
 def test_what_is_said_of_mi_is_what_was_measured() -> None:

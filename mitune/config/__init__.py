@@ -5,13 +5,14 @@
 fit, before any model is loaded. Nothing here imports torch, so that ``mitune --help`` answers at once.
 """
 
-from mitune.config.composition import compose, conf_folder, groups, shipped_folder
+from mitune.config.composition import changed, compose, conf_folder, groups, shipped_folder
 from mitune.config.keys import Config, ScorerConfig, flatten
 from mitune.config.saved import read_saved, read_settings, saved_text
 
 __all__ = [
     "Config",
     "ScorerConfig",
+    "changed",
     "compose",
     "conf_folder",
     "flatten",

@@ -21,7 +21,7 @@ from mitune.data.settings import SUFFIXES, WORLD
 from mitune.errors import UserError, nearest, short
 from mitune.reading import home, is_file
 from mitune.settings import check_value
-from mitune.stages.catalogue import ONCE, STAGES, covers
+from mitune.stages.catalogue import ONCE, OPEN, STAGES, covers
 
 
 def shipped_folder(name: str, sign: str) -> Path:
@@ -57,11 +57,17 @@ def compose(overrides: Sequence[str] = (), stage: str | None = None) -> DictConf
     """
     values = asked(overrides, stage)
     check(values, stage)
-    config = OmegaConf.structured(Config)
+    return changed(OmegaConf.structured(Config), values)
+
+
+def changed(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """Give a read-only copy of a configuration in which keys have other values."""
+    copied = copy.deepcopy(config)
+    OmegaConf.set_readonly(copied, False)
     for name, value in values.items():
-        OmegaConf.update(config, name, value)
-    OmegaConf.set_readonly(config, True)
-    return config
+        OmegaConf.update(copied, name, value)
+    OmegaConf.set_readonly(copied, True)
+    return copied
 
 
 def asked(overrides: Sequence[str] = (), stage: str | None = None) -> dict[str, Any]:
@@ -72,17 +78,37 @@ def asked(overrides: Sequence[str] = (), stage: str | None = None) -> dict[str, 
     values = _composed(tuple(f"{group}={option}" for group, option in choices.items())) | own | given
     _name_folder(values)
     saved = home(values["run"]) / "config.yaml"
-    if stage and STAGES[stage].inherits:
+    inherits = bool(stage and STAGES[stage].inherits)
+    if stage and inherits:
         _check_inherits(stage, saved, [*choices, *given])
-    # A folder that nobody named is not taken for the run that is meant.
-    if ("run" in given or preset) and is_file(saved):
-        values = _continued(read_saved(saved), choices) | own | given | {"run": values["run"]}
+    # A folder that nobody named is not taken for the run that is meant, and a job of a sweep is what its words say.
+    if inherits or ("run" in given and "sweep.share" not in given and is_file(saved)):
+        before = read_saved(saved)
+        if preset and values["name"] != before.get("name") and "name" not in given:
+            # Another preset is meant whole; what it leaves open, the run says.
+            values |= {name: before.get(name) for name in OPEN if values[name] is None}
+        else:
+            values = _continued(before, choices) | own | given | {"run": values["run"]}
     _drop_split(values, {*own, *given})
     _drop_oracle(values, {*own, *given})
     if "sampler.guidance" in given and "generate.guidance" not in given:
         # Who names a guidance means the candidates too, whatever the preset has.
         values["generate.guidance"] = None
     return values
+
+
+def kept(words: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """{key: value} of what a command's ``values`` have from the folder of its run, and not by a preset that ``words``
+    name: what a user may have forgotten. Empty where they name none, since it is all from the folder then."""
+    choices = [word.partition("=")[0].strip() for word in words]
+    if not {"run", "experiment"} <= set(choices):
+        return {}
+    alone = asked([word for word in words if not word.startswith("run=")])
+    return {
+        name: values[name]
+        for name, value in alone.items()
+        if value != values[name] and name not in ("run", "name") and not covers(ONCE, name)
+    }
 
 
 def _check_inherits(stage: str, saved: Path, names: Sequence[str]) -> None:

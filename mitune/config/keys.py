@@ -32,7 +32,7 @@ class TrackerConfig(Settings):
 
 @dataclass
 class Config(Settings):
-    name: str = key("mitune", "name of the preset, and of the run folder where none is given")
+    name: str = key("own", "name of the preset, and of the run folder where none is given")
     run: str = key("runs/${name}", "the run folder (default: runs/ and the name)", path=True, basic=True)
     seed: int = key(0, "every random draw follows from it", low=0, high=SEED, basic=True)
     rounds: int = key(

@@ -87,7 +87,7 @@ _GIVE = {
 }
 
 
-def _needs(stage: str, groups: Sequence[Sequence[str]], *values: Any) -> None:
+def _needs(stage: str, groups: Sequence[Sequence[str]], run: str, *values: Any) -> None:
     """Of each group of keys, whose values follow each other, one is given."""
     left = list(values)
     missing = []
@@ -98,14 +98,15 @@ def _needs(stage: str, groups: Sequence[Sequence[str]], *values: Any) -> None:
     if missing:
         wanted = " and ".join(f"{name}= ({_GIVE[name]})" for name in missing)
         raise UserError(
-            f"{stage} needs {wanted}, or run=, the folder of a run; mitune demo shows all of it on the embedded world"
+            f"{stage} needs {wanted}, or run=, the folder of a run ({short(run)} holds none); mitune demo shows all of"
+            " it on the embedded world"
         )
 
 
 for _stage in STAGES.values():
     _groups = [word.split("|") for word in _stage.asks.split()]
     if _groups:
-        relation(_stage.asks.replace("|", " "), stage=_stage.name)(
+        relation(f"run {_stage.asks.replace('|', ' ')}", stage=_stage.name)(
             functools.partial(_needs, _stage.name, _groups)
         )
 

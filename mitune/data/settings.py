@@ -1,6 +1,5 @@
 """The keys of prompts, ``prompts.*`` and ``evaluate.prompts.*``, and of selection; the forms of their files.
 
-
 Nothing here imports torch.
 """
 
@@ -14,10 +13,6 @@ SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """What such a file's name ends in."""
 FORMS = ".txt (a prompt a line), .csv, .tsv, .json, .jsonl, .ndjson or .parquet"
 """The same in words."""
-WORLD = "shapes"
-"""The source of prompts and pictures that is the embedded world."""
-
-
 WORLD = "shapes"
 """The source of prompts and pictures that is the embedded world."""
 

@@ -42,6 +42,8 @@ class Stage(Part):
         shared: all processes take part in it, not the main one alone.
         inherits: it goes by the configuration that made the run, in which only these sections may be given.
         folder: ``module:function`` that gives its folder, where it is not ``run``.
+        settle: ``module:function`` that tells of keys left open what they stand for: {key: value}.
+        place: the key that chooses another folder.
         guard: ``module:function`` that refuses that folder before anything is written there.
     """
 
@@ -58,6 +60,8 @@ class Stage(Part):
     shared: bool = True
     inherits: str = ""
     folder: str = ""
+    settle: str = ""
+    place: str = "run"
     guard: str = ""
 
     def look_up(self, trait: str) -> Any:
@@ -165,6 +169,8 @@ _WHOLE = (
         binds=f"{_DRAWN} search {_but('sample', 'out round')}",  # the model's identity tells the round
         begun=("candidates/plan.json",),
         folder="mitune.stages.sample:sample_folder",
+        settle="mitune.stages.sample:settled",
+        place="sample.out",
         guard="mitune.stages.sample:check_place",
     ),
     Stage(
@@ -183,6 +189,7 @@ _WHOLE = (
         writes=("plan.json", "model.json", "unit-*", "scores.parquet", "score.json", "top"),
         swept=False,
         folder="mitune.stages.score:score_folder",
+        place="score.out",
     ),
     Stage(
         "agree",
@@ -220,3 +227,7 @@ _WHOLE = (
 STAGES: Catalogue[Stage] = Catalogue("stage", *_ROUND, *_WHOLE)
 ROUND = STAGES.where(lambda stage: stage.in_round)
 """The steps of a round, in their order."""
+OPEN = tuple(
+    dict.fromkeys(word.partition("|")[0] for stage in STAGES.values() for word in stage.asks.split())
+)
+"""The keys that have no default, and that no preset says for a user: the model and the prompts."""

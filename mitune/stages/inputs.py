@@ -149,7 +149,12 @@ def check_prompts(config: DictConfig) -> None:
 
 def load_model(config: DictConfig, adapter: Path | None = None) -> Adapted:
     """Load the model of the configuration, with an adapter where one is given."""
-    denoiser = load_denoiser(config.model, adapter=adapter)
+    model = config.model
+    if model.offload != "none" and find_device(model.device).type == "cpu":
+        # A size of card says it; so that its runs go on, and are looked at, where there is no card.
+        warn(f"model.offload={model.offload}: the model runs on the CPU, so nothing is moved")
+        model = OmegaConf.merge(model, {"offload": "none"})
+    denoiser = load_denoiser(model, adapter=adapter)
     if check := _AHEAD.get():
         _AHEAD.set(None)
         check(denoiser)

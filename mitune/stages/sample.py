@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.scoring import check_judges
 from mitune.reading import at_work, home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
-from mitune.scores import scorers_of
+from mitune.scores import SCORES, scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw
 from mitune.stages.catalogue import STAGES, covers
 from mitune.stages.inputs import (
@@ -60,8 +61,10 @@ def sample_folder(config: DictConfig) -> Path:
     for number in numbers:
         folder = place / _NUMBERED.format(number)
         saved = folder / "config.yaml"
-        if is_file(saved) and _asked(read_saved(saved)) == own:
-            return folder
+        # What cannot be read is somebody else's, or harmed: it is left alone.
+        with contextlib.suppress(UserError):
+            if is_file(saved) and _asked(read_saved(saved)) == own:
+                return folder
         # A command that was refused leaves nothing but its configuration.
         if (
             any(any(folder.glob(sign)) for sign in STAGES["sample"].begun)
@@ -70,6 +73,16 @@ def sample_folder(config: DictConfig) -> Path:
         ):
             taken = number
     return place / _NUMBERED.format(taken + 1)
+
+
+def settled(config: DictConfig) -> dict[str, Any]:
+    """Tell what ``sample.round`` stands for where it is not given: the last round that the run has trained on this
+    model, or 0, the base model."""
+    if config.sample.round is not None:
+        return {}
+    saved = home(config.run) / "config.yaml"
+    own = is_file(saved) and read_saved(saved).get("model.path") == config.model.path
+    return {"sample.round": max(RunFolder(config.run).trained(), default=0) if own else 0}
 
 
 def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +99,8 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     """
     prompts = _prompts(config)
     by, drawn, names = check(config, prompts)
-    number = config.sample.round
-    adapter = None if number is None else round_adapter(RunFolder(config.run), number)
+    number = config.sample.round or 0
+    adapter = round_adapter(RunFolder(config.run), number) if number else None
     units = plan_units(prompts, drawn, config.generate.rows_per_unit)
     denoiser = load_model(config, adapter)
     column = "a table of prompts and pictures as prompts.source, with prompts.picture_column="
@@ -98,7 +111,8 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 
     def pool() -> list[str]:
         """Edits are looked for in the source too, however few prompts are drawn."""
-        return [*(prompt.text for prompt in prompts), *prompt_pool(config.prompts)]
+        more = prompt_pool(config.prompts) if config.prompts.source else []
+        return [*(prompt.text for prompt in prompts), *more]
 
     with denoiser.fused():
         how = Drawing(
@@ -126,13 +140,15 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             "prompts": len(prompts),
             "drawn": len(prompts) * drawn,
             "pictures": len(table),
+            "round": number,
             "by": by,
             **cost(store, units).total,
             "scores": {name: {"mean": float(table[name].mean())} for name in scores if name != ROOT},
             "judged_by": judged_by(scores, config.scorer.combined, read_json(store.folder / "model.json")),
         }
+        before = is_there(run.root / "sample.json")
         write_json(run.root / "sample.json", figures)
-        _say(figures, run.root)
+        _say(figures | {"before": before}, run.root)
         return figures
 
     return broadcast(finish)
@@ -175,6 +191,15 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
     if by not in (None, "weight"):
         there = scorers_of(names, combined)
         names += [name for name in scorers_of([by], combined) if name not in there]
+    reward = [config.search.reward] if config.search.by is not None else []
+    pooled = any(
+        SCORES[name].needs_pool for name in scorers_of([*names, *reward], combined) if name in SCORES
+    )
+    if pooled and config.prompts.source is None and config.scorer.contrast.negatives != "list":
+        raise UserError(
+            "contrast finds the prompts that it tells yours from in prompts.source=: give it, or run=, or"
+            " scorer.contrast.negatives=list scorer.contrast.given=FILE"
+        )
     texts = [prompt.text for prompt in prompts]
     check_judges(names, texts, "sample.scorers", config.scorer)
     check_search(config, prompts, drawn)
@@ -214,11 +239,19 @@ def _write(folder: Path, table: pd.DataFrame, pictures: list[Any], scores: list[
         )
 
 
+def _with(figures: dict[str, Any]) -> str:
+    """Who drew, in words."""
+    number = figures["round"]
+    drawer = f"the adapter of round {number}" if number else "the base model, no adapter of the run"
+    return f" with {drawer}{' (done before)' if figures.get('before') else ''}"
+
+
 def _say(figures: dict[str, Any], folder: Path) -> None:
     rate = figures["drawn"] / max(figures["seconds"], 1e-9)
     picked = f"; {figures['pictures']} picked by {figures['by']}" if figures["by"] else ""
     say(
-        f"drew {figures['drawn']} pictures of {figures['prompts']} prompts in {figures['seconds']:.0f} s"
+        f"drew {figures['drawn']} pictures of {figures['prompts']} prompts{_with(figures)} in"
+        f" {figures['seconds']:.0f} s"
         f" ({rate:.1f} pictures/s, {figures['forwards']} forwards){picked}"
     )
     for name, values in figures["scores"].items():

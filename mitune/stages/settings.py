@@ -85,7 +85,11 @@ class SampleConfig(Settings):
     )
     scorers: list[str] = key(["mi"], "scores every picture gets", filled=True, basic=True)
     round: int | None = key(
-        None, "draw with the adapter that this round of run= trained", low=1, high=ROUNDS, basic=True
+        None,
+        "draw with the adapter of this round of run= (default: the last that is trained; 0: the base model)",
+        low=0,
+        high=ROUNDS,
+        basic=True,
     )
     out: str | None = key(
         None, "the folder to write (default: a numbered one, RUN/samples/001 and on)", path=True, basic=True

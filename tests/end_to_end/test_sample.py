@@ -84,13 +84,15 @@ def test_one_prompt_and_the_adapter_of_a_round(
     assert "mitune train" in line
     for stage in ("generate", "select", "train"):
         assert main(arguments(stage, "train.lr=0.05")) == 0
-    assert main(arguments("sample", *own, "train.lr=0.05")) == 0
+    assert main(arguments("sample", *own, "train.lr=0.05", "sample.round=0")) == 0
     tuned = (*own, "train.lr=0.05", "sample.round=1", f"sample.out={tmp_path / 'tuned'}")
     assert main(arguments("sample", *tuned)) == 0
     plain, after = rows(tmp_path / "run" / "samples" / "001"), rows(tmp_path / "tuned")
     assert {row["text"] for row in plain} == {"a red circle, [bright]"}
     assert [row["seed"] for row in plain] == [row["seed"] for row in after]
     assert all(one["mi"] != other["mi"] for one, other in zip(plain, after, strict=True))
+    assert main(arguments("sample", *own, "train.lr=0.05")) == 0  # by what the run has trained last
+    assert rows(tmp_path / "run" / "samples" / "002") == after
 
 
 def test_a_black_box_reward_steers_and_its_weights_add_up(arguments: Arguments, tmp_path: Path) -> None:
