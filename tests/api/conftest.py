@@ -9,12 +9,19 @@ import pytest
 from omegaconf import OmegaConf
 
 import mitune
+from mitune.hub import base
 from mitune.stages.inputs import settings_of
 from tests.cli import main
 
 TRAIN = ["a red circle and a blue square", "a blue circle and a red square", "a green star on a red square"]
 HELD_OUT = ["a green circle and a red star", "a yellow star and a blue dog"]
 SHORT = mitune.SamplerConfig(steps=2)
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked for the card of a base model on the Hub."""
+    monkeypatch.setattr(base, "_fetched", lambda hub_id, revision: None)
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,7 @@ def test_a_dataset_of_ones_own_is_trained_on(model: mitune.Model, tmp_path: Path
     assert not [word for word in ("chosen", "candidates", "own pictures", "judges") if word in card]
 
 
+@pytest.mark.usefixtures("no_hub")
 def test_an_export_says_what_was_done(
     model: mitune.Model, training: mitune.TrainingSet, tmp_path: Path
 ) -> None:
