@@ -111,6 +111,8 @@ class Candidates:
             latents = latents[
                 torch.tensor([*(rows.index if isinstance(rows, pd.DataFrame) else rows)], dtype=torch.long)
             ]
+        if not len(latents):
+            return torch.empty(0, 3, *self.model.denoiser.picture_size)
         return torch.stack(decode_latents(latents, self.model.denoiser, GenerateConfig.batch_size))
 
     def images(self, rows: pd.DataFrame | Iterable[int] | None = None) -> list[Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from mitune.digests import sha256
 from mitune.errors import UserError
 from mitune.families import lora
 from mitune.hub import folder as folders
-from mitune.hub.base import BaseModel, describe
+from mitune.hub.base import BaseModel, describe, on_hub
 from mitune.hub.card import Facts
 from mitune.hub.escape import scrub
 from mitune.hub.push import check_repository
@@ -63,7 +64,7 @@ def export(
             rank=max(rank for component in saved.tensors for rank in saved.ranks(component).values()),
             round=model.rounds,
             selected_by=str(model.facts.get("by", "")),
-            candidates=int(model.facts.get("candidates", 1)),
+            candidates=int(model.facts.get("candidates", 0)),
             steps=model.facts["train"]["steps"],
             evaluation=figures,
             examples=folders.examples(Path(shown), figures, ExportConfig.pictures),
@@ -84,27 +85,27 @@ def export(
 
 def _drawn(evaluation: Evaluation) -> Drawn:
     """How the evaluation drew its pictures."""
-    model = evaluation.after.model
-    source = model.weights.source
-    edits = model.denoiser.edits_pictures
+    denoiser = evaluation.after.model.denoiser
+    edits = denoiser.edits_pictures
     return Drawn(
         evaluation.after.sampler,
-        "auto" if source is None else source.dtype,
+        str(denoiser.dtype).removeprefix("torch."),
         edits,
-        None if source is None else source.picture_guidance,
+        getattr(denoiser, "picture_guidance", None) if edits else None,
     )
 
 
 def _base(model: Model, hub_id: str | None) -> BaseModel:
-    """What the card says of the base model: as far as it is known."""
+    """What the card says of the base model: as far as it is known. Raises UserError for a name that is no Hub id."""
     source = model.weights.source
     if source is None or source.path is None:
         name = model.base.identity.partition("#")[0]
         found = BaseModel(name, None, {}, hasattr(model.denoiser.pipeline, "load_lora_weights"))
     else:
         found = describe(source.path, source.revision, source.config)
+    if found.flow is None:  # no scheduler in a folder to look at; the network is here
+        found = dataclasses.replace(found, flow=model.denoiser.schedule.kind == "flow")
     if hub_id is None:
         return found
     check_repository(hub_id, "base_model")
-    known = found.license or describe(hub_id).license
-    return BaseModel(found.name, hub_id, known, found.takes_adapters)
+    return on_hub(found, hub_id)

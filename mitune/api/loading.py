@@ -12,13 +12,15 @@ import torch
 from mitune.api.model import Model
 from mitune.api.weights import Adapter, Weights
 from mitune.data.prompts import load_prompts
-from mitune.errors import UserError
+from mitune.errors import UserError, nearest, short
 from mitune.families import load_denoiser, wrap_pipeline
+from mitune.families.opening import quiet
 from mitune.families.settings import ModelConfig
 from mitune.scores import ScorerConfig
 from mitune.tasks import Task
 
 _OF_PIPELINES = {"resolution", "max_tokens", "guidance_embedding", "picture_guidance"}
+_SETTINGS = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in ("path", "adapter")]
 
 
 def load(
@@ -51,6 +53,19 @@ def load(
     """
     scorer = scorer or ScorerConfig()
     scorer.check("scorer.")
+    for name in settings:
+        if name not in _SETTINGS:
+            raise UserError(
+                f"mitune.load: there is no setting '{short(name)}'{nearest(name, _SETTINGS)} (there are"
+                f" {', '.join(_SETTINGS)})"
+            )
+    with quiet():  # the libraries' levels are the caller's again afterwards
+        return _load(model, adapter, scorer, settings)
+
+
+def _load(
+    model: Any, adapter: str | Path | Sequence[str | Path], scorer: ScorerConfig, settings: dict[str, Any]
+) -> Model:
     config, dtype = _config(model, settings), settings.get("dtype")
     files = [adapter] if isinstance(adapter, (str, Path)) else list(adapter or config.adapter)
     if isinstance(model, (str, Path, ModelConfig)):

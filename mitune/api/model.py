@@ -19,7 +19,7 @@ import torch
 from mitune.api.asking import Asked, Score, bar, check_asked, check_noise, scoring_for, tasks_of_prompts
 from mitune.api.candidates import Candidates, TrainingSet
 from mitune.api.evaluation import Evaluation
-from mitune.api.pictures import open_pictures
+from mitune.api.pictures import open_pictures, several
 from mitune.api.weights import Adapter, Weights
 from mitune.data.settings import SelectConfig
 from mitune.data.store import plan_units
@@ -192,7 +192,7 @@ class Model:
     def score(
         self,
         pictures: Any,
-        prompts: Sequence[str | Task],
+        prompts: str | Task | Sequence[str | Task],
         scores: Score | Iterable[Score],
         *,
         seed: int = 0,
@@ -203,7 +203,8 @@ class Model:
         """Score finished pictures, each for its own prompt, as the stage ``score`` does.
 
         Args:
-            pictures: files, PIL images (scaled and cut to the model's size), or a tensor [n, 3, H, W] in [0, 1].
+            pictures: files, PIL images (scaled and cut to the model's size), or a tensor [n, 3, H, W] in [0, 1]; one
+                may come alone.
             prompts: one a picture.
             scores: as of :meth:`draw`, but for those that are measured while a picture is drawn.
             seed: of the noise that is put on them.
@@ -216,7 +217,8 @@ class Model:
         """
         asked, scorer = Asked.of(scores), dataclasses.asdict(self.scorer)
         ScoreConfig(batch_size=batch_size).check("")
-        tasks = [task for one in prompts for task in tasks_of_prompts(one)]
+        pictures, given = several(pictures), [prompts] if isinstance(prompts, (str, Task)) else prompts
+        tasks = [task for one in given for task in tasks_of_prompts(one)]
         if len(pictures) != len(tasks) or not tasks:
             raise UserError(f"{len(pictures)} pictures and {len(tasks)} prompts; give one prompt a picture")
         texts, plain = [task.text for task in tasks], asked.plain(self.scorer.combined)

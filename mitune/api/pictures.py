@@ -20,6 +20,17 @@ _MEND = "give another picture"
 _OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what a PNG holds as it is
 
 
+def several(pictures: Any) -> Any:
+    """Give the pictures as several, where there may be one alone: a file, its bytes, a PIL image, a tensor [3, H, W].
+
+    >>> several("picture.png"), several(["one.png", "two.png"])
+    (['picture.png'], ['one.png', 'two.png'])
+    """
+    if isinstance(pictures, Tensor):
+        return pictures[None] if pictures.ndim == 3 else pictures
+    return [pictures] if isinstance(pictures, (str, Path, bytes, Image.Image)) else pictures
+
+
 def open_pictures(pictures: Tensor | Sequence[Any], size: tuple[int, int]) -> Tensor:
     """Give pictures [n, 3, H, W] in [0, 1] of ``size`` (H, W).
 

@@ -80,10 +80,10 @@ class Weights:
                 )
             yield self.denoiser
             return
-        if adapter is not None:
-            self.denoiser.load_adapter(list(adapter.files), weights=adapter.weights)
         self.used, self.worn = True, adapter
-        try:
+        try:  # a load that ends half way (Ctrl-C, no memory) leaves no part of the adapter, either
+            if adapter is not None:
+                self.denoiser.load_adapter(list(adapter.files), weights=adapter.weights)
             yield self.denoiser
         finally:
             self.used, self.worn = False, None

@@ -210,13 +210,15 @@ def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def remove(module: nn.Module) -> None:
-    """Take every adapter out of ``module``; its own weights were never touched."""
+    """Take every adapter out of ``module``, or the part that is there of one; its own weights were never touched."""
     from diffusers.utils import recurse_remove_peft_layers
 
-    if not getattr(module, "peft_config", None):
+    # peft writes down that there is an adapter after its last layer, diffusers before the first.
+    marked = getattr(module, "peft_config", None) or getattr(module, "_hf_peft_config_loaded", False)
+    if not marked and not adapter_layers([module]):
         return
     recurse_remove_peft_layers(module)
-    del module.peft_config
+    vars(module).pop("peft_config", None)
     module._hf_peft_config_loaded = False  # type: ignore[assignment]
 
 

@@ -109,13 +109,14 @@ def _place(part: tuple[str, type]) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Show the libraries' loading bars only on a terminal, and their advice on modules that are left out never."""
+    """Show the libraries' loading bars only on a terminal, and their advice on modules that are not there never."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
     libraries = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
     shown = [
         library for library in libraries if library.is_progress_bar_enabled() and not sys.stderr.isatty()
     ]
@@ -127,6 +128,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
             yield
     finally:
-        diffusers_logging.set_verbosity(level)
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
         for library in shown:
             library.enable_progress_bar()

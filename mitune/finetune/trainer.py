@@ -311,7 +311,8 @@ class _Run:
         network = self.denoiser.network
         if self.config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
-        if self.config.compile and network._compiled_call_impl is None:
+        compiles = self.config.compile and network._compiled_call_impl is None
+        if compiles:
             network.compile()
         compose = self.config.mixed_precision == "no" and not self.sharded and not self.config.compile
         self._train_mode(True)
@@ -322,6 +323,8 @@ class _Run:
             self._train_mode(False)
             if self.config.gradient_checkpointing:
                 network.disable_gradient_checkpointing()
+            if compiles:  # torch has no call that takes it back
+                network._compiled_call_impl = None
 
     def _train_mode(self, mode: bool) -> None:
         for layer in self.layers:

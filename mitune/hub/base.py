@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ def describe(path: str, revision: str | None = None, config: str | None = None) 
         return BaseModel(name, None, {"license": "apache-2.0"}, takes, flow, shipped=True)
     card = _card(own / "README.md") if own is not None else None if here else _card(_fetched(path, revision))
     return BaseModel(name, None if here or not is_hub_id(path) else path, _license(card), takes, flow)
+
+
+def on_hub(found: BaseModel, hub_id: str) -> BaseModel:
+    """Say where on the Hub the model is; its licence is that of the card there, where it is not known yet."""
+    return replace(found, hub_id=hub_id, license=found.license or describe(hub_id).license, shipped=False)
 
 
 def _is_flow(source: ModelSource) -> bool | None:

@@ -35,9 +35,11 @@ class Example:
 @dataclass(frozen=True)
 class Facts:
     """Hold what a card says. ``evaluation``: ``evaluation.json`` of the round, or {}; ``held_out``: its prompts'
-    source; ``repository``: the Hub id it goes to, if any; ``dataset``: that of the training set; ``real``: how many of
-    the pictures trained on no model drew, ``real_source``: the name of where they are from; ``combined``: what the
-    score of that name stands for; ``drawn``: how the evaluation drew its pictures.
+    source; ``repository``: the Hub id it goes to, if any; ``dataset``: that of the training set; ``selected_by``: the
+    score that chose it, "" for a data set of the user's own, among which nothing was chosen; ``own``: whether there are
+    pictures in it that the model drew; ``real``: how many of them no model drew, ``real_source``: the name of where
+    these are from; ``combined``: what the score of that name stands for; ``drawn``: how the evaluation drew its
+    pictures.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Facts:
     merged: bool = False
     comfy: bool = False
     license: str | None = None
+    own: bool = True
     real: int = 0
     real_source: str = ""
     combined: str = ""
@@ -160,15 +163,24 @@ def write_card(facts: Facts) -> str:
 def _summary(facts: Facts) -> list[str]:
     """What it is, who chose, and what came of it."""
     kind = {"dora": "DoRA", "lora": "LoRA"}.get(facts.kind, literal(facts.kind))
-    pictures = "the model's own pictures"
-    if facts.real:  # their captions are a kind of label
-        pictures += f" and {facts.real} real ones with their captions ({literal(facts.real_source, 100)})"
-    return [
-        f"A {kind} adapter of rank {facts.rank} for {_base(facts)}, made to have it follow its prompts better. It was"
-        f" trained by [MI-Tune]({PAPER}) on {pictures}, {_chosen(facts)}.",
-        "",
-        _outcome(facts),
-    ]
+    what = f"A {kind} adapter of rank {facts.rank} for {_base(facts)}"
+    trained = f"It was trained by [MI-Tune]({PAPER}) on"
+    if facts.selected_by:
+        what += ", made to have it follow its prompts better"
+        trained += f" {_trained_on(facts)}, {_chosen(facts)}"
+    else:
+        trained += " a data set of the user's own"
+    return [f"{what}. {trained}.", "", _outcome(facts)]
+
+
+def _trained_on(facts: Facts) -> str:
+    """Whose the pictures are that were chosen."""
+    ours = "the model's own pictures"
+    if not facts.real:
+        return ours
+    # Their captions are a kind of label.
+    of = f"with their captions ({literal(facts.real_source, 100)})"
+    return f"{ours} and {facts.real} real ones {of}" if facts.own else f"{facts.real} real pictures {of}"
 
 
 def _chosen(facts: Facts) -> str:
@@ -359,10 +371,18 @@ def _training(facts: Facts) -> list[str]:
     rounds = (
         "" if facts.round == 1 else f" Round {facts.round}: it goes on from the adapter of the one before."
     )
+    if not facts.selected_by:
+        pictures = "A data set of the user's own"
+    else:
+        among = (
+            f"{facts.candidates} candidates a prompt, the best"
+            if facts.own
+            else f"{facts.real} real pictures"
+        )
+        pictures = f"{among} chosen by {literal(facts.selected_by, 100)}"
     return [
         "## Training",
         "",
-        f"{facts.candidates} candidates a prompt, the best chosen by {literal(facts.selected_by, 100)},"
-        f" {facts.steps} optimizer steps.{rounds} `config.yaml` is the resolved configuration, `provenance.json`"
-        " says what exactly this was made from.",
+        f"{pictures}, {facts.steps} optimizer steps.{rounds} `config.yaml` is the resolved configuration,"
+        " `provenance.json` says what exactly this was made from.",
     ]

@@ -16,7 +16,7 @@ from mitune.families import load_denoiser, lora
 from mitune.families.options import DTYPES
 from mitune.files import read_json, write_tensors
 from mitune.hub import folder as folders
-from mitune.hub.base import describe
+from mitune.hub.base import describe, on_hub
 from mitune.hub.card import Facts
 from mitune.hub.comfy import comfy_tensors
 from mitune.hub.escape import scrub
@@ -144,12 +144,11 @@ def _facts(
     config: DictConfig, run: RunFolder, number: int, saved: lora.SavedAdapter, evaluation: dict[str, Any]
 ) -> Facts:
     """What the card says."""
-    settings, model = config.export, config.model
+    settings, model, selected = config.export, config.model, run.mark(number, "select") or {}
     base = describe(model.path, model.revision, model.config)
     if settings.base_model is not None:
         check_repository(settings.base_model, "export.base_model")
-        known = describe(settings.base_model) if not base.license else base
-        base = dataclasses.replace(base, hub_id=settings.base_model, license=known.license, shipped=False)
+        base = on_hub(base, settings.base_model)
     return Facts(
         name=settings.name or (settings.push or "").rpartition("/")[2] or run.root.resolve().name,
         base=base,
@@ -167,7 +166,8 @@ def _facts(
         merged=settings.merged,
         comfy=settings.comfy,
         license=settings.license,
-        real=((run.mark(number, "select") or {}).get("real") or {}).get("pictures", 0),
+        own=selected.get("kept") != 0,
+        real=(selected.get("real") or {}).get("pictures", 0),
         real_source=Path(config.select.real).stem if config.select.real else "",
         combined=config.scorer.combined,
         drawn=_drawn(config),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,76 @@ def test_settings_that_the_pipeline_has_decided_are_refused(pipeline: Any) -> No
     with pytest.raises(mitune.UserError, match="device is the loaded pipeline's own"):
         mitune.load(pipeline, device="cpu")
     assert mitune.load(pipeline, resolution=32).denoiser.picture_size == (32, 32)
+
+
+@pytest.mark.parametrize("given", ["path", "pipeline"])
+def test_a_setting_that_is_none_is_refused_in_a_line(
+    given: str, pipeline: Any, tiny_pipeline_folder: Path
+) -> None:
+    model = pipeline if given == "pipeline" else tiny_pipeline_folder
+    with pytest.raises(mitune.UserError, match="no setting 'devize', did you mean 'device'") as caught:
+        mitune.load(model, devize="cpu")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(mitune.UserError, match="no setting 'path'"):
+        mitune.load(model, path="shapes")
+
+
+QUIET = """
+import mitune
+from transformers.utils import logging
+from diffusers.utils import logging as theirs
+logging.set_verbosity_info(), theirs.set_verbosity_info()
+mitune.load("shapes", device="cpu")
+assert logging.get_verbosity() == logging.INFO
+assert theirs.get_verbosity() == theirs.INFO
+assert logging.is_progress_bar_enabled()
+"""
+
+
+def test_loading_is_quiet_and_leaves_the_libraries_as_talkative_as_they_were() -> None:
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "[transformers]" not in done.stderr
+
+
+def compiling(network: Any) -> None:
+    network._compiled_call_impl = network._call_impl
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_training_leaves_the_network_as_compiled_as_it_was(
+    before: bool, pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mitune.load(pipeline)
+    training = model.draw(TRAIN, candidates=2, scores="mi", sampler=SHORT).select(by="mi")
+    monkeypatch.setattr(type(pipeline.unet), "compile", compiling)
+    if before:
+        pipeline.unet.compile()
+    settings = mitune.TrainConfig(steps=1, batch_size=2, compile=True)
+    seen: list[bool] = []
+
+    def validate(tuned: mitune.Model) -> float:
+        seen.append(pipeline.unet._compiled_call_impl is not None)
+        return 0.0
+
+    model.train(training, settings, mitune.AdapterConfig(rank=2), validate=validate)
+    assert seen == [True]
+    assert (pipeline.unet._compiled_call_impl is not None) == before
+    if not before:
+        mitune.load(pipeline)  # which refuses what is compiled
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_the_card_of_one_draws_as_the_evaluation_did(pipeline: Any, tmp_path: Path) -> None:
+    pipeline.to(torch.bfloat16)
+    model = mitune.load(pipeline)
+    training = model.draw(TRAIN, candidates=2, scores="mi", sampler=SHORT).select(by="mi")
+    tuned = model.train(training, mitune.TrainConfig(steps=1, batch_size=2), mitune.AdapterConfig(rank=2))
+    shown = tuned.evaluate(TRAIN[:1], scores="elbo", candidates=1, sampler=SHORT)
+    folder = tuned.export(tmp_path / "export", shown, base_model="someone/small", license="mit")
+    card = (folder / "README.md").read_text()
+    assert "pipeline.scheduler = diffusers.DDIMScheduler.from_config(" in card
+    assert 'from_pretrained("someone/small", torch_dtype=torch.bfloat16)' in card
 
 
 def test_what_is_no_model_is_refused() -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -64,6 +65,23 @@ def test_a_function_scores_pictures_of_every_form_alike(model: mitune.Model, tmp
     ]
     assert all(table.equals(found[0]) for table in found)
     assert list(found[0]) == ["text", "elbo", "brightness"]
+
+
+def test_one_picture_and_its_prompt_may_come_alone(model: mitune.Model, tmp_path: Path) -> None:
+    picture = model.draw(TRAIN[0], candidates=1, scores="mi", sampler=SHORT).images()[0]
+    picture.save(tmp_path / "one.png")
+    tensor = torch.tensor(np.array(picture)).permute(2, 0, 1) / 255
+    expected = model.score([picture], [TRAIN[0]], scores="elbo")
+    for alone in (picture, str(tmp_path / "one.png"), tmp_path / "one.png", tensor):
+        assert model.score(alone, TRAIN[0], scores="elbo").equals(expected)
+    with pytest.raises(mitune.UserError, match="2 pictures and 1 prompts; give one prompt a picture"):
+        model.score([picture, picture], TRAIN[0], scores="elbo")
+
+
+def test_no_rows_are_no_pictures(model: mitune.Model) -> None:
+    candidates = model.draw(TRAIN[0], candidates=1, scores="mi", sampler=SHORT)
+    assert candidates.pictures([]).shape == (0, 3, *model.denoiser.picture_size)
+    assert candidates.images([]) == []
 
 
 def test_its_own_error_goes_through(model: mitune.Model) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import mitune
 from tests.api.conftest import SHORT, TRAIN
+from tests.hub.test_card import read
 
 RANK = mitune.AdapterConfig(rank=2)
 
@@ -65,6 +67,45 @@ def test_the_best_by_a_function_is_kept(model: mitune.Model, training: mitune.Tr
     assert not torch.allclose(seen[0], seen[1], rtol=1e-3, atol=1e-3)
 
 
+def test_an_adapter_whose_loading_is_stopped_leaves_the_base_as_it_was(
+    model: mitune.Model, training: mitune.TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft.tuners.lora import LoraModel
+
+    from mitune.families import lora
+
+    def drawn(one: mitune.Model) -> torch.Tensor:
+        return one.draw("a red circle", candidates=1, scores="mi", sampler=SHORT).latents
+
+    before, tuned = drawn(model), model.train(training, settings(), RANK)
+    after = drawn(tuned)
+    assert not torch.equal(after, before)
+    inject, wrap, layers = lora.inject_saved, LoraModel._create_and_replace, list[object]()
+
+    def stopped(*args: Any) -> None:
+        inject(*args)
+        raise KeyboardInterrupt
+
+    def stopped_half_way(own: Any, *args: Any, **kwargs: Any) -> None:
+        wrap(own, *args, **kwargs)
+        layers.append(own)
+        if len(layers) == 3:
+            raise KeyboardInterrupt
+
+    for place, name, strike in (
+        (lora, "inject_saved", stopped),
+        (LoraModel, "_create_and_replace", stopped_half_way),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, strike)
+            with pytest.raises(KeyboardInterrupt):
+                drawn(tuned)
+        assert not lora.adapter_layers(model.denoiser.components.values())
+        assert torch.equal(drawn(model), before)
+        assert torch.equal(drawn(tuned), after)
+    assert len(layers) == 3
+
+
 def test_models_of_one_network_do_not_mix(
     model: mitune.Model, training: mitune.TrainingSet, tmp_path: Path
 ) -> None:
@@ -98,18 +139,29 @@ def test_a_dataset_of_ones_own_is_trained_on(model: mitune.Model, tmp_path: Path
     image = Image.new("RGB", model.denoiser.picture_size[::-1], "red")
     own = datasets.Dataset.from_dict({"image": [image, image], "text": TRAIN[:2]})
     own = own.cast_column("image", datasets.Image())
-    assert model.train(own, settings(steps=1), RANK).rounds == 1
+    tuned = model.train(own, settings(steps=1), RANK)
+    assert tuned.rounds == 1
+    card = read((tuned.export(tmp_path / "export", license="mit") / "README.md").read_text())
+    assert "on a data set of the user's own. It was not evaluated" in card
+    assert "A data set of the user's own, 1 optimizer steps." in card
+    assert not [word for word in ("chosen", "candidates", "own pictures", "judges") if word in card]
 
 
+@pytest.mark.usefixtures("no_hub")
 def test_an_export_says_what_was_done(
     model: mitune.Model, training: mitune.TrainingSet, tmp_path: Path
 ) -> None:
     tuned = model.train(training, settings(objective="nft"), RANK)
     evaluation = tuned.evaluate(TRAIN[:2], scores="elbo", candidates=1, sampler=SHORT)
-    folder = tuned.export(tmp_path / "export", evaluation, name="mine", license="mit")
+    folder = tuned.export(
+        tmp_path / "export", evaluation, name="mine", license="mit", base_model="someone/small"
+    )
     card = (folder / "README.md").read_text()
     assert "license: mit" in card
-    assert "elbo" in card
+    assert "pipeline.scheduler = diffusers.DDIMScheduler.from_config(" in card
+    table = evaluation.table.set_index("category").loc["all"]
+    assert f"On held-out prompts: elbo ({table['before']:.4g} to {table['after']:.4g}) " in read(card)
+    assert "2 candidates a prompt, the best chosen by mi, 4 optimizer steps." in read(card)
     assert {path.name for path in folder.iterdir()} >= {
         "pytorch_lora_weights.safetensors",
         "pictures",
@@ -127,8 +179,9 @@ def test_an_export_says_that_a_function_chose(
 ) -> None:
     training = model.draw(TRAIN, candidates=2, scores=brightness, sampler=SHORT).select(by=brightness)
     folder = model.train(training, settings(), RANK).export(tmp_path / "export")
-    card = (folder / "README.md").read_text()
-    assert "brightness" in card
+    card = read((folder / "README.md").read_text())
+    assert "chosen by the score brightness, which judges from outside of the model." in card
+    assert "2 candidates a prompt, the best chosen by brightness, 4 optimizer steps." in card
 
 
 def test_a_temporary_folder_goes_with_the_model(model: mitune.Model, training: mitune.TrainingSet) -> None:

@@ -19,6 +19,7 @@ from mitune.scores import Term
 from mitune.stages.catalogue import ROUND
 from mitune.stages.real import stand_in
 from tests.cli import main
+from tests.hub.test_card import read
 
 Arguments = Callable[..., list[str]]
 
@@ -106,9 +107,18 @@ def test_where_all_are_real_candidates_need_no_score(
     scored = pd.concat([pd.read_parquet(path) for path in (tmp_path / "run/round-1/real").glob("*.parquet")])
     assert sorted(rows["score"]) == sorted(scored["elbo"].nlargest(len(rows)))
     assert all(rows["real"])
+    card = _card(tmp_path, "real-alone")
+    assert f"{len(rows)} real pictures with their captions" in card
+    assert "own pictures" not in card
     # Nothing was chosen among the candidates, so the report shows no best and worst of them.
     assert not (tmp_path / "run/round-1/candidates_examples.json").exists()
     assert "</html>" in (tmp_path / "run/report.html").read_text()
+
+
+def _card(folder: Path, name: str) -> str:
+    """The model card of the run's last round, as a reader sees it."""
+    assert main(["export", f"run={folder / 'run'}", f"export.out={folder / name}"]) == 0
+    return read((folder / name / "README.md").read_text())
 
 
 def test_runs_of_a_sweep_share_the_scores(arguments: Arguments, real: Path, tmp_path: Path) -> None:

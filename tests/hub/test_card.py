@@ -98,6 +98,27 @@ def test_a_card_claims_no_more_than_who_chose_allows(by: str, says: str) -> None
     assert ("no reward model" in text) == ("itself measures" in says)
 
 
+def test_of_real_pictures_alone_the_models_own_are_not_named() -> None:
+    text = read(write_card(facts(own=False, real=2100, real_source="photos")))
+    assert (
+        "on 2100 real pictures with their captions (photos), chosen by the information that prompt and"
+        in text
+    )
+    assert "2100 real pictures chosen by z(contrast)+z(elbo), 100 optimizer steps." in text
+    assert "own pictures" not in text
+    assert "candidates" not in text
+    mixed = read(write_card(facts(real=4, real_source="photos")))
+    assert "on the model's own pictures and 4 real ones with their captions (photos), chosen by" in mixed
+    assert "8 candidates a prompt, the best chosen by z(contrast)+z(elbo), 100 optimizer steps." in mixed
+
+
+def test_of_a_data_set_of_the_users_own_nobody_is_said_to_have_chosen() -> None:
+    text = read(write_card(facts(selected_by="", candidates=0)))
+    assert "on a data set of the user's own. It was not evaluated" in text
+    assert "A data set of the user's own, 100 optimizer steps." in text
+    assert not [word for word in ("chosen", "candidates", "own pictures", "judges") if word in text]
+
+
 def test_what_was_not_evaluated_claims_nothing() -> None:
     text = read(write_card(facts()))
     assert "nothing is known of what it brings" in text

@@ -53,7 +53,7 @@ def test_a_run_that_has_begun_is_said_to_go_on(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("name: shapes\n")
-    main(["check", *words()])
+    assert main(["check", *words()]) == 0
     assert "begun there" in capsys.readouterr().out
 
 
