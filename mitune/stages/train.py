@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,15 @@ def training_seed(seed: int, number: int) -> int:
     return seed + 1000 * (number - 1)
 
 
-def validation_prompts(config: DictConfig, count: int) -> list[Task]:
+def validation_prompts(
+    config: DictConfig, count: int, training: Sequence[Task] | None = None
+) -> Sequence[Task]:
     """Find ``count`` prompts of the training source that are not trained on; trained ones where it has no more.
 
-    The held-out prompts of the evaluation are never looked at.
+    The held-out prompts of the evaluation are never looked at. ``training``: those that are trained on, where they are
+    read already.
     """
-    training = read_prompts(config.prompts)
+    training = read_prompts(config.prompts) if training is None else training
     if config.prompts.limit is not None:
         more = OmegaConf.merge(config.prompts, {"limit": config.prompts.limit + count})
         known = {prompt.id for prompt in training}
