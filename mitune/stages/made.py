@@ -29,8 +29,7 @@ def made(config: Any, path: Path, figures: dict[str, Any]) -> dict[str, Any]:
     except UserError:
         before = {}
     said = before.pop("made", None) if isinstance(before, dict) else None
-    # As text: a figure that is not a number is not even equal to itself.
-    if isinstance(said, dict) and _text(before) == _text(json.loads(json.dumps(figures))):
+    if isinstance(said, dict) and before == json.loads(json.dumps(figures)):
         return said
     return {
         "command": spelled(COMMAND.get()),
@@ -38,10 +37,6 @@ def made(config: Any, path: Path, figures: dict[str, Any]) -> dict[str, Any]:
         "version": mitune.__version__,
         "device": device_name(config.model.device),
     }
-
-
-def _text(figures: Any) -> str:
-    return json.dumps(figures, sort_keys=True)
 
 
 def spelled(words: Sequence[str]) -> str | None:

@@ -116,7 +116,8 @@ def validation_prompts(
     read already.
     """
     training = read_prompts(config.prompts) if training is None else training
-    if config.prompts.limit is not None:
+    # Where there are fewer than the limit, the source has no more.
+    if config.prompts.limit is not None and len(training) >= config.prompts.limit:
         more = OmegaConf.merge(config.prompts, {"limit": config.prompts.limit + count})
         known = {prompt.id for prompt in training}
         fresh = [prompt for prompt in read_prompts(more) if prompt.id not in known]  # type: ignore[arg-type]
