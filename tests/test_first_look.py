@@ -50,6 +50,16 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["run", DEMO, "launch=cpu_2", "model.path=/no/where"], "/no/where is neither a folder nor a Hub id"),
     (["run", DEMO, "run=HERE/prompts.txt/run"], "a part of this path is a file, not a folder"),
     (["run", DEMO, "run=HERE/prompts.txt"], "a file is where a folder is needed"),
+    # The run folder of a command that writes elsewhere may be anywhere.
+    (["sample", DEMO, "run=HERE/prompts.txt", "sample.out=HERE/o", "prompts.source=no.csv"], "file or folder no.csv"),
+    (["sample", DEMO, "sample.out=HERE/prompts.txt/out"], "a part of this path is a file, not a folder"),
+    (["score", DEMO, "run=HERE/prompts.txt", "score.source=EMPTY", "score.adapter=/no"], "there is no adapter at /no"),
+    (["score", DEMO, "score.source=EMPTY", "score.out=HERE/prompts.txt/a.parquet"], "a file is where a folder is"),
+    # What is opened in some cases only.
+    (["train", DEMO, "train.keep_best_by=elbo", "scorer.profile=/no.json"], "scorer.profile=/no.json: there is no"),
+    (["train", DEMO, "train.pictures_every=2", "scorer.profile=/no.json"], "scorer.profile=/no.json: there is no"),
+    (["select", DEMO, "select.real=EMPTY", "scorer.profile=/no.json"], "scorer.profile=/no.json: there is no"),
+    (["train", DEMO, "train.keep_best_by=clip", "scorer.clip.path=/no"], "scorer.clip.path=/no is neither"),
 ]  # fmt: skip
 
 
@@ -82,6 +92,18 @@ def test_a_wrong_path_is_refused_before_torch_is_imported(tmp_path: Path) -> Non
         assert hint in said, words
         assert heavy == [], words
     assert not (tmp_path / "run").exists()
+
+
+BY_CLIP = ("scorers=[clip]", "select.by=clip", "scorer.clip.path=/no/where")
+
+
+@pytest.mark.parametrize("words", [("scorer.profile=/no/where.json",), BY_CLIP])
+@pytest.mark.parametrize(("stage", "missing"), [("select", "candidates"), ("train", "dataset")])
+def test_what_a_stage_does_not_open_may_have_moved_since(
+    stage: str, missing: str, words: tuple[str, ...], tmp_path: Path, refused: Callable[[list[str]], str]
+) -> None:
+    line = refused([stage, *words, f"run={tmp_path / 'run'}"])
+    assert f"{missing} is not complete" in line
 
 
 def test_a_run_folder_that_may_not_be_written_is_refused_first(

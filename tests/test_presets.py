@@ -15,6 +15,8 @@ from mitune.information.catalogue import SCORES
 from mitune.runs import dependencies
 from mitune.scores import columns, scorers_of
 from mitune.stages.catalogue import ROUND
+from mitune.stages.generate import say_what_was_measured
+from tests.cli import compose as on_shapes
 from tests.cli import main
 
 ABLATIONS = ("", "_k7", "_m30", "_m100", "_m500")
@@ -129,6 +131,14 @@ def test_a_run_that_chooses_by_mi_says_so_once(
     assert said.count("note: select.by=mi: mi ranks at chance on the embedded world") == 1
     assert main(commands_on_tiny("generate", "select.by=llr", "run=RUN2")) == 0
     assert "note:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("form", "said"), [("null", 1), ("square", 1), ("orthogonal", 0), ("guided", 0)])
+def test_what_was_measured_of_a_form_is_said_of_that_form_alone(
+    form: str, said: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_what_was_measured(on_shapes(["select.by=mi", f"scorer.mi.form={form}"]))
+    assert capsys.readouterr().out.count("ranks at chance") == said
 
 
 def test_the_guided_form_is_refused_of_a_diffusion_before_anything_is_drawn(

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mitune.digests import whole_unit, write_unit
 from mitune.errors import UserError
-from mitune.files import clean_partial, read_json, write_json, write_tensors
+from mitune.files import clean_partial, read_json, user_errors, write_json, write_tensors
 from mitune.reading import reading
 from mitune.tasks import Task
 
@@ -142,6 +142,7 @@ class CandidateStore:
         plan = {"units": len(units), "rows": sum(unit.rows for unit in units), "sha256": digest.hexdigest()}
         path = self.folder / "plan.json"
         if not path.exists():
+            self._forget_begun()  # of another plan, or of settings that nothing fixes any more
             write_json(path, plan)
         elif read_json(path) != plan:
             raise UserError(
@@ -152,10 +153,18 @@ class CandidateStore:
     def unbind(self) -> None:
         """Let go of a plan of which no unit was made. Call it on one process, while no other writes."""
         if not self._tables():
-            for path in (
-                *map(self.folder.joinpath, ("plan.json", "model.json")),
-                *self.folder.glob("begun-*"),
-            ):
+            self._forget_begun()
+            # The plan fixes the settings that the rest was made with: it goes last, whatever comes between.
+            for name in ("model.json", "plan.json"):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def begun(self) -> bool:
+        """Tell whether there are finished batches of a unit that is not finished."""
+        return any(self.folder.glob("begun-*"))
+
+    def _forget_begun(self) -> None:
+        for path in self.folder.glob("begun-*"):
+            with user_errors(path):
                 path.unlink(missing_ok=True)
 
     def _tables(self) -> set[int]:

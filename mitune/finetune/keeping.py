@@ -102,9 +102,16 @@ class Keeper:
             self._logged = done, time.perf_counter()
 
     def paint(self, done: int) -> None:
-        """Draw pictures with the adapter where they are due."""
-        if self.pictures is not None and done % (self.config.pictures_every or 1) == 0:
-            self.pictures(done)
+        """Draw pictures with the adapter where they are due: what they take is no training's cost."""
+        if self.pictures is None or done % (self.config.pictures_every or 1):
+            return
+        if self.denoiser.device.type == "cuda":
+            torch.cuda.synchronize(self.denoiser.device)  # the steps before are the training's
+        forwards, began = self.denoiser.forwards, time.perf_counter()
+        self.pictures(done)
+        self.denoiser.forwards, took = forwards, time.perf_counter() - began
+        self._began += took
+        self._logged = self._logged[0], self._logged[1] + took
 
     def finish(self) -> TrainResult:
         """Leave the chosen adapter in the denoiser and in ``folder/adapter``."""

@@ -144,6 +144,10 @@ def _said(own: Any) -> str:
     return ""
 
 
+def _always(own: Any) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Score(Part):
     """A column that says how well pictures go with their prompts; higher = better.
@@ -166,6 +170,7 @@ class Score(Part):
         needs_pool: it tells a prompt from others, found in a pool of them.
         external: it judges by weights of its own, whose identity is noted.
         note: what was measured about it, said where pictures are chosen by it.
+        noted: its settings -> whether that was measured with them.
     """
 
     where: str = "latent"
@@ -182,6 +187,7 @@ class Score(Part):
     needs_pool: bool = False
     external: bool = False
     note: str = ""
+    noted: Callable[[Any], bool] = _always
 
     def __post_init__(self) -> None:
         if self.where not in ("path", "latent", "picture") or ":" not in self.make:
@@ -231,6 +237,10 @@ def _above(own: Any) -> str:
     return f"ranking score over t above {own.t_min}{form}"
 
 
+def _square(own: Any) -> bool:
+    return own.form in (None, "square")
+
+
 def _cas_rows(own: Any) -> int:
     each = 2 * own.probes if own.divergence == "jvp" else own.probes + 1
     return int(2 * (own.steps * each + (own.steps - 1) * own.recursion))
@@ -244,7 +254,7 @@ SCORES = Catalogue(
     _mi("mi", "MI-Tune's point-wise mutual information along the sampler's path (its eq. 2)",
         "mitune.information.mi:path_mi", races=True, steers=True,
         note="ranks at chance on the embedded world (Kendall's τ 0.02 with its oracle), its paper found τ 0.4 with"
-             " BLIP-VQA on SD 2.1; select=contrast_half_elbo ranks better here"),
+             " BLIP-VQA on SD 2.1; select=contrast_half_elbo ranks better here", noted=_square),
     _mi("mi_continuous", "the same with the continuous weights ½(−λ')",
         "mitune.information.mi:path_mi_continuous", races=True),
     _mi("rfmi", "RFMI's product of velocities along a flow's path (arXiv 2503.14358)",

@@ -91,6 +91,13 @@ class Scoring:
             for name in sorted(pictures, key=lambda name: self._rows[name].external)
         }
 
+    @property
+    def said(self) -> list[Any]:
+        """Say what the scores are measured by: their names, their keys, and the times of those that have any."""
+        times = {name: [own.t.tolist(), own.weights.tolist()] for name, own in self._noisings.items()}
+        own = {name: repr(settings) for name, settings in self._own.items()}
+        return [list(self.names), self._combined, own, times]
+
     def observers(self) -> list[Any]:
         """Make fresh observers of one batch's path."""
         schedule = self.denoiser.schedule

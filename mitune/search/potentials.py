@@ -5,7 +5,8 @@ The target is p(path) · exp(U/α); a potential says U of every particle at ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -66,6 +67,7 @@ def path_potential(
     by: str = "llr",
     negatives: Sequence[Sequence[str]] | None = None,
     batch_size: int = 64,
+    scorer: Mapping[str, Any] | None = None,
 ) -> PathPotential:
     """Make a potential of what the path of ``particles`` particles of each of P prompts says, in nats.
 
@@ -77,13 +79,14 @@ def path_potential(
             step for each of a prompt's ``negatives``.
         negatives: P lists of other prompts, equally long.
         batch_size: particles a forward of "contrast".
+        scorer: the section ``scorer``, by whose keys "mi" is measured (default: as they are by default).
 
     UserError for an unknown ``by``, and contrast without negatives.
     """
     check_known("search.reward", by, INFORMATION)
     score = SCORES[by]
     if score.where == "path":
-        observer: Observer = score.load()(denoiser.schedule, score.settings and score.settings())
+        observer: Observer = score.load()(denoiser.schedule, score.own(scorer or {}))
     else:
         lengths = {len(texts) for texts in negatives or ()}
         if negatives is None or len(negatives) != len(prompts) or len(lengths) != 1 or 0 in lengths:

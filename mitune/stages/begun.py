@@ -2,8 +2,8 @@
 batch in hand at most.
 
 They are one safetensors file, ``begun-000003.safetensors``: the latents, seeds and scores of the first candidates of
-the unit, and a note of the model and of what they took. It is gone once the unit is finished, so nobody but the command
-that draws ever reads it; one that does not fit is not used.
+the unit, and a note of the model, of how they were drawn and scored, and of what they took. It is gone once the unit is
+finished, so nobody but the command that draws ever reads it; one that does not fit is not used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from mitune.data.store import CandidateStore, Unit
 from mitune.digests import FILES, intact, seal, sha256_of
+from mitune.errors import UserError
 from mitune.files import user_errors, write_tensors
+from mitune.reading import check_regular
 from mitune.stages.units import CostCounter
 
 EVERY = 60.0  # seconds between two saves: what a process that is killed without a word loses beside its batch
@@ -44,12 +46,13 @@ class BegunUnit:
         store: where the unit will be.
         unit: which one.
         model: the identity of what draws.
+        how: a digest of what else the batches depend on: how they are drawn and scored.
         counter: of what it takes.
     """
 
-    def __init__(self, store: CandidateStore, unit: Unit, model: str, counter: CostCounter) -> None:
+    def __init__(self, store: CandidateStore, unit: Unit, model: str, how: str, counter: CostCounter) -> None:
         self.path = store.begun_path(unit.index)
-        self.model, self.counter = model, counter
+        self._made_by, self.counter = {"model": model, "how": how}, counter
         self.batches: list[Batch] = []
         self._cost: dict[str, Any] = {}
         self._saved, self._when = 0, time.monotonic()
@@ -82,7 +85,7 @@ class BegunUnit:
         for name in self.batches[0].scores:
             tensors[_SCORE + name] = torch.cat([batch.scores[name] for batch in self.batches])
         # A file's tensors have no order; a table's columns have.
-        note = {"model": self.model, "scores": [*self.batches[0].scores], "cost": self._cost}
+        note = {**self._made_by, "scores": [*self.batches[0].scores], "cost": self._cost}
         note |= {FILES: _digests(tensors)}
         write_tensors(self.path, tensors, {"note": json.dumps(seal(note))})
         self._saved, self._when = len(self.batches), time.monotonic()
@@ -95,12 +98,15 @@ class BegunUnit:
     def _read(self) -> tuple[Batch, dict[str, Any]] | None:
         """The batches on disk as one, and what they took; None where there are none, or not as they were written."""
         try:
+            check_regular(self.path)
             with safetensors.safe_open(self.path, framework="pt") as file:
                 note = json.loads((file.metadata() or {})["note"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        except (UserError, OSError, ValueError, KeyError, safetensors.SafetensorError):
             return None
-        if not intact(note) or note.get("model") != self.model or note.get(FILES) != _digests(tensors):
+        if not intact(note) or note.get(FILES) != _digests(tensors):
+            return None
+        if any(note.get(name) != value for name, value in self._made_by.items()):
             return None
         scores = {name: tensors[_SCORE + name] for name in note["scores"]}
         return Batch(tensors["seeds"].tolist(), tensors["latents"], scores), note["cost"]

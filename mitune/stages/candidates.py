@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import safetensors
 import torch
 from torch import Tensor
 
 from mitune.data.store import PICTURE, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
+from mitune.digests import sha256_of
 from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
 from mitune.information.scoring import Scoring
@@ -25,7 +29,7 @@ from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.artefacts import tell
 from mitune.stages.begun import Batch, BegunUnit, clear_begun
-from mitune.stages.progress import Bar, progress, warn_of_idle
+from mitune.stages.progress import Bar, progress, warn, warn_of_idle
 from mitune.stages.racing import Watch, Watcher
 from mitune.stages.search import Search
 from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
@@ -64,6 +68,12 @@ class Drawing:
     def judges(self) -> dict[str, str]:
         """The judges that the pictures or their scores depend on: identity by name."""
         return self.scoring.judges | ({} if self.search is None else self.search.judges)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Give a digest of the settings that a finished batch depends on, beside its seeds and the model."""
+        said = [dataclasses.asdict(self.sampler), self.scoring.said, self.judges]
+        return sha256_of(json.dumps(said, sort_keys=True).encode())
 
 
 def draw(
@@ -107,7 +117,7 @@ def draw(
 def _make_unit(store: CandidateStore, unit: Unit, how: Drawing, keep: Keep, bar: Bar) -> None:
     """Draw a unit and commit it; told to leave, save its finished batches."""
     counter = CostCounter(how.scoring.denoiser, how.scoring, how.watch)
-    begun = BegunUnit(store, unit, how.scoring.denoiser.identity, counter)
+    begun = BegunUnit(store, unit, how.scoring.denoiser.identity, how.digest, counter)
     try:
         table, latents = draw_unit(unit, how, begun, bar)
         rows_there = len(table["seed"])
@@ -119,20 +129,31 @@ def _make_unit(store: CandidateStore, unit: Unit, how: Drawing, keep: Keep, bar:
         table["kept"] = [row in kept for row in range(rows_there)]
         store.write_unit(unit, table, latents[torch.tensor(flags)], counter.read())
     except (Leave, KeyboardInterrupt):
-        begun.save()
+        try:
+            begun.save()
+        except UserError as error:  # no reason to stay, and the same command still goes on from what is there
+            warn(f"{error}; what was not saved is drawn again")
         raise
     begun.finish()
 
 
 @contextlib.contextmanager
 def _unbound_if_refused(store: CandidateStore) -> Iterator[None]:
-    """Let go of the folder where the very first unit is refused: the corrected command may be another one."""
+    """Let go of the folder where the very first unit is refused: the corrected command may be another one. Batches that
+    are finished are kept where the machine refused, and not what was asked for."""
     try:
         yield
-    except UserError:
-        if state().num_processes == 1:  # another process may be drawing
+    except UserError as error:
+        alone = state().num_processes == 1  # else another process may be drawing
+        if alone and not (store.begun() and _of_the_machine(error)):
             store.unbind()
         raise
+
+
+def _of_the_machine(error: BaseException | None) -> bool:
+    """Whether memory, a disk or a file is behind an error."""
+    causes = (OSError, MemoryError, torch.OutOfMemoryError, safetensors.SafetensorError)
+    return error is not None and (isinstance(error, causes) or _of_the_machine(error.__cause__))
 
 
 def draw_unit(

@@ -31,18 +31,26 @@ def look(stage: str, config: DictConfig) -> None:
     """Raise UserError for a place that a command of ``stage`` names and that is not there, or cannot be written."""
     if STAGES[stage].inherits:
         return
-    check_folder(home(config.run))
+    check_folder(_written(stage, config))
     if _is_done(stage, config):
         return  # it gives its figures again, and opens none of these
     for key, check in _LOOKS.items():
         if _opens(stage, key, config) and (value := OmegaConf.select(config, key)) is not None:
             check(value)
-    if stage == "score":
-        check_score(config.score)
     if stage == "agree" and config.agree.source is not None:
         check_table(config.agree.source)
     else:
         _check_judges(stage, config)
+
+
+def _written(stage: str, config: DictConfig) -> Path:
+    """The folder in which a command of ``stage`` writes. Raises UserError as :func:`table_path`."""
+    if stage == "score":
+        return table_path(config).parent
+    if stage == "sample":
+        out = config.sample.out
+        return home(config.run) / "samples" if out is None else home(out)
+    return home(config.run)
 
 
 def check_folder(folder: Path) -> None:
@@ -71,6 +79,24 @@ def check_score(settings: DictConfig) -> None:
         raise UserError(
             f"score.out={settings.out}: the table is a parquet file; give a name that ends in .parquet"
         )
+
+
+def table_path(config: DictConfig) -> Path:
+    """Tell where the table of ``score`` goes: ``score.out``, or beside the source (in the run folder for one that is no
+    file).
+
+    Raises UserError without a source, or for a name that is no parquet file's.
+    """
+    settings = config.score
+    check_score(settings)
+    if settings.out is not None:
+        return home(settings.out)
+    source = home(settings.source)
+    if is_file(source):
+        return source.parent / f"{source.stem}-scores.parquet"
+    if is_folder(source):
+        return source.resolve().parent / f"{source.resolve().name}-scores.parquet"
+    return home(config.run) / f"{settings.source.replace('/', '--')}-scores.parquet"
 
 
 def check_table(source: str) -> None:
@@ -130,7 +156,17 @@ def _opens(stage: str, key: str, config: DictConfig) -> bool:
         return stage in _DRAWING and not (stage == "sample" and config.sample.prompt is not None)
     if key == "select.real":
         return stage in ("run", "select") and config.select.real_fraction > 0
+    if key == "scorer.profile" and stage == "train":
+        return bool(config.train.keep_best_by or config.train.pictures_every)
+    if key == "scorer.profile" and stage == "select":
+        return _scores_real(config)
     return covers(STAGES[stage].reads, key)
+
+
+def _scores_real(config: DictConfig) -> bool:
+    """Whether ``select`` asks a score about real pictures; its candidates have theirs."""
+    own = config.select
+    return own.real is not None and own.real_fraction > 0 and own.by != "random"
 
 
 def _is_done(stage: str, config: DictConfig) -> bool:
@@ -142,10 +178,16 @@ def _is_done(stage: str, config: DictConfig) -> bool:
     return is_file(home(config.run) / f"round-{number}" / "done" / f"{name}.json")
 
 
+_OTHERS = ("search.reward",)  # names of judges, beside the lists of scores
+
+
 def _check_judges(stage: str, config: DictConfig) -> None:
     """Raise UserError for a judge of the scores asked for whose files cannot be where its key says."""
-    lists = [key for key in SCORE_KEYS if covers(STAGES[stage].reads, key)]
-    lists += ["search.reward"] if covers(STAGES[stage].reads, "search") else []
+    lists = [key for key in (*SCORE_KEYS, *_OTHERS) if covers(STAGES[stage].reads, key)]
+    if stage == "train":
+        lists = ["train.keep_best_by"]
+    if stage == "select":
+        lists = ["select.by"] if _scores_real(config) else []
     for key in lists:
         value = OmegaConf.select(config, key)
         names = [value] if isinstance(value, str) else [*(value or ())]

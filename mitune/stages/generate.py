@@ -103,8 +103,9 @@ def say_what_was_measured(config: DictConfig) -> None:
     """Say what is known of the scores that are to choose, where their rows note anything."""
     by = selecting(config)
     for name in [] if by == "random" else scorers_of([by], config.scorer.combined):
-        if SCORES[name].note:
-            say(f"note: select.by={by}: {name} {SCORES[name].note}")
+        score = SCORES[name]
+        if score.note and score.noted(score.own(config.scorer)):
+            say(f"note: select.by={by}: {name} {score.note}")
 
 
 def _racing(

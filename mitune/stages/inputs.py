@@ -136,15 +136,17 @@ def held_out_prompts(config: DictConfig) -> list[Task]:
     return prompts
 
 
-def check_prompts(config: DictConfig) -> None:
+def check_prompts(config: DictConfig) -> tuple[list[Task], list[Task]]:
     """Read both lists of prompts before hours are spent on one; warn of held-out prompts that are trained on."""
-    known = {prompt.id for prompt in training_prompts(config)}
-    both = [prompt for prompt in held_out_prompts(config) if prompt.id in known]
+    training, held_out = training_prompts(config), held_out_prompts(config)
+    known = {prompt.id for prompt in training}
+    both = [prompt for prompt in held_out if prompt.id in known]
     if both:
         warn(
             f"evaluate.prompts: {len(both)} held-out prompts are trained on too, such as {short(both[0].text)!r};"
             " the comparison flatters the tuned model"
         )
+    return training, held_out
 
 
 def load_model(config: DictConfig, adapter: Path | None = None) -> Adapted:

@@ -118,16 +118,26 @@ class Plan:
         )
 
 
-def plan(config: DictConfig, branches: int = BRANCHES, exact: bool = False) -> Plan:
+def plan(
+    config: DictConfig,
+    branches: int = BRANCHES,
+    exact: bool = False,
+    prompts: tuple[Sequence[Task], Sequence[Task]] | None = None,
+) -> Plan:
     """Count what ``mitune run`` does with this configuration, from its start; no model is opened.
 
-    ``branches``: the model's (``Denoiser.branches``). ``exact``: look for the edits of ``contrast`` of every prompt, so
-    that its rows are counted and not bounded; that takes as long as the run will take for it. Raises UserError as the
-    run would: prompts that cannot be read, cuts that cannot be made, a prompt without an edit.
+    Args:
+        config: the run's.
+        branches: the model's (``Denoiser.branches``).
+        exact: look for the edits of ``contrast`` of every prompt, so that its rows are counted and not bounded; that
+            takes as long as the run will take for it.
+        prompts: those to train on and those held out, where they are read already.
+
+    Raises UserError as the run would: prompts that cannot be read, cuts that cannot be made, a prompt without an edit.
     """
-    training, held_out = training_prompts(config), held_out_prompts(config)
+    training, held_out = prompts or (training_prompts(config), held_out_prompts(config))
     count = _Counter(config, branches, exact)
-    once = [_generate(count, training), _select(count, training), _train(count)]
+    once = [_generate(count, training), _select(count, training), _train(count, training)]
     compared = _evaluate(count, held_out)
     works: list[Work] = []
     for number in range(1, config.rounds + 1):
@@ -192,14 +202,14 @@ def _select(count: _Counter, prompts: Sequence[Task]) -> Work:
     )  # fmt: skip
 
 
-def _train(count: _Counter) -> Work:
+def _train(count: _Counter, training: Sequence[Task]) -> Work:
     own = count.config.train
     objective = OBJECTIVES[own.objective]
     rows = {"training": own.steps * own.batch_size * objective.rows}
     if objective.anchor is not None:  # it is asked about the same rows, without a gradient
         rows["reference"] = rows["training"]
     if own.keep_best_by:
-        prompts = validation_prompts(count.config, own.validation_prompts)
+        prompts = validation_prompts(count.config, own.validation_prompts, training)
         each = len(prompts) * count.drawing([own.keep_best_by], count.config.sampler.guidance)
         others = count.others(lambda: prompt_pool(count.config.prompts))
         each += sum(count.scores([own.keep_best_by], prompts, others).values())

@@ -102,13 +102,13 @@ def check_ahead(config: DictConfig, denoiser: Denoiser) -> None:
 
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     """Do every stage of every round; the summary is written after each round, so that a long run can be watched."""
-    check_prompts(config)
+    prompts = check_prompts(config)
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     if logs():
         with contextlib.suppress(
             UserError
         ):  # of a model with more branches, say: it is refused where it stands
-            note(plan(config).line())
+            note(plan(config, prompts=prompts).line())
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []
     stages = overall("run", config.rounds * len(ROUND))

@@ -26,10 +26,10 @@ from mitune.evaluate.judged import caption, judged_by
 from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
 from mitune.information.mi import measure_profile
 from mitune.information.scoring import Scoring, check_judges, check_no_path, check_normalised
-from mitune.reading import home, is_file, is_folder, is_there
+from mitune.reading import home, is_there
 from mitune.runs import RunFolder
 from mitune.scores import PATH_SCORERS, SCORES, columns, scorers_of, sums
-from mitune.stages.first_look import check_score
+from mitune.stages.first_look import table_path
 from mitune.stages.inputs import POOL, check_lengths, check_pictures, load_model, read_profile, scoring_of
 from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
@@ -57,23 +57,6 @@ def _written_here(path: Path, root: Path) -> bool:
     """Whether the table was written by the command that works in ``root``, or for another choice of its pictures."""
     beside = root.parent.glob("*/plan.json") if root.parent.name == f"{path.stem}{_WORK}" else ()
     return (root / "plan.json").exists() or any(beside)
-
-
-def table_path(config: DictConfig) -> Path:
-    """Tell where the table goes: ``score.out``, or beside the source (in the run folder for one that is no file).
-
-    Raises UserError without a source, or for a name that is no parquet file's.
-    """
-    settings = config.score
-    check_score(settings)
-    if settings.out is not None:
-        return home(settings.out)
-    source = home(settings.source)
-    if is_file(source):
-        return source.parent / f"{source.stem}-scores.parquet"
-    if is_folder(source):
-        return source.resolve().parent / f"{source.resolve().name}-scores.parquet"
-    return home(config.run) / f"{settings.source.replace('/', '--')}-scores.parquet"
 
 
 def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,14 @@ class Search:
         reward: a judge, or None where the model's own information steers.
         scoring: finds the other prompts of reward=contrast.
         batch_size: particles a forward.
+        scorer: the section ``scorer``: how what the path says is measured.
     """
 
     settings: SearchConfig
     reward: Reward | None
     scoring: Scoring | None
     batch_size: int
+    scorer: Mapping[str, Any]
 
     @property
     def judges(self) -> dict[str, str]:
@@ -106,7 +108,7 @@ class Search:
             # As many for all: a prompt with fewer is told from some of its own twice.
             mined = (self.scoring.edits(text) for text in texts)
             others = [list(itertools.islice(itertools.cycle(each), self.settings.edits)) for each in mined]
-        return path_potential(denoiser, texts, size, by, others, self.batch_size)
+        return path_potential(denoiser, texts, size, by, others, self.batch_size, self.scorer)
 
 
 def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
@@ -118,9 +120,9 @@ def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
     if own.reward == "contrast":
         edits: DictConfig = OmegaConf.merge(config, {"scorer": {"contrast": {"edits": own.edits}}})  # type: ignore[assignment]
         scoring = scoring_of(edits, denoiser, ["contrast"], lambda: prompt_pool(config.prompts))
-    informed = own.reward in INFORMATION
-    reward = None if informed else load_reward(own.reward, _scorers(config), denoiser.device)
-    return Search(settings_of(SearchConfig, own), reward, scoring, config.generate.batch_size)
+    informed, scorer = own.reward in INFORMATION, _scorers(config)
+    reward = None if informed else load_reward(own.reward, scorer, denoiser.device)
+    return Search(settings_of(SearchConfig, own), reward, scoring, config.generate.batch_size, scorer)
 
 
 def check_search(config: DictConfig, tasks: Sequence[Task], candidates: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,17 @@ def training_seed(seed: int, number: int) -> int:
     return seed + 1000 * (number - 1)
 
 
-def validation_prompts(config: DictConfig, count: int) -> list[Task]:
+def validation_prompts(
+    config: DictConfig, count: int, training: Sequence[Task] | None = None
+) -> Sequence[Task]:
     """Find ``count`` prompts of the training source that are not trained on; trained ones where it has no more.
 
-    The held-out prompts of the evaluation are never looked at.
+    The held-out prompts of the evaluation are never looked at. ``training``: those that are trained on, where they are
+    read already.
     """
-    training = read_prompts(config.prompts)
-    if config.prompts.limit is not None:
+    training = read_prompts(config.prompts) if training is None else training
+    # Where there are fewer than the limit, the source has no more.
+    if config.prompts.limit is not None and len(training) >= config.prompts.limit:
         more = OmegaConf.merge(config.prompts, {"limit": config.prompts.limit + count})
         known = {prompt.id for prompt in training}
         fresh = [prompt for prompt in read_prompts(more) if prompt.id not in known]  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -289,3 +290,34 @@ def test_what_cannot_be_read_of_a_unit_without_digests_is_named(tmp_path: Path, 
     harmed.write_bytes(data[:4] + b"\xff" * 40 + data[44:])
     with pytest.raises(UserError, match=rf"{harmed} cannot be read .* makes it again"):
         store.latents(rows) if suffix == ".safetensors" else store.table()
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_batches_never_outlast_the_plan_that_fixed_their_settings(
+    removed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while a plan is let go of, after so many files."""
+    store, units = CandidateStore(tmp_path), plan_units(prompts(2), 3, 6)
+    store.bind(units)
+    (tmp_path / "model.json").write_text("{}")
+    store.begun_path(0).write_bytes(b"of before")
+    left, unlink = [removed], Path.unlink
+
+    def dying(path: Path, missing_ok: bool = False) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", dying)
+    with contextlib.suppress(KeyboardInterrupt):
+        store.unbind()
+    monkeypatch.undo()
+    assert (tmp_path / "plan.json").exists() or not [*tmp_path.iterdir()]
+
+
+def test_a_new_plan_takes_up_no_batches_of_another(tmp_path: Path) -> None:
+    store = CandidateStore(tmp_path)
+    store.begun_path(0).write_bytes(b"of before")
+    store.bind(plan_units(prompts(2), 3, 6))
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]

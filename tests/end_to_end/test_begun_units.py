@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,8 +16,12 @@ import safetensors.torch
 import torch
 
 from mitune.command import INTERRUPTED
+from mitune.data.store import CandidateStore, plan_units
+from mitune.errors import UserError
+from mitune.files import user_errors
 from mitune.leaving import TEMPORARY
 from mitune.stages import begun, candidates
+from mitune.tasks import Task
 from tests.cli import main
 from tests.end_to_end.test_resume import contents
 
@@ -135,11 +140,18 @@ def _of_other_seeds(path: Path) -> None:
     safetensors.torch.save_file(tensors, path, {"note": json.dumps(begun.seal(said))})
 
 
+def _of_other_settings(path: Path) -> None:
+    with safetensors.safe_open(path, framework="pt") as file:
+        note, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    said = json.loads(note["note"]) | {"how": "another"}
+    safetensors.torch.save_file(tensors, path, {"note": json.dumps(begun.seal(said))})
+
+
 def _empty(path: Path) -> None:
     safetensors.torch.save_file({"x": torch.zeros(1)}, path)
 
 
-@pytest.mark.parametrize("harm", [_cut, _changed, _of_other_seeds, _empty])
+@pytest.mark.parametrize("harm", [_cut, _changed, _of_other_seeds, _of_other_settings, _empty])
 def test_batches_that_are_not_as_they_were_are_drawn_again(
     harm: Callable[[Path], None],
     arguments: Arguments,
@@ -169,3 +181,55 @@ def test_a_finished_unit_has_no_begun_one_beside_it(
     (tmp_path / "run" / "round-1" / "done" / "generate.json").unlink()
     assert main(arguments("generate", *UNITS)) == 0
     assert not path.exists()
+
+
+def test_a_pipe_of_that_name_is_not_waited_for(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = folder(tmp_path) / "begun-000000.safetensors"
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    store, unit = CandidateStore(path.parent), plan_units([Task.of("a")], 1, 1)[0]
+    monkeypatch.setattr(begun.safetensors, "safe_open", lambda *_, **__: pytest.fail("a pipe was opened"))
+    assert begun.BegunUnit(store, unit, "model", "how", None).resume([1]) == 0  # type: ignore[arg-type]
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("as out of memory")
+
+
+@pytest.mark.parametrize(("error", "kept"), [(OUT_OF_MEMORY, 4), (UserError("as not to be drawn"), 0)])
+def test_what_the_machine_refuses_costs_no_batch_of_an_earlier_command(
+    error: Exception, kept: int, arguments: Arguments, drawn: Drawn, tmp_path: Path
+) -> None:
+    """What the configuration is refused for lets go of the folder: the corrected command may be another one."""
+    drawn.struck(3)
+    assert main(arguments("generate", *UNITS)) == TEMPORARY
+    drawn.struck(1, error)
+    assert main(arguments("generate", *UNITS)) == 2
+    assert [saved(path) for path in folder(tmp_path).glob("begun-*")] == ([kept] if kept else [])
+    assert (folder(tmp_path) / "plan.json").exists() == bool(kept)
+    drawn.clear()
+    assert main(arguments("generate", *UNITS)) == 0
+    assert len(drawn) == BATCHES - kept // 2
+
+
+def test_a_disk_that_is_full_does_not_keep_a_command_from_leaving(
+    arguments: Arguments,
+    drawn: Drawn,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        with user_errors(path):
+            raise OSError(errno.ENOSPC, "", str(path))
+
+    monkeypatch.setattr(begun, "write_tensors", full)
+    drawn.struck(3)
+    assert main(arguments("generate", *UNITS)) == TEMPORARY
+    said = capsys.readouterr().err
+    assert said.count("warning: cannot write") == 1
+    assert "told to leave by SIGTERM" in said
+    assert (tmp_path / "run" / ".requeue").exists()
+    monkeypatch.undo()
+    assert main(arguments("generate", *UNITS)) == 0

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from mitune.errors import UserError
 from mitune.files import read_json
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
 from mitune.sampling.loop import sample
+from mitune.stages import inputs, run
 from mitune.stages.catalogue import ROUND
 from mitune.stages.planning import Plan, plan
 from tests.analytic import three_clouds
@@ -32,7 +34,7 @@ WHOLE = {
     "contrast against fewer edits than asked for": (
         "scorers=[contrast,mi]", "select=contrast", "scorer.contrast.times=2", "scorer.contrast.edits=30",
         "evaluate.scorers=[contrast]", "train.keep_best_by=contrast", "train.validation_prompts=2",
-        "train.checkpoint_every=3",
+        "train.checkpoint_every=3", "train.pictures_every=2",
     ),
 }  # fmt: skip
 DRAWN = {
@@ -90,6 +92,27 @@ def test_a_search_takes_no_more_than_its_plan_says(reward: str, arguments: Argum
     (mark,) = (tmp_path / "run").glob("round-1/done/generate.json")
     assert found.at_most
     assert 0.7 * found.total < read_json(mark)["forwards"] <= found.total
+
+
+def test_the_line_of_a_plan_opens_no_source_again(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the Hub each time is a question, and its warnings come again."""
+    opened: list[str] = []
+    read = inputs.load_prompts
+    monkeypatch.setattr(
+        inputs, "load_prompts", lambda source, **asked: opened.append(source) or read(source, **asked)
+    )
+
+    def first_stage(*_: Any) -> Any:
+        raise UserError("far enough")
+
+    monkeypatch.setattr(run, "run_stage", first_stage)
+    monkeypatch.setenv("MITUNE_LOG_EVERY", "60")
+    words = arguments("run", "train.keep_best_by=mi")
+    assert main(words) == 2
+    assert "plan: 1 round" in capsys.readouterr().err
+    assert len(opened) == len({*opened}) == 2
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

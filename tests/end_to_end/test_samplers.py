@@ -79,3 +79,11 @@ def test_a_new_sampler_is_a_file_and_a_row(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert torch.equal(drawn(tmp_path / "toy")[0], drawn(tmp_path / "known")[0])
+
+
+@pytest.mark.parametrize("words", [(), ("scorer.mi.form=orthogonal",), ("scorer.mi.t_min=500",)])
+def test_steering_by_mi_is_by_the_mi_of_the_configuration(words: tuple[str, ...], tmp_path: Path) -> None:
+    steered = ("sampler=das", "search.reward=mi", *words, f"run={tmp_path}")
+    assert main(["generate", *SMALL, *steered]) == 0
+    _, table = drawn(tmp_path)
+    assert table["reward"].tolist() == pytest.approx(table["mi"].tolist(), rel=1e-9)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import Any
 
 import pytest
@@ -595,3 +596,21 @@ def test_the_best_adapter_survives_a_kill_before_the_checkpoint_that_names_it(
     assert result.best_step == first
     assert _same(weights, expected)
     assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("best-*")] == [f"best-{first:06d}"]
+
+
+def test_pictures_drawn_meanwhile_are_no_cost_of_the_training(
+    tiny_pipeline_folder: Path, winners: Any, tmp_path: Path
+) -> None:
+    denoiser, drawn = _model(tiny_pipeline_folder, AdapterConfig(rank=2)), []
+
+    def paint(step: int) -> None:
+        drawn.append(step)
+        denoiser.forwards += 1000
+        sleep(1)
+
+    began = perf_counter()
+    config = dataclasses.replace(SMALL, pictures_every=3)
+    result = train(denoiser, winners, config, tmp_path, pictures=paint)
+    assert drawn == [0, 3, 6]
+    assert result.seconds < perf_counter() - began - 2.9
+    assert result.forwards == config.steps * config.batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,15 @@ def test_the_best_the_losers_and_the_worst_are_kept(overrides: list[str], kept: 
     rows = pd.DataFrame(table)[flags]
     assert rows[rows["prompt_id"] == "a"]["candidate"].tolist() == kept
     assert rows[rows["prompt_id"] == "b"]["candidate"].tolist() == sorted(3 - number for number in kept)
+
+
+def test_batches_are_known_by_all_that_they_depend_on(scoring: Scoring) -> None:
+    plain = Drawing(SAMPLER, scoring, 0, 96)
+    assert (
+        plain.digest == Drawing(SAMPLER, scoring, 1, 2).digest
+    )  # the seeds are noted, and batches change nothing
+    settings: Any = OmegaConf.to_container(compose(["scorer.mi.t_min=60"]).scorer)
+    others = [Scoring(["mi", "llr"], settings, scoring.denoiser), Scoring(["mi"], settings, scoring.denoiser)]
+    drawings = [Drawing(SAMPLER, other, 0, 96) for other in others]
+    drawings += [plain, Drawing(dataclasses.replace(SAMPLER, guidance=3.0), scoring, 0, 96)]
+    assert len({drawing.digest for drawing in drawings}) == len(drawings)

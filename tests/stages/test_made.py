@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,12 @@ def test_the_same_figures_keep_what_was_said_of_them(tmp_path: Path) -> None:
     assert first["date"].endswith("+00:00")
     path.write_text("{")  # damaged: said anew
     assert made(CONFIG, path, {})["device"] == first["device"]
+
+
+def test_a_figure_that_is_not_a_number_is_the_same_figure(tmp_path: Path) -> None:
+    path, figures = tmp_path / "summary.json", {"mean": float("nan"), "n": 1}
+    path.write_text(json.dumps({**figures, "made": {"date": "long ago"}}))
+    assert made(CONFIG, path, figures) == {"date": "long ago"}
 
 
 def test_a_device_is_named_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
