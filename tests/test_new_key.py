@@ -13,10 +13,11 @@ from tests.extended import ask, extend
 FIELD = """class MIConfig(Settings):
     gain: float = key(1.0, "what mi is multiplied with", above=0, high=8, unit="times")
 """
+RETURN = '    return PathMI(schedule, "paper", settings.t_min, settings.form or "square", "mi")\n'
 READ = """    def scaled(result: Any) -> Any:
         return lambda: settings.gain * result()
 
-    observer = PathMI(schedule, "paper", settings.t_min)
+    observer = PathMI(schedule, "paper", settings.t_min, settings.form or "square", "mi")
     observer.result = scaled(observer.result)  # type: ignore[method-assign]
     return observer
 """
@@ -36,7 +37,7 @@ def test_a_key_is_one_field_and_the_code_that_reads_it(tmp_path: Path) -> None:
         {},
         {
             "information/catalogue.py": {"class MIConfig(Settings):\n": FIELD},
-            "information/mi.py": {'    return PathMI(schedule, "paper", settings.t_min)\n': READ},
+            "information/mi.py": {RETURN: READ},
         },
     )
     page, one, wrong, typo, schema, completed, plain, scaled = ask(

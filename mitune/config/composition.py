@@ -57,7 +57,14 @@ def compose(overrides: Sequence[str] = (), stage: str | None = None) -> DictConf
     """
     values = asked(overrides, stage)
     check(values, stage)
-    return changed(OmegaConf.structured(Config), values)
+    known = keys()
+    return changed(_bare(), {name: value for name, value in values.items() if value != known[name].default})
+
+
+@functools.cache
+def _bare() -> DictConfig:
+    """Every key with its default; to be copied before it is changed."""
+    return OmegaConf.structured(Config)
 
 
 def changed(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
