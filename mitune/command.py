@@ -134,7 +134,10 @@ def work(stage: str, config: Any) -> None:
                 own_folder = folder(config)
                 place = RunFolder(own_folder.with_name(broadcast(lambda: own_folder.name)))
             main = state().is_main_process
-            with place.lock() if main else contextlib.nullcontext():
+            with contextlib.ExitStack() as held:
+                if main:
+                    held.enter_context(place.lock())
+                    held.enter_context(place.unless_refused())
                 if main and guard:
                     guard(place.root)
                 if main and not own.inherits:

@@ -21,10 +21,10 @@ from mitune.config import flatten, read_saved, saved_text
 from mitune.config.keys import keys
 from mitune.distributed import all_leave, broadcast, state, visible, wait
 from mitune.errors import UserError
-from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_json, write_text
+from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_bytes, write_json, write_text
 from mitune.leaving import TEMPORARY, Leave
-from mitune.reading import check_regular, home
-from mitune.stages.catalogue import ROUND, STAGES, covers
+from mitune.reading import check_regular, home, is_file
+from mitune.stages.catalogue import ROUND, STAGES, begun, covers
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
@@ -164,6 +164,20 @@ class RunFolder:
                     " back"
                 )
         write_text(path, saved_text(config))
+
+    @contextlib.contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Put ``config.yaml`` back as it was where what is done inside is refused before it has begun anything: later
+        commands do not start from words that were refused. Main process only."""
+        path = self.root / "config.yaml"
+        before, signs = (path.read_bytes() if is_file(path) else None), set(begun(self.root))
+        try:
+            yield
+        except UserError:
+            if before is not None and set(begun(self.root)) == signs:
+                with contextlib.suppress(OSError):
+                    write_bytes(path, before)
+            raise
 
     def _check_free(self) -> None:
         """Every command writes ``config.yaml`` first. Raises UserError where what it would write is there without."""

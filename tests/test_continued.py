@@ -19,6 +19,8 @@ def saved(folder: Path, words: Sequence[str]) -> dict[str, object]:
     """Keep what the words ask for as a run's configuration; gives it."""
     config = compose([*words, f"run={folder}"])
     RunFolder(folder).remember(config)
+    (folder / "agree" / "candidates").mkdir(parents=True, exist_ok=True)
+    (folder / "agree" / "candidates" / "plan.json").write_text("{}")  # a command has begun
     return flatten(config)
 
 
@@ -53,6 +55,11 @@ def test_the_same_words_give_the_same_again(words: list[str], tmp_path: Path) ->
     assert flatten(compose([f"run={tmp_path}"])) == first
 
 
+def test_a_folder_in_which_nothing_has_begun_is_no_run(tmp_path: Path) -> None:
+    RunFolder(tmp_path).remember(compose([*OWN, "seed=7"]))  # as a refused command leaves it
+    assert (compose([f"run={tmp_path}"]).seed, compose([f"run={tmp_path}"]).model.path) == (0, None)
+
+
 def test_words_change_what_the_run_says_and_leave_the_rest(tmp_path: Path) -> None:
     before = saved(tmp_path, ["experiment=shapes", "prompts.limit=7", "train.lr=0.25", "sampler.steps=5"])
     now = flatten(compose([f"run={tmp_path}", "train.lr=0.5", "rounds=2"]))
@@ -85,7 +92,7 @@ def test_another_preset_is_meant_whole_but_for_what_it_leaves_open(tmp_path: Pat
     alone = flatten(compose([f"run={tmp_path / 'other'}", "experiment=paper", *OWN]))
     assert now == alone | {"run": str(tmp_path)}
     (tmp_path / "round-1" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"train\.objective \(nft there, mse now\)"):
+    with pytest.raises(UserError, match=r"seed \(5 there, 0 now\), .* and \d+ more"):
         RunFolder(tmp_path).remember(compose([f"run={tmp_path}", "experiment=paper"]))
 
 

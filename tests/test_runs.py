@@ -150,6 +150,7 @@ def test_a_saved_configuration_is_data(text: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"seed: 1\0", b"name: \xff"])
 def test_a_saved_configuration_that_is_no_text(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(data)
+    begin(RunFolder(tmp_path), "candidates/plan.json")
     with pytest.raises(UserError, match=r"config\.yaml"):
         compose([f"run={tmp_path}"])
 
@@ -161,6 +162,7 @@ def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
     ]
     config = compose(words)
     RunFolder(tmp_path).remember(config)
+    begin(RunFolder(tmp_path), "candidates/plan.json")
     assert read_saved(tmp_path / "config.yaml") == flatten(config)
     # But for what is of one command.
     own = {"run": str(tmp_path), "sample.prompt": None}
@@ -221,6 +223,7 @@ def test_a_key_that_was_taken_out_by_hand_is_missed(key: str, tmp_path: Path) ->
     run = RunFolder(tmp_path)
     config = compose([f"run={tmp_path}", "adapter.rank=8", "seed=0"])
     run.remember(config)
+    begin(run, "candidates/plan.json")
     path = tmp_path / "config.yaml"
     whole = path.read_text()
     (found,) = [own for own in whole.splitlines(keepends=True) if own.startswith(f"{key}:")]

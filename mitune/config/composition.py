@@ -21,7 +21,7 @@ from mitune.data.settings import SUFFIXES, WORLD
 from mitune.errors import UserError, nearest, short
 from mitune.reading import home, is_file
 from mitune.settings import check_value
-from mitune.stages.catalogue import ONCE, OPEN, STAGES, covers
+from mitune.stages.catalogue import ONCE, OPEN, STAGES, begun, covers
 
 
 def shipped_folder(name: str, sign: str) -> Path:
@@ -89,7 +89,8 @@ def asked(overrides: Sequence[str] = (), stage: str | None = None) -> dict[str, 
     if stage and inherits:
         _check_inherits(stage, saved, [*choices, *given])
     # A folder that nobody named is not taken for the run that is meant, and a job of a sweep is what its words say.
-    if inherits or ("run" in given and "sweep.share" not in given and is_file(saved)):
+    named = "run" in given and "sweep.share" not in given and is_file(saved)
+    if inherits or (named and any(begun(saved.parent))):
         before = read_saved(saved)
         if preset and values["name"] != before.get("name") and "name" not in given:
             # Another preset is meant whole; what it leaves open, the run says.

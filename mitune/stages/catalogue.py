@@ -7,7 +7,9 @@ pass and which keys are fixed once a stage has begun follow from the rows. Nothi
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mitune.parts import Catalogue, Part
@@ -227,6 +229,13 @@ _WHOLE = (
 STAGES: Catalogue[Stage] = Catalogue("stage", *_ROUND, *_WHOLE)
 ROUND = STAGES.where(lambda stage: stage.in_round)
 """The steps of a round, in their order."""
+
+
+def begun(folder: Path) -> Iterator[Path]:
+    """Find what stages leave first in a run folder: where there is nothing of it, no command has begun there."""
+    return (path for stage in STAGES.values() for sign in stage.begun for path in folder.glob(sign))
+
+
 OPEN = tuple(
     dict.fromkeys(word.partition("|")[0] for stage in STAGES.values() for word in stage.asks.split())
 )

@@ -26,7 +26,7 @@ from mitune.files import atomic_folder, write_bytes, write_json
 from mitune.information.scoring import check_judges
 from mitune.reading import at_work, home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
-from mitune.scores import SCORES, scorers_of
+from mitune.scores import INFORMATION, SCORES, scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw
 from mitune.stages.catalogue import STAGES, covers
 from mitune.stages.inputs import (
@@ -65,12 +65,9 @@ def sample_folder(config: DictConfig) -> Path:
         with contextlib.suppress(UserError):
             if is_file(saved) and _asked(read_saved(saved)) == own:
                 return folder
-        # A command that was refused leaves nothing but its configuration.
-        if (
-            any(any(folder.glob(sign)) for sign in STAGES["sample"].begun)
-            or not is_file(saved)
-            or at_work(folder)
-        ):
+        # A command that was refused leaves nothing, or its configuration alone.
+        left = {path.name for path in folder.iterdir()} if is_folder(folder) else {""}
+        if left - {".lock", "config.yaml"} or at_work(folder):
             taken = number
     return place / _NUMBERED.format(taken + 1)
 
@@ -191,10 +188,10 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
     if by not in (None, "weight"):
         there = scorers_of(names, combined)
         names += [name for name in scorers_of([by], combined) if name not in there]
-    reward = [config.search.reward] if config.search.by is not None else []
-    pooled = any(
-        SCORES[name].needs_pool for name in scorers_of([*names, *reward], combined) if name in SCORES
-    )
+    used = scorers_of(names, combined)
+    if config.search.by is not None and config.search.reward in INFORMATION:
+        used.append(config.search.reward)
+    pooled = any(SCORES[name].needs_pool for name in used)
     if pooled and config.prompts.source is None and config.scorer.contrast.negatives != "list":
         raise UserError(
             "contrast finds the prompts that it tells yours from in prompts.source=: give it, or run=, or"

@@ -39,7 +39,6 @@ def model_copy(tiny_pipeline_folder: Path, tmp_path: Path) -> Path:
         (["model.device=gpu"], ["model.device=gpu"]),
         (["model.path=nowhere/at/all"], ["nowhere/at/all"]),
         (["model.dtype=float8"], ["model.dtype=float8", "bfloat16"]),
-        (["model.offload=model"], ["model.offload=none"]),
         (["model.quantization=4bit"], ["model.quantization=4bit", "CUDA"]),
         (["model.resolution=9"], ["model.resolution=9", "divide by 2"]),
         (["sampler=euler", "scorers=[mi]"], ["sampler.name=euler", "ddim"]),

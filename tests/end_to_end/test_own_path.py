@@ -75,3 +75,16 @@ def test_sampling_never_meets_what_was_sampled_before(
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["001", "002", "003"]
     assert before <= (run / "samples" / "002" / "sheet.png").stat().st_mtime_ns
     assert len(list((run / "samples").glob("*/pictures/000000.png"))) == 3
+
+
+def test_words_that_were_refused_are_not_of_the_run(
+    run: Path, tmp_path: Path, refused: Callable[[list[str]], str]
+) -> None:
+    before = (run / "config.yaml").read_bytes()
+    refused(["run", f"run={run}", "rounds=2", "model.quantization=8bit"])
+    assert (run / "config.yaml").read_bytes() == before
+    model = json.loads((run / "summary.json").read_text())["model"].partition("#")[0]
+    flow = ["generate", "experiment=shapes", f"run={tmp_path}", "scorers=[rfmi]", "select.by=rfmi"]
+    refused([*flow, "prompts.limit=2"])  # a score of flows, by a model that is none
+    assert "rfmi" in refused([*flow, "prompts.limit=3"])
+    assert model in before.decode()
