@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import constants
 from omegaconf import OmegaConf
 
 import mitune
@@ -16,12 +15,6 @@ from tests.cli import main
 TRAIN = ["a red circle and a blue square", "a blue circle and a red square", "a green star on a red square"]
 HELD_OUT = ["a green circle and a red star", "a yellow star and a blue dog"]
 SHORT = mitune.SamplerConfig(steps=2)
-
-
-@pytest.fixture
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Hub's client asks nobody: it would try for half a minute where there is no network."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="session")

@@ -240,6 +240,7 @@ def test_every_sampler_s_code_compiles_and_names_what_diffusers_has() -> None:
 # -- what is asked for -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_hub")
 def test_nothing_is_published_without_base_model_and_licence(
     run_copy: Path, refused: Callable[[list[str]], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
