@@ -103,6 +103,14 @@ def find_store(folder: Path) -> CandidateStore | None:
     return next((CandidateStore(place) for place in places if (place / "plan.json").exists()), None)
 
 
+def _plan(units: Sequence[Unit]) -> dict[str, Any]:
+    """What ``plan.json`` says of a plan."""
+    digest = hashlib.sha256()
+    for unit in units:
+        digest.update(f"{unit.index} {unit.candidates_per_prompt} {[p.id for p in unit.prompts]}\n".encode())
+    return {"units": len(units), "rows": sum(unit.rows for unit in units), "sha256": digest.hexdigest()}
+
+
 class CandidateStore:
     """A store keeps the candidates of a generate stage in ``folder``. Many processes may write, each its own units.
 
@@ -134,12 +142,7 @@ class CandidateStore:
 
         Raises UserError if candidates of other prompts, or another number of them, are already there.
         """
-        digest = hashlib.sha256()
-        for unit in units:
-            digest.update(
-                f"{unit.index} {unit.candidates_per_prompt} {[p.id for p in unit.prompts]}\n".encode()
-            )
-        plan = {"units": len(units), "rows": sum(unit.rows for unit in units), "sha256": digest.hexdigest()}
+        plan = _plan(units)
         path = self.folder / "plan.json"
         if not path.exists():
             self._forget_begun()  # of another plan, or of settings that nothing fixes any more
@@ -149,6 +152,11 @@ class CandidateStore:
                 f"{self.folder} holds candidates of other prompts or of another number of candidates;"
                 " choose another run= folder, or delete this one"
             )
+
+    def holds(self, units: Sequence[Unit]) -> bool:
+        """Tell whether the folder is bound to this plan. Raises UserError for a plan that cannot be read."""
+        found: bool = read_json(self.folder / "plan.json") == _plan(units)
+        return found
 
     def unbind(self) -> None:
         """Let go of a plan of which no unit was made. Call it on one process, while no other writes."""

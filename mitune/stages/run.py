@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
-from mitune.data.store import PICTURE, CandidateStore
+from mitune.data.store import PICTURE, CandidateStore, plan_units
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
@@ -34,7 +35,7 @@ from mitune.stages.planning import plan
 from mitune.stages.progress import logs, note, overall, say, warn
 from mitune.stages.telling import did
 from mitune.stages.tracking import Timed
-from mitune.tasks import PictureRef
+from mitune.tasks import PictureRef, Task
 from mitune.track import METRICS
 
 SCHEMA = 1
@@ -100,9 +101,30 @@ def check_ahead(config: DictConfig, denoiser: Denoiser) -> None:
             raise UserError(f"{key}: {error}") from error
 
 
+def _check_drawn(config: DictConfig, run: RunFolder, prompts: Sequence[list[Task]]) -> None:
+    """Warn where a source of prompts is not what the finished stages of the first round have drawn; ``prompts``: of
+    training, and held out."""
+    if not state().is_main_process:
+        return
+    stages = {
+        "generate": ("candidates", config.generate.candidates, "prompts.source"),
+        "evaluate": ("after", config.evaluate.candidates, "evaluate.prompts.source"),
+    }
+    for (stage, (name, count, key)), tasks in zip(stages.items(), prompts, strict=True):
+        folder = run.round(1) / name
+        units = plan_units(tasks, count, config.generate.rows_per_unit)
+        with contextlib.suppress(UserError):  # what is gone or harmed is told where it is made again
+            if run.mark(1, stage) is not None and not CandidateStore(folder).holds(units):
+                warn(
+                    f"{key}: it holds other prompts than {folder} was made of; what is done stays as it is: give"
+                    " another run= for these"
+                )
+
+
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     """Do every stage of every round; the summary is written after each round, so that a long run can be watched."""
     prompts = check_prompts(config)
+    _check_drawn(config, run, prompts)
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     if logs():
         with contextlib.suppress(

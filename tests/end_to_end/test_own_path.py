@@ -42,6 +42,21 @@ def test_a_later_command_needs_the_run_alone(run: Path, capsys: pytest.CaptureFi
     assert json.loads((run / "agree" / "agreement.json").read_text())["model"] == summary["model"]
 
 
+def test_prompts_that_changed_since_are_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run.parent / "prompts.txt"
+    before = path.read_text()
+    first = before.splitlines()[0]
+    try:
+        path.write_text(before.replace(first, "a yellow dog", 1))
+        capsys.readouterr()
+        assert main(["run", f"run={run}"]) == 0
+        assert "prompts.source: it holds other prompts" in capsys.readouterr().err
+    finally:
+        path.write_text(before)
+    assert main(["run", f"run={run}"]) == 0
+    assert "other prompts" not in capsys.readouterr().err
+
+
 def test_pictures_are_scored_by_the_runs_model(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "scored.parquet"
     words = [f"score.source={run / 'round-1' / 'candidates'}", "score.scorers=[elbo]", f"score.out={out}"]
