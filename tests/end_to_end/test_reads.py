@@ -54,9 +54,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         finally:
             watching[0] = False
 
-    def unwatched(self: RunFolder, config: Any) -> None:
+    def unwatched(self: RunFolder, config: Any, place: str) -> None:
         watching[0] = False
-        remember(self, config)
+        remember(self, config, place)
         watching[0] = True
 
     def run(arguments: list[str]) -> set[str]:
