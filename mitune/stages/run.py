@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mitune import digests
 from mitune.data.store import PICTURE, CandidateStore, plan_units
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state, wait
@@ -113,8 +114,16 @@ def _check_drawn(config: DictConfig, run: RunFolder, prompts: Sequence[list[Task
     for (stage, (name, count, key)), tasks in zip(stages.items(), prompts, strict=True):
         folder = run.round(1) / name
         units = plan_units(tasks, count, config.generate.rows_per_unit)
-        with contextlib.suppress(UserError):  # what is gone or harmed is told where it is made again
-            if run.mark(1, stage) is not None and not CandidateStore(folder).holds(units):
+        noted, plan_path = run.noted(1, stage), folder / "plan.json"
+        # What is gone or harmed is told where it is made again.
+        if (
+            noted is None
+            or not is_there(plan_path)
+            or digests.note([plan_path], run.root).items() - noted.items()
+        ):
+            continue
+        with contextlib.suppress(UserError):
+            if not CandidateStore(folder).holds(units):
                 warn(
                     f"{key}: it holds other prompts than {folder} was made of; what is done stays as it is: give"
                     " another run= for these"

