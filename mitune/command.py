@@ -14,7 +14,7 @@ from typing import Any
 from mitune import leaving
 from mitune.config import changed, compose, flatten
 from mitune.config.composition import kept
-from mitune.errors import UserError, complain
+from mitune.errors import UserError, complain, listed
 from mitune.stages.catalogue import STAGES
 from mitune.stages.made import COMMAND
 
@@ -75,11 +75,8 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
         print(OmegaConf.to_yaml(config), end="")
         return 0
     if stated := kept(words, flatten(config)):
-        shown = ", ".join(f"{name}={value}" for name, value in [*stated.items()][:8])
-        more = f" and {len(stated) - 8} more" if len(stated) > 8 else ""
-        print(
-            f"mitune: warning: from {config.run}/config.yaml, not the preset: {shown}{more}", file=sys.stderr
-        )
+        shown = listed([f"{name}={value}" for name, value in stated.items()], most=8, length=200, quote="")
+        complain(f"warning: from {config.run}/config.yaml, not the preset: {shown}")
     _first_look(stage, config)
     if config.launch is not None:
         from mitune.launcher import is_launched, launch

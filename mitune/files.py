@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import os
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # a command that is refused imports neither
     from torch import Tensor
 
 PARTIAL = ".partial-"
+LOCK = ".lock"  # of a folder in which one command at a time is at work
 REPLACED = ".replaced-"
 
 # Where these say what went wrong, the system says it in words: libraries written in Rust raise types of their own.
@@ -213,3 +215,39 @@ def clean_partial(folder: str | Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold(folder: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock of a folder meanwhile; a killed process lets go by itself. Raises UserError(``refusal``) while
+    another has it."""
+    path = folder / LOCK
+    with user_errors(path):
+        if path.exists():
+            reading.check_regular(path)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(refusal) from error
+            # A file system without locks: go on without one.
+        yield
+    finally:
+        os.close(handle)
+
+
+def at_work(root: Path) -> bool:
+    """Tell whether a command holds the lock of a folder now; nothing is written, and the lock is not kept."""
+    try:
+        handle = os.open(root / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(handle)
+    return False

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -234,18 +233,3 @@ def check_yaml(text: str, what: object, way_out: str = "mend it, or give another
                 raise UserError(
                     f"{what} is no settings file (nested too deeply, or several in one); {way_out}"
                 )
-
-
-def at_work(root: Path) -> bool:
-    """Tell whether a command holds the lock of a folder now; nothing is written, and the lock is not kept."""
-    try:
-        handle = os.open(root / ".lock", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-    finally:
-        os.close(handle)
-    return False

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
 import platform
 import re
 import uuid
@@ -20,15 +17,24 @@ from mitune import digests
 from mitune.config import flatten, read_saved, saved_text
 from mitune.config.keys import keys
 from mitune.distributed import all_leave, broadcast, state, visible, wait
-from mitune.errors import UserError
-from mitune.files import PARTIAL, clean_partial, read_json, user_errors, write_bytes, write_json, write_text
+from mitune.errors import UserError, listed
+from mitune.files import (
+    LOCK,
+    PARTIAL,
+    clean_partial,
+    hold,
+    read_json,
+    user_errors,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from mitune.leaving import TEMPORARY, Leave
-from mitune.reading import check_regular, home, is_file
+from mitune.reading import home, is_file
 from mitune.stages.catalogue import ROUND, STAGES, begun, covers
 
 _ROUND = re.compile(r"round-(\d+)")
 REQUEUE = ".requeue"  # there just when the last command in the folder was told to leave (mitune.leaving)
-SHOWN = 8  # keys that a refusal names
 _SEALS = (digests.FILES, digests.OWN)
 
 # What each node may spell its own way: whether it means the same is seen by what lies there.
@@ -73,32 +79,20 @@ class RunFolder:
 
         Main process only. A command that is told to leave leaves ``REQUEUE``.
         """
-        path = self.root / ".lock"
-        with user_errors(path):
+        with user_errors(self.root / LOCK):
             self.root.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                check_regular(path)
-            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise UserError(
-                        f"another mitune is at work in {self.root}; wait for it, or choose another run= folder"
-                    ) from error
-                # A file system without locks: go on without one.
+        refusal = f"another mitune is at work in {self.root}; wait for it, or choose another run= folder"
+        with hold(self.root, refusal):
             clean_partial(self.root)  # nobody else is at work here: what is half-written was left by a kill
             with user_errors(self.root):
                 (self.root / REQUEUE).unlink(missing_ok=True)
-            yield
-        except Leave as leave:
-            if leave.code == TEMPORARY and all_leave():
-                with contextlib.suppress(OSError):
-                    (self.root / REQUEUE).touch()
-            raise
-        finally:
-            os.close(handle)
+            try:
+                yield
+            except Leave as leave:
+                if leave.code == TEMPORARY and all_leave():
+                    with contextlib.suppress(OSError):
+                        (self.root / REQUEUE).touch()
+                raise
 
     def check_peers(self, config: DictConfig) -> None:
         """Check that all processes were started alike and see one folder; on every process, in the lock of the first.
@@ -155,9 +149,11 @@ class RunFolder:
         else:
             changed = self._changed(path, config)
             if changed:
-                pairs = [f"{name} ({old} there, {new} now)" for name, (old, new) in changed.items()]
-                shown = ", ".join(
-                    [*pairs[:SHOWN], *([f"and {len(pairs) - SHOWN} more"] if pairs[SHOWN:] else [])]
+                shown = listed(
+                    [f"{name} ({old} there, {new} now)" for name, (old, new) in changed.items()],
+                    most=8,
+                    length=200,
+                    quote="",
                 )
                 raise UserError(
                     f"{self.root} was made with another configuration: {shown}; choose another {place}=, or set them"

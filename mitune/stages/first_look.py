@@ -19,7 +19,7 @@ from mitune.data.places import find_pictures, find_prompts
 from mitune.errors import UserError, short
 from mitune.families.adapter_place import find_file
 from mitune.families.source import is_hub_adapter, look_for_model
-from mitune.files import user_errors
+from mitune.files import LOCK, user_errors
 from mitune.reading import check_regular, home, is_file, is_folder
 from mitune.referees.catalogue import JUDGES
 from mitune.referees.judge_files import HEAD, check_head, find_judge
@@ -55,7 +55,7 @@ def _written(stage: str, config: DictConfig) -> Path:
 
 def check_folder(folder: Path) -> None:
     """Raise UserError where a folder could not be made or written: a file lies in its way, or it is another's."""
-    place = folder / ".lock"
+    place = folder / LOCK
     with user_errors(place):
         there = next(parent for parent in (folder, *folder.parents, Path("/")) if os.path.lexists(parent))
         if not there.is_dir():

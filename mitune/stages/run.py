@@ -136,9 +136,8 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     _check_drawn(config, run, prompts)
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     if logs():
-        with contextlib.suppress(
-            UserError
-        ):  # of a model with more branches, say: it is refused where it stands
+        # What cannot be planned, of a model with more branches, say, is refused where it stands.
+        with contextlib.suppress(UserError):
             note(plan(config, prompts=prompts).line())
     summary: dict[str, Any] = {}
     rounds: list[dict[str, Any]] = []

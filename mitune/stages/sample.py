@@ -22,9 +22,9 @@ from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png
 from mitune.evaluate.judged import caption, judged_by
-from mitune.files import atomic_folder, write_bytes, write_json
+from mitune.files import LOCK, at_work, atomic_folder, write_bytes, write_json
 from mitune.information.scoring import check_judges
-from mitune.reading import at_work, home, is_file, is_folder, is_there, read_json
+from mitune.reading import home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
 from mitune.scores import INFORMATION, SCORES, scorers_of
 from mitune.stages.candidates import Drawing, cost, decode_rows, draw
@@ -67,7 +67,7 @@ def sample_folder(config: DictConfig) -> Path:
                 return folder
         # A command that was refused leaves nothing, or its configuration alone.
         left = {path.name for path in folder.iterdir()} if is_folder(folder) else {""}
-        if left - {".lock", "config.yaml"} or at_work(folder):
+        if left - {LOCK, "config.yaml"} or at_work(folder):
             taken = number
     return place / _NUMBERED.format(taken + 1)
 

@@ -7,8 +7,6 @@ others too (candidates that runs of a sweep share), and what is put among our fi
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import re
 import shutil
@@ -19,11 +17,11 @@ from pathlib import Path
 
 from mitune.digests import FILES, changed, intact
 from mitune.errors import UserError, printable
-from mitune.files import PARTIAL, user_errors
-from mitune.reading import at_work, check_regular, is_file
+from mitune.files import PARTIAL, at_work, hold, user_errors
+from mitune.reading import is_file
 from mitune.stages.catalogue import STAGES
 from mitune.verbs.amounts import size
-from mitune.verbs.looking import LOCK, STRANGE, Look, bytes_of, one_folder
+from mitune.verbs.looking import STRANGE, Look, bytes_of, one_folder
 
 YES, DRAWN = "--yes", "--drawn"
 _LATENTS = re.compile(r"unit-\d{6,}\.safetensors")
@@ -63,7 +61,8 @@ def clean(words: list[str]) -> int:
     if YES not in options:
         _list(folder, found_in(folder), options)
         return 0
-    with alone(folder):
+    refusal = f"clean: another mitune is at work in {folder}; wait for it, and clean then"
+    with hold(folder, refusal):  # .requeue stays
         chosen = [one for one in found_in(folder) if DRAWN in options or not one.drawn]
         freed = 0
         for one in chosen:
@@ -242,25 +241,3 @@ def _delete(path: Path) -> None:
         if aside != path:
             os.replace(path, aside)
         shutil.rmtree(aside)
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep commands out of a run folder meanwhile; ``.requeue`` stays. Raises UserError while one is at work there."""
-    path = folder / LOCK
-    with user_errors(path):
-        if path.exists():
-            check_regular(path)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(
-                    f"clean: another mitune is at work in {folder}; wait for it, and clean then"
-                ) from error
-            # A file system without locks: go on without one, as the stages do.
-        yield
-    finally:
-        os.close(handle)

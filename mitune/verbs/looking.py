@@ -19,7 +19,7 @@ from mitune.errors import UserError, printable
 from mitune.reading import home, is_file, is_folder, is_whole, read_bytes, read_json, reading
 from mitune.stages.catalogue import ROUND
 
-LOCK, REQUEUE, CONFIG, SUMMARY, METRICS = ".lock", ".requeue", "config.yaml", "summary.json", "metrics.jsonl"
+REQUEUE, CONFIG, SUMMARY, METRICS = ".requeue", "config.yaml", "summary.json", "metrics.jsonl"
 _ROUND = re.compile(r"round-(\d{1,9})")
 _NOTE = re.compile(rb"# mitune: \d{1,9} keys\r?\n")
 _LARGEST = 1 << 24  # bytes of a file of settings or figures: a larger one is none of ours

@@ -15,8 +15,9 @@ from mitune.config import conf_folder
 from mitune.config.own_preset import GROUP
 from mitune.errors import UserError, printable, short
 from mitune.evaluate.tables import bounds, figure
+from mitune.files import at_work
 from mitune.manual import named
-from mitune.reading import at_work, home, is_folder, lines, read_text
+from mitune.reading import home, is_folder, lines, read_text
 from mitune.verbs.looking import Look, chose, gain, runs_below
 from mitune.verbs.status import moment
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mitune.errors import printable, short
-from mitune.reading import at_work, is_file, is_number
+from mitune.files import at_work
+from mitune.reading import is_file, is_number
 from mitune.stages.catalogue import ROUND
 from mitune.stages.telling import did
 from mitune.verbs.amounts import duration, size
