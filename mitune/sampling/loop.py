@@ -321,7 +321,7 @@ class _Network:
         for part, given in self._batches:
             own = z[part].detach().requires_grad_() if guide.gradient else z[part]
             with torch.set_grad_enabled(guide.gradient):
-                outputs = self._denoiser.outputs(own, at.t, given, self._guidance)
+                outputs = self._denoiser.outputs(own, at.time, given, self._guidance)
                 guide.look(at, own, outputs, part)
             parts.append([output.detach() for output in outputs] if guide.gradient else outputs)
         return (

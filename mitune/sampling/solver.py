@@ -32,7 +32,10 @@ class StepCoefficients:
         wide: deviation of the reverse step for data of unit variance, √(v (α_s² + σ_s²)/(α_t² + σ_t²)) (VP: √v), times
             eta: what the density of a coarse step is taken with, as ``std`` is that of data at one point. Of "lcm":
             likewise the deviation of its step for such data, √(σ_s² + α_s² σ_t²/(α_t² + σ_t²)).
-        a, b: the mean is a·z + b·ε̂; NaN where it depends on more than the output at z_t.
+        a, b: the mean is a·z + b·ε̂; a is NaN where it depends on more than z_t and the output there.
+        c: b·ε̂ + c·ε̂_before is what of the mean depends on what the network was told, ε̂_before the one of the step
+            before. b and c are NaN where it depends on more than these two.
+        told: the time that the network is told, where that is not t: a grid may lie between the times it was trained on.
     """
 
     t: int | float
@@ -41,6 +44,13 @@ class StepCoefficients:
     wide: float
     a: float = math.nan
     b: float = math.nan
+    c: float = 0.0
+    told: float | None = None
+
+    @property
+    def time(self) -> float:
+        """Give the time to tell the network."""
+        return self.t if self.told is None else self.told
 
 
 class Solver(Protocol):
