@@ -35,7 +35,7 @@ class StepCoefficients:
         a, b: the mean is a·z + b·ε̂; a is NaN where it depends on more than z_t and the output there.
         c: b·ε̂ + c·ε̂_before is what of the mean depends on what the network was told, ε̂_before the one of the step
             before. b and c are NaN where it depends on more than these two.
-        told: the time that the network is told, where that is not t: a grid may lie between the times it was trained on.
+        told: the time that the network is told, where that is not t: a grid may lie between whole times.
     """
 
     t: int | float
