@@ -1,0 +1,79 @@
+"""Fewer network evaluations for the same pictures and the same choice: ``python -m benchmarks.fewer``.
+
+On the embedded UNet and flow, with the same prompts and seeds on both sides: what the oracle gives pools drawn by the
+sampler of old and by others with fewer evaluations, what it gives the winners of either, how scores rank in them, the
+wall clock, and ``llr`` against its closed form at few steps. Pools are kept in ``--work`` and not drawn again; of the parts
+that ``--only`` leaves out the record keeps what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+from benchmarks.fewer import studies
+from benchmarks.fewer.page import page
+from benchmarks.fewer.pools import Setting
+from mitune.files import read_json
+
+BASE = "ddim:20"  # the default of the preset shapes before
+ARMS = ("dpmpp_2m:8", "dpmpp_2m:9", "dpmpp_2m:10")
+STUDIES = {
+    "candidates": studies.candidates, "winners": studies.winners, "seconds": studies.seconds, "llr": studies.llr,
+}  # fmt: skip
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = common.parser(
+        "fewer",
+        __doc__,
+        "fewer",
+        prompts=180,
+        candidates=8,
+        k=(3, "winners a prompt"),
+        repeats=(7, "timed rounds"),
+        pictures=(1000, "of each mixture"),
+        rounds=(None, "of one batch: a quick look at so many"),
+    )
+    parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), help="parts to measure")
+    parser.add_argument("--model", nargs="+", default=["shapes", "shapes_flow"])
+    parser.add_argument("--guidance", nargs="+", type=float, default=[4.0])
+    parser.add_argument("--setting", nargs="+", default=list(ARMS), help=f"against {BASE}")
+    parser.add_argument("--work", type=Path, default=Path("runs/fewer"), help="where what is drawn is kept")
+    parser.set_defaults(device="cpu")
+    return parser.parse_args(argv)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the parts that are asked for; the others are as the record has them."""
+    settings = [Setting.read(text) for text in (BASE, *options.setting)]
+    before = Path(options.out) / f"{options.name}.json"
+    kept = read_json(before) if before.exists() else {}
+    parts = {name: kept[name] for name in STUDIES if name in kept}
+    origins = dict(kept.get("parts", {}))
+    for name in options.only:
+        parts[name] = STUDIES[name](settings, options)
+        origins[name] = {key: common.origin()[key] for key in ("date", "git")}
+    comparisons = parts.pop("seconds", [])
+    return {
+        "settings": common.settings_of(options, "work", "only") | {"base": BASE},
+        "comparisons": comparisons,
+        "figures": [],
+        "more": parts | {"seconds": comparisons, "parts": origins},
+        "page": page,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; write JSON and tables."""
+    options = arguments(argv)
+    return common.run(options, lambda: measure(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The parts of the record: what each draws and what it says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks import common
+from benchmarks.fewer import closed
+from benchmarks.fewer.figures import BY, SCORES, chosen, difference, of_prompts, ranks
+from benchmarks.fewer.pools import Pools, Setting, Where
+
+LIMIT, EQUAL, LOSS, WALL, CLOSED = 0.45, -0.02, -0.005, 0.5, 0.9  # the targets
+Row = dict[str, Any]
+
+
+def say(what: str) -> None:
+    """Tell how far it is, beside the results."""
+    print(what, file=sys.stderr, flush=True)
+
+
+def _pools(options: argparse.Namespace, scorers: Sequence[str]) -> list[Pools]:
+    wheres = [
+        Where(model, guidance, options.prompts, options.candidates)
+        for model in options.model
+        for guidance in options.guidance
+    ]
+    return [Pools(where, scorers, options.work) for where in wheres]
+
+
+def candidates(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
+    """One row a place and setting: its evaluations, its pool by the oracle, both against the first setting's."""
+    found = []
+    for pools in _pools(options, ["oracle"]):
+        tables = pools.tables(settings, options.rounds, say)
+        base, rows_base, _ = tables[settings[0].text]
+        for name, (table, rows, _) in tables.items():
+            own = difference(table, base)
+            fewer = rows / rows_base
+            found.append(
+                {
+                    **pools.where.said, "setting": name, "prompts": table["prompt_id"].nunique(),
+                    "evaluations": rows, "ratio": fewer, "oracle": float(of_prompts(table).mean()),
+                    "exact": float((table["oracle"] > 0.999).mean()), "difference": own,
+                    "equal": bool(own["ci95"][0] > EQUAL), "reached": bool(own["ci95"][0] > EQUAL and fewer <= LIMIT),
+                }
+            )  # fmt: skip
+    return found
+
+
+def winners(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
+    """One row a place and setting: the three best of each prompt by contrast and elbo as the oracle sees them, against
+    the first setting's; and Kendall's τ of every score with the oracle.
+    """
+    found = []
+    for pools in _pools(options, [*SCORES, "oracle"]):
+        tables = pools.tables(settings, options.rounds, say)
+        base = chosen(tables[settings[0].text][0], BY, options.k)
+        for name, (table, rows, scored) in tables.items():
+            best = chosen(table, BY, options.k)
+            own = difference(best, base)
+            found.append(
+                {
+                    **pools.where.said, "setting": name, "prompts": table["prompt_id"].nunique(),
+                    "evaluations": rows, "scoring": scored, "pool": float(of_prompts(table).mean()),
+                    "winners": float(of_prompts(best).mean()), "difference": own, "reached": own["mean"] >= LOSS,
+                    "tau": ranks(table, [score for score in SCORES if score in table]),
+                }
+            )  # fmt: skip
+    return found
+
+
+def seconds(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
+    """Wall clock of drawing (with the oracle's look) and of drawing with the preset's scores, against the first
+    setting's, interleaved.
+    """
+    found = []
+    for pools in _pools(options, []):
+        found += _timed(pools, "drawn", ["oracle"], settings, options.repeats)
+        found += _timed(pools, "drawn and scored", [*SCORES, "oracle"], settings, options.repeats)
+    return found
+
+
+def _timed(
+    pools: Pools, what: str, scorers: Sequence[str], settings: Sequence[Setting], repeats: int
+) -> list[Row]:
+    def arm(setting: Setting) -> Callable[[], Any]:
+        return lambda: pools.draw(pools.units[0], setting, scorers)
+
+    place = pools.where.title
+    say(f"{place}: seconds, {what}")
+    base, *others = (setting.text for setting in settings)
+    seconds = common.interleave({one.text: arm(one) for one in settings}, repeats, warmup=0)
+    return [
+        common.comparison(f"{place}: {other}, {what}", seconds, other, base, at_most=WALL) for other in others
+    ]
+
+
+def llr(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
+    """``llr`` against the closed form; the settings do not matter."""
+    return closed.study(["ddpm", "flow"], [1.0, 4.0], options.pictures, say)
