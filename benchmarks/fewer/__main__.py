@@ -2,8 +2,8 @@
 
 On the embedded UNet and flow, with the same prompts and seeds on both sides: what the oracle gives pools drawn by the
 sampler of old and by others with fewer evaluations, what it gives the winners of either, how scores rank in them, the
-wall clock, and ``llr`` against its closed form at few steps. Pools are kept in ``--work`` and not drawn again; of the parts
-that ``--only`` leaves out the record keeps what it has.
+wall clock, and ``llr`` against its closed form at few steps. Pools are kept in ``--work`` and not drawn again; of the
+parts that ``--only`` leaves out the record keeps what it has.
 """
 
 from __future__ import annotations

@@ -22,12 +22,15 @@ from mitune.scores import NEEDS_NOISE
 from mitune.stages.candidates import Drawing, draw_unit
 from mitune.stages.inputs import candidate_sampler, prompt_pool, read_prompts, scoring_of
 
-_SETTING = re.compile(r"(?P<name>\w+):(?P<steps>\d+)(:(?P<spacing>[a-z]+))?(@(?P<low>\d+)-(?P<high>\d+))?")
+_SETTING = re.compile(
+    r"(?P<name>\w+):(?P<steps>\d+)(:(?P<spacing>[a-z]+))?(@(?P<low>\d+)-(?P<high>\d+))?(\^(?P<guidance>[\d.]+))?"
+)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to draw: ``SAMPLER:STEPS[:SPACING][@LOW-HIGH]``, the last part the times that are guided.
+    """A way to draw: ``SAMPLER:STEPS[:SPACING][@LOW-HIGH][^GUIDANCE]``: the times that are guided, and how much, where
+    not as the others are.
 
     >>> Setting.read("dpmpp_2m:10@100-800").words
     ('sampler=dpmpp_2m', 'sampler.steps=10', 'sampler.guidance_interval=[100,800]')
@@ -43,8 +46,8 @@ class Setting:
         match = _SETTING.fullmatch(text)
         if not match or match["name"] not in (*SAMPLERS, "ddim0"):
             raise UserError(
-                f"{text}: a setting is SAMPLER:STEPS, SAMPLER:STEPS:SPACING or either with @LOW-HIGH (the times that"
-                f" are guided), such as dpmpp_2m:8; samplers: {', '.join(SAMPLERS)}, and ddim0, ddim without noise"
+                f"{text}: a setting is SAMPLER:STEPS, with :SPACING, @LOW-HIGH (the times that are guided) and"
+                f" ^GUIDANCE where wanted, such as dpmpp_2m:8; samplers: {', '.join(SAMPLERS)}, and ddim0 (no noise)"
             )
         words = [f"sampler={match['name'].removesuffix('0')}", f"sampler.steps={match['steps']}"]
         if match["name"] == "ddim0":
@@ -53,6 +56,8 @@ class Setting:
             words.append(f"sampler.spacing={match['spacing']}")
         if match["low"]:
             words.append(f"sampler.guidance_interval=[{match['low']},{match['high']}]")
+        if match["guidance"]:
+            words.append(f"generate.guidance={match['guidance']}")
         still = match["name"] == "ddim0" or is_deterministic(match["name"], 1.0)
         return Setting(text, tuple(words), still)
 
