@@ -40,6 +40,7 @@ SAMPLERS = {
     ],
     "lcm": ["sampler=lcm"],
     "dpmpp_2m": ["sampler=dpmpp_2m"],
+    "dpmpp_2m_sde": ["sampler=dpmpp_2m_sde"],
 }
 FLOWS = SAMPLERS | {"euler": ["sampler=euler"]}
 SCORES = {

@@ -15,6 +15,7 @@ _SCHEDULERS = {
     "ddpm": "DDPMScheduler",
     "lcm": "LCMScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
 }
 _DTYPES = ("float16", "bfloat16")
 
@@ -126,6 +127,8 @@ def _layout(own: SamplerConfig, ours: bool = False) -> list[str]:
         found["set_alpha_to_one"] = own.set_alpha_to_one
     if own.name == "ddpm" and not ours:
         found["variance_type"] = f"fixed_{own.variance}"
+    if own.name == "dpmpp_2m_sde" and not ours:
+        found["algorithm_type"] = "sde-dpmsolver++"
     if own.name == "ddpm" and ours:
         found["variance"] = own.variance
     return [f"{name}={json.dumps(value) if isinstance(value, str) else repr(value)}" for name, value in found.items()

@@ -41,6 +41,8 @@ SAMPLERS = Catalogue(
                 clean_end=True),
     SamplerPart("dpmpp_2m", "DPM-Solver++ of second order, without noise (Lu et al. 2022)",
                 "mitune.sampling.multistep:DPMSolverPP2M", noise="never", clean_end=True),
+    SamplerPart("dpmpp_2m_sde", "DPM-Solver++ of second order, with noise (Lu et al. 2022)",
+                "mitune.sampling.multistep:SDEDPMSolverPP2M", clean_end=True),
 )  # fmt: skip
 SPACINGS = ("leading", "trailing", "linspace")  # of timesteps: Lin et al. 2023, table 2
 

@@ -109,6 +109,11 @@ class Interval:
             return math.inf
         return math.log(self.alpha_prev / self.sigma_prev) - math.log(self.true_alpha / self.true_sigma)
 
+    @property
+    def picture_per_epsilon(self) -> float:
+        """The slope dẑ_0/dε̂ = −σ_t/α_t of the picture in what the network says of the noise."""
+        return -self.true_sigma / self.alpha
+
     def step(self, kept_for: float, std: float, wide: float) -> StepCoefficients:
         """Give DDIM's step (Song et al. 2021, eq. 12): z_s = α_s ẑ_0 + √(σ_s² − ``kept_for``²) ε̂ + ``std``·noise.
 
