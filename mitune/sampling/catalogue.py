@@ -111,6 +111,14 @@ class SamplerConfig(Settings):
     steps: int = key(20, "network evaluations a picture", low=1, high=STEPS, basic=True)
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
     guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE, basic=True)
+    guidance_interval: list[float] | None = key(
+        None,
+        "[low,high]: times between which guidance works; at others the network is told the prompt alone, one row a"
+        " step, and the scores of the path count nothing (null: everywhere)",
+        low=0,
+        high=STEPS,
+        sizes=2,
+    )
     variance: str = key(
         "small",
         "noise of a ddpm step",

@@ -164,6 +164,11 @@ class LinearSolver:
         """Remember nothing."""
 
 
+def in_interval(interval: Sequence[float] | None, t: float) -> bool:
+    """Tell whether guidance works at time ``t``: in [low, high], ends included, or everywhere (None)."""
+    return interval is None or interval[0] <= t <= interval[1]
+
+
 def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
     """Make the solver of ``settings``; its steps are laid out as the model's scheduler has them, where these are None.
 
