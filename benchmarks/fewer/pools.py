@@ -27,6 +27,10 @@ _SETTING = re.compile(
 )
 
 
+Tables = dict[str, tuple[pd.DataFrame, float, float]]
+"""By setting: the candidates, and the network rows a candidate of drawing and of scoring."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """A way to draw: ``SAMPLER:STEPS[:SPACING][@LOW-HIGH][^GUIDANCE]``: the times that are guided, and how much, where
@@ -126,11 +130,8 @@ class Pools:
         scored = sum(scoring.forwards[name] for name in scoring.scorers)
         return found | {"rows": rows - scored, "scored": scored, "seconds": seconds}
 
-    def tables(
-        self, settings: Sequence[Setting], rounds: int | None, say: Callable[[str], None]
-    ) -> dict[str, tuple[pd.DataFrame, float, float]]:
-        """Give, by setting, the candidates of the first ``rounds``, and the network rows a candidate of drawing and
-        scoring."""
+    def tables(self, settings: Sequence[Setting], rounds: int | None, say: Callable[[str], None]) -> Tables:
+        """Give what the first ``rounds`` drew."""
         found: dict[str, list[dict[str, Any]]] = {setting.text: self._kept(setting) for setting in settings}
         units = self.units[:rounds]
         for place, unit in enumerate(units):

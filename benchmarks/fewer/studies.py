@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import common
 from benchmarks.fewer import closed
 from benchmarks.fewer.figures import BY, SCORES, chosen, difference, of_prompts, ranks
-from benchmarks.fewer.pools import Pools, Setting, Where
+from benchmarks.fewer.pools import Pools, Setting, Tables, Where
 
 LIMIT, EQUAL, LOSS, WALL, CLOSED = 0.45, -0.02, -0.005, 0.5, 0.9  # the targets
 Row = dict[str, Any]
@@ -21,21 +21,23 @@ def say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def _pools(options: argparse.Namespace, scorers: Sequence[str]) -> list[Pools]:
-    wheres = [
-        Where(model, guidance, options.prompts, options.candidates)
-        for model in options.model
-        for guidance in options.guidance
-    ]
-    return [Pools(where, scorers, options.work) for where in wheres]
+Places = Mapping[Where, Sequence[Setting]]
 
 
-def candidates(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
+def _pools(
+    places: Places, scorers: Sequence[str], options: argparse.Namespace
+) -> Iterator[tuple[Pools, Tables]]:
+    """Give what is drawn in each place, one model after another."""
+    for where, settings in places.items():
+        pools = Pools(where, scorers, options.work)
+        yield pools, pools.tables(settings, options.rounds, say)
+
+
+def candidates(places: Places, options: argparse.Namespace) -> list[Row]:
     """One row a place and setting: its evaluations, its pool by the oracle, both against the first setting's."""
     found = []
-    for pools in _pools(options, ["oracle"]):
-        tables = pools.tables(settings, options.rounds, say)
-        base, rows_base, _ = tables[settings[0].text]
+    for pools, tables in _pools(places, ["oracle"], options):
+        base, rows_base, _ = next(iter(tables.values()))
         for name, (table, rows, _) in tables.items():
             own = difference(table, base)
             fewer = rows / rows_base
@@ -50,14 +52,13 @@ def candidates(settings: Sequence[Setting], options: argparse.Namespace) -> list
     return found
 
 
-def winners(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
+def winners(places: Places, options: argparse.Namespace) -> list[Row]:
     """One row a place and setting: the three best of each prompt by contrast and elbo as the oracle sees them, against
     the first setting's; and Kendall's τ of every score with the oracle.
     """
     found = []
-    for pools in _pools(options, [*SCORES, "oracle"]):
-        tables = pools.tables(settings, options.rounds, say)
-        base = chosen(tables[settings[0].text][0], BY, options.k)
+    for pools, tables in _pools(places, [*SCORES, "oracle"], options):
+        base = chosen(next(iter(tables.values()))[0], BY, options.k)
         for name, (table, rows, scored) in tables.items():
             best = chosen(table, BY, options.k)
             own = difference(best, base)
@@ -72,12 +73,13 @@ def winners(settings: Sequence[Setting], options: argparse.Namespace) -> list[Ro
     return found
 
 
-def seconds(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
+def seconds(places: Places, options: argparse.Namespace) -> list[Row]:
     """Wall clock of drawing (with the oracle's look) and of drawing with the preset's scores, against the first
     setting's, interleaved.
     """
     found = []
-    for pools in _pools(options, []):
+    for where, settings in places.items():
+        pools = Pools(where, [], options.work)
         found += _timed(pools, "drawn", ["oracle"], settings, options.repeats)
         found += _timed(pools, "drawn and scored", [*SCORES, "oracle"], settings, options.repeats)
     return found
@@ -98,6 +100,6 @@ def _timed(
     ]
 
 
-def llr(settings: Sequence[Setting], options: argparse.Namespace) -> list[Row]:
-    """``llr`` against the closed form; the settings do not matter."""
+def llr(places: Places, options: argparse.Namespace) -> list[Row]:
+    """``llr`` against the closed form; the places do not matter."""
     return closed.study(["ddpm", "flow"], [1.0, 4.0], options.pictures, say)
