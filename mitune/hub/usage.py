@@ -16,6 +16,8 @@ _SCHEDULERS = {
     "lcm": "LCMScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
     "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
 }
 _DTYPES = ("float16", "bfloat16")
 

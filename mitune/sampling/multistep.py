@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.solver import Evaluate, Grid, Interval, StepCoefficients
+
+FEW = 15  # steps below which the last is of first order wherever it ends, as diffusers' lower_order_final has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +45,17 @@ class DPMSolverPP2M:
     def __init__(self, grid: Grid, settings: SamplerConfig) -> None:
         self._grid = grid
         self._before: Tensor | None = None
-        self.steps = []
-        before: Interval | None = None
-        for at in grid.intervals:
-            self.steps.append(self._step(at, before))
-            before = at
+        own = grid.intervals
+        weights = second_order([at.log_snr_gain for at in own], first_order_end=len(own) < FEW)
+        self.steps = [
+            self._step(at, weight, before)
+            for at, weight, before in zip(own, weights, [None, *own[:-1]], strict=True)
+        ]
 
-    def _step(self, at: Interval, before: Interval | None) -> _Step:
-        """The step of an interval: what it adds of noise is 0, and its mean is not asked for in ε̂."""
+    def _step(self, at: Interval, weight: float, before: Interval | None) -> _Step:
+        """The step of an interval: it adds no noise, and nobody asks what its mean is in ε̂."""
         return _Step(
-            t=at.t, t_prev=at.t_prev, std=0.0, wide=0.0, interval=at, weight=second_order(at, before),
+            t=at.t, t_prev=at.t_prev, told=at.told, std=0.0, wide=0.0, interval=at, weight=weight,
             kept=at.sigma_prev / at.true_sigma, pull=-at.alpha_prev * math.expm1(-at.log_snr_gain),
         )  # fmt: skip
 
@@ -77,20 +81,24 @@ class SDEDPMSolverPP2M(DPMSolverPP2M):
     the posterior.
     """
 
-    def _step(self, at: Interval, before: Interval | None) -> _Step:
-        weight, gain = second_order(at, before), at.log_snr_gain
+    def _step(self, at: Interval, weight: float, before: Interval | None) -> _Step:
+        gain = at.log_snr_gain
         pull = -at.alpha_prev * math.expm1(-2 * gain)
         return _Step(
-            t=at.t, t_prev=at.t_prev, std=at.posterior_std, wide=at.spread,
+            t=at.t, t_prev=at.t_prev, told=at.told, std=at.posterior_std, wide=at.spread,
             b=pull * weight * at.picture_per_epsilon,
             c=0.0 if before is None else pull * (1 - weight) * before.picture_per_epsilon,
             interval=at, weight=weight, kept=at.sigma_prev / at.true_sigma * math.exp(-gain), pull=pull,
         )  # fmt: skip
 
 
-def second_order(at: Interval, before: Interval | None) -> float:
-    """Give 1 + 1/(2 r): what the picture of an interval weighs against the one before; 1 where there is none, or h is
-    infinite.
+def second_order(gains: Sequence[float], first_order_end: bool) -> list[float]:
+    """Give 1 + 1/(2 r) for every interval: what the picture seen on it weighs against the one before.
+
+    It is 1, of first order, on the first, where h or the one before is infinite, and on the last where that is asked.
     """
-    gains = (at.log_snr_gain, math.inf if before is None else before.log_snr_gain)
-    return 1.0 if math.inf in gains else 1 + gains[0] / (2 * gains[1])
+    found = []
+    for index, (before, gain) in enumerate(zip([math.inf, *gains[:-1]], gains, strict=True)):
+        last = first_order_end and index + 1 == len(gains)
+        found.append(1.0 if last or math.inf in (gain, before) else 1 + gain / (2 * before))
+    return found
