@@ -81,7 +81,7 @@ def test_the_runs_preset_sets_all_that_it_mentions_and_nothing_else(tmp_path: Pa
     saved(tmp_path, ["experiment=shapes", "prompts.limit=7", "model.path=/mine", "train.log_every=3"])
     words = [f"run={tmp_path}", "experiment=shapes"]
     now = flatten(compose(words))
-    assert (now["prompts.limit"], now["model.path"], now["train.log_every"]) == (150, "shapes", 3)
+    assert (now["prompts.limit"], now["model.path"], now["train.log_every"]) == (120, "shapes", 3)
     assert kept(words, now) == {"train.log_every": 3}  # and it is said
     assert kept([*words, "train.log_every=3"], now) == kept([f"run={tmp_path}"], now) == {}
 

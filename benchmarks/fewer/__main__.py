@@ -98,7 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "settings": common.settings_of(options, "work", "only", "device") | {"base": BASE},
         "comparisons": comparisons,
-        "figures": [],
+        "figures": studies.figures(parts),
         "more": parts | {"seconds": comparisons, "parts": origins},
         "page": page,
     }

@@ -65,7 +65,8 @@ def winners(places: Places, options: argparse.Namespace) -> list[Row]:
             found.append(
                 {
                     **pools.where.said, "setting": name, "prompts": table["prompt_id"].nunique(),
-                    "evaluations": rows, "scoring": scored, "pool": float(of_prompts(table).mean()),
+                    "evaluations": rows, "ratio": rows / next(iter(tables.values()))[1], "scoring": scored,
+                    "pool": float(of_prompts(table).mean()),
                     "winners": float(of_prompts(best).mean()), "difference": own, "reached": own["mean"] >= LOSS,
                     "tau": ranks(table, [score for score in SCORES if score in table]),
                 }
@@ -103,3 +104,41 @@ def _timed(
 def llr(places: Places, options: argparse.Namespace) -> list[Row]:
     """``llr`` against the closed form; the places do not matter."""
     return closed.study(["ddpm", "flow"], [1.0, 4.0], options.pictures, say)
+
+
+def figures(parts: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """The figures that have a target."""
+    found = []
+    for row in parts.get("candidates", ()):
+        if row["ratio"] <= LIMIT + 1e-9:
+            low, high = row["difference"]["ci95"]
+            found.append(
+                common.figure(
+                    f"{_place(row)}: pool by the oracle less that of old, lower end", low, "", EQUAL,
+                    note=f"{row['difference']['mean']:+.3f} ({low:+.3f} … {high:+.3f}) at {row['ratio']:.2f} of the"
+                    " evaluations",
+                )
+            )  # fmt: skip
+    for row in parts.get("winners", ()):
+        if row["ratio"] < 1:
+            low, high = row["difference"]["ci95"]
+            found.append(
+                common.figure(
+                    f"{_place(row)}: winners by the oracle less those of old", row["difference"]["mean"], "", LOSS,
+                    note=f"95 % interval {low:+.3f} … {high:+.3f}",
+                )
+            )  # fmt: skip
+    for row in parts.get("llr", ()):
+        if (row["sampler"], row["steps"], row["kernel"], row["guidance"]) == (
+            "dpmpp_2m_sde",
+            10,
+            "wide",
+            1.0,
+        ):
+            name = f"llr against the closed form, {row['schedule']}, unguided, ten steps of dpmpp_2m_sde: r"
+            found.append(common.figure(name, row["r"], "", CLOSED, note=f"slope {row['slope']:.2f}"))
+    return found
+
+
+def _place(row: Row) -> str:
+    return f"{row['model']}, guidance {row['guidance']:g}, `{row['setting']}`"
