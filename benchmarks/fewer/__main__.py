@@ -30,9 +30,9 @@ ARMS = {
         "dpmpp_2m:9",
         "dpmpp_2m_sde:9",
     ),  # candidates of old
-    ("shapes", 1.5): ("ddim:9", "dpmpp_2m_sde:9", "dpmpp_2m:9"),  # what they are judged at
+    ("shapes", 1.5): ("ddim:9", "dpmpp_2m_sde:9", "dpmpp_2m:8"),  # what they are judged at
     ("shapes", 1.0): ("dpmpp_2m_sde:9", "dpmpp_2m:9", "ddim:9"),  # shapes_full, mitune
-    ("shapes_flow", 1.5): ("ddim:9^2", "ddim:9", "dpmpp_2m:9"),
+    ("shapes_flow", 1.5): ("dpmpp_2m:9", "dpmpp_2m_sde:9", "ddim:9"),
 }
 STUDIES = {
     "candidates": studies.candidates, "winners": studies.winners, "seconds": studies.seconds, "llr": studies.llr,
