@@ -32,7 +32,7 @@ ARMS = {
     ),  # candidates of old
     ("shapes", 1.5): ("ddim:9", "dpmpp_2m_sde:9", "dpmpp_2m:8"),  # what they are judged at
     ("shapes", 1.0): ("dpmpp_2m_sde:9", "dpmpp_2m:9", "ddim:9"),  # shapes_full, mitune
-    ("shapes_flow", 1.5): ("dpmpp_2m:9", "dpmpp_2m_sde:9", "ddim:9"),
+    ("shapes_flow", 1.5): ("dpmpp_2m:9", "ddim:9", "dpmpp_2m_sde:9"),
 }
 STUDIES = {
     "candidates": studies.candidates, "winners": studies.winners, "seconds": studies.seconds, "llr": studies.llr,
@@ -50,7 +50,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         k=(3, "winners a prompt"),
         repeats=(7, "timed rounds"),
         pictures=(1000, "of each mixture"),
-        rounds=(None, "of one batch: a quick look at so many"),
+        rounds=(None, "of one batch: a quick look at so many; 0: at what is there, and nothing is drawn"),
     )
     parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), help="parts to measure")
     parser.add_argument(

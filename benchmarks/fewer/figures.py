@@ -22,9 +22,9 @@ def of_prompts(table: pd.DataFrame, column: str = "oracle") -> pd.Series:
 
 
 def difference(own: pd.DataFrame, base: pd.DataFrame, column: str = "oracle") -> dict[str, Any]:
-    """Mean over prompts of ``own`` − ``base``, in pairs, with its 95 % interval."""
+    """Mean over the prompts of both of ``own`` − ``base``, in pairs, with its 95 % interval."""
     pairs = of_prompts(own, column) - of_prompts(base, column)
-    return cell(pairs.to_numpy())
+    return cell(pairs.dropna().to_numpy())
 
 
 def chosen(table: pd.DataFrame, by: str, k: int) -> pd.DataFrame:

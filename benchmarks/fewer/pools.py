@@ -131,7 +131,7 @@ class Pools:
         return found | {"rows": rows - scored, "scored": scored, "seconds": seconds}
 
     def tables(self, settings: Sequence[Setting], rounds: int | None, say: Callable[[str], None]) -> Tables:
-        """Give what the first ``rounds`` drew."""
+        """Give what the first ``rounds`` drew; 0: all that is there already of each setting, and nothing is drawn."""
         found: dict[str, list[dict[str, Any]]] = {setting.text: self._kept(setting) for setting in settings}
         units = self.units[:rounds]
         for place, unit in enumerate(units):
@@ -144,7 +144,8 @@ class Pools:
                 with self._file(setting).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
             say(f"{self.where.title}: {place + 1} of {len(units)} rounds")
-        return {name: self._joined(lines[: len(units)]) for name, lines in found.items()}
+        most = None if rounds == 0 else len(units)
+        return {name: self._joined(lines[:most]) for name, lines in found.items() if lines}
 
     def _joined(self, lines: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, float, float]:
         table = pd.concat([pd.DataFrame(line["table"]) for line in lines], ignore_index=True)

@@ -75,6 +75,9 @@ def test_a_pool_is_drawn_once_and_goes_on_after_a_kill(
         pd.testing.assert_frame_equal(table, first[name][0])
     drawn.clear()
     tables()
+    own = Pools(where, ["llr", "oracle"], tmp_path, batch=2)
+    there = own.tables([*settings, Setting.read("ddim:3")], 0, lambda _: None)  # what is there, and no more
+    assert [*there] == [*first]
     assert not drawn
 
 
