@@ -251,21 +251,24 @@ class NoiseSchedule:
         """Times to visit, falling: LongTensor [steps] for VP as diffusers' DDIM/DDPM schedulers, float64 for flow.
 
         Spacings are those of Lin et al. 2023, table 2. Flow ignores ``spacing``: it runs evenly from σ = 1 to
-        ``grid_end`` and bends by ``shift``, as diffusers' FlowMatchEuler scheduler. ``spare``: leading and linspace
-        are laid for one step more, whose time is left out, as diffusers' multistep schedulers lay them.
+        ``grid_end`` and bends by ``shift``, as diffusers' FlowMatchEuler scheduler. ``spare``: leading, linspace and a
+        flow's grid are laid for one step more, whose time is left out, as diffusers' multistep schedulers lay them.
         UserError for an unknown spacing, more steps than the table has, or times beyond its end.
         """
         total = self.num_train_timesteps
-        spare = spare and self.kind != "flow" and spacing != "trailing"
+        spare = spare and (self.kind == "flow" or spacing != "trailing")
         if not 1 <= steps <= total - spare:
             raise UserError(
                 f"sampler.steps={steps} must lie in 1…{total - spare}: the model was trained on {total} steps"
             )
-        if spare:
-            return self.timesteps(steps + 1, spacing, steps_offset)[:-1]
         if self.kind == "flow":
+            # A step onto 1/T would be as long, in log-SNR, as many others: a solver that looks back goes far astray.
+            if spare:
+                return total * self._shifted(torch.linspace(1.0, 1 / total, steps + 1, dtype=torch.float64)[:-1])
             end = 1 / steps if self.grid_end is None else self.grid_end
             return total * self._shifted(torch.linspace(1.0, end, steps, dtype=torch.float64))
+        if spare:
+            return self.timesteps(steps + 1, spacing, steps_offset)[:-1]
         check_known("sampler.spacing", spacing, TABLE_SPACINGS)
         index = torch.arange(steps, dtype=torch.float64)
         if spacing == "leading":

@@ -6,7 +6,8 @@
     linspace    whole times        laid for n + 1 steps, without t = 0     any times, σ/α even between the table's
     karras      the network is told the nearest whole time                the network is told the time itself
 
-A flow has one grid, that of its own shift, for all of them.
+A flow has one grid for all of them, bent by its own shift: "ddim" and "heun" end it near 0, as diffusers' FlowMatch
+schedulers; "multistep" leaves that last time out, as its UniPC.
 """
 
 from __future__ import annotations
