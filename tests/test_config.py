@@ -12,6 +12,7 @@ from omegaconf.errors import ReadonlyConfigError
 from mitune.config import Config, conf_folder, flatten, groups
 from mitune.config.keys import keys
 from mitune.errors import UserError
+from mitune.sampling.catalogue import SAMPLERS
 from mitune.settings import check_value
 from tests.cli import compose, main
 
@@ -40,7 +41,7 @@ def test_every_option_of_every_group_composes(group: str) -> None:
         extra = []
         if group == "select":
             extra = ["scorers=[mi,mi_continuous,llr,elbo,contrast,oracle]"]
-        if option in ("euler", "dpmpp_2m"):  # no noise on the path, no ratio of path densities
+        if option in SAMPLERS.where(lambda part: part.noise == "never"):  # no ratio of path densities
             extra = ["scorers=[mi,contrast]", "select=contrast"]
         if option == "das":
             extra = ["reward=clip"]

@@ -38,7 +38,7 @@ def scheduler_of(name: str, pipeline: Any, denoiser: Any, spacing: str | None = 
     ) -> None:
         count = count or len(sigmas)
         lay(count)
-        times = denoiser.schedule.timesteps(count)
+        times = denoiser.schedule.timesteps(count, spare=not heun)
         if heun:  # each but the first stands there for both evaluations
             times = torch.cat([times[:1], times[1:].repeat_interleave(2)])
         made.timesteps, sigmas = times.float(), times / 1000
