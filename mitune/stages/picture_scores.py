@@ -25,8 +25,9 @@ from mitune.files import clean_partial, read_json, write_json
 from mitune.information.scoring import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.progress import Bar, progress, warn, warn_of_idle
-from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
+from mitune.stages.units import Cost, CostCounter, bind_model, total_cost
 from mitune.tasks import Task
+from mitune.threads import side_by_side
 
 _COST = b"mitune.cost"
 _CONTENTS = "pictures_sha256"  # in a unit's note: the digest of the pictures that its scores are of
@@ -88,13 +89,15 @@ class ScoredPictures:
     def todo(self) -> list[int]:
         """List the units yet to be scored: those that are not there, and those whose pictures are others by now,
         which is said. Main process only."""
-        whole = [unit for unit in self.units if self._whole(unit)]
+        found = zip(self.units, side_by_side(self._whole, self.units), strict=True)
+        whole = [unit for unit, is_whole in found if is_whole]
         changed = self._changed(whole)
         return sorted({*self.units} - {*whole} | {*changed})
 
     def _changed(self, units: list[int]) -> list[int]:
         """Those of the finished ``units`` whose pictures, read again, are not what was scored."""
-        noted = {unit: read_json(self.path(unit).with_suffix(".json")).get(_CONTENTS) for unit in units}
+        notes = zip(units, self.notes(units), strict=True)
+        noted = {unit: note.get(_CONTENTS) for unit, note in notes}
         known = [unit for unit in units if noted[unit] is not None]
         if len(known) < len(units):
             warn(
@@ -113,6 +116,10 @@ class ScoredPictures:
                 f" {self._count(changed)} pictures are made again"
             )
         return changed
+
+    def notes(self, units: Sequence[int]) -> list[dict[str, Any]]:
+        """Give what these units noted when they were scored."""
+        return side_by_side(read_json, [self.path(unit).with_suffix(".json") for unit in units])
 
     def _count(self, units: list[int]) -> int:
         return sum(len(self._rows(unit)) for unit in units)
@@ -303,7 +310,7 @@ class ScoredPictures:
 
     def cost(self) -> Cost:
         """Add up what the units took."""
-        return read_cost(self.path(unit) for unit in self.units)
+        return total_cost(self.notes([*self.units]))
 
     def report(self, table: pd.DataFrame) -> dict[str, int]:
         """Tell what became of the pictures, and warn where something is to be said: {"resized", "left_out"}."""
