@@ -274,29 +274,38 @@ class ScoredPictures:
                         " this score out"
                     )
 
-    def table(self, scoring: Callable[[pd.DataFrame], dict[str, Any]] | None = None) -> pd.DataFrame:
-        """Read all scored rows in their order: row, image, text, the source's own keys and scores, the new scores.
+    def table(self) -> pd.DataFrame:
+        """Read the numbers of all scored rows in their order: row, the source's own scores, the new scores; nothing of
+        what they are of (:meth:`described`). ``attrs``: how many pictures were "resized".
 
-        ``scoring`` gives further columns from the table (weighted sums). UserError if nothing could be scored.
+        Raises UserError if nothing could be scored.
         """
-        parts = [pq.read_table(self.path(unit)).replace_schema_metadata(None) for unit in self.units]
-        parts = [part for part in parts if len(part)]
+        parts = [part for part in side_by_side(self._numbers, self.units) if len(part)]
         if not parts:
             raise self.none_opened(
                 f"{self.pictures.where}: none of its {len(self.pictures)} pictures decodes"
             )
         table = pa.concat_tables(parts).to_pandas()
         rows = table["row"].tolist()
-        fresh = {name: table[name] for name in table.columns if name not in _TYPES}
-        result = table[["row", "image", "text"]].assign(
-            **{name: [column[row] for row in rows] for name, column in self.pictures.keys.items()},
-            **{name: [column[row] for row in rows] for name, column in self.pictures.scores.items()},
+        result = table[["row"]].assign(
+            **{name: [column[row] for row in rows] for name, column in self.pictures.scores.items()}
         )
-        result = result.assign(**fresh)
-        if scoring is not None:
-            result = result.assign(**scoring(result))
+        result = result.assign(**{name: table[name] for name in table.columns if name not in _TYPES})
         result.attrs["resized"] = int(table["resized"].sum())
         return result
+
+    def _numbers(self, unit: int) -> pa.Table:
+        with pq.ParquetFile(self.path(unit)) as file:
+            names = [name for name in file.schema_arrow.names if name not in ("image", "text")]
+            return file.read(names, use_threads=False).replace_schema_metadata(None)
+
+    def described(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Give rows of :meth:`table` with what they are of: image, text and the source's own keys after their row."""
+        table = table.reset_index(drop=True)
+        rows, source = table["row"].tolist(), self.pictures
+        columns = {"image": source.names, "text": source.texts, **source.keys}
+        told = {name: [column[row] for row in rows] for name, column in columns.items()}
+        return table[["row"]].assign(**told).assign(**{name: table[name] for name in table if name != "row"})
 
     def none_opened(self, what: str) -> UserError:
         """Make the error where all pictures were left out: ``what``, and why the first could not be read."""
