@@ -73,7 +73,7 @@ def test_every_forward_is_counted_and_every_dropped_candidate_is_seen(
     race = Race(CUTS, scoring(model, by, **few))
     units = plan_units(PROMPTS, 5, 5)
     store = draw(tmp_path, units, Drawing(SAMPLER, scoring(model, "mi"), 0, 96, watch=race))
-    spent = cost(store, units)
+    spent = cost(store)
     assert spent.forwards == 2 * rows_of(CUTS, 5, 6, look)
     assert spent.looks == race.forwards == look * 2 * (5 + 3)
     assert spent.scorers == {"mi": 0}
