@@ -356,15 +356,7 @@ class CandidateStore:
 
         Raises UserError for one not kept.
         """
-        if not len(rows):
-            raise UserError(f"no candidate chosen from {self.folder}")
-        lost = rows[rows["latent_row"] < 0]
-        if len(lost):
-            first = lost.iloc[0]
-            raise UserError(
-                f"the latent of candidate {first['candidate']} of prompt {first['prompt']!r} was not kept in"
-                f" {self.folder}; keep more candidates when generating, or draw it again from its seed"
-            )
+        self.check_kept(rows)
         result: list[Tensor | None] = [None] * len(rows)
         units = rows["unit"].tolist()
         positions = rows["latent_row"].tolist()
@@ -376,6 +368,18 @@ class CandidateStore:
                     if unit == index:
                         result[place] = slices[position : position + 1]
         return torch.cat([tensor for tensor in result if tensor is not None])
+
+    def check_kept(self, rows: pd.DataFrame) -> None:
+        """Raise UserError for no rows, and for one whose latent was not kept."""
+        if not len(rows):
+            raise UserError(f"no candidate chosen from {self.folder}")
+        lost = rows[rows["latent_row"] < 0]
+        if len(lost):
+            first = lost.iloc[0]
+            raise UserError(
+                f"the latent of candidate {first['candidate']} of prompt {first['prompt']!r} was not kept in"
+                f" {self.folder}; keep more candidates when generating, or draw it again from its seed"
+            )
 
 
 def _plain(values: Sequence[Any]) -> list[Any]:
