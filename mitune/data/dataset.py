@@ -237,6 +237,49 @@ def latents(dataset: Dataset) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32))
 
 
+def latent_places(dataset: Dataset) -> list[tuple[Path, int, int]] | None:
+    """Find where the latents lie in the files of a set that was opened from a folder and not changed since: (file, its
+    byte at which some begin side by side, float32, how many); None for any other set.
+    """
+    if not _as_saved(dataset):
+        return None
+    size = _latent_size(dataset.features["latent"])
+    found = []
+    for file in dataset.cache_files:
+        source = pa.memory_map(file["filename"])
+        begin = source.read_buffer(1).address
+        source.seek(0)
+        for batch in pa.ipc.open_stream(source):
+            values = batch.column(batch.schema.get_field_index("latent"))
+            values = getattr(values, "storage", values)
+            while pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
+                values = values.flatten()
+            if values.null_count or values.type != pa.float32() or len(values) != batch.num_rows * size:
+                return None
+            place = values.buffers()[1].address + 4 * values.offset - begin
+            if not 0 <= place <= source.size() - values.nbytes:  # compressed: it lies nowhere as it is
+                return None
+            found.append((Path(file["filename"]), place, batch.num_rows))
+    return found if sum(rows for _, _, rows in found) == len(dataset) else None
+
+
+def _as_saved(dataset: Dataset) -> bool:
+    """Whether the set is what lies in its files: one that was changed has another fingerprint than the folder says."""
+    if not dataset.cache_files or dataset._indices is not None:
+        return False
+    state = Path(dataset.cache_files[0]["filename"]).parent / "state.json"
+    try:
+        return bool(json.loads(state.read_text(encoding="utf-8"))["_fingerprint"] == dataset._fingerprint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _latent_size(feature: Any) -> int:
+    """Numbers of a latent, where all have as many by their type; else −1."""
+    shape = getattr(feature, "shape", None) or (getattr(feature, "length", -1),)
+    return math.prod(shape) if all(isinstance(side, int) and side > 0 for side in shape) else -1
+
+
 def pictures(dataset: Dataset) -> Tensor:
     """Give all pictures of the set, [rows, 3, H, W] floats in [0, 1].
 
