@@ -264,14 +264,18 @@ def latent_places(dataset: Dataset) -> list[tuple[Path, int, int]] | None:
 
 
 def _as_saved(dataset: Dataset) -> bool:
-    """Whether the set is what lies in its files: one that was changed has another fingerprint than the folder says."""
+    """Whether the set is what lies in its files: one that was changed has another fingerprint than they have when they
+    are opened."""
+    import datasets
+
     if not dataset.cache_files or dataset._indices is not None:
         return False
-    state = Path(dataset.cache_files[0]["filename"]).parent / "state.json"
+    folder = os.path.dirname(dataset.cache_files[0]["filename"])
     try:
-        return bool(json.loads(state.read_text(encoding="utf-8"))["_fingerprint"] == dataset._fingerprint)
-    except (OSError, ValueError, KeyError, TypeError):
+        there = datasets.load_from_disk(folder)
+    except Exception:  # many types; it is no folder of a set
         return False
+    return bool(getattr(there, "_fingerprint", None) == dataset._fingerprint)
 
 
 def _latent_size(feature: Any) -> int:
