@@ -23,11 +23,13 @@ from mitune import distributed, leaving
 from mitune.errors import UserError
 from mitune.families import lora
 from mitune.families.adapted import Adapted
+from mitune.files import clean_partial
 from mitune.finetune import sharding
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, load_training_set, seed_of
 from mitune.finetune.catalogue import OBJECTIVES, TrainConfig
 from mitune.finetune.composed import composed
+from mitune.finetune.encoded import Scratch
 from mitune.finetune.keeping import Keeper, TrainResult
 from mitune.finetune.objectives import Batch, LayoutWeight
 from mitune.leaving import TEMPORARY, Leave
@@ -119,8 +121,11 @@ class _Run:
         self.parameters = list(self.names.values())
         _check(config, denoiser, self.processes)
         self.layers = lora.adapter_layers(denoiser.components.values())
+        if self.processes.is_main_process:
+            clean_partial(self.folder)
+        self.scratch = Scratch(self.folder)
         self.data = load_training_set(
-            self.dataset, denoiser, self.objective, config.temperature, config.soft_labels
+            self.dataset, denoiser, self.objective, config.temperature, config.soft_labels, self.scratch
         )
         longest = denoiser.schedule.num_train_timesteps
         self.draws = Draws(
@@ -133,7 +138,7 @@ class _Run:
         if self.objective.anchor == "start":
             self.start = [parameter.detach().clone() for parameter in self.parameters]
             self.anchor = self._at_start
-        self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor)
+        self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor, self.scratch)
         if denoiser.offloaded == "model":
             denoiser.network.to(self.device)  # the optimizer's state goes where it is
         self.sharded = sharding.asked() and self.processes.num_processes > 1
@@ -156,6 +161,13 @@ class _Run:
     # -- the loop --------------------------------------------------------------------------------------------
 
     def run(self) -> TrainResult:
+        """Take all steps that are not taken yet; what was written for them alone is removed."""
+        try:
+            return self._run()
+        finally:
+            self.scratch.close()
+
+    def _run(self) -> TrainResult:
         leave = False
         start = self.keeper.resume()
         cuda = [self.device.index or 0] if self.device.type == "cuda" else []
