@@ -372,7 +372,15 @@ class Texts:
         anchor: Callable[[], Any] | None = None,
         scratch: Scratch | None = None,
     ) -> None:
-        """``anchor``: as ``Batch.anchor``; ``scratch`` takes what is too much to be held (None: all is held)."""
+        """Encode the texts, unless they change while they are trained on.
+
+        Args:
+            denoiser: encodes.
+            texts: without repetition.
+            trains: the text encoder changes with every step.
+            anchor: as ``Batch.anchor``.
+            scratch: takes what is too much to be held in memory (None: all is held).
+        """
         self._denoiser, self._texts, self._trains = denoiser, tasks_of(texts), trains
         self._anchor, self._scratch = anchor, scratch
         self.null = len(self._texts)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from mitune.data.dataset import encode_png
 from mitune.data.dataset_writer import write_set
@@ -18,8 +19,6 @@ from mitune.distributed import broadcast, state, visible, wait, work_queue
 from mitune.files import atomic_folder
 from mitune.stages.progress import progress
 from mitune.stages.real import RealPictures
-
-_REAL = 64  # real pictures decoded and encoded at once
 
 
 def write_training_set(
@@ -34,7 +33,7 @@ def write_training_set(
 ) -> None:
     """Write the set of the candidates ``rows``, and after them the real pictures, to ``folder``: whole, or not at all.
 
-    No process holds more than a batch of pictures. All processes call it and leave it together.
+    No process holds more pictures than are decoded at once. All processes call it and leave it together.
 
     Args:
         folder: is replaced.
@@ -102,17 +101,21 @@ def _decode(
             bar(sum(other.stop - other.start for other in parts[shown:number]))  # the others'
             shown = number + 1
             latents = store.latents(pd.DataFrame(chosen[part], columns=["unit", "latent_row"]))
-            pictures = denoiser.decode(latents.to(denoiser.device)).float().cpu()
-            latents = latents.float()
-            pieces.write(
-                number,
-                (
-                    {"image": encode_png(picture), "latent": latent.numpy().tobytes()}
-                    for picture, latent in zip(pictures, latents, strict=True)
-                ),
-            )
+            pieces.write(number, _pictured(latents, denoiser))
             bar(part.stop - part.start)
     return parts
+
+
+def _pictured(latents: Tensor, denoiser: Denoiser) -> Iterator[dict[str, bytes]]:
+    """The rows of latents and the pictures that they decode to, which are not held together."""
+    for part in latents.split(denoiser.pictures_at_once):
+        pictures = denoiser.decode(part.to(denoiser.device)).float().cpu()
+        yield from _rows(pictures, part.float())
+
+
+def _rows(pictures: Tensor, latents: Tensor) -> Iterator[dict[str, bytes]]:
+    for picture, latent in zip(pictures, latents, strict=True):
+        yield {"image": encode_png(picture), "latent": latent.numpy().tobytes()}
 
 
 @torch.no_grad()
@@ -121,7 +124,7 @@ def _encode(pieces: Pieces, files: Pieces, real: RealPictures, denoiser: Denoise
 
     Files are read in the order in which their source gives them quickly, and encoded in that of the set.
     """
-    parts = _parts(len(real.picked), _REAL)
+    parts = _parts(len(real.picked), denoiser.pictures_at_once)
     ordered = sorted(real.picked)
     place: dict[int, Place] = {}
     for number, part in enumerate(parts):
@@ -136,13 +139,7 @@ def _encode(pieces: Pieces, files: Pieces, real: RealPictures, denoiser: Denoise
             [real.decode(row, one["file"], denoiser) for row, one in zip(picked, found, strict=True)]
         )
         latents = denoiser.encode_image(pictures.to(denoiser.device)).float().cpu()
-        pieces.write(
-            first + number,
-            (
-                {"image": encode_png(picture), "latent": latent.numpy().tobytes()}
-                for picture, latent in zip(pictures, latents, strict=True)
-            ),
-        )
+        pieces.write(first + number, _rows(pictures, latents))
     wait()
     if state().is_main_process:
         files.remove()
