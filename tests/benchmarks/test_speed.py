@@ -18,7 +18,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:the prompt .* is longer than:Use
 def test_the_whole_benchmark(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = {"repeats": 1, "batch": 3, "steps": 4, "few-steps": 3, "train-batch": 5, "micro-batch": 2, "rank": 2}
+    sizes = {
+        "repeats": 1,
+        "batch": 3,
+        "steps": 4,
+        "few-steps": 3,
+        "train-batch": 5,
+        "micro-batch": 2,
+        "rank": 2,
+    }
     options = [f"--{name}={value}" for name, value in sizes.items()]
     assert speed.main(["--model", str(tiny_pipeline_folder), *options, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "speed.json").read_text())
