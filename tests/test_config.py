@@ -61,7 +61,9 @@ def test_a_models_preset_brings_its_steps_and_guidance() -> None:
     config = compose(["experiment=paper", "model=sd35_medium", "sampler=euler"])
     assert config.model.path == "stabilityai/stable-diffusion-3.5-medium"
     assert (config.sampler.name, config.sampler.steps, config.sampler.guidance) == ("euler", 40, 4.5)
-    own = compose(["experiment=mitune", "model=sd35_medium"])  # whose sampler needs fewer steps than the cards name
+    own = compose(
+        ["experiment=mitune", "model=sd35_medium"]
+    )  # whose sampler needs fewer steps than the cards name
     assert (own.sampler.name, own.sampler.steps, own.sampler.guidance) == ("dpmpp_2m_sde", 25, 4.5)
     assert compose(["experiment=mitune", "model=sdxl", "sampler.guidance=3"]).sampler.guidance == 3
 

@@ -7,7 +7,7 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -145,7 +145,7 @@ class Passed:
 def in_passes(
     opened: Mapping[str, Unfinished],
     known: Mapping[str, Sequence[float]],
-    groups: Sequence[int],
+    groups: Sequence[Hashable],
     contest: Contest,
 ) -> Passed:
     """Measure the scores ``opened`` of n pictures, in full for those in whom the contest is still open at the end.

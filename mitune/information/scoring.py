@@ -15,7 +15,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.information.catalogue import Score
 from mitune.information.given import Given
-from mitune.information.in_passes import Contest, Passed, in_passes
+from mitune.information.in_passes import Contest, Passed, Unfinished, in_passes
 from mitune.information.negatives import Pool
 from mitune.information.noising import noising_of
 from mitune.information.times import Profile
@@ -144,6 +144,18 @@ class Scoring:
             if name in wanted and columns == [name] and self._rows[name].opens
         ]
 
+    def opened(
+        self, latents: Tensor, tasks: Sequence[Task], seeds: Sequence[int], contest: Contest
+    ) -> dict[str, Unfinished]:
+        """Begin what :meth:`racing` names; arguments as of :meth:`race`."""
+        given = Given(self.denoiser, tasks, self._pool, self._batch_size)
+        found = {}
+        for name in self.racing(contest):
+            noising = replace(self._noisings[name], seeds=list(seeds), batch_size=self._batch_size)
+            begin = self._rows[name].load_from("opens")
+            found[name] = begin(self.denoiser, latents, given, noising, self._own[name])
+        return found
+
     def race(
         self,
         latents: Tensor,
@@ -158,12 +170,7 @@ class Scoring:
             latents, tasks, seeds: as of :meth:`on_latents`, of all candidates of their prompts.
             known, contest: as of :func:`mitune.information.in_passes.in_passes`.
         """
-        given = Given(self.denoiser, tasks, self._pool, self._batch_size)
-        opened = {}
-        for name in self.racing(contest):
-            noising = replace(self._noisings[name], seeds=list(seeds), batch_size=self._batch_size)
-            begin = self._rows[name].load_from("opens")
-            opened[name] = begin(self.denoiser, latents, given, noising, self._own[name])
+        opened = self.opened(latents, tasks, seeds, contest)
         number = {key: place for place, key in enumerate(dict.fromkeys(task.key for task in tasks))}
         found = in_passes(opened, known, [number[task.key] for task in tasks], contest)
         self.forwards.update(found.forwards)
