@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,12 @@ NOT_SCORES = {
 
 def scorers(table: pd.DataFrame) -> list[str]:
     """Give the names of the score columns of a candidate table."""
-    return [name for name in table.columns if name not in NOT_SCORES]
+    return scorers_among(table.columns)
+
+
+def scorers_among(columns: Iterable[str]) -> list[str]:
+    """Give those names of a candidate table's columns that are scores."""
+    return [name for name in columns if name not in NOT_SCORES]
 
 
 def select(

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from mitune.data.store import LEFT, PICTURE, CandidateStore, Unit
+from mitune.data.store import LATENT_ROW, LEFT, PICTURE, UNIT, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
 from mitune.digests import sha256_of
 from mitune.distributed import broadcast, state, wait, work_queue
@@ -34,7 +34,7 @@ from mitune.stages.begun import Batch, BegunUnit, clear_begun
 from mitune.stages.progress import Bar, progress, warn, warn_of_idle
 from mitune.stages.racing import Watch, Watcher
 from mitune.stages.search import Search
-from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
+from mitune.stages.units import Cost, CostCounter, bind_model, total_cost
 from mitune.tasks import Task
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
@@ -104,11 +104,12 @@ def draw(
     def begin() -> list[int]:
         """What is to be done, as the first process sees it: what others see of a shared folder may be of yesterday."""
         store.clean()
-        clear_begun(store)
+        look = store.look()  # once: of a large store it takes minutes
+        clear_begun(store, look)
         store.bind(units)
         bind_model(folder, how.scoring.denoiser.identity, "pictures of", "run= folder", how.judges)
-        tell(store)
-        return [unit.index for unit in store.todo(units)]
+        tell(store, look)
+        return [unit.index for unit in units if unit.index not in look.whole]
 
     left = set(broadcast(begin))
     todo = [unit for unit in units if unit.index in left]
@@ -337,31 +338,50 @@ def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], s
     return advice("a batch", len(seeds), fits, keys)
 
 
-def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
-    """Add up what the units took. One process asks: every unit's file is opened."""
-    return read_cost(store.table_path(unit.index) for unit in units)
+def cost(store: CandidateStore) -> Cost:
+    """Add up what the units took. One process asks: every unit's note is opened."""
+    return total_cost(store.notes())
 
 
 def scored_table(store: CandidateStore) -> pd.DataFrame:
     """Read the candidates with their scores, without what only the store goes by."""
-    return store.table().drop(columns=["kept", "unit", "latent_row"])
+    return without_places(store.table())
+
+
+def without_places(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out of a store's table what only the store goes by."""
+    return table.drop(columns=["kept", UNIT, LATENT_ROW])
 
 
 def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:
     """Decode the pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
+    return list(each_picture(store, rows, denoiser, batch_size))
+
+
+def each_picture(
+    store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
+) -> Iterator[Tensor]:
+    """Give the same as :func:`decode_rows` one by one: a batch of latents and pictures is in memory."""
+    starts = range(0, len(rows), batch_size)
     with progress("decode", len(rows), unit="pictures") as bar:
-        return decode_latents(store.latents(rows), denoiser, batch_size, bar)
+        parts = (store.latents(rows.iloc[start : start + batch_size]) for start in starts)
+        yield from decode_each(parts, denoiser, bar)
 
 
-def decode_latents(
-    latents: Tensor, denoiser: Denoiser, batch_size: int = 96, bar: Callable[[int], None] | None = None
-) -> list[Tensor]:
-    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time; ``bar`` counts."""
-    pictures: list[Tensor] = []
-    for part in latents.split(batch_size):
-        pictures.extend(denoiser.decode(part.to(denoiser.device)).float().cpu())
+def decode_latents(latents: Tensor, denoiser: Denoiser, batch_size: int = 96) -> list[Tensor]:
+    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time."""
+    return list(decode_each(latents.split(batch_size), denoiser))
+
+
+def decode_each(
+    parts: Iterable[Tensor], denoiser: Denoiser, bar: Callable[[int], None] | None = None
+) -> Iterator[Tensor]:
+    """Decode batches of latents [n, …]; gives the pictures [3, H, W] in [0, 1] on the CPU, one by one. ``bar`` counts
+    them."""
+    for part in parts:
+        pictures = denoiser.decode(part.to(denoiser.device)).float().cpu()
         if bar is not None:
             bar(len(part))
-    return pictures
+        yield from pictures

@@ -17,7 +17,7 @@ from mitune.information.in_passes import Contest
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import SCORES, columns, scorers_of
-from mitune.stages.candidates import Drawing, Keep, cost, draw
+from mitune.stages.candidates import Drawing, Keep, draw
 from mitune.stages.contest import contest_of
 from mitune.stages.inputs import (
     candidate_sampler,
@@ -34,7 +34,7 @@ from mitune.stages.progress import say
 from mitune.stages.racing import cuts_of, race_of, rows_of_steps, survivors_of
 from mitune.stages.search import check_search, judged_by_oracle, search_of, steering_figures
 from mitune.stages.sharing import candidates_name, shared
-from mitune.stages.units import Cost
+from mitune.stages.units import Cost, total_cost
 
 
 def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
@@ -75,7 +75,8 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         )
 
     def finish() -> dict[str, Any]:
-        spent = cost(store, units)
+        notes = store.notes()  # one pass: they say what the units took, and the digests of their files
+        spent = total_cost(notes)
         figures = {
             "prompts": len(prompts),
             "candidates": sum(unit.rows for unit in units),
@@ -91,7 +92,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
             figures["search"] = steering_figures(config, store.table())
-        return run.write_mark(number, "generate", figures, store.artefacts())
+        return run.write_mark(number, "generate", figures, known=store.digests(run.root, notes))
 
     return broadcast(finish)
 
@@ -142,7 +143,7 @@ def _passes(contest: Contest, store: CandidateStore, spent: Cost) -> dict[str, A
         "k": contest.k,
         "losers": contest.losers,
         "level": contest.level,
-        "left": int(store.table()[LEFT].notna().sum()),
+        "left": int(store.table(columns=[LEFT])[LEFT].notna().sum()),
         "rows": rows,
         "whole": whole,
     }

@@ -101,9 +101,9 @@ class CostCounter:
         return cost
 
 
-def read_cost(tables: Iterable[Path]) -> Cost:
-    """Add up what the units of these tables took, whichever command made them."""
-    parts = [read_json(path.with_suffix(".json")) for path in tables]
+def total_cost(notes: Iterable[Mapping[str, Any]]) -> Cost:
+    """Add up what units took, as their notes say, whichever command made them."""
+    parts = list(notes)
     scorers: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     for part in parts:
