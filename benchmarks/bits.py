@@ -40,7 +40,11 @@ SAMPLERS = {
     ],
     "lcm": ["sampler=lcm"],
     "dpmpp_2m": ["sampler=dpmpp_2m"],
+    "dpmpp_2m_sde": ["sampler=dpmpp_2m_sde"],
+    "unipc": ["sampler=unipc"],
+    "heun": ["sampler=heun"],
 }
+QUIET = {"sampler.eta=0", "sampler=euler", "sampler=dpmpp_2m", "sampler=unipc", "sampler=heun"}
 FLOWS = SAMPLERS | {"euler": ["sampler=euler"]}
 SCORES = {
     name: [f"scorer.{name}.{key}" for key in keys]
@@ -94,7 +98,7 @@ def commands() -> Iterator[tuple[str, list[list[str]]]]:
     """(case, the words of its commands) of every case; a command's run folder is added."""
     for model, samplers in (("shapes", SAMPLERS), ("shapes_flow", FLOWS)):
         for name, given in samplers.items():
-            noisy = not {"sampler.eta=0", "sampler=euler", "sampler=dpmpp_2m"}.intersection(given)
+            noisy = not QUIET.intersection(given)
             scorers = "[mi,mi_continuous,llr]" if noisy else "[mi,mi_continuous]"
             yield f"{model}: {name}", [["generate", f"model={model}", *given, f"scorers={scorers}"]]
         for score, keys in SCORES.items():

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mitune.errors import UserError, check_known
-from mitune.sampling.catalogue import SPACINGS
+from mitune.sampling.catalogue import TABLE_SPACINGS
 from mitune.scheduler_config import check_scheduler, is_flow
 
 Time = int | float | Tensor
@@ -244,22 +245,31 @@ class NoiseSchedule:
 
     # -- grids -------------------------------------------------------------------------------------------------------
 
-    def timesteps(self, steps: int, spacing: str = "leading", steps_offset: int = 0) -> Tensor:
+    def timesteps(
+        self, steps: int, spacing: str = "leading", steps_offset: int = 0, spare: bool = False
+    ) -> Tensor:
         """Times to visit, falling: LongTensor [steps] for VP as diffusers' DDIM/DDPM schedulers, float64 for flow.
 
         Spacings are those of Lin et al. 2023, table 2. Flow ignores ``spacing``: it runs evenly from σ = 1 to
-        ``grid_end`` and bends by ``shift``, as diffusers' FlowMatchEuler scheduler.
+        ``grid_end`` and bends by ``shift``, as diffusers' FlowMatchEuler scheduler. ``spare``: leading, linspace and a
+        flow's grid are laid for one step more, whose time is left out, as diffusers' multistep schedulers lay them.
         UserError for an unknown spacing, more steps than the table has, or times beyond its end.
         """
         total = self.num_train_timesteps
-        if not 1 <= steps <= total:
+        spare = spare and (self.kind == "flow" or spacing != "trailing")
+        if not 1 <= steps <= total - spare:
             raise UserError(
-                f"sampler.steps={steps} must lie in 1…{total}, the number of steps the model was trained on"
+                f"sampler.steps={steps} must lie in 1…{total - spare}: the model was trained on {total} steps"
             )
         if self.kind == "flow":
+            # A step onto 1/T would be as long, in log-SNR, as many others: a solver that looks back goes far astray.
+            if spare:
+                return total * self._shifted(torch.linspace(1.0, 1 / total, steps + 1, dtype=torch.float64)[:-1])
             end = 1 / steps if self.grid_end is None else self.grid_end
             return total * self._shifted(torch.linspace(1.0, end, steps, dtype=torch.float64))
-        check_known("sampler.spacing", spacing, SPACINGS)
+        if spare:
+            return self.timesteps(steps + 1, spacing, steps_offset)[:-1]
+        check_known("sampler.spacing", spacing, TABLE_SPACINGS)
         index = torch.arange(steps, dtype=torch.float64)
         if spacing == "leading":
             grid = torch.arange(steps - 1, -1, -1) * (total // steps) + steps_offset
@@ -272,6 +282,15 @@ class NoiseSchedule:
                 f"sampler.steps_offset={steps_offset} runs past the last timestep {total - 1}; use 0"
             )
         return grid
+
+    def times_at(self, ratios: Sequence[float]) -> list[float]:
+        """Give the times t at which σ/α has these values, between the table's entries by log(σ/α); VP only.
+
+        ``alpha`` and ``sigma`` there are those of the ratio. What lies beyond an end of the table is held there.
+        """
+        ours = -0.5 * self._table("log_snr", torch.device("cpu"))
+        found: list[float] = np.interp(np.log(ratios), ours.numpy(), np.arange(len(ours))).tolist()
+        return found
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

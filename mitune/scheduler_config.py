@@ -33,7 +33,9 @@ _NOT_IN_FLOW: dict[str, tuple[Any, ...]] = {
     "use_karras_sigmas": (False, None),
     "use_exponential_sigmas": (False, None),
     "use_beta_sigmas": (False, None),
+    "final_sigmas_type": ("zero", None),
 }
+_IN_SIGMA = ("use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 def is_flow(config: Mapping[str, Any]) -> bool:
@@ -130,6 +132,10 @@ def _refuse(config: Mapping[str, Any], key: str, wanted: str) -> None:
 def sampler_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """Give ``spacing``, ``steps_offset`` and ``set_alpha_to_one`` of a sampler, as the scheduler has them.
     A flow lays out its steps by its own shift.
+
+    Of a diffusion also what the scheduler says to those samplers that step in σ: "sigmas", the spacing that it has
+    there in place of that of times (None: none; "karras", or what is not known here), and "ends_at_first": the last
+    step of a multistep sampler ends at the first timestep, not at clean data.
     """
     if is_flow(config):
         return {"spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": False}
@@ -140,4 +146,14 @@ def sampler_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         "spacing": str(config.get("timestep_spacing", "leading")),
         "steps_offset": offset,
         "set_alpha_to_one": bool(config.get("set_alpha_to_one", False)),
+        "sigmas": _sigmas(config),
+        "ends_at_first": config.get("final_sigmas_type") == "sigma_min",
     }
+
+
+def _sigmas(config: Mapping[str, Any]) -> str | None:
+    """The spacing that a scheduler has in σ."""
+    unknown = [key for key in _IN_SIGMA if config.get(key)]
+    if is_number(config.get("lambda_min_clipped")):  # not −∞
+        unknown.append("lambda_min_clipped")
+    return next(iter(unknown), "karras" if config.get("use_karras_sigmas") else None)

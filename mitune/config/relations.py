@@ -395,6 +395,19 @@ def _racing(
         raise UserError("sampler.racing.at is empty: say when candidates are dropped, such as [0.4]")
 
 
+@relation("sampler.guidance_interval sampler.racing.speedup")
+def _guidance_interval(interval: list[float] | None, speedup: float | None) -> None:
+    if interval is None:
+        return
+    if interval[0] >= interval[1]:
+        raise UserError(f"sampler.guidance_interval={interval}: the first time is not below the second")
+    if speedup is not None:
+        raise UserError(
+            "sampler.racing.speedup with sampler.guidance_interval: steps take different numbers of rows, and no cuts"
+            " are reckoned for that; say how many go on with sampler.racing.survivors="
+        )
+
+
 def _check_racer(key: str, by: str, times: int | None, sampler: str, eta: float) -> None:
     """Raise UserError, naming ``key``, unless candidates can be dropped by ``by``; ``times``: of a look."""
     if by not in RACERS:

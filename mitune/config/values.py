@@ -31,7 +31,7 @@ def parse(key: Key, text: str) -> Any:
     """Read ``key=text`` of a command line as a value. Raises UserError for a text that is none of its type."""
     given = text.strip()
     if given in _NULL and (key.optional or (key.many and not key.default)):
-        return [] if key.many else None
+        return [] if key.many and not key.optional else None
     if key.many:
         return _items(key, given)
     if key.kind is str:

@@ -74,7 +74,7 @@ def calibration(
     looks: Mapping[str, int] | None = None,
     finish: float = 0.0,
     propose: bool = True,
-    branches: int = 2,
+    branches: int | Sequence[int] = 2,
     seed: int = 0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def calibration(
         looks: network rows that a look at one candidate takes, by score; none for the free ones.
         finish: network rows a candidate that ``target`` takes.
         propose: whether schedules may be chosen by this target (not by an oracle, that only judges).
-        branches: network rows of a step of one candidate (``Denoiser.branches``).
+        branches: network rows of one candidate's steps, of all or of each, as of ``rows_of``.
 
     Gives ``{"prompts", "candidates", "steps", "k", "recall", "finish", "survivors": [m, …], "scores": {name: {"look",
     "at": [{"step", "tau_own", "tau_target", "recall_own", "recall_target"}]}}, "proposals": {name: proposal or None},
@@ -159,7 +159,7 @@ def _propose(
     wanted: float,
     look: int,
     finish: float,
-    branches: int,
+    branches: int | Sequence[int],
     mean: Any,
 ) -> dict[str, Any] | None:
     """The schedule that takes the fewest rows, scores of the finished included, at the recall wanted; or None.
@@ -176,7 +176,7 @@ def _propose(
     plans = sorted(
         schedules(sorted(running), candidates, k), key=lambda cuts: (rows(cuts, finish), len(cuts))
     )
-    whole = candidates * (branches * steps + finish)
+    whole = rows([], finish)
     plans = [cuts for cuts in plans if rows(cuts, finish) < whole]
     if not plans:
         return None
@@ -205,7 +205,7 @@ def _propose(
         "loss": mean(loss),
         "rows": rows(cuts, finish),
         "saving": whole / rows(cuts, finish),
-        "saving_drawing": candidates * branches * steps / rows(cuts, 0.0),
+        "saving_drawing": rows_of([], candidates, steps, branches=branches) / rows(cuts, 0.0),
     }
 
 

@@ -15,6 +15,9 @@ _SCHEDULERS = {
     "ddpm": "DDPMScheduler",
     "lcm": "LCMScheduler",
     "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
 }
 _DTYPES = ("float16", "bfloat16")
 
@@ -38,7 +41,9 @@ class Drawn:
     def in_words(self) -> str:
         """Write it as a clause: ``20 steps of ddim at guidance 2``."""
         eta = f" (eta {self.sampler.eta:g})" if SAMPLERS[self.sampler.name].noise == "eta" else ""
-        return f"{self.sampler.steps} steps of {self.sampler.name}{eta} at guidance {self.sampler.guidance:g}"
+        own = self.sampler.guidance_interval
+        between = "" if own is None else f" between times {own[0]:g} and {own[1]:g}"
+        return f"{self.sampler.steps} steps of {self.sampler.name}{eta} at guidance {self.sampler.guidance:g}{between}"
 
 
 def usage(
@@ -79,6 +84,11 @@ def usage(
     if scheduler:
         told = ", ".join(["pipeline.scheduler.config", *_layout(own)])
         lines.append(f"pipeline.scheduler = diffusers.{scheduler}.from_config({told})")
+    if own.guidance_interval is not None:
+        low, high = own.guidance_interval
+        lines.append(
+            f"# The evaluation guided between times {low:g} and {high:g} only; this pipeline guides everywhere."
+        )
     return [
         *lines,
         'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
@@ -93,6 +103,8 @@ def usage_here(base: str, adapter: str, prompts: Iterable[str], drawn: Drawn) ->
     """Write the same with mitune, for models whose plain pipeline loads no adapter."""
     own = drawn.sampler
     told = [repr(own.name), f"steps={own.steps}", f"eta={own.eta!r}", f"guidance={own.guidance!r}"]
+    if own.guidance_interval is not None:
+        told.append(f"guidance_interval={[*own.guidance_interval]!r}")
     return [
         "from mitune.evaluate.drawings import to_image",
         "from mitune.families import load_denoiser",
@@ -117,6 +129,8 @@ def _layout(own: SamplerConfig, ours: bool = False) -> list[str]:
         found["set_alpha_to_one"] = own.set_alpha_to_one
     if own.name == "ddpm" and not ours:
         found["variance_type"] = f"fixed_{own.variance}"
+    if own.name == "dpmpp_2m_sde" and not ours:
+        found["algorithm_type"] = "sde-dpmsolver++"
     if own.name == "ddpm" and ours:
         found["variance"] = own.variance
     return [f"{name}={json.dumps(value) if isinstance(value, str) else repr(value)}" for name, value in found.items()

@@ -46,6 +46,10 @@ class PathLLR:
     With Δ = ε̂_c − ε̂_∅, guidance s, step noise n: z_{t−1} − μ_∅ = b s Δ + std n and z_{t−1} − μ_c = b (s − 1) Δ + std n,
     so a step adds b² (2s − 1) ‖Δ‖² / 2 s_t² + (b std / s_t²) Δ·n: two reductions, one shared with ``mi``. Where
     guidance pulls by r beside s Δ (three branches), b² r·Δ / s_t² comes on top.
+
+    A solver that remembers the step before (``dpmpp_2m_sde``) has two means with a history each: they differ by
+    b Δ + c Δ_before, which stands for b Δ in all of the above. Outside of a guidance interval both processes are told
+    the prompt, Δ is 0 there, and the ratio is that of the two processes that differ inside of it.
     UserError for an unknown kernel.
     """
 
@@ -58,9 +62,12 @@ class PathLLR:
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
         self._total = torch.zeros(n, device=device, dtype=exact_type(device))
+        self._before: tuple[Tensor, Tensor | None] | None = None
 
     def observe(self, step: Step) -> None:
         """Add one step."""
+        pull = None if step.linear else (step.eps - step.eps_null).flatten(1) - step.guidance * step.delta
+        before, self._before = self._before, (step.delta, pull)
         if self.tail and step.index == 0:
             norms = [eps.flatten(1).square().sum(1) for eps in (step.eps_null, step.eps_cond)]
             self._total.add_(norms[0] - norms[1], alpha=0.5)
@@ -68,15 +75,22 @@ class PathLLR:
             return
         width = step.wide if self.kernel == "wide" else step.std
         ratio = step.b / width
-        self._total.add_(step.squared_gap, alpha=0.5 * ratio**2 * (2 * step.guidance - 1))
-        if not step.linear:
-            pull = (step.eps - step.eps_null).flatten(1) - step.guidance * step.delta
-            self._total.add_((pull * step.delta).sum(1), alpha=ratio**2)
-        self._total.add_((step.delta * step.noise.flatten(1)).sum(1), alpha=ratio * step.std / width)
+        delta, squared = step.delta, step.squared_gap
+        if step.c and before is not None:
+            delta = torch.add(delta, before[0], alpha=step.c / step.b)
+            squared = delta.square().sum(1)
+            pull = None if pull is None or before[1] is None else pull + step.c / step.b * before[1]
+        self._total.add_(squared, alpha=0.5 * ratio**2 * (2 * step.guidance - 1))
+        if pull is not None:
+            self._total.add_((pull * delta).sum(1), alpha=ratio**2)
+        self._total.add_((delta * step.noise.flatten(1)).sum(1), alpha=ratio * step.std / width)
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""
         self._total = self._total[rows]
+        if self._before is not None:
+            delta, pull = self._before
+            self._before = (delta[rows], None if pull is None else pull[rows])
 
     def result(self) -> Tensor:
         """Log-likelihood ratio so far [n]."""

@@ -45,6 +45,8 @@ class PathMI:
         form: as above.
         name: of the score (default: as weighting and form say).
 
+    A visited time outside of a guidance interval counts nothing: the sum, mean or integral is that over the interval.
+
     UserError as ``Weighting``, for an unknown form, and for a diffusion's guided one; ``result`` raises one where no
     visited time lay in the range.
     """
@@ -79,7 +81,7 @@ class PathMI:
         of = self.weighting
         if step.t <= of.t_min:
             return
-        self._visited += 1
+        self._visited += step.guided
         if of.name == "paper":
             weight = float(of.schedule.kappa(step.t)) * self._signal_left(step.t)
         else:
@@ -115,7 +117,10 @@ class PathMI:
         """MI over the steps taken so far [n]."""
         of = self.weighting
         if not self._visited:
-            raise UserError(f"mi: no visited time lies above t_min={of.t_min:g}; lower it")
+            raise UserError(
+                f"mi: no visited time lies above t_min={of.t_min:g} and in sampler.guidance_interval, if that is given;"
+                " lower t_min, or give a wider interval"
+            )
         return self._total / self._visited if of.name == "paper" else self._total.clone()
 
 

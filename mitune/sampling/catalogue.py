@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mitune.errors import UserError
 from mitune.information.catalogue import SCORES
 from mitune.parts import Catalogue, Part
 from mitune.settings import CANDIDATES, GUIDANCE, STEPS, Settings, key, section
@@ -24,12 +25,15 @@ class SamplerPart(Part):
         flow_only: it solves rectified flow's ODE and no diffusion's.
         clean_end: its last step lands on clean data, whatever ``set_alpha_to_one`` says.
         evaluations: of the network in a step.
+        grid: whose steps it takes: those of "ddim", or of diffusers' "multistep" or "heun" schedulers
+            (:mod:`mitune.sampling.grids`).
     """
 
     noise: str = "always"
     flow_only: bool = False
     clean_end: bool = False
     evaluations: int = 1
+    grid: str = "ddim"
 
 
 SAMPLERS = Catalogue(
@@ -40,9 +44,20 @@ SAMPLERS = Catalogue(
     SamplerPart("lcm", "few steps of a consistency model (Luo et al. 2023)", "mitune.sampling.consistency:lcm",
                 clean_end=True),
     SamplerPart("dpmpp_2m", "DPM-Solver++ of second order, without noise (Lu et al. 2022)",
-                "mitune.sampling.multistep:DPMSolverPP2M", noise="never", clean_end=True),
+                "mitune.sampling.multistep:DPMSolverPP2M", noise="never", clean_end=True, grid="multistep"),
+    SamplerPart("dpmpp_2m_sde", "DPM-Solver++ of second order, with noise (Lu et al. 2022)",
+                "mitune.sampling.multistep:SDEDPMSolverPP2M", clean_end=True, grid="multistep"),
+    SamplerPart("unipc", "predictor and corrector of second order, without noise (Zhao et al. 2023)",
+                "mitune.sampling.unipc:UniPC", noise="never", clean_end=True, grid="multistep"),
+    SamplerPart("heun", "Heun's method, two evaluations a step (Karras et al. 2022)", "mitune.sampling.heun:Heun",
+                noise="never", clean_end=True, evaluations=2, grid="heun"),
 )  # fmt: skip
-SPACINGS = ("leading", "trailing", "linspace")  # of timesteps: Lin et al. 2023, table 2
+TABLE_SPACINGS = {  # Lin et al. 2023, table 2
+    "leading": "even, counted from the first timestep",
+    "trailing": "even, counted from the last timestep",
+    "linspace": "even, with the first and the last timestep",
+}
+SPACINGS = {**TABLE_SPACINGS, "karras": "even in (sigma/alpha)^(1/7), of diffusions (Karras et al. 2022)"}
 
 
 def is_deterministic(name: str, eta: float) -> bool:
@@ -96,6 +111,14 @@ class SamplerConfig(Settings):
     steps: int = key(20, "network evaluations a picture", low=1, high=STEPS, basic=True)
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
     guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE, basic=True)
+    guidance_interval: list[float] | None = key(
+        None,
+        "[low,high]: times between which guidance works; at others the network is told the prompt alone, one row a"
+        " step, and the scores of the path count nothing (null: everywhere)",
+        low=0,
+        high=STEPS,
+        sizes=2,
+    )
     variance: str = key(
         "small",
         "noise of a ddpm step",
@@ -116,6 +139,17 @@ class SamplerConfig(Settings):
     racing: RacingConfig = section(RacingConfig)
 
     def resolved(self, defaults: Mapping[str, Any]) -> SamplerConfig:
-        """Fill what is None from ``Denoiser.sampler_defaults``."""
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        """Fill what is None from ``Denoiser.sampler_defaults``. UserError for a spacing that is not known here.
+
+        What a scheduler says of σ ("sigmas") is said to those samplers that diffusers has the same schedulers for.
+        """
+        missing = {name: value for name, value in defaults.items() if getattr(self, name, "") is None}
+        sigmas = defaults.get("sigmas")
+        if sigmas and "spacing" in missing and SAMPLERS.find(self.name).grid != "ddim":
+            if sigmas not in SPACINGS:
+                raise UserError(
+                    f"the model's scheduler lays its steps by {sigmas}, which is not known here: say sampler.spacing="
+                    f" with one of {', '.join(SPACINGS)}"
+                )
+            missing["spacing"] = sigmas
         return dataclasses.replace(self, **missing)

@@ -22,17 +22,19 @@ from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import NoiseStreams
-from mitune.sampling.solver import Solver, StepCoefficients, solver_of
+from mitune.sampling.solver import Solver, StepCoefficients, in_interval, solver_of
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """One step of all n rows: z_prev = a·z + b·eps + std·noise, eps = eps_null + guidance·delta.
 
-    Where it is not ``linear``, of a model with further branches, eps has their pull too.
+    Where it is not ``linear``, of a model with further branches, eps has their pull too. Where it is not ``guided``,
+    its time lies outside of the guidance interval: the prompt alone was told, and eps_null and eps are eps_cond.
 
     ``t_prev`` is −1 (VP) or 0.0 (flow) where the step lands on clean data; ``noise`` is None where ``std`` is 0;
-    ``wide``, ``a`` and ``b`` (NaN of a solver with memory) as in ``StepCoefficients``; ``schedule``: the model's.
+    ``wide``, ``a``, ``b``, ``c`` (NaN where they do not exist) and ``told`` as in ``StepCoefficients``; ``schedule``:
+    the model's.
     """
 
     index: int
@@ -45,11 +47,14 @@ class Step:
     z_prev: Tensor
     a: float
     b: float
+    c: float
     std: float
     wide: float
+    told: float
     guidance: float
     noise: Tensor | None
     linear: bool
+    guided: bool
     schedule: NoiseSchedule
 
     @cached_property
@@ -192,7 +197,7 @@ def sample_population(
         raise ValueError(f"{len(seeds)} seeds for {len(condition)} conditions")
     return walk(
         denoiser, condition, solver_of(denoiser, sampler), noise_of(denoiser, seeds), sampler.guidance, observers,
-        guide, batch_size,
+        guide, batch_size, sampler.guidance_interval,
     )  # fmt: skip
 
 
@@ -222,9 +227,11 @@ def walk(
     observers: Sequence[Observer] = (),
     guide: Guide | None = None,
     batch_size: int | None = None,
+    interval: Sequence[float] | None = None,
 ) -> Samples:
     """Carry a population from noise to latents. All branches of the network are evaluated at every step, in one
-    forward; the one with c alone where nothing takes another: guidance 1, no observer, no guide that reads steps.
+    forward; the one with c alone where nothing takes another: guidance 1, no observer, no guide that reads steps, or a
+    time outside of the guidance interval.
 
     Args:
         denoiser: the model. UserError as ``check_start``.
@@ -236,14 +243,15 @@ def walk(
         guide: drops, multiplies or moves candidates.
         batch_size: candidates a forward at most (None: all). The population may be larger than what the network takes
             at once, as who goes on is settled among all candidates of a prompt; batches are filled again after that.
+        interval: the times [low, high], ends included, at which guidance works (None: all; Kynkäänniemi et al. 2024,
+            arXiv 2404.07724).
     """
     check_start(denoiser)
     guide = guide or Guide()
     schedule, kind, device = denoiser.schedule, denoiser.prediction_type, denoiser.device
     observed = bool(observers) or guide.reads_steps
-    network = _Network(
-        denoiser, condition, guidance, observed or denoiser.needs_branches(guidance), batch_size
-    )
+    widened = observed or denoiser.needs_branches(guidance)
+    network = _Network(denoiser, condition, guidance, widened, batch_size, interval)
     rows = torch.arange(len(condition))
     by_name = {observer.name: observer for observer in observers}
     for observer in observers:
@@ -271,10 +279,11 @@ def walk(
             z, mean, outputs = z[chosen], mean[chosen], [output[chosen] for output in outputs]
         z_prev, drawn = guide.move(at, mean, noise.next() if at.std > 0 else None)
         if observed:
-            cond, null, guided = (schedule.to_epsilon(output, z, at.t, kind) for output in outputs)
+            seen = [schedule.to_epsilon(output, z, at.t, kind) for output in outputs]
+            cond, null, guided = seen if len(seen) > 1 else seen * 3
             step = Step(
-                index, at.t, at.t_prev, z, cond, null, guided, z_prev, at.a, at.b, at.std, at.wide,
-                guidance, drawn, denoiser.branches == 2, schedule,
+                index, at.t, at.t_prev, z, cond, null, guided, z_prev, at.a, at.b, at.c, at.std, at.wide, at.time,
+                guidance, drawn, denoiser.branches == 2, len(seen) > 1, schedule,
             )  # fmt: skip
             for observer in observers:
                 observer.observe(step)
@@ -290,9 +299,16 @@ class _Network:
     """The network on a population, in batches."""
 
     def __init__(
-        self, denoiser: Denoiser, condition: Condition, guidance: float, widened: bool, batch_size: int | None
+        self,
+        denoiser: Denoiser,
+        condition: Condition,
+        guidance: float,
+        widened: bool,
+        batch_size: int | None,
+        interval: Sequence[float] | None,
     ) -> None:
         self._denoiser, self._guidance, self._batch_size = denoiser, guidance, batch_size
+        self._interval = interval
         # Widened once: where a text encoder is adapted, ∅ is encoded each time that it is asked for.
         self._given = denoiser.widened(condition) if widened else condition
         self._branches, self._n = denoiser.branches if widened else 1, len(condition)
@@ -310,6 +326,13 @@ class _Network:
         """Where ``rows`` of the population lie in the condition of all branches."""
         return torch.cat([rows + branch * self._n for branch in range(self._branches)])
 
+    def _given_at(self, t: float, part: slice, given: Condition) -> Condition:
+        """What the network is told of ``part`` at a time: nothing but the prompts outside of the guidance interval."""
+        if in_interval(self._interval, t):
+            return given
+        own = len(range(*part.indices(self._n)))
+        return given[len(given) - own :]  # the one told most is the last
+
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""
         self._given, self._n = self._given[self._of(rows)], len(rows)
@@ -321,6 +344,7 @@ class _Network:
         for part, given in self._batches:
             own = z[part].detach().requires_grad_() if guide.gradient else z[part]
             with torch.set_grad_enabled(guide.gradient):
+                given = self._given_at(at.t, part, given)
                 outputs = self._denoiser.outputs(own, at.time, given, self._guidance)
                 guide.look(at, own, outputs, part)
             parts.append([output.detach() for output in outputs] if guide.gradient else outputs)
@@ -330,6 +354,8 @@ class _Network:
 
     def guided(self, z: Tensor, t: float) -> Tensor:
         """Guided raw output [n, …] at ``z`` and another time: a second evaluation within a step."""
-        return torch.cat(
-            [self._denoiser.outputs(z[part], t, given, self._guidance)[-1] for part, given in self._batches]
-        )
+        parts = []
+        for part, given in self._batches:
+            given = self._given_at(t, part, given)
+            parts.append(self._denoiser.outputs(z[part], t, given, self._guidance)[-1])
+        return torch.cat(parts)

@@ -158,7 +158,12 @@ def check_cuts(cuts: Sequence[Cut], candidates: int, k: int) -> None:
 
 
 def rows_of(
-    cuts: Sequence[Cut], candidates: int, steps: int, look: int = 0, finish: int = 0, branches: int = 2
+    cuts: Sequence[Cut],
+    candidates: int,
+    steps: int,
+    look: int = 0,
+    finish: int = 0,
+    branches: int | Sequence[int] = 2,
 ) -> int:
     """Count the network rows that one prompt's candidates take: drawing, a ``look`` of so many rows at every candidate
     that comes to a cut, and ``finish`` rows for every one that is left at the end (its scores).
@@ -168,13 +173,14 @@ def rows_of(
         candidates: at the start.
         steps: of the sampler.
         look, finish: rows a candidate.
-        branches: rows of a step (``Denoiser.branches``, times what the sampler evaluates in it).
+        branches: rows of every step, or of each (``Denoiser.branches``, times what the sampler evaluates in it).
     """
+    each = [branches] * steps if isinstance(branches, int) else branches
     total, alive, done = 0, candidates, 0
     for cut in cuts:
-        total += alive * (branches * (cut.step - done) + look)
+        total += alive * (sum(each[done : cut.step]) + look)
         alive, done = min(alive, cut.survivors), cut.step
-    return total + alive * (branches * (steps - done) + finish)
+    return total + alive * (sum(each[done:]) + finish)
 
 
 def cuts_for(

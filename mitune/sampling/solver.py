@@ -18,6 +18,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
+from mitune.sampling.grids import places_of
 
 Evaluate = Callable[[Tensor, float], Tensor]
 """``evaluate(z, t)``: the network's guided raw output [n, …] at ``z`` [n, …]; n rows of a forward for every branch."""
@@ -78,6 +79,7 @@ class Interval:
         alpha, sigma: as the schedule has them; a flow's α has a floor, so that ε̂ can be read off everywhere.
         true_alpha, true_sigma: without that floor.
         forward: variance v = σ_t² − (α_t/α_s)² σ_s² of the forward kernel from s to t.
+        told: as of ``StepCoefficients``.
     """
 
     t: int | float
@@ -90,6 +92,7 @@ class Interval:
     sigma_prev: float
     forward: float
     flow: bool
+    told: float | None = None
 
     @property
     def posterior_std(self) -> float:
@@ -109,6 +112,11 @@ class Interval:
             return math.inf
         return math.log(self.alpha_prev / self.sigma_prev) - math.log(self.true_alpha / self.true_sigma)
 
+    @property
+    def picture_per_epsilon(self) -> float:
+        """The slope dẑ_0/dε̂ = −σ_t/α_t of the picture in what the network says of the noise."""
+        return -self.true_sigma / self.alpha
+
     def step(self, kept_for: float, std: float, wide: float) -> StepCoefficients:
         """Give DDIM's step (Song et al. 2021, eq. 12): z_s = α_s ẑ_0 + √(σ_s² − ``kept_for``²) ε̂ + ``std``·noise.
 
@@ -121,7 +129,7 @@ class Interval:
             a = self.alpha_prev + kept - b
         else:
             a, b = self.alpha_prev / self.alpha, kept - self.alpha_prev * self.sigma / self.alpha
-        return StepCoefficients(self.t, self.t_prev, std, wide, a, b)
+        return StepCoefficients(self.t, self.t_prev, std, wide, a, b, told=self.told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +164,11 @@ class LinearSolver:
         """Remember nothing."""
 
 
+def in_interval(interval: Sequence[float] | None, t: float) -> bool:
+    """Tell whether guidance works at time ``t``: in [low, high], ends included, or everywhere (None)."""
+    return interval is None or interval[0] <= t <= interval[1]
+
+
 def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
     """Make the solver of ``settings``; its steps are laid out as the model's scheduler has them, where these are None.
 
@@ -168,22 +181,26 @@ def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
         raise UserError(
             f"sampler.name={part.name} is for rectified flow; this model is a diffusion: use ddim or ddpm"
         )
-    to_clean = part.clean_end or bool(settings.set_alpha_to_one)
-    grid = Grid(schedule, denoiser.prediction_type, _intervals(schedule, settings, to_clean))
+    early = part.grid == "multistep" and denoiser.sampler_defaults.get("ends_at_first")
+    to_clean = (part.clean_end or bool(settings.set_alpha_to_one)) and not early
+    places = places_of(schedule, settings, part)
+    grid = Grid(schedule, denoiser.prediction_type, _intervals(schedule, places, to_clean))
     solver: Solver = part.load()(grid, settings)
     return solver
 
 
-def _intervals(schedule: NoiseSchedule, settings: SamplerConfig, to_clean: bool) -> list[Interval]:
+def _intervals(
+    schedule: NoiseSchedule, places: Sequence[tuple[float, float | None]], to_clean: bool
+) -> list[Interval]:
     """The intervals of a grid in float64; the last one ends at clean data (always so for a flow) or the first entry.
 
     Every step lands on the next time of the grid. (diffusers' DDIM subtracts ⌊T/steps⌋ instead: the same wherever that
     spacing is whole, and off by the rounding for "linspace" or when steps do not divide T.)
     """
-    grid = schedule.timesteps(settings.steps, settings.spacing or "", settings.steps_offset or 0).tolist()
     flow = schedule.kind == "flow"
     found = []
-    for t, t_prev in zip(grid, [*grid[1:], 0.0 if flow else -1], strict=True):
+    ends = [*(t for t, _ in places[1:]), 0.0 if flow else -1]
+    for (t, told), t_prev in zip(places, ends, strict=True):
         alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
         share = t / schedule.num_train_timesteps
         true_alpha, true_sigma = (1 - share, share) if flow else (alpha, sigma)
@@ -195,5 +212,5 @@ def _intervals(schedule: NoiseSchedule, settings: SamplerConfig, to_clean: bool)
         # At the last step of an offset-0 grid that ends on the table's first entry t = t_prev: round-off below zero.
         forward = max(true_sigma**2 - (true_alpha / alpha_prev * sigma_prev) ** 2, 0.0)
         scales = (alpha, sigma, true_alpha, true_sigma, alpha_prev, sigma_prev)
-        found.append(Interval(t, t_prev, *scales, forward, flow))
+        found.append(Interval(t, t_prev, *scales, forward, flow, told))
     return found

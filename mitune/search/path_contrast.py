@@ -18,7 +18,7 @@ class PathContrast:
 
     ``PathLLR`` with other prompts c_k in place of ∅, joined as in ``contrast``. ``negatives``: K conditions of n rows
     each. Costs K forwards a particle and step, at most ``batch_size`` rows at a time; densities are taken with the wide
-    kernel. ValueError without negatives.
+    kernel. Outside of a guidance interval all are told c, and no forward is spent. ValueError without negatives.
     """
 
     name = "path_contrast"
@@ -34,28 +34,42 @@ class PathContrast:
         """Forget everything; ``n`` rows will follow."""
         self._ratios = torch.zeros(n, len(self._negatives), device=device, dtype=exact_type(device))
         self._rows = torch.arange(n)
+        self._before: list[Tensor] = []
 
     def observe(self, step: Step) -> None:
         """Add one step; those without noise carry no density."""
         if step.noise is None:
+            self._before = []  # the last step has none, and no solver goes from steps without noise to some with it
             return
-        # What the step did beyond a·z: under a condition with noise ε̂_k its mean is b ε̂_k.
-        moved = (step.b * step.eps + step.std * step.noise).flatten(1)
-        own = (moved - step.b * step.eps_cond.flatten(1)).square().sum(1)
-        for k, negative in enumerate(self._negatives):
-            eps = torch.cat(
-                [
-                    self._denoiser.epsilon(step.z[rows], step.t, negative[self._rows[rows]])
-                    for rows in torch.arange(len(step.z)).split(self._batch_size)
-                ]
-            )
-            other = (moved - step.b * eps.flatten(1)).square().sum(1)
+        # What each condition says: the sampler's own, c, and every c_k.
+        told = [step.eps, step.eps_cond]
+        told += [
+            self._epsilon(step, negative) if step.guided else step.eps_cond for negative in self._negatives
+        ]
+        before, self._before = self._before or told, told
+        # What the step did beyond a·z, and what it would have done on average under a condition: b ε̂_k + c ε̂_k,before.
+        means = [(step.b * eps).flatten(1) for eps in told]
+        if step.c:
+            means = [mean + step.c * eps.flatten(1) for mean, eps in zip(means, before, strict=True)]
+        moved = means[0] + (step.std * step.noise).flatten(1)
+        own = (moved - means[1]).square().sum(1)
+        for k, mean in enumerate(means[2:]):
+            other = (moved - mean).square().sum(1)
             self._ratios[:, k].add_(other - own, alpha=0.5 / step.wide**2)
+
+    def _epsilon(self, step: Step, negative: Condition) -> Tensor:
+        parts = []
+        for rows in torch.arange(len(step.z)).split(self._batch_size):
+            output = self._denoiser.predict(step.z[rows], step.told, negative[self._rows[rows]])
+            kind = self._denoiser.prediction_type
+            parts.append(step.schedule.to_epsilon(output, step.z[rows], step.t, kind))
+        return torch.cat(parts)
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the population."""
         self._ratios = self._ratios[rows]
         self._rows = self._rows[rows.cpu()]
+        self._before = [eps[rows] for eps in self._before]
 
     def result(self) -> Tensor:
         """Contrast so far [n]."""

@@ -120,7 +120,10 @@ def steer(
     own = [potential.observer] if isinstance(potential, PathPotential) else []
     watching = [*own, *(each for each in observers if each not in own)]
     streams = noise or noise_of(denoiser, seeds)
-    z = walk(denoiser, condition, solver, streams, sampler.guidance, watching, guide, batch_size).latents
+    found = walk(
+        denoiser, condition, solver, streams, sampler.guidance, watching, guide, batch_size, sampler.guidance_interval
+    )  # fmt: skip
+    z = found.latents
     final = guide.finish(z, batch_size)
     return Steered(
         z.view(len(prompts), -1, *z.shape[1:]), weights.log.log_softmax(1), final, weights.evidence(), weights.roots,

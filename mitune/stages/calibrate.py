@@ -28,7 +28,7 @@ from mitune.stages.inputs import (
     study_prompts,
 )
 from mitune.stages.progress import say
-from mitune.stages.racing import PilotRace, column, look_cost, look_scoring, step_rows
+from mitune.stages.racing import PilotRace, column, look_cost, look_scoring, rows_of_steps
 
 
 def calibrate(config: DictConfig, run: RunFolder) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _draw(
         rows = sum(unit.rows for unit in units)
         finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
         spent = {"model": denoiser.identity, "guidance": sampler.guidance, "looks": took.looks, **took.total}
-        return store.table(), {"finish": finish, "branches": step_rows(config, denoiser.branches), **spent}
+        return store.table(), {"finish": finish, "branches": rows_of_steps(denoiser, sampler), **spent}
 
     return read
 

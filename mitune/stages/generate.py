@@ -29,7 +29,7 @@ from mitune.stages.inputs import (
     training_prompts,
 )
 from mitune.stages.progress import say
-from mitune.stages.racing import cuts_of, race_of, step_rows, survivors_of
+from mitune.stages.racing import cuts_of, race_of, rows_of_steps, survivors_of
 from mitune.stages.search import check_search, judged_by_oracle, search_of, steering_figures
 from mitune.stages.sharing import candidates_name, shared
 from mitune.stages.units import total_cost
@@ -81,7 +81,8 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             "model": denoiser.identity,
         }
         if race is not None:
-            figures["racing"] = _racing(config, race.cuts, len(prompts), spent.looks, denoiser.branches)
+            each = rows_of_steps(denoiser, candidate_sampler(config, denoiser))
+            figures["racing"] = _racing(config, race.cuts, len(prompts), spent.looks, each)
         if folder.is_symlink():
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
@@ -111,14 +112,13 @@ def say_what_was_measured(config: DictConfig) -> None:
 
 
 def _racing(
-    config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int, branches: int
+    config: DictConfig, cuts: Sequence[Cut], prompts: int, looks: int, rows: Sequence[int]
 ) -> dict[str, Any]:
     """What racing dropped, and the network rows it saved of drawing, less those its looks took.
 
     The scores that dropped candidates did not get come on top.
     """
     candidates, steps = config.generate.candidates, config.sampler.steps
-    rows = step_rows(config, branches)
     whole, raced = (prompts * rows_of(own, candidates, steps, branches=rows) for own in ([], cuts))
     return {
         "by": config.sampler.racing.by,

@@ -313,7 +313,9 @@ class _Counter:
         return count
 
     def bounds(self, names: Sequence[str]) -> bool:
-        """Tell whether the rows of these scores are bounds only."""
+        """Tell whether the rows of these scores are bounds only; so are all where guidance does not work everywhere."""
+        if self.config.sampler.guidance_interval is not None:
+            return True
         return not self.exact and any(SCORES[name].needs_pool for name in self._scorers(names))
 
     def sees_pictures(self, names: Sequence[str]) -> bool:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mitune.denoiser import Denoiser
 from mitune.information.scoring import Scoring
-from mitune.sampling.catalogue import SAMPLERS
+from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
 from mitune.sampling.loop import Guide, Observer
 from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_for, steps_at
 from mitune.sampling.seeds import candidate_seed
+from mitune.sampling.solver import in_interval, solver_of
 from mitune.scores import SCORES
 from mitune.stages.inputs import prompt_pool, scoring_of
 from mitune.tasks import Task
@@ -71,8 +72,19 @@ def cuts_of(config: DictConfig, branches: int = 2) -> list[Cut]:
 
 
 def step_rows(config: DictConfig, branches: int) -> int:
-    """Count the network rows of one candidate's step: ``branches`` for each evaluation that the sampler makes."""
+    """Count the network rows of one candidate's step: ``branches`` for each evaluation that the sampler makes. At most:
+    outside of a guidance interval a step takes fewer (``rows_of_steps``, once a model has laid out its times).
+    """
     return branches * SAMPLERS[config.sampler.name].evaluations
+
+
+def rows_of_steps(denoiser: Denoiser, sampler: SamplerConfig) -> list[int]:
+    """Count the network rows of each step of one candidate that is observed."""
+    evaluations = SAMPLERS[sampler.name].evaluations
+    return [
+        evaluations * (denoiser.branches if in_interval(sampler.guidance_interval, at.t) else 1)
+        for at in solver_of(denoiser, sampler).steps
+    ]
 
 
 def survivors_of(config: DictConfig, branches: int = 2) -> int:

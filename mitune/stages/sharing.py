@@ -30,7 +30,9 @@ from mitune.stages.racing import survivors_of
 from mitune.tasks import Task
 
 # Keys that came when folders had names already: null says what it was without them, and their names stay.
-_LATER = ("prompts.picture_column", "model.picture_guidance", "scorer.mi.form")
+_LATER = (
+    "prompts.picture_column", "model.picture_guidance", "scorer.mi.form", "sampler.guidance_interval",
+)  # fmt: skip
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -58,6 +59,38 @@ def test_a_sampler_without_noise_has_no_density_and_nothing_to_choose(
     assert main(["generate", f"run={tmp_path / 'run'}", *SMALL, "sampler=dpmpp_2m", *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_guidance_interval_saves_the_null_branch_outside_of_it(tmp_path: Path) -> None:
+    words = ["sampler.steps=10", "sampler.spacing=trailing"]
+    forwards, found = [], []
+    for number, own in enumerate(["null", "[300,800]"]):
+        run = tmp_path / str(number)
+        assert main(["generate", f"run={run}", *SMALL, *words, f"sampler.guidance_interval={own}"]) == 0
+        forwards.append(json.loads((run / "round-1" / "done" / "generate.json").read_text())["forwards"])
+        found.append(drawn(run)[1])
+    assert forwards == [6 * 20, 6 * (10 + 5)]  # times 799, 699, 599, 499 and 399 lie within
+    assert (found[1]["mi"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sampler.guidance_interval=[800,300]"], "the first time is not below the second"),
+        (["sampler.guidance_interval=[300]"], "give two numbers"),
+        (["sampler.guidance_interval=[0,2000]"], "at most 1000"),
+        (
+            ["sampler.guidance_interval=[1,2]", "sampler.racing.by=mi", "sampler.racing.speedup=1.2"],
+            "sampler.racing.survivors=",
+        ),
+        (["sampler.guidance_interval=[1,2]"], "no visited time lies above"),
+    ],
+)
+def test_an_interval_that_cannot_be_is_refused(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", f"run={tmp_path / 'run'}", *SMALL, *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_new_sampler_is_a_file_and_a_row(tmp_path: Path) -> None:

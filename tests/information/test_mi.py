@@ -77,6 +77,7 @@ def test_continuous_mi_averages_to_the_divergence():
 def test_continuous_weights_cover_the_range_and_near_the_papers_on_a_dense_grid():
     class Constant:
         squared_gap = torch.ones(1, dtype=torch.float64)
+        guided = True
 
     schedule = NoiseSchedule.ddpm()
     for steps in (1, 10, 1000):
@@ -130,6 +131,7 @@ def test_mi_of_the_null_prompt_is_zero():
 def test_the_visited_times_share_out_the_range(weighting):
     class Constant:
         squared_gap = torch.ones(1, dtype=torch.float64)
+        guided = True
 
     schedule = NoiseSchedule.ddpm()
     observer = PathMI(schedule, weighting, t_min=100)

@@ -38,11 +38,13 @@ def exact_scheduler() -> Any:
             return super().step(model_output, timestep, sample, **more)
 
         def dpm_solver_first_order_update(self, model_output, sample, noise=None):
-            return super().dpm_solver_first_order_update(model_output, sample=self.exact, noise=noise)
+            return super().dpm_solver_first_order_update(
+                model_output, sample=self.exact, noise=self.drawn if noise is not None else None
+            )
 
         def multistep_dpm_solver_second_order_update(self, model_output_list, sample, noise=None):
             return super().multistep_dpm_solver_second_order_update(
-                model_output_list, sample=self.exact, noise=noise
+                model_output_list, sample=self.exact, noise=self.drawn if noise is not None else None
             )
 
     return Exact
