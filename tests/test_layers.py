@@ -92,6 +92,7 @@ def test_imports_come_from_the_same_floor_or_below() -> None:
 PIPELINES = (
     "mitune/families/*",
     "benchmarks/world/architecture.py",
+    "benchmarks/memory_units.py",
     "benchmarks/plain.py",
     "benchmarks/speed.py",
     "benchmarks/gpu.py",

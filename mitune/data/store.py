@@ -9,6 +9,10 @@ Where candidates raced (:mod:`mitune.sampling.racing`), the files hold those tha
 the number of steps such a one had taken, ``race`` what it was last ranked by, and its scores are null, as what it had
 by then cannot be compared with a finished one's. Readers of the store get finished candidates, unless they ask for
 all: one that was dropped is never selected.
+
+Where scores were measured in passes (:mod:`mitune.information.in_passes`), ``left_after`` is the number of passes
+after which a candidate had left the race. What it had by then is no score either, so its scores by passes are null; all
+else of it is there, and readers get it. It is never selected by a score that it has not.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ _TYPES = {
 # Of candidates that raced: steps taken by one that was dropped (null: it finished), and what it was last ranked by.
 RACE = ("dropped_at", "race")
 _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
+# Of candidates scored in passes: after how many of them one left the race (null: it has its scores).
+LEFT = "left_after"
 # Of candidates that were steered as one population: which of its first particles each descends from.
 ROOT = "root"
 # Of candidates that were made from a picture: that picture (``PictureRef``).
@@ -268,7 +274,8 @@ class CandidateStore:
         Args:
             unit: what the rows belong to; a candidate may be absent (a particle that died), a prompt may not.
             table: columns of equal length: those of ``KEYS`` and one of floats per scorer, higher = better; where they
-                raced those of ``RACE`` too, and None for every score of a candidate that was dropped.
+                raced those of ``RACE`` too, and None for every score of a candidate that was dropped; where they were
+                scored in passes ``LEFT``, and None for some scores of one that left.
             latents: [number of rows with ``kept``, ...] in row order, or None when none is kept.
             cost: what the unit took, for its note.
 
@@ -278,7 +285,7 @@ class CandidateStore:
         """
         self._check(unit, table, latents)
         scorers = [name for name in table if name not in KEYS]
-        types = _TYPES | _RACE_TYPES | {ROOT: pa.int64(), PICTURE: pa.string()}
+        types = _TYPES | _RACE_TYPES | {ROOT: pa.int64(), PICTURE: pa.string(), LEFT: pa.int64()}
         arrays = {
             name: pa.array(_plain(table[name]), type=types.get(name, pa.float64()))
             for name in (*KEYS, *scorers)
@@ -319,10 +326,13 @@ class CandidateStore:
         dropped = [step is not None for step in table.get("dropped_at", [None] * len(rows))]
         if any(gone and keep for gone, keep in zip(dropped, table["kept"], strict=True)):
             raise ValueError(f"unit {unit.index}: a candidate that was dropped has no latent to keep")
+        left = [passes is not None for passes in table.get(LEFT, [None] * len(rows))]
         for name in table:
-            if name in (*KEYS, "dropped_at", PICTURE):
+            if name in (*KEYS, "dropped_at", PICTURE, LEFT):
                 continue
             for row, value in enumerate(_plain(table[name])):
+                if left[row] and value is None:
+                    continue
                 if dropped[row] and name not in RACE:
                     if value is not None:
                         raise ValueError(

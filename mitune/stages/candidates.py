@@ -16,17 +16,19 @@ import safetensors
 import torch
 from torch import Tensor
 
-from mitune.data.store import LATENT_ROW, PICTURE, UNIT, CandidateStore, Unit
+from mitune.data.store import LATENT_ROW, LEFT, PICTURE, UNIT, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
 from mitune.digests import sha256_of
 from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
+from mitune.information.in_passes import Contest
 from mitune.information.scoring import Scoring
 from mitune.leaving import Leave
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
+from mitune.scores import is_sum
 from mitune.stages.artefacts import tell
 from mitune.stages.begun import Batch, BegunUnit, clear_begun
 from mitune.stages.progress import Bar, progress, warn, warn_of_idle
@@ -54,6 +56,8 @@ class Drawing:
         first: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
         watch: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
         search: steers the candidates of a prompt; those that died of it are left out.
+        contest: what the candidates of a prompt race for while they are scored; who leaves stays in the table without
+            the scores that it went by.
     """
 
     sampler: SamplerConfig
@@ -63,11 +67,18 @@ class Drawing:
     first: int = 0
     watch: Watch | None = None
     search: Search | None = None
+    contest: Contest | None = None
 
     @property
     def judges(self) -> dict[str, str]:
         """The judges that the pictures or their scores depend on: identity by name."""
-        return self.scoring.judges | ({} if self.search is None else self.search.judges)
+        found = self.scoring.judges | ({} if self.search is None else self.search.judges)
+        return found if self.contest is None else found | {self.contest.by: self.contest.said}
+
+    @property
+    def deferred(self) -> list[str]:
+        """The scores that are measured once all candidates of a unit are drawn."""
+        return [] if self.contest is None else self.scoring.racing(self.contest)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -174,7 +185,12 @@ def draw_unit(
         if bar is not None:
             bar(len(rows), drawn.scores)
     # A unit has all candidates of its prompts.
-    results = drawn.scores | how.scoring.on_table(drawn.scores, [rows[row][0].id for row in drawn.finished])
+    results: dict[str, list[Any]] = {**drawn.scores}
+    owners = [rows[row][0] for row in drawn.finished]
+    if how.contest is None:
+        results |= how.scoring.on_table(drawn.scores, [task.id for task in owners])
+    else:
+        results |= _in_passes(how, how.contest, drawn, owners, [seeds[row] for row in drawn.finished])
     place = {row: number for number, row in enumerate(drawn.finished)}
     there = range(len(rows)) if how.search is None else drawn.finished
     table: dict[str, list[Any]] = {
@@ -189,6 +205,31 @@ def draw_unit(
     for name, values in results.items():
         table[name] = [values[place[row]] if row in place else None for row in there]
     return table | drawn.added, drawn.latents
+
+
+def _in_passes(
+    how: Drawing, contest: Contest, drawn: _Drawn, tasks: Sequence[Task], seeds: Sequence[int]
+) -> dict[str, list[Any]]:
+    """The scores by passes, the sums and ``LEFT`` of the candidates of a unit: None where there is none.
+
+    Sums are standardised among all candidates of a prompt, with what was foretold of those that left.
+    """
+    scoring = how.scoring
+    latents = drawn.latents.to(scoring.denoiser.device)
+    found = scoring.race(latents, tasks, seeds, drawn.scores, contest)
+    own = {name: values.tolist() for name, values in found.scores.items()}
+    more = [contest.by] if is_sum(contest.by) else []
+    table = scoring.on_table(drawn.scores | own, [task.id for task in tasks], more)
+    lacking = {name for name in table if {part.name for part in scoring.terms(name)} & own.keys()}
+    gone = found.left_after
+    columns: dict[str, list[Any]] = {
+        name: [
+            None if passes and (name in own or name in lacking) else value
+            for value, passes in zip(values, gone, strict=True)
+        ]
+        for name, values in (own | table).items()
+    }
+    return columns | {LEFT: [passes or None for passes in gone]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +321,7 @@ def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequenc
     parts, scoring = [], how.scoring
     for start in range(0, len(latents), how.batch_size):
         part = slice(start, start + how.batch_size)
-        found = scoring.on_latents(latents[part], tasks[part], seeds[part])
+        found = scoring.on_latents(latents[part], tasks[part], seeds[part], how.deferred)
         if scoring.needs_pictures:
             found |= scoring.on_pictures(
                 scoring.denoiser.decode(latents[part]), [task.text for task in tasks[part]]
