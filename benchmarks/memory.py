@@ -5,10 +5,11 @@ and by two of ``accelerate launch``. ``FOLDER`` is another checkout, measured be
 ``--base-counts`` winners it would not fit, so its peak at the largest count is extrapolated by a line through its last
 two, and said to be.
 
-Memory is what ``/proc/PID/smaps_rollup`` says five times a second, added up over the processes: the proportional share
-(PSS), so that pages which two of them map count once; its anonymous part, which must stay in memory; and its part of
-mapped files, which the system may drop. What is compared is the high water of each process's resident pages (VmHWM), added
-up: a busy machine's looks miss a short peak, and this does not. The floor is what a process takes that has imported the libraries.
+What is compared is the high water of each process's resident pages (VmHWM), added up: looks at a busy machine miss a
+short peak, and this does not. Beside it stands what ``/proc/PID/smaps_rollup`` says five times a second, added up over
+the processes: the proportional share (PSS), so that pages which two of them map count once; its anonymous part, which
+must stay in memory; and its part of mapped files, which the system may drop. The floor is what a process takes that has
+imported the libraries.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def figures(
                 f"times (target: at most {GROWTH_AT_MOST})",
             )
             for kind, own_kind in (
-                (kind, peak(ours, counts[-1], most, kind)) for kind in ("pss", "anonymous")
+                (kind, peak(ours, counts[-1], most, kind)) for kind in ("high_water", "anonymous")
             )
         ]
     if base:
