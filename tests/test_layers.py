@@ -17,6 +17,7 @@ FLOORS = {
     "versions": 0,
     "files": 0,
     "digests": 0,
+    "threads": 0,
     "noise": 0,
     "scheduler_config": 0,
     "denoiser": 0,

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 
 from mitune import distributed, leaving
 from mitune.errors import UserError
@@ -30,6 +30,7 @@ from mitune.finetune.batches import Density, Draw, Draws, Texts, load_training_s
 from mitune.finetune.catalogue import OBJECTIVES, TrainConfig
 from mitune.finetune.composed import composed
 from mitune.finetune.encoded import Scratch
+from mitune.finetune.gradients import Gradients
 from mitune.finetune.keeping import Keeper, TrainResult
 from mitune.finetune.objectives import Batch, LayoutWeight
 from mitune.leaving import TEMPORARY, Leave
@@ -148,6 +149,7 @@ class _Run:
             self.parameters, config.lr, (float(config.betas[0]), float(config.betas[1])), config.eps,
             config.weight_decay, fused=self.device.type in ("cuda", "cpu"),
         )  # fmt: skip
+        self.gradients = Gradients(self.parameters, totals=2)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
         self.keeper = Keeper(
             denoiser, config, self.folder, self.names, self.optimizer, self.scaler, self.data.digest, self.seed,
@@ -207,13 +209,12 @@ class _Run:
                     raise
                 raise UserError(self._too_large(draw[rows])) from error
         wish = torch.full((), float(leaving.asked()), device=self.device)
-        total, wish = distributed.sum_gradients(self.parameters, total, wish)
+        total, wish = self.gradients.sum(total, wish)
         self.scaler.unscale_(self.optimizer)
-        limit = config.max_grad_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = self.gradients.clip(config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         self.history["loss"][step] = total
         self.history["grad_norm"][step] = norm
         return leaving.asked() if self.processes.num_processes == 1 else self._wished(wish)
@@ -245,7 +246,7 @@ class _Run:
 
     def _too_large(self, draw: Draw) -> str:
         """Say how many rows would fit where these do not. Their gradients are lost, as the run ends here."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         fits = largest_that_fits(len(draw.t), lambda size: self._accumulate(draw[:size]))
         rows = self.objective.rows
         key = f"train.micro_batch={fits * rows if fits else 0}"
