@@ -388,7 +388,8 @@ class CandidateStore:
 
         Raises UserError where one is there no more.
         """
-        units, keys = rows[UNIT].to_numpy(), _keys(rows)
+        units = rows[UNIT].to_numpy()
+        keys = _keys(pa.Table.from_pandas(rows[["prompt_id", "candidate"]], preserve_index=False))
         order = np.argsort(units, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
 
@@ -397,11 +398,10 @@ class CandidateStore:
             part = self._read(index, None, False, False)
             for name, values in _places(part, [index], np.array([len(part)]), None):
                 part = part.append_column(name, pa.array(values))
-            there = {key: row for row, key in enumerate(_keys(part.to_pandas()))}
-            try:
-                return part.take([there[keys[place]] for place in places])
-            except KeyError as error:
-                raise UserError(f"{self.table_path(index)} was changed meanwhile; {_AGAIN}") from error
+            there = pc.index_in(keys.take(places), value_set=_keys(part))
+            if there.null_count:
+                raise UserError(f"{self.table_path(index)} was changed meanwhile; {_AGAIN}")
+            return part.take(there)
 
         found = pa.concat_tables(side_by_side(read, groups), promote_options="default")
         return found.take(np.argsort(order)).to_pandas()
@@ -485,9 +485,10 @@ def _asked(name: str, columns: Collection[str] | None) -> bool:
     return columns is None or name in columns
 
 
-def _keys(rows: pd.DataFrame) -> list[tuple[str, int]]:
-    """What tells each row from all others."""
-    return list(zip(rows["prompt_id"], rows["candidate"], strict=True))
+def _keys(rows: pa.Table) -> pa.Array:
+    """What tells each row from all others: prompt and number."""
+    texts = [rows.column(name).combine_chunks().cast(pa.string()) for name in ("prompt_id", "candidate")]
+    return pc.binary_join_element_wise(*texts, " ")
 
 
 def _places(
