@@ -388,6 +388,8 @@ class CandidateStore:
 
         Raises UserError where one is there no more.
         """
+        if not len(rows):
+            return rows
         units = rows[UNIT].to_numpy()
         keys = _keys(pa.Table.from_pandas(rows[["prompt_id", "candidate"]], preserve_index=False))
         order = np.argsort(units, kind="stable")
