@@ -174,7 +174,8 @@ class _Run:
     def run(self) -> TrainResult:
         """Take all steps that are not taken yet; what was written for them alone is removed."""
         try:
-            return self._run()
+            with distributed.said_first():
+                return self._run()
         finally:
             self.scratch.close()
 

@@ -69,6 +69,21 @@ def test_what_it_saved_is_counted(made: Path) -> None:
     assert whole["forwards"] - spent["forwards"] == figures["whole"] - figures["rows"] > 0
 
 
+def test_the_best_of_the_kept_are_among_those_that_have_the_score(
+    arguments: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    own = [word for word in SCORED if not word.startswith("generate.keep")]
+    assert main(arguments("generate", *own, PASSES, "generate.keep=6")) == 0
+    place = tmp_path / "run" / "round-1" / "candidates"
+    there = table(tmp_path / "run")["elbo"].dropna()
+    words = [f"score.source={place}", "score.scorers=[mi]", "score.by=elbo", "score.top_fraction=1"]
+    assert main(arguments("score", *words)) == 0
+    top = pd.read_parquet(tmp_path / "run" / "round-1" / "candidates-top-1")
+    assert sorted(top["elbo"]) == sorted(there)
+    assert len(there) < len(table(tmp_path / "run"))
+    assert "left_after" not in pd.read_parquet(place.with_name("candidates-scores.parquet"))
+
+
 def test_a_killed_command_ends_as_the_uninterrupted_one(
     made: Path, arguments: Arguments, run_command: Callable[..., Any], tmp_path: Path
 ) -> None:
