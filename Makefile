@@ -1,5 +1,5 @@
 # Two commands, each doing all its own set-up on a machine with Python 3.10 to 3.13 only:
-#   make demo   the whole loop on the embedded world (about ten minutes on two cores), then a report to look at
+#   make demo   the whole loop on the embedded world (about five minutes on two cores), then a report to look at
 #   make test   lint, types, the documentation and tests
 #   make docs   the documentation as a site: site/index.html
 #   make test-wheel   every command of README.md and the quick start, typed literally in an environment made from the wheel

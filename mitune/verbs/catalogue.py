@@ -27,7 +27,7 @@ VERBS: Catalogue[Verb] = Catalogue(
     "command",
     Verb(
         "demo",
-        "the whole loop on the embedded world: about ten minutes on two cores, then a report",
+        "the whole loop on the embedded world: about five minutes on two cores, then a report",
         "mitune.verbs.demo:demo",
         takes="[key=value ...]",
         options={"--cfg": "print the resolved configuration, and do nothing"},
