@@ -82,6 +82,14 @@ VERBS: Catalogue[Verb] = Catalogue(
         takes="[probe=SECONDS] [group=option ...] [key=value ...]",
     ),
     Verb(
+        "survey",
+        "ask people: build a survey from pictures, serve its page, report the answers as tables",
+        "mitune.verbs.survey:survey",
+        takes="build|serve|report FOLDER [key=value ...]",
+        said="FOLDER is the survey's. Each of the three says its own words when it is given help:"
+        " mitune survey build help.",
+    ),
+    Verb(
         "help", "one key, group, sampler, score or stage in full", "mitune.verbs.help:explained", takes="NAME"
     ),
     Verb("schema", "the configuration as a JSON schema", "mitune.verbs.help:printed_schema"),
