@@ -109,7 +109,9 @@ class Database:
         self._one_writer: Any = contextlib.nullcontext()
         if parsed.get_backend_name() == "sqlite":
             self.name = parsed.database or ""
-            self._one_writer = threading.Lock()  # first come, first served: SQLite itself would sleep and try again
+            self._one_writer = (
+                threading.Lock()
+            )  # first come, first served: SQLite itself would sleep and try again
             self._engine = _sqlite(Path(self.name), only_read)
         elif parsed.get_backend_name() == "postgresql":
             self._engine = _postgresql(parsed)
@@ -227,7 +229,9 @@ class Database:
                 sa.select(_PARTICIPANTS.c.code).where(_PARTICIPANTS.c.code == code).with_for_update()
             )
             message = {"participant": code, "message": reply.message}
-            if connection.execute(sa.select(_SEEN).where(*(_SEEN.c[name] == value for name, value in message.items()))).first():
+            if connection.execute(
+                sa.select(_SEEN).where(*(_SEEN.c[name] == value for name, value in message.items()))
+            ).first():
                 return
             answered = _answered(connection, code).keys()
             if not answered >= {*plan[: plan.index(round)]}:
