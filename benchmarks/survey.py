@@ -9,6 +9,7 @@ Terry. The interval of each cell should hold its truth in 95 of 100 studies.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,9 @@ STRENGTHS = (0.8, 0.2, -0.3, -0.7)
 DIFFERENCE = 0.15
 
 
+_made_up = functools.cache(made_up)
+
+
 def held(found: Any, truth: Array) -> NDArray[np.bool_]:
     """Whether each interval holds the truth."""
     return (found.low <= truth) & (truth <= found.high)
@@ -42,7 +46,7 @@ def held(found: Any, truth: Array) -> NDArray[np.bool_]:
 def table_3(seed: int) -> dict[str, NDArray[np.bool_]]:
     """One study of three scores, in three groups."""
     truth = np.array(TABLE_3) / sum(TABLE_3)
-    survey = made_up(
+    survey = _made_up(
         "best_of_scores", ("mi", "blip", "hps"), 60, 10, 102, groups=("academic", "random", "students")
     )
     counted = _counted(survey, 102, Preferences({"": truth}, alike=ALIKE), seed)
@@ -62,7 +66,7 @@ def table_4(seed: int) -> dict[str, NDArray[np.bool_]]:
     names, categories = tuple("abcdefgh"), ("color", "shape", "texture")
     rng = np.random.default_rng(7)
     chances = {name: rng.dirichlet(np.full(256, 0.5)) for name in categories}
-    survey = made_up("methods", names, 36, 12, 42, shown=4, categories=categories)
+    survey = _made_up("methods", names, 36, 12, 42, shown=4, categories=categories)
     counted = _counted(survey, 42, Preferences(chances, alike=ALIKE), seed)
     found = by_category(counted)
     return {
@@ -75,7 +79,7 @@ def table_4(seed: int) -> dict[str, NDArray[np.bool_]]:
 def pairs(seed: int) -> dict[str, NDArray[np.bool_]]:
     """One study of pairs."""
     truth = np.array(STRENGTHS)
-    survey = made_up("pairs", tuple("abcd"), 40, 15, 30, shown=2)
+    survey = _made_up("pairs", tuple("abcd"), 40, 15, 30, shown=2)
     found = strengths(_counted(survey, 30, Preferences(strengths=truth, alike=ALIKE), seed))
     return {"strengths": held(found, truth)}
 
@@ -104,7 +108,7 @@ def found_share(studies: int, wanted: float = 0.8) -> tuple[int, float, float]:
     chances = np.array([0.25, (differ - DIFFERENCE) / 2, (differ + DIFFERENCE) / 2, 0.25])
     people = people_needed(wanted, DIFFERENCE, rounds, differ, ALIKE)
     assert people is not None
-    survey = made_up("methods", ("a", "b"), 24, rounds, people)
+    survey = _made_up("methods", ("a", "b"), 24, rounds, people)
     hits = 0
     for seed in range(studies):
         _, apart = differences(_counted(survey, people, Preferences({"": chances}, alike=ALIKE), seed))
