@@ -109,7 +109,9 @@ class Database:
         self._one_writer: Any = contextlib.nullcontext()
         if parsed.get_backend_name() == "sqlite":
             self.name = parsed.database or ""
-            self._one_writer = threading.Lock()  # first come, first served: SQLite itself would sleep and try again
+            self._one_writer = (
+                threading.Lock()
+            )  # first come, first served: SQLite itself would sleep and try again
             self._engine = _sqlite(Path(self.name), only_read)
         elif parsed.get_backend_name() == "postgresql":
             self._engine = _postgresql(parsed)
@@ -218,7 +220,8 @@ class Database:
     def save(self, code: str, plan: Sequence[str], round: str, reply: Reply) -> None:
         """Save the reply to a round; it is on the disk when this returns.
 
-        ``plan``: the ids of the person's rounds in their order. Raises OutOfOrderError where an earlier one has no answer.
+        ``plan``: the ids of the person's rounds in their order. Raises OutOfOrderError where an earlier one has no
+        answer.
         """
         now, own = _now(), sa.and_(_ANSWERS.c.participant == code, _ANSWERS.c.round == round)
         with self._writing() as connection:
@@ -226,8 +229,10 @@ class Database:
             connection.execute(
                 sa.select(_PARTICIPANTS.c.code).where(_PARTICIPANTS.c.code == code).with_for_update()
             )
-            message = {"participant": code, "message": reply.message}
-            if connection.execute(sa.select(_SEEN).where(*(_SEEN.c[name] == value for name, value in message.items()))).first():
+            seen = {"participant": code, "message": reply.message}
+            if connection.execute(
+                sa.select(_SEEN).where(*(_SEEN.c[name] == own for name, own in seen.items()))
+            ).first():
                 return
             answered = _answered(connection, code).keys()
             if not answered >= {*plan[: plan.index(round)]}:
@@ -242,7 +247,7 @@ class Database:
             else:
                 first = {"participant": code, "round": round, "seconds": reply.seconds, "first": now}
                 connection.execute(sa.insert(_ANSWERS).values(first | values))
-            connection.execute(sa.insert(_SEEN).values(message))
+            connection.execute(sa.insert(_SEEN).values(seen))
             if {*answered, round} >= {*plan}:
                 done = sa.and_(_PARTICIPANTS.c.code == code, _PARTICIPANTS.c.finished.is_(None))
                 connection.execute(sa.update(_PARTICIPANTS).where(done).values(finished=now))
@@ -280,7 +285,7 @@ def _now() -> float:
 
 
 def _facts(connection: sa.Connection) -> dict[str, str]:
-    return {name: value for name, value in connection.execute(sa.select(_FACTS.c.name, _FACTS.c.value))}
+    return {row.name: row.value for row in connection.execute(sa.select(_FACTS))}
 
 
 def _answered(connection: sa.Connection, code: str) -> dict[str, tuple[str, ...]]:
