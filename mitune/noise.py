@@ -264,7 +264,9 @@ class NoiseSchedule:
         if self.kind == "flow":
             # A step onto 1/T would be as long, in log-SNR, as many others: a solver that looks back goes far astray.
             if spare:
-                return total * self._shifted(torch.linspace(1.0, 1 / total, steps + 1, dtype=torch.float64)[:-1])
+                return total * self._shifted(
+                    torch.linspace(1.0, 1 / total, steps + 1, dtype=torch.float64)[:-1]
+                )
             end = 1 / steps if self.grid_end is None else self.grid_end
             return total * self._shifted(torch.linspace(1.0, end, steps, dtype=torch.float64))
         if spare:
