@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -77,10 +78,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        read, begun = 0, False
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
             nonlocal begun
+            if read > MOST and not begun:
+                return  # what an application says of a body that ended before its end
             if message["type"] == "http.response.start":
                 begun = True
                 own = message.setdefault("headers", [])
@@ -88,25 +91,22 @@ class Guard:
                 message["headers"] = [*own, *(one for one in self._headers if one[0] not in there)]
             await send(message)
 
-        given = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not given.isdigit() or int(given) > MOST:
-            await _too_large(with_headers)
-            return
-        read = 0
-
         async def counted() -> MutableMapping[str, Any]:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > MOST:
+            if read > MOST and not begun:
                 raise _TooLargeError
             return message
 
-        try:
-            await self._app(scope, counted, with_headers)
-        except _TooLargeError:
-            if not begun:
-                await _too_large(with_headers)
+        given = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if given.isdigit() and int(given) <= MOST:
+            with contextlib.suppress(_TooLargeError):
+                await self._app(scope, counted, with_headers)
+            if read <= MOST or begun:
+                return
+        read = 0
+        await _too_large(with_headers)
 
 
 class _TooLargeError(Exception):

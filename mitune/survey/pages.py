@@ -192,7 +192,7 @@ class Pages:
             seal=self.served.seals.page(code, step.round.id),
             sizes=self.served.size,
             following=[one for later in steps[place : place + 1] for one in later.shown],
-            none=NONE,
+            no_picture=NONE,
             error=error,
         )
 

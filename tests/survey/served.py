@@ -1,0 +1,170 @@
+"""Small surveys of the embedded world's pictures, and people who answer them through HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from mitune.survey.answers import Answer, Participant
+from mitune.survey.design import (
+    ATTENTION,
+    PRACTICE,
+    ROUND,
+    Picture,
+    Round,
+    Survey,
+    place_of,
+    plan_of,
+    read_survey,
+    write_survey,
+)
+from mitune.worlds.shapes.grammar import parse_prompt
+from mitune.worlds.shapes.render import render
+from mitune.worlds.shapes.scenes import random_scene
+
+PROMPTS = (
+    "a red circle above a blue square", "a green square left of a yellow cross", "a small blue triangle",
+    "a big yellow square", "a red triangle below a green circle", "a blue cross right of a red square",
+    "a green triangle", "a small red circle", "a yellow cross", "a big green cross", "a blue circle", "a red square",
+)  # fmt: skip
+NAMES = {"best_of_scores": ("mi", "clip", "elbo"), "methods": ("ours", "base"), "pairs": ("ours", "base")}
+
+
+def digest(*parts: object) -> str:
+    """Hex digits of some parts."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def make_survey(
+    folder: Path,
+    kind: str = "best_of_scores",
+    rounds: int = 3,
+    practice: int = 1,
+    attention: int = 0,
+    blocks: int = 1,
+    **more: Any,
+) -> Survey:
+    """A survey in a folder, with pictures by the world's renderer; participants share the rounds in ``blocks``."""
+    names = NAMES.get(kind, ("ours",))
+    wanted = [(PRACTICE, practice), (ROUND, rounds * blocks), (ATTENTION, attention)]
+    kinds = [each for each, count in wanted for _ in range(count)]
+    made = []
+    for number, each in enumerate(kinds):
+        prompt = PROMPTS[number % len(PROMPTS)]
+        pictures = tuple(_picture(folder, prompt, number, name) for name in names)
+        right = () if each == ROUND else (pictures[0].id,)
+        made.append(Round(digest("round", number), prompt, "color", pictures, each, right))
+    of_kind = {each: [one.id for one in made if one.kind == each] for each, _ in wanted}
+    survey = Survey(
+        kind=kind,
+        title=more.pop("title", "Which picture fits?"),
+        question=more.pop("question", "Which pictures represent the text best?"),
+        names=names,
+        seed=7,
+        multiple=kind in ("best_of_scores", "methods"),
+        rounds=tuple(made),
+        blocks=tuple(
+            (*of_kind[ROUND][place * rounds : (place + 1) * rounds], *of_kind[ATTENTION])
+            for place in range(blocks)
+        ),
+        **more,
+    )
+    write_survey(folder, survey)
+    return read_survey(folder)
+
+
+def _picture(folder: Path, prompt: str, number: int, name: str) -> Picture:
+    own = digest("picture", number, name)
+    rng = np.random.default_rng([number, len(name), ord(name[0])])
+    pixels, _ = render(random_scene(rng, parse_prompt(prompt)))
+    path = folder / place_of(own)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path)
+    return Picture(own, place_of(own), (name,))
+
+
+def fields(page: str) -> dict[str, str]:
+    """The hidden fields of a page's form."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+
+
+def shown(page: str) -> list[str]:
+    """The ids of the pictures of a page, in their order."""
+    return re.findall(r'<img src="/picture/([0-9a-f]+)\.png"', page)
+
+
+def ticked(page: str) -> list[str]:
+    """What is chosen on a page."""
+    return re.findall(r'name="chosen" value="(\w+)"[^>]* checked', page)
+
+
+@dataclass
+class Person:
+    """Answers by a client of httpx's kind, and remembers what was answered.
+
+    Attributes:
+        client: one without redirects of its own.
+        taste: decides.
+        code: from the first page on.
+        given: {round: (shown, chosen)}.
+    """
+
+    client: Any
+    taste: random.Random
+    code: str = ""
+    given: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+
+    def begin(self, **form: str) -> str:
+        """Agree by the open link; gives the address of the first round."""
+        response = self.client.post("/", data={"consent": "yes", **form})
+        assert response.status_code == 303, response.text
+        place = response.headers["location"]
+        self.code = place.split("/")[2]
+        return str(place)
+
+    def answer(self, place: str) -> str:
+        """Answer the round at an address; gives the next one."""
+        page = self.client.get(place)
+        assert page.status_code == 200, page.text
+        own, ids = fields(page.text), shown(page.text)
+        chosen = [one for one in ids if self.taste.random() < 0.5]
+        if 'type="radio"' in page.text:
+            chosen = chosen[:1]
+        response = self.client.post(place, data={**own, "chosen": chosen or no_choice(page.text)})
+        assert response.status_code == 303, response.text
+        self.given[own["round"]] = (tuple(ids), tuple(chosen))
+        return str(response.headers["location"])
+
+    def answer_all(self, **form: str) -> None:
+        """Agree, and answer to the end."""
+        place = self.begin(**form)
+        while not place.endswith("/thanks"):
+            place = self.answer(place)
+
+
+def no_choice(page: str) -> list[str]:
+    """What a form sends for no picture."""
+    return ["none"] if 'value="none"' in page else []
+
+
+def told(survey: Survey, people: list[Person], found: tuple[list[Participant], list[Answer]]) -> None:
+    """Assert that what was read is what these people answered: each once, as it was shown by the plan."""
+    participants, answers = found
+    assert {one.code for one in participants} == {one.code for one in people}
+    assert sorted(one.number for one in participants if one.number is not None) == [*range(len(people))]
+    numbers = {one.code: one.number for one in participants}
+    read = {(one.participant, one.round): (one.shown, one.chosen) for one in answers}
+    assert len(read) == len(answers)
+    assert read == {(one.code, name): own for one in people for name, own in one.given.items()}
+    for one in people:
+        number = numbers[one.code]
+        assert number is not None
+        plan = {each.id: tuple(picture.id for picture in order) for each, order in plan_of(survey, number)}
+        assert {name: own[0] for name, own in one.given.items()} == {name: plan[name] for name in one.given}
