@@ -359,6 +359,10 @@ def _add_files(app: FastAPI, served: Served) -> None:
         served.database.amounts()
         return PlainTextResponse("ok\n")
 
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        return Response(status_code=204)  # there is none, and nothing to complain of
+
     @app.get("/robots.txt")
     def robots() -> Response:
         return PlainTextResponse("User-agent: *\nDisallow: /\n")

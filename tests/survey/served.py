@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
+import signal
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,3 +173,61 @@ def told(survey: Survey, people: list[Person], found: tuple[list[Participant], l
         assert number is not None
         plan = {each.id: tuple(picture.id for picture in order) for each, order in plan_of(survey, number)}
         assert {name: own[0] for name, own in one.given.items()} == {name: plan[name] for name in one.given}
+
+
+@dataclass
+class Server:
+    """A server of its own process, which may be killed and started again at the same address.
+
+    Attributes:
+        words: further words of the command.
+    """
+
+    folder: Path
+    words: tuple[str, ...] = ()
+    port: int = 0
+    process: subprocess.Popen[str] | None = None
+    said: str = ""
+
+    @property
+    def url(self) -> str:
+        """Without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Server:
+        """Start it, and wait until it says that it is open."""
+        if not self.port:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self.port = free.getsockname()[1]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from mitune.survey.serve import main; main(sys.argv[1:])",
+        ]
+        self.process = subprocess.Popen(
+            [*command, str(self.folder), f"port={self.port}", *self.words],
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "log.txt").open("a"),
+            text=True,
+            env={**os.environ, "MITUNE_LOG_EVERY": "0"},
+        )
+        assert self.process.stdout is not None
+        self.said = self.process.stdout.readline()
+        assert self.said.startswith("survey: open "), (self.folder / "log.txt").read_text()
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: it has no time for anything."""
+        self.stop(signal.SIGKILL)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it, and wait until it has."""
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait()
+            self.process = None
+
+    @property
+    def log(self) -> str:
+        """What it said on standard error."""
+        return (self.folder / "log.txt").read_text()
