@@ -20,12 +20,13 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from mitune.errors import UserError, first_line, short
 from mitune.reading import check_regular
 from mitune.survey.answers import ANSWERS, Answer, Participant, is_url
+from mitune.survey.seals import new_code
 
 _SCHEMA = "1"
 _BUSY = 30.0  # seconds to wait for another process that writes
@@ -177,11 +178,18 @@ class Database:
 
     def invite(self, group: str, language: str, count: int = 1) -> list[str]:
         """Make codes for that many people of a group, who have not consented yet."""
-        codes = [secrets.token_urlsafe(16) for _ in range(count)]
+        codes = [new_code() for _ in range(count)]
         own = {"group": group, "language": language, "invited": _now()}
         with self._writing() as connection:
             connection.execute(sa.insert(_PARTICIPANTS), [{"code": code, **own} for code in codes])
         return codes
+
+    def enter(self, code: str, group: str, language: str) -> None:
+        """Take in a person who came uninvited and agreed, with a code that was drawn before; once."""
+        own = {"code": code, "group": group, "language": language, "invited": _now()}
+        with contextlib.suppress(IntegrityError), self._writing() as connection:
+            connection.execute(sa.insert(_PARTICIPANTS).values(own))
+        self.consent(code, language)
 
     def consent(self, code: str, language: str) -> None:
         """Note that a person takes part, and give the next number; a person who has done so before keeps it."""

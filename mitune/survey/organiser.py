@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated
 
 from fastapi import FastAPI, Form, Request
@@ -13,6 +14,7 @@ from mitune.survey.progress import progress_of
 
 _COOKIE, _PATH = "organiser", "/organiser"
 _MOST = 500  # invitations at once
+_ONE = threading.Lock()  # who counts at a time: people who answer come first
 
 
 def add_organiser(app: FastAPI, pages: Pages) -> None:
@@ -66,7 +68,8 @@ def add_organiser(app: FastAPI, pages: Pages) -> None:
 
 def _progress(pages: Pages, session: str, links: list[str] | None = None) -> Response:
     served = pages.served
-    found = progress_of(served.survey, served.database.participants(), served.database.answers())
+    with _ONE:
+        found = progress_of(served.survey, served.database.participants(), served.database.answers())
     return pages.draw(
         "organiser",
         "en",

@@ -27,6 +27,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from mitune.survey.answers import Participant
 from mitune.survey.database import OutOfOrderError, Reply
 from mitune.survey.limits import LOG, Guard, Rate, log_refusal
+from mitune.survey.seals import new_code
 from mitune.survey.served import Served, Step
 
 NONE = "none"  # chosen where one must be: no picture. No id is this: they are hex digits
@@ -60,6 +61,22 @@ class Sent(BaseModel):
     chosen: list[str] = Field(default_factory=list, max_length=100)
     seconds: str = Field("", max_length=32)
     turn: str = Field("", max_length=16)
+
+
+class Consent(BaseModel):
+    """Holds the fields of the form of consent.
+
+    Attributes:
+        consent: ``yes``.
+        group, lang: of the person.
+        code, seal: of a person who comes by the open link, drawn with the page.
+    """
+
+    consent: str = Field("", max_length=8)
+    group: str = Field("", max_length=200)
+    lang: str = Field("", max_length=16)
+    code: str = Field("", max_length=64)
+    seal: str = Field("", max_length=100)
 
 
 class Pages:
@@ -106,11 +123,14 @@ class Pages:
         steps = served.steps(0)
         given = request.query_params.get("group", "")
         group = person.group if person else given if given in served.survey.groups else ""
+        code = "" if person else new_code()
         return self.draw(
             "welcome",
             language,
             400 if error else 200,
             action=f"/p/{person.code}/consent" if person else "/",
+            code=code,
+            seal=served.seals.page(code, "") if code else "",
             rounds=steps[-1].count,
             practice=steps[0].count if steps[0].is_practice else 0,
             group=group,
@@ -121,36 +141,36 @@ class Pages:
             error=error,
         )
 
-    def agreed(self, request: Request, consent: str, group: str, lang: str) -> Response:
-        """Take in a person who came by the open link."""
+    def agreed(self, request: Request, form: Consent) -> Response:
+        """Take in a person who came by the open link; the same form again is the same person."""
         served = self.served
         if served.is_closed() or not served.settings.open:
             raise RefusedError(403, "closed" if served.settings.open else "only_invited")
-        if group not in served.survey.groups and (group or served.survey.groups):
+        if served.seals.since(form.seal, form.code, "") is None:
+            raise RefusedError(403, "not_of_this_page")
+        if form.group not in served.survey.groups and (form.group or served.survey.groups):
             return self.welcome(request, None, "group_needed")
-        if consent != "yes":
+        if form.consent != "yes":
             return self.welcome(request, None, "consent_needed")
         if not self.new.passes(who(request)):
             raise RefusedError(429, "too_many")
-        language = served.language([lang], request.headers.get("accept-language", ""))
-        (code,) = served.database.invite(group, language)
-        served.database.consent(code, language)
-        response = _go(f"/p/{code}/1")
+        language = served.language([form.lang], request.headers.get("accept-language", ""))
+        served.database.enter(form.code, form.group, language)
+        response = _go(f"/p/{form.code}/1")
         secure = request.url.scheme == "https"
-        response.set_cookie(_COOKIE, code, httponly=True, samesite="lax", secure=secure)
+        response.set_cookie(_COOKIE, form.code, httponly=True, samesite="lax", secure=secure)
         return response
 
-    def consented(self, request: Request, code: str, consent: str, lang: str) -> Response:
+    def consented(self, request: Request, code: str, form: Consent) -> Response:
         """Take in a person who was invited."""
         person = self.person(request, code)
         if person.consented is None:
             if self.served.is_closed():
                 raise RefusedError(403, "closed", code)
-            if consent != "yes":
+            if form.consent != "yes":
                 return self.welcome(request, person, "consent_needed")
-            language = self.served.language(
-                [lang, person.language], request.headers.get("accept-language", "")
-            )
+            asked = [form.lang, person.language]
+            language = self.served.language(asked, request.headers.get("accept-language", ""))
             self.served.database.consent(code, language)
         return _go(f"/p/{code}/1")
 
@@ -301,13 +321,8 @@ def _add_start(app: FastAPI, pages: Pages) -> None:
         return _go(f"/p/{person.code}") if person else pages.welcome(request, None)
 
     @app.post("/")
-    def agree(
-        request: Request,
-        consent: Annotated[str, Form(max_length=8)] = "",
-        group: Annotated[str, Form(max_length=200)] = "",
-        lang: Annotated[str, Form(max_length=16)] = "",
-    ) -> Response:
-        return pages.agreed(request, consent, group, lang)
+    def agree(request: Request, form: Annotated[Consent, Form()]) -> Response:
+        return pages.agreed(request, form)
 
     @app.post("/another")
     def another() -> Response:
@@ -325,13 +340,8 @@ def _add_rounds(app: FastAPI, pages: Pages) -> None:
         return _go(pages.onward(person, pages.served.database.answered(code)))
 
     @app.post("/p/{code}/consent")
-    def consent(
-        request: Request,
-        code: str,
-        consent: Annotated[str, Form(max_length=8)] = "",
-        lang: Annotated[str, Form(max_length=16)] = "",
-    ) -> Response:
-        return pages.consented(request, code, consent, lang)
+    def consent(request: Request, code: str, form: Annotated[Consent, Form()]) -> Response:
+        return pages.consented(request, code, form)
 
     @app.get("/p/{code}/thanks")
     def thanks(request: Request, code: str) -> Response:

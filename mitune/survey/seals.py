@@ -12,6 +12,11 @@ CODE = re.compile(r"[A-Za-z0-9_-]{22}")  # of a participant: 128 random bits
 _SESSION = 12 * 3600.0  # seconds that an organiser stays signed in
 
 
+def new_code() -> str:
+    """Draw a code for a participant."""
+    return secrets.token_urlsafe(16)
+
+
 class Seals:
     """Signs with the database's secret; what is the organiser's with the token too: a new one ends all sessions."""
 

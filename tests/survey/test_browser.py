@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.survey_servers import Server, make_survey
 from mitune.survey import languages
 from mitune.survey.answers import Answer, read_answers
-from tests.survey.served import Server, make_survey
 
 NO_BROWSER = (
     "browser tests of the survey did not run: {} (apt-get install chromium; pip install 'mitune[dev]')"

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.survey_servers import make_survey
 from mitune.errors import UserError
 from mitune.survey import languages
 from mitune.survey.answers import read_answers
 from mitune.survey.design import read_survey, write_survey
-from tests.survey.served import Person, fields, make_survey, shown, ticked, told
+from tests.survey.served import Person, fields, shown, ticked, told
 
 pytest.importorskip("fastapi", reason="the extra `survey` is not installed: its server is not tested")
 
@@ -95,6 +96,21 @@ def test_the_same_link_goes_on_where_it_was_and_a_new_server_knows_open_pages(
     told(survey, [person], read_answers(tmp_path))
 
 
+def test_a_consent_that_is_sent_twice_is_one_person_and_a_forged_one_none(
+    tmp_path: Path, serve: Serve
+) -> None:
+    make_survey(tmp_path)
+    client = serve(tmp_path)
+    form = {**fields(client.get("/").text), "consent": "yes"}
+    places = {client.post("/", data=form).headers["location"] for _ in range(3)}
+    assert len(places) == 1
+    other = fields(client.get(f"/?{form['code']}").text)
+    for forged in ({"code": "A" * 22}, {"code": ""}, {"seal": ""}, {"seal": other.get("seal", "")}):
+        assert client.post("/", data=form | forged).status_code == 403
+    (person,) = read_answers(tmp_path)[0]
+    assert (person.code, person.number) == (form["code"], 0)
+
+
 def test_the_open_link_goes_on_in_the_same_browser_until_somebody_else_takes_it(
     tmp_path: Path, serve: Serve
 ) -> None:
@@ -162,6 +178,7 @@ def test_invited_people_have_their_group_and_a_number_only_once_they_agree(
     codes = invitations(client, 3, "experts")
     assert len({*codes}) == 3
     assert client.post("/", data={"consent": "yes", "group": "experts"}).status_code == 403
+    assert not fields(client.get("/").text)
     assert client.get(f"/p/{codes[1]}?lang=de").status_code == 200
     assert client.post(f"/p/{codes[1]}/consent").status_code == 400
     for _ in range(2):  # a double click
@@ -179,7 +196,8 @@ def test_the_group_comes_by_the_link_or_is_asked_for(tmp_path: Path, serve: Serv
     assert 'type="radio" name="group"' in client.get("/").text
     assert fields(client.get("/?group=students").text)["group"] == "students"
     for wrong in ("", "others", "<b>"):
-        assert client.post("/", data={"consent": "yes", "group": wrong}).status_code == 400
+        form = {**fields(client.get("/").text), "consent": "yes", "group": wrong}
+        assert client.post("/", data=form).status_code == 400
     Person(client, random.Random(0)).begin(group="experts")
     (person,) = read_answers(tmp_path)[0]
     assert person.group == "experts"
@@ -348,6 +366,7 @@ def test_rates_are_bounded_for_each_person_and_for_guesses(tmp_path: Path, begun
     codes = [person.client.post(place, data=own).status_code for _ in range(80)]
     assert codes[0] == 303
     assert codes[-1] == 429
+    person.client.cookies.clear()
     other = Person(person.client, random.Random(1))
     other.answer(other.begin())  # others are not held up
     guessed = [person.client.get(f"/p/{'A' * 18}{number:04d}").status_code for number in range(80)]
@@ -425,7 +444,9 @@ def test_the_only_cookies_are_of_the_session_and_scripts_cannot_read_them(
     make_survey(tmp_path)
     client = serve(tmp_path)
     found = [
-        client.post("/", data={"consent": "yes"}).headers["set-cookie"].lower(),
+        client.post("/", data={**fields(client.get("/").text), "consent": "yes"})
+        .headers["set-cookie"]
+        .lower(),
         client.post("/organiser", data={"token": TOKEN}).headers["set-cookie"].lower(),
     ]
     for cookie in found:
