@@ -5,12 +5,15 @@ What the load run measures is what the tests try small.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +97,13 @@ def _picture(folder: Path, prompt: str, number: int, name: str) -> Picture:
     return Picture(own, place_of(own), (name,))
 
 
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 @dataclass
 class Server:
     """A server of its own process, which may be killed and started again at the same address.
@@ -116,8 +126,7 @@ class Server:
     def start(self) -> Server:
         """Start it, and wait until it says that it is open."""
         if not self.port:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.port = free.getsockname()[1]
+            self.port = free_port()
         command = [
             sys.executable,
             "-c",
@@ -150,3 +159,37 @@ class Server:
     def log(self) -> str:
         """What it said on standard error."""
         return (self.folder / "log.txt").read_text()
+
+
+def postgresql_programs() -> Path | None:
+    """Where PostgreSQL's programs are, or None where it is not installed."""
+    found = shutil.which("initdb")
+    places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return places[-1] if places and (places[-1] / "initdb").exists() else None
+
+
+@contextlib.contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """A PostgreSQL of its own that lasts as long as the block; gives the URL of an empty database.
+
+    It refuses to run as root: then it runs as the user ``postgres``, whom its package made.
+    """
+    programs = postgresql_programs()
+    assert programs is not None
+    is_root = os.geteuid() == 0
+    folder.mkdir()
+    if is_root:
+        shutil.chown(folder, "postgres")
+    own: dict[str, Any] = {"cwd": folder, "check": True, "stdout": subprocess.DEVNULL}
+    own |= {"user": "postgres", "group": "postgres", "extra_groups": []} if is_root else {}
+    data, port = folder / "data", free_port()
+    subprocess.run(
+        [programs / "initdb", "--auth=trust", "--username=survey", "--encoding=UTF8", "-D", data], **own
+    )
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    control = [programs / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*control, "-l", folder / "log.txt", "-o", settings, "start"], **own)
+    try:
+        yield f"postgresql://survey@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "fast", "stop"], **own)
