@@ -20,12 +20,13 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from mitune.errors import UserError, first_line, short
 from mitune.reading import check_regular
 from mitune.survey.answers import ANSWERS, Answer, Participant, is_url
+from mitune.survey.seals import new_code
 
 _SCHEMA = "1"
 _BUSY = 30.0  # seconds to wait for another process that writes
@@ -177,11 +178,18 @@ class Database:
 
     def invite(self, group: str, language: str, count: int = 1) -> list[str]:
         """Make codes for that many people of a group, who have not consented yet."""
-        codes = [secrets.token_urlsafe(16) for _ in range(count)]
+        codes = [new_code() for _ in range(count)]
         own = {"group": group, "language": language, "invited": _now()}
         with self._writing() as connection:
             connection.execute(sa.insert(_PARTICIPANTS), [{"code": code, **own} for code in codes])
         return codes
+
+    def enter(self, code: str, group: str, language: str) -> None:
+        """Take in a person who came uninvited and agreed, with a code that was drawn before; once."""
+        own = {"code": code, "group": group, "language": language, "invited": _now()}
+        with contextlib.suppress(IntegrityError), self._writing() as connection:
+            connection.execute(sa.insert(_PARTICIPANTS).values(own))
+        self.consent(code, language)
 
     def consent(self, code: str, language: str) -> None:
         """Note that a person takes part, and give the next number; a person who has done so before keeps it."""
@@ -220,7 +228,8 @@ class Database:
     def save(self, code: str, plan: Sequence[str], round: str, reply: Reply) -> None:
         """Save the reply to a round; it is on the disk when this returns.
 
-        ``plan``: the ids of the person's rounds in their order. Raises OutOfOrderError where an earlier one has no answer.
+        ``plan``: the ids of the person's rounds in their order. Raises OutOfOrderError where an earlier one has no
+        answer.
         """
         now, own = _now(), sa.and_(_ANSWERS.c.participant == code, _ANSWERS.c.round == round)
         with self._writing() as connection:
@@ -228,9 +237,9 @@ class Database:
             connection.execute(
                 sa.select(_PARTICIPANTS.c.code).where(_PARTICIPANTS.c.code == code).with_for_update()
             )
-            message = {"participant": code, "message": reply.message}
+            seen = {"participant": code, "message": reply.message}
             if connection.execute(
-                sa.select(_SEEN).where(*(_SEEN.c[name] == value for name, value in message.items()))
+                sa.select(_SEEN).where(*(_SEEN.c[name] == own for name, own in seen.items()))
             ).first():
                 return
             answered = _answered(connection, code).keys()
@@ -246,7 +255,7 @@ class Database:
             else:
                 first = {"participant": code, "round": round, "seconds": reply.seconds, "first": now}
                 connection.execute(sa.insert(_ANSWERS).values(first | values))
-            connection.execute(sa.insert(_SEEN).values(message))
+            connection.execute(sa.insert(_SEEN).values(seen))
             if {*answered, round} >= {*plan}:
                 done = sa.and_(_PARTICIPANTS.c.code == code, _PARTICIPANTS.c.finished.is_(None))
                 connection.execute(sa.update(_PARTICIPANTS).where(done).values(finished=now))
@@ -284,7 +293,7 @@ def _now() -> float:
 
 
 def _facts(connection: sa.Connection) -> dict[str, str]:
-    return {name: value for name, value in connection.execute(sa.select(_FACTS.c.name, _FACTS.c.value))}
+    return {row.name: row.value for row in connection.execute(sa.select(_FACTS))}
 
 
 def _answered(connection: sa.Connection, code: str) -> dict[str, tuple[str, ...]]:
