@@ -173,9 +173,9 @@ def gaps(parties: list[Party], group: NDArray[np.int64], seed: int = 0, draws: i
 
 def combinations(counted: Counted) -> Shares | None:
     """Estimate how often each combination was chosen, in binary order of the names (000, 001, …): Table 3's rows. None
-    where a round does not show all names, or there are too many."""
+    where a round does not show all names, or they are too many, or one."""
     names = len(counted.names)
-    if names > MANY or not len(counted.person) or not counted.shown.all():
+    if not 1 < names <= MANY or not len(counted.person) or not counted.shown.all():
         return None
     number = counted.chosen @ (1 << np.arange(names)[::-1])
     cells = number[:, None] == np.arange(1 << names)
