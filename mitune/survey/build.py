@@ -52,8 +52,11 @@ class BuildSettings(Settings):
     groups: list[str] = key([], "groups of participants, which the tables tell apart")
     languages: list[str] = key(["en", "zh", "de"], "languages of the page, the first by default", filled=True)
     difference: float = key(0.1, "the difference between two shares that is to be found", above=0, high=1)
-    differ: float = key(
-        DIFFER, "of the plan: share of rounds in which one of two is chosen alone", above=0, high=1
+    differ: float | None = key(
+        None,
+        "of the plan: share of rounds in which one of two is chosen alone (default: by kind)",
+        above=0,
+        high=1,
     )
     alike: float = key(ALIKE, "of the plan: correlation between the rounds of a participant", low=0, high=1)
     attention_share: float = key(
@@ -251,8 +254,23 @@ def _check_prompts(
 def _plan(settings: BuildSettings, asking: Any) -> dict[str, Any]:
     share = comparing(settings.kind, len(asking.names), asking.shown)
     return planned(
-        settings.difference, settings.participants, asking.rounds, share, settings.differ, settings.alike
+        settings.difference,
+        settings.participants,
+        asking.rounds,
+        share,
+        _differ(settings, asking),
+        settings.alike,
     )
+
+
+def _differ(settings: BuildSettings, asking: Any) -> float:
+    """How often one of two is chosen alone, where nobody has said it: of pairs always; of a single thing, that is
+    compared with a number, its variance."""
+    if settings.differ is not None:
+        return settings.differ
+    if settings.kind == _PAIRS:
+        return 1.0
+    return DIFFER / 2 if len(asking.names) == 1 else DIFFER
 
 
 def _scores(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> dict[str, Any]:
