@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = compose(
         [
             "experiment=shapes",
+            "sampler=ddim",  # with noise, which llr needs
+            "sampler.steps=20",
             f"generate.candidates={options.candidates}",
             f"prompts.limit={options.prompts}",
             *options.set,

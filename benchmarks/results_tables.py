@@ -25,7 +25,7 @@ PRESETS = (
     ("shapes_both", "random", ""),
 )
 OTHERS = (
-    ("shapes", "contrast + elbo", "the demo: candidates at guidance 4"),
+    ("shapes", "contrast + elbo", "the demo as it was: candidates by 20 steps of `ddim` at guidance 4"),
     ("shapes", "random", ""),
     ("shapes", "oracle", ""),
     ("shapes-guidance-1.5", "contrast", "`shapes_attention`: candidates at guidance 1.5, attention only"),

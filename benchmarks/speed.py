@@ -131,9 +131,8 @@ def pipeline(
     """
     from diffusers import DDIMScheduler
 
-    texts, seeds = prompts_and_seeds(batch)
-    own = denoiser.pipeline
-    scheduler = DDIMScheduler.from_config(own.scheduler.config, clip_sample=False, thresholding=False)
+    own = denoiser.pipeline.scheduler.config
+    scheduler = DDIMScheduler.from_config(own, clip_sample=False, thresholding=False)
     config = scheduler.config
     if config.num_train_timesteps % steps:
         raise UserError(
@@ -148,6 +147,41 @@ def pipeline(
         set_alpha_to_one=config.set_alpha_to_one,
         guidance=guidance,
     )
+    comparisons = _pictures("", denoiser, sampler, scheduler, batch, repeats)
+    median = comparisons[1]["seconds"]["ours, texts"]["median"]
+    note = f"{steps} DDIM steps, from texts, decoded"
+    return comparisons, [common.figure("pictures", batch / median, "pictures/s", note=note)]
+
+
+def multistep(
+    denoiser: StableDiffusionDenoiser, batch: int, steps: int, guidance: float, repeats: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The same by DPM-Solver++ 2M, theirs by diffusers' own ``DPMSolverMultistepScheduler``; trailing grids."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    own = denoiser.pipeline.scheduler.config
+    scheduler = DPMSolverMultistepScheduler.from_config(own, timestep_spacing="trailing", thresholding=False)
+    sampler = SamplerConfig("dpmpp_2m", steps=steps, spacing="trailing", guidance=guidance)
+    comparisons = _pictures(" by DPM-Solver++ 2M", denoiser, sampler, scheduler, batch, repeats)
+    median = comparisons[1]["seconds"]["ours, texts"]["median"]
+    note = f"{steps} steps, from texts, decoded"
+    return comparisons, [
+        common.figure("pictures by DPM-Solver++ 2M", batch / median, "pictures/s", note=note)
+    ]
+
+
+def _pictures(
+    name: str,
+    denoiser: StableDiffusionDenoiser,
+    sampler: SamplerConfig,
+    scheduler: Any,
+    batch: int,
+    repeats: int,
+) -> list[dict[str, Any]]:
+    """The comparisons of ``sampler`` with a pipeline that has ``scheduler``, from embeddings and from texts, once their
+    pictures agree."""
+    texts, seeds = prompts_and_seeds(batch)
+    own = denoiser.pipeline
     reference = plain.pipeline(own.vae, own.text_encoder, own.tokenizer, own.unet, scheduler)
     reference.set_progress_bar_config(disable=True)
     encoded = denoiser.encode_prompts(texts)
@@ -160,8 +194,8 @@ def pipeline(
     def theirs(**prompt: Any) -> Tensor:
         return reference(
             **prompt,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            num_inference_steps=sampler.steps,
+            guidance_scale=sampler.guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt",
         ).images
@@ -177,11 +211,11 @@ def pipeline(
     apart = {}
     for kind in ("embeddings", "texts"):
         difference = (arms[f"ours, {kind}"]() - arms[f"pipeline, {kind}"]()).abs().max()
-        apart[kind] = common.agree(f"pictures from {kind}", float(difference), _TWO_GREY_LEVELS)
+        apart[kind] = common.agree(f"pictures{name} from {kind}", float(difference), _TWO_GREY_LEVELS)
     seconds = common.interleave(arms, repeats, device=denoiser.device)
-    comparisons = [
+    return [
         common.comparison(
-            f"pictures against StableDiffusionPipeline, from {kind}",
+            f"pictures{name} against StableDiffusionPipeline, from {kind}",
             seconds,
             f"ours, {kind}",
             f"pipeline, {kind}",
@@ -189,12 +223,6 @@ def pipeline(
             {"pictures_max_difference": apart[kind]},
         )
         for kind in ("embeddings", "texts")
-    ]
-    median = comparisons[1]["seconds"]["ours, texts"]["median"]
-    return comparisons, [
-        common.figure(
-            "pictures", batch / median, "pictures/s", note=f"{steps} DDIM steps, from texts, decoded"
-        )
     ]
 
 
@@ -392,6 +420,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         repeats=(11, "rounds of each comparison"),
         batch=(96, "candidates a batch"),
         steps=20,
+        few_steps=(10, "of DPM-Solver++ 2M"),
         train_batch=48,
         micro_batch=(None, "rows of a training forward (default: all)"),
         rank=16,
@@ -424,6 +453,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parts = [
                 observers(denoiser, *walk),
                 pipeline(denoiser, *walk),
+                multistep(denoiser, options.batch, options.few_steps, options.guidance, options.repeats),
                 # Steps are short and their ratio is the noisiest: three times the rounds.
                 training(options.model, options.device, adapter, config, 3 * options.repeats),
             ]

@@ -152,6 +152,12 @@ class Denoiser(ABC):
     def decode(self, z: Tensor) -> Tensor:
         """Pictures [n, 3, h, w] float in [0, 1] of the latents ``z``; batched inside."""
 
+    @property
+    def pictures_at_once(self) -> int:
+        """Count how many pictures ``decode`` and ``encode_image`` take in one go: a call with more of them saves
+        nothing, and gives the same as so many calls."""
+        return 64
+
     def epsilon(self, z: Tensor, t: Time, condition: Condition) -> Tensor:
         """ε̂(z_t, t, c) [n, …] in the dtype of ``z``."""
         return self.schedule.to_epsilon(self.predict(z, t, condition), z, t, self.prediction_type)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitune.errors import UserError
 from mitune.files import read_json, table_bytes, write_bytes, write_json
+from mitune.threads import side_by_side
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,8 +67,9 @@ def _content(path: Path) -> str:
 
 def note(files: Iterable[Path], root: Path) -> dict[str, str]:
     """{path below ``root``: digest} of files that are there."""
-    found = {path.relative_to(root).as_posix(): sha256(path) for path in files}
-    return {name: digest for name, digest in found.items() if digest is not None}
+    paths = list(files)
+    found = zip(paths, side_by_side(sha256, paths), strict=True)
+    return {path.relative_to(root).as_posix(): digest for path, digest in found if digest is not None}
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,8 +110,6 @@ def write_unit(
 
 def whole_unit(path: Path) -> bool | None:
     """Tell whether the unit of the table ``path`` is as it was written; None where its note is of an earlier one."""
-    if sha256(path) is None:
-        return False
     try:
         noted = read_json(path.with_suffix(".json"))
     except UserError:
@@ -117,10 +117,31 @@ def whole_unit(path: Path) -> bool | None:
     if not intact(noted):
         return False
     if FILES not in noted:
-        return None
+        return None if path.is_file() else False
     return path.name in noted[FILES] and not changed(noted[FILES], path.parent)
+
+
+def units_as_noted(tables: Iterable[Path], notes: Iterable[Any], root: Path) -> dict[str, str]:
+    """{path below ``root``: digest} of the files of units, as their notes say: their contents are read by whoever uses
+    them. Those of a unit whose note is of an earlier version are read now, where they are there.
+
+    Args:
+        tables: of the units; latents of an earlier version lie beside them.
+        notes: what :func:`write_unit` left of each.
+        root: of the paths.
+    """
+    found: dict[str, str] = {}
+    for table, noted in zip(tables, notes, strict=True):
+        if intact(noted) and FILES in noted:
+            beside = table.parent.relative_to(root)
+            found |= {(beside / name).as_posix(): digest for name, digest in sorted(noted[FILES].items())}
+        else:
+            found |= note([table, table.with_suffix(".safetensors")], root)
+    return found
 
 
 def changed(noted: Mapping[str, str], root: Path) -> list[Path]:
     """Give the files that are gone, or not as they were noted."""
-    return [root / name for name, digest in noted.items() if sha256(root / name) != digest]
+    paths = [root / name for name in noted]
+    found = zip(paths, noted.values(), side_by_side(sha256, paths), strict=True)
+    return [path for path, digest, now in found if now != digest]

@@ -17,13 +17,12 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
 
 from mitune import leaving
 from mitune.errors import UserError, complain, first_line
@@ -149,27 +148,6 @@ def stop(patient: bool = True) -> None:
         torch.distributed.destroy_process_group()
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], *totals: Tensor) -> list[Tensor]:
-    """Sum every gradient over the processes, in place, and scalar ``totals`` with them: one message for all.
-
-    A parameter without gradient counts as 0. Gives the totals' sums; one process alone changes nothing.
-    """
-    if state().num_processes == 1:
-        return list(totals)
-    gradients = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        gradients.append(parameter.grad)
-    flat = torch.cat([part.reshape(-1) for part in (*gradients, *totals)])
-    with collective():
-        torch.distributed.all_reduce(flat)
-    parts = flat.split([part.numel() for part in (*gradients, *totals)])
-    summed = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=False)]
-    torch._foreach_copy_(gradients, summed)
-    return [part.view_as(total) for part, total in zip(parts[len(gradients) :], totals, strict=True)]
-
-
 @contextlib.contextmanager
 def collective() -> Iterator[None]:
     """Guard a collective: Leave where it fails because a process has ended."""
@@ -249,7 +227,8 @@ class Peers:
         while not self._store.check([key]):
             leaving.check()
             time.sleep(pause)
-            pause = min(1.3 * pause, 0.1 + self.ranks / 1000)
+            # Slowly: what is waited for in a training takes milliseconds, and all wait for the one that looks last.
+            pause = min(1.1 * pause, 0.1 + self.ranks / 1000)
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:

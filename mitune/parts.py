@@ -33,7 +33,11 @@ class Part:
 
     def load(self) -> Any:
         """Import its code."""
-        module, _, attribute = self.make.partition(":")
+        return self.load_from("make")
+
+    def load_from(self, trait: str) -> Any:
+        """Import what another trait names as ``make`` does."""
+        module, _, attribute = getattr(self, trait).partition(":")
         return getattr(importlib.import_module(module), attribute)
 
 

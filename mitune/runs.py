@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -246,14 +246,25 @@ class RunFolder:
             return False
 
     def write_mark(
-        self, number: int, stage: str, figures: dict[str, Any], files: Iterable[Path] = ()
+        self,
+        number: int,
+        stage: str,
+        figures: dict[str, Any],
+        files: Iterable[Path] = (),
+        known: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Say that a stage is done, and what the ``files`` are that it left below ``root``. Written last: everything it
-        speaks of is on disk. Gives the figures that count: the first ones, where the same was made again.
+        """Say that a stage is done, and what it left below ``root``. Written last: everything it speaks of is on disk.
+        Gives the figures that count: the first ones, where the same was made again.
+
+        Args:
+            number, stage: of the round, and which.
+            figures: what the stage found.
+            files: what it left, to be read for their digests.
+            known: {path below ``root``: digest} of what it left besides, as that was noted when it was written.
 
         Raises UserError where other files came out than those that a later stage has used.
         """
-        before, now = self.noted(number, stage), digests.note(files, self.root)
+        before, now = self.noted(number, stage), {**(known or {}), **digests.note(files, self.root)}
         if before is not None:
             different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
             if not different:

@@ -30,6 +30,7 @@ LATENT_SCORERS = SCORES.where(lambda score: score.where == "latent")
 PICTURE_SCORERS = SCORES.where(lambda score: score.where == "picture")
 RACERS = SCORES.where(lambda score: score.races)
 INFORMATION = SCORES.where(lambda score: score.steers)  # it can steer in a reward's place
+IN_PASSES = SCORES.where(lambda score: bool(score.opens))  # it can be measured at a few times first
 NEEDS_NOISE = SCORES.where(lambda score: score.needs_noise)
 # Columns that come with a scorer of another name, and what stands in for a score of the sampler's path.
 COLUMNS = {column: score.name for score in SCORES.values() for column in score.columns}

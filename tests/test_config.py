@@ -12,6 +12,7 @@ from omegaconf.errors import ReadonlyConfigError
 from mitune.config import Config, conf_folder, flatten, groups
 from mitune.config.keys import keys
 from mitune.errors import UserError
+from mitune.sampling.catalogue import SAMPLERS
 from mitune.settings import check_value
 from tests.cli import compose, main
 
@@ -40,7 +41,7 @@ def test_every_option_of_every_group_composes(group: str) -> None:
         extra = []
         if group == "select":
             extra = ["scorers=[mi,mi_continuous,llr,elbo,contrast,oracle]"]
-        if option in ("euler", "dpmpp_2m"):  # no noise on the path, no ratio of path densities
+        if option in SAMPLERS.where(lambda part: part.noise == "never"):  # no ratio of path densities
             extra = ["scorers=[mi,contrast]", "select=contrast"]
         if option == "das":
             extra = ["reward=clip"]
@@ -57,9 +58,13 @@ def test_a_search_has_short_names_for_what_it_always_needs() -> None:
 
 
 def test_a_models_preset_brings_its_steps_and_guidance() -> None:
-    config = compose(["experiment=mitune", "model=sd35_medium", "sampler=euler"])
+    config = compose(["experiment=paper", "model=sd35_medium", "sampler=euler"])
     assert config.model.path == "stabilityai/stable-diffusion-3.5-medium"
     assert (config.sampler.name, config.sampler.steps, config.sampler.guidance) == ("euler", 40, 4.5)
+    own = compose(
+        ["experiment=mitune", "model=sd35_medium"]
+    )  # whose sampler needs fewer steps than the cards name
+    assert (own.sampler.name, own.sampler.steps, own.sampler.guidance) == ("dpmpp_2m_sde", 25, 4.5)
     assert compose(["experiment=mitune", "model=sdxl", "sampler.guidance=3"]).sampler.guidance == 3
 
 
@@ -129,7 +134,7 @@ def test_the_split_of_a_preset_is_not_that_of_a_file_of_ones_own(suffix: str) ->
 
 
 def test_a_guidance_of_ones_own_is_for_the_candidates_too() -> None:
-    assert compose().generate.guidance == 4
+    assert compose().generate.guidance == 3.5
     assert compose(["sampler.guidance=7.5"]).generate.guidance is None
     assert compose(["sampler.guidance=7.5", "generate.guidance=4"]).generate.guidance == 4
 
@@ -169,7 +174,7 @@ REFUSED = [
     ("train.lr=nan", "at least 0 and finite"),
     ("adapter.dropout=1.5", "at most 1"),
     ("train.t_min=1000", "train.t_max"),
-    ("select.k=13", "generate.candidates=12"),
+    ("select.k=11", "generate.candidates=10"),
     ("select.by=orcle", "oracle"),
     ("select.difficulty=-1", "at least 0"),
     ("select.by=mi_continuous", "scorers=["),

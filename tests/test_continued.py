@@ -74,14 +74,14 @@ def test_an_option_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     assert (before["search.by"], before["sampler.guidance"]) == ("das", 1.5)
     now = flatten(compose([f"run={tmp_path}", "sampler=ddpm", "reward=null", "model=shapes"]))
     assert (now["search.by"], now["sampler.name"], now["model.path"]) == (None, "ddpm", "shapes")
-    assert (now["sampler.steps"], now["sampler.guidance"]) == (20, 1.5)  # the preset's, not an option's
+    assert (now["sampler.steps"], now["sampler.guidance"]) == (9, 1.5)  # the preset's, not an option's
 
 
 def test_the_runs_preset_sets_all_that_it_mentions_and_nothing_else(tmp_path: Path) -> None:
     saved(tmp_path, ["experiment=shapes", "prompts.limit=7", "model.path=/mine", "train.log_every=3"])
     words = [f"run={tmp_path}", "experiment=shapes"]
     now = flatten(compose(words))
-    assert (now["prompts.limit"], now["model.path"], now["train.log_every"]) == (150, "shapes", 3)
+    assert (now["prompts.limit"], now["model.path"], now["train.log_every"]) == (120, "shapes", 3)
     assert kept(words, now) == {"train.log_every": 3}  # and it is said
     assert kept([*words, "train.log_every=3"], now) == kept([f"run={tmp_path}"], now) == {}
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 from safetensors import safe_open
 
@@ -280,3 +280,13 @@ def test_a_library_s_own_words_for_a_full_disk_are_understood(tmp_path: Path) ->
         raise safetensors.SafetensorError("header too large")
     assert not list(tmp_path.iterdir())
     assert files.refusal(ValueError("os error 28")) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_tensors_are_written_as_safetensors_itself_writes_them(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {f"b.{number}": torch.arange(6).reshape(2, 3).to(dtype) for number in range(12)}
+    tensors |= {"a.none": torch.zeros(0), "a.one": torch.tensor(3.0), "z.view": torch.ones(4, 2).t()}
+    for metadata in (None, {"kind": "test"}):
+        written = files.write_tensors(tmp_path / "file", tensors, metadata)
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        assert written == (tmp_path / "file").read_bytes() == safetensors.torch.save(whole, metadata)

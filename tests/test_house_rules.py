@@ -219,7 +219,9 @@ def parameters(node: Function) -> list[str]:
 
 def code_of_rows() -> set[str]:
     """``module:name`` of the code that catalogues name; a catalogue says once what all its rows are called with."""
-    return {row.make for one in catalogues() for row in one.values()}
+    return {
+        code for one in catalogues() for row in one.values() for code in (row.make, getattr(row, "opens", ""))
+    }
 
 
 def many_parameters(file: File) -> Iterator[tuple[str, Function, str]]:

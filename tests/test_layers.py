@@ -17,6 +17,7 @@ FLOORS = {
     "versions": 0,
     "files": 0,
     "digests": 0,
+    "threads": 0,
     "noise": 0,
     "scheduler_config": 0,
     "denoiser": 0,
@@ -92,6 +93,7 @@ def test_imports_come_from_the_same_floor_or_below() -> None:
 PIPELINES = (
     "mitune/families/*",
     "benchmarks/world/architecture.py",
+    "benchmarks/memory_units.py",
     "benchmarks/plain.py",
     "benchmarks/speed.py",
     "benchmarks/gpu.py",

@@ -13,7 +13,8 @@ import yaml
 from mitune.config import compose, conf_folder, flatten, groups
 from mitune.information.catalogue import SCORES
 from mitune.runs import dependencies
-from mitune.scores import columns, scorers_of
+from mitune.sampling.catalogue import is_deterministic
+from mitune.scores import NEEDS_NOISE, columns, scorers_of
 from mitune.stages.catalogue import ROUND
 from mitune.stages.generate import say_what_was_measured
 from tests.cli import compose as on_shapes
@@ -91,6 +92,42 @@ def test_who_names_a_model_has_its_steps_and_guidance() -> None:
     assert values("experiment=mitune", "model=sdxl")["sampler.guidance"] == 5.0
     # The comparison's guidance may be changed without that of the candidates.
     assert values("experiment=mitune", "evaluate.guidance=3")["generate.guidance"] == 1
+
+
+@pytest.mark.parametrize("preset", groups()["experiment"])
+def test_no_preset_asks_for_a_score_that_its_sampler_cannot_give(preset: str) -> None:
+    found = values(f"experiment={preset}")
+    keys = (
+        "scorers",
+        "evaluate.scorers",
+        "sample.scorers",
+        "select.by",
+        "train.keep_best_by",
+        "sampler.racing.by",
+    )
+    asked = [
+        name for key in keys for name in ([found[key]] if isinstance(found[key], str) else found[key] or [])
+    ]
+    wanted = {*scorers_of(asked, found["scorer.combined"])} - {"random"}
+    still = is_deterministic(found["sampler.name"], found["sampler.eta"])
+    assert not (still and wanted & {*NEEDS_NOISE})
+
+
+@pytest.mark.parametrize(
+    "preset", [f"{name}{own}" for name in ("paper_sd21", "mitune_sd21") for own in ABLATIONS]
+)
+def test_the_papers_presets_keep_the_papers_sampler(preset: str) -> None:
+    found = values(f"experiment={preset}")
+    assert (found["sampler.name"], found["sampler.steps"], found["sampler.guidance"]) == ("ddpm", 50, 7.5)
+    assert found["sampler.guidance_interval"] is None
+
+
+@pytest.mark.parametrize(
+    "preset", ["shapes_full", "shapes_real", "shapes_both", "shapes_attention", "shapes_flow"]
+)
+def test_a_preset_whose_record_is_of_twenty_steps_of_ddim_still_draws_so(preset: str) -> None:
+    found = values(f"experiment={preset}")
+    assert (found["sampler.name"], found["sampler.eta"], found["sampler.steps"]) == ("ddim", 1.0, 20)
 
 
 @pytest.mark.parametrize("card", groups()["card"])

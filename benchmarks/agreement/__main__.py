@@ -26,6 +26,8 @@ PROMPTS, CANDIDATES = 100, 32
 # 16 to 22 network rows a candidate for every score that is not free.
 EQUAL_COST = (
     "experiment=shapes",
+    "sampler=ddim",
+    "sampler.steps=20",
     "agree.scorers=[mi,mi_continuous,llr,mi_image,elbo,llr_image,contrast,cas,z(contrast)+z(elbo),oracle]",
     *(f"scorer.{name}.times=8" for name in ("mi_image", "elbo", "llr_image")),
     *("scorer.contrast.edits=8", "scorer.contrast.times=2"),

@@ -22,7 +22,7 @@ class Study:
 
     question: str
     arms: Mapping[str, Arm]
-    base: Sequence[str] = ("experiment=shapes",)
+    base: Sequence[str] = ("experiment=shapes", "sampler=ddim", "sampler.steps=20")
     by: str = "z(contrast)+0.5*z(elbo)"
     controls: Sequence[str] = CONTROLS  # who else chooses, everything else being the same
 

@@ -36,8 +36,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from benchmarks.world import architecture
 from benchmarks.world.architecture import Network, TextEncoder
 from benchmarks.world.facts import FACTS, caption_weights, class_numbers, fact_codes, fact_error, readings
-from mitune.distributed import state, sum_gradients, wait
+from mitune.distributed import state, wait
 from mitune.files import write_json
+from mitune.finetune.gradients import Gradients
 from mitune.noise import NoiseSchedule
 from mitune.worlds.shapes.corpus import Corpus, build_corpus
 from mitune.worlds.shapes.grammar import CATEGORIES, all_prompts
@@ -143,7 +144,7 @@ def _update(
     optimizer.zero_grad()
     (loss / state().num_processes if together else loss).backward()
     if together:
-        sum_gradients(parameters)
+        Gradients(parameters).sum()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     schedule.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from mitune.data.settings import SelectConfig
 from mitune.data.store import CandidateStore, Unit
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import COMBINED
-from mitune.stages.candidates import decode_latents
+from mitune.stages.candidates import decode_each, decode_latents
 from mitune.stages.settings import GenerateConfig
 from mitune.stages.units import bind_model
 
@@ -114,6 +114,10 @@ class Candidates:
         if not len(latents):
             return torch.empty(0, 3, *self.model.denoiser.picture_size)
         return torch.stack(decode_latents(latents, self.model.denoiser, GenerateConfig.batch_size))
+
+    def each_picture(self) -> Iterator[Tensor]:
+        """Give the pictures [3, H, W] of all rows one by one: a batch of them is in memory."""
+        yield from decode_each(self.latents.split(GenerateConfig.batch_size), self.model.denoiser)
 
     def images(self, rows: pd.DataFrame | Iterable[int] | None = None) -> list[Image]:
         """Give the same as PIL images."""

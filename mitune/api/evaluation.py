@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Evaluation:
     def figures(self) -> dict[str, Any]:
         """Give what ``evaluation.json`` says: before, after, difference (paired, with 95 % intervals by a bootstrap
         over prompts), diversity."""
-        return comparison(self.before.table, self.after.table, *self._pictures, seed=self.seed)
+        return comparison(self.before.table, self.after.table, *self._pictures(), seed=self.seed)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -77,9 +78,8 @@ class Evaluation:
         """
         tables = self.before.table, self.after.table
         write_evaluation(
-            folder, *tables, *self._pictures, examples=examples, seed=self.seed, judged=self.judged_by
+            folder, *tables, *self._pictures(), examples=examples, seed=self.seed, judged=self.judged_by
         )
 
-    @functools.cached_property
-    def _pictures(self) -> tuple[Tensor, Tensor]:
-        return self.before.pictures(), self.after.pictures()
+    def _pictures(self) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+        return self.before.each_picture(), self.after.each_picture()

@@ -326,6 +326,22 @@ def _kept(keep: int | None, k: int) -> None:
         )
 
 
+@relation("generate.passes select.losers select.fraction select.balance select.difficulty")
+def _passes(passes: float | None, losers: int, fraction: float, balance: bool, difficulty: float) -> None:
+    """Where a prompt is held against others by the scores of all of its candidates, these are needed."""
+    if passes is None:
+        return
+    given = [f"select.difficulty={difficulty:g}"] if difficulty else []
+    if not losers:
+        given += [f"select.fraction={fraction:g}"] if fraction < 1 else []
+        given += ["select.balance=true"] if balance else []
+    if given:
+        raise UserError(
+            f"generate.passes={passes:g}: {given[0]} goes by the scores of all candidates of a prompt, and passes give"
+            " them to those in the race alone; leave one of them out (generate.passes=null)"
+        )
+
+
 @relation("train.objective select.losers")
 def _losers(objective: str, losers: int) -> None:
     if OBJECTIVES[objective].losers and losers < 1:

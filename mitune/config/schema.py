@@ -28,7 +28,7 @@ def _section() -> dict[str, Any]:
 
 
 def _key(key: Key) -> dict[str, Any]:
-    default = list(key.default) if key.many else key.default
+    default = list(key.default) if key.many and key.default is not None else key.default
     about: dict[str, Any] = {"description": key.meaning} | ({"x-unit": key.unit} if key.unit else {})
     if "${" not in str(default):  # of the run folder: its meaning says it
         about["default"] = default

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +72,30 @@ def build(
 
     Raises UserError for no rows, ValueError where the numbers of rows, pictures and latents differ.
     """
-    import datasets
-    from datasets import Features, Value
+    check_some(rows)
+    count = len(rows)
+    columns = {"image": [cell(encode_png(picture)) for picture in pictures], **columns_of(rows, round, model)}
+    shape: tuple[int, ...] | None = None
+    if latents is not None:
+        latents = latents.detach().float().cpu()
+        shape = tuple(latents.shape[1:])
+        columns["latent"] = list(latents.numpy())
+    wrong = {name: len(column) for name, column in columns.items() if len(column) != count}
+    if wrong:
+        raise ValueError(f"{count} rows, but {wrong}")
+    return _with_fingerprint(table_of(columns, shape))
 
+
+def check_some(rows: pd.DataFrame) -> None:
+    """Raise UserError for no rows."""
     if not len(rows):
         raise UserError("no candidate was chosen for the training set; check select.k and the prompts")
-    names = scorers(rows)
-    count = len(rows)
-    columns: dict[str, Any] = {
-        "image": [{"bytes": encode_png(picture), "path": None} for picture in pictures],
+
+
+def columns_of(rows: pd.DataFrame, round: int, model: str | Sequence[str]) -> dict[str, list[Any]]:
+    """Give what a set says of its rows, column by column, as :func:`build` does: all but the picture and the latent."""
+    names, count = scorers(rows), len(rows)
+    columns: dict[str, list[Any]] = {
         "text": rows["prompt"].tolist(),
         "score": rows["score"].astype(float).tolist(),
         "scores": [
@@ -101,25 +117,54 @@ def build(
     }
     if PICTURE in rows:  # what they were made from
         columns[PICTURE] = rows[PICTURE].tolist()
+    return columns
+
+
+def table_of(columns: Mapping[str, list[Any]], shape: tuple[int, ...] | None = None) -> Dataset:
+    """Make a ``datasets`` set of columns; ``shape``: of a latent, where these are among them."""
+    import datasets
+    from datasets import Features, Value
+
     kinds = {
         "score": "float64", "weight": "float64", "preferred": "bool", "real": "bool",
         "seed": "int64", "candidate": "int64", "round": "int64",
     }  # fmt: skip
     features = {name: Value(kinds.get(name, "string")) for name in columns}
-    features["image"] = datasets.Image()
-    if latents is not None:
-        latents = latents.detach().float().cpu()
-        columns["latent"] = list(latents.numpy())
-        if latents.ndim == 4:
-            features["latent"] = datasets.Array3D(shape=tuple(latents.shape[1:]), dtype="float32")
-        else:
-            columns["latent"] = list(latents.flatten(1).numpy())
-            features["latent"] = datasets.Sequence(Value("float32"), length=latents[0].numel())
-    wrong = {name: len(column) for name, column in columns.items() if len(column) != count}
-    if wrong:
-        raise ValueError(f"{count} rows, but {wrong}")
-    result = datasets.Dataset.from_dict(columns, features=Features(features))
-    return _with_fingerprint(result)
+    columns = dict(columns)
+    if "image" in columns:
+        features["image"] = datasets.Image()
+    if shape is not None and len(shape) == 3:
+        features["latent"] = datasets.Array3D(shape=shape, dtype="float32")
+    elif shape is not None:
+        size = math.prod(shape)
+        columns["latent"] = [latent.reshape(size) for latent in columns["latent"]]
+        features["latent"] = datasets.Sequence(Value("float32"), length=size)
+    return datasets.Dataset.from_dict(columns, features=Features(features))
+
+
+def cell(png: bytes) -> dict[str, Any]:
+    """Give what a cell of the column ``image`` holds."""
+    return {"bytes": png, "path": None}
+
+
+class Content:
+    """The digest of what a set holds: pictures first, as they come, then the other columns."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._digest = hashlib.sha256(str(schema.remove_metadata()).encode())
+
+    def picture(self, png: bytes) -> None:
+        """Add the next picture."""
+        self._digest.update(png)
+
+    def fingerprint(self, table: pa.Table) -> str:
+        """Add the columns of all rows, and give the fingerprint."""
+        own = [PICTURE] if PICTURE in table.column_names else []
+        for name in (
+            "text", "score", "seed", "candidate", "preferred", "weight", "real", "round", "model", *own,
+        ):  # fmt: skip
+            self._digest.update(repr(table.column(name).to_pylist()).encode())
+        return self._digest.hexdigest()[:16]
 
 
 def _with_fingerprint(dataset: Dataset) -> Dataset:
@@ -130,13 +175,11 @@ def _with_fingerprint(dataset: Dataset) -> Dataset:
     import datasets
 
     table: pa.Table = dataset.data.table
-    digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
-    for cell in table.column("image").to_pylist():
-        digest.update(cell["bytes"])
-    own = [PICTURE] if PICTURE in table.column_names else []
-    for name in ("text", "score", "seed", "candidate", "preferred", "weight", "real", "round", "model", *own):
-        digest.update(repr(table.column(name).to_pylist()).encode())
-    return datasets.Dataset(table, info=dataset.info, fingerprint=digest.hexdigest()[:16])
+    content = Content(table.schema)
+    for chunk in table.column("image").chunks:
+        for cell in chunk:
+            content.picture(cell["bytes"].as_py())
+    return datasets.Dataset(table, info=dataset.info, fingerprint=content.fingerprint(table))
 
 
 def save(dataset: Dataset, folder: str | Path) -> None:
@@ -192,6 +235,53 @@ def latents(dataset: Dataset) -> Tensor:
         raise UserError("the training set has no column 'latent'; encode its pictures first")
     values = dataset.select_columns(["latent"]).with_format("numpy")[:]["latent"]
     return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def latent_places(dataset: Dataset) -> list[tuple[Path, int, int]] | None:
+    """Find where the latents lie in the files of a set that was opened from a folder and not changed since: (file, its
+    byte at which some begin side by side, float32, how many); None for any other set.
+    """
+    if not _as_saved(dataset):
+        return None
+    size = _latent_size(dataset.features["latent"])
+    found = []
+    for file in dataset.cache_files:
+        source = pa.memory_map(file["filename"])
+        begin = source.read_buffer(1).address
+        source.seek(0)
+        for batch in pa.ipc.open_stream(source):
+            values = batch.column(batch.schema.get_field_index("latent"))
+            values = getattr(values, "storage", values)
+            while pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
+                values = values.flatten()
+            if values.null_count or values.type != pa.float32() or len(values) != batch.num_rows * size:
+                return None
+            place = values.buffers()[1].address + 4 * values.offset - begin
+            if not 0 <= place <= source.size() - values.nbytes:  # compressed: it lies nowhere as it is
+                return None
+            found.append((Path(file["filename"]), place, batch.num_rows))
+    return found if sum(rows for _, _, rows in found) == len(dataset) else None
+
+
+def _as_saved(dataset: Dataset) -> bool:
+    """Whether the set is what lies in its files: one that was changed has another fingerprint than they have when they
+    are opened."""
+    import datasets
+
+    if not dataset.cache_files or dataset._indices is not None:
+        return False
+    folder = os.path.dirname(dataset.cache_files[0]["filename"])
+    try:
+        there = datasets.load_from_disk(folder)
+    except Exception:  # many types; it is no folder of a set
+        return False
+    return bool(getattr(there, "_fingerprint", None) == dataset._fingerprint)
+
+
+def _latent_size(feature: Any) -> int:
+    """Numbers of a latent, where all have as many by their type; else −1."""
+    shape = getattr(feature, "shape", None) or (getattr(feature, "length", -1),)
+    return math.prod(shape) if all(isinstance(side, int) and side > 0 for side in shape) else -1
 
 
 def pictures(dataset: Dataset) -> Tensor:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from mitune.data.settings import SelectConfig
-from mitune.data.store import KEYS, PICTURE, RACE, ROOT
+from mitune.data.store import KEYS, LEFT, PICTURE, RACE, ROOT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
 NOT_SCORES = {
-    *KEYS, *RACE, ROOT, PICTURE, "unit", "latent_row", "preferred", "score", "rank", "weight", "real",
+    *KEYS, *RACE, LEFT, ROOT, PICTURE, "unit", "latent_row", "preferred", "score", "rank", "weight", "real",
 }  # fmt: skip
 
 
 def scorers(table: pd.DataFrame) -> list[str]:
     """Give the names of the score columns of a candidate table."""
-    return [name for name in table.columns if name not in NOT_SCORES]
+    return scorers_among(table.columns)
+
+
+def scorers_among(columns: Iterable[str]) -> list[str]:
+    """Give those names of a candidate table's columns that are scores."""
+    return [name for name in columns if name not in NOT_SCORES]
 
 
 def select(
@@ -38,7 +44,8 @@ def select(
         losers: further rows a prompt, from the other end, with ``preferred=False`` (for preference training).
 
     Returns the chosen rows with ``score`` (the value of ``by``), ``rank`` (0 = best) and ``preferred`` added.
-    Ties go to the lower candidate number. The order of the rows of ``table`` does not matter.
+    Ties go to the lower candidate number. The order of the rows of ``table`` does not matter. One that left the race
+    before it had this score is not chosen.
 
     Raises UserError: unknown ``by``, a score that is not finite, k + losers above a prompt's candidates.
     """
@@ -46,6 +53,9 @@ def select(
     if not len(table):
         raise UserError("select: there are no candidates to choose from; run the generate stage first")
     score = _scores(table, by, seed)
+    if LEFT in table:
+        there = np.isfinite(score)
+        table, score = table[there], score[there]
     ordered = (
         table.reset_index(drop=True)
         .assign(score=score, _key=-score if highest else score)
@@ -175,6 +185,8 @@ def _scores(table: pd.DataFrame, by: str, seed: int) -> np.ndarray:
     else:
         raise UserError(f"select.by={by}: no such score{nearest(by, names)}; there are {', '.join(names)}")
     bad = ~np.isfinite(score)
+    if LEFT in table:
+        bad &= table[LEFT].isna().to_numpy()
     if bad.any():
         row = table[bad].iloc[0]
         text = row["prompt"] if "prompt" in table else row["prompt_id"]

@@ -9,32 +9,35 @@ Where candidates raced (:mod:`mitune.sampling.racing`), the files hold those tha
 the number of steps such a one had taken, ``race`` what it was last ranked by, and its scores are null, as what it had
 by then cannot be compared with a finished one's. Readers of the store get finished candidates, unless they ask for
 all: one that was dropped is never selected.
+
+Where scores were measured in passes (:mod:`mitune.information.in_passes`), ``left_after`` is the number of passes
+after which a candidate had left the race. What it had by then is no score either, so its scores by passes are null; all
+else of it is there, and readers get it. It is never selected by a score that it has not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
-import torch
 from torch import Tensor
 
-from mitune.digests import whole_unit, write_unit
+from mitune.digests import note, units_as_noted, whole_unit, write_unit
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, user_errors, write_json, write_tensors
 from mitune.reading import reading
 from mitune.tasks import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mitune.threads import side_by_side
 
 KEYS = ("prompt_id", "prompt", "category", "candidate", "seed", "kept")
 _TYPES = {
@@ -48,10 +51,14 @@ _TYPES = {
 # Of candidates that raced: steps taken by one that was dropped (null: it finished), and what it was last ranked by.
 RACE = ("dropped_at", "race")
 _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
+# Of candidates scored in passes: after how many of them one left the race (null: it has its scores).
+LEFT = "left_after"
 # Of candidates that were steered as one population: which of its first particles each descends from.
 ROOT = "root"
 # Of candidates that were made from a picture: that picture (``PictureRef``).
 PICTURE = "picture"
+# Where a candidate lies: the number of its unit, and its place among the latents that this kept (-1: none).
+UNIT, LATENT_ROW = "unit", "latent_row"
 _SIZE = b"mitune.latents_bytes"
 _AGAIN = "delete it, and the command that drew these candidates makes it again"
 MOST = 10_000_000  # pictures of one plan: beyond that a number was mistyped
@@ -93,6 +100,16 @@ def plan_units(prompts: Sequence[Task], candidates: int, rows_per_unit: int) -> 
     size = max(1, rows_per_unit // candidates)
     chunks = [tuple(prompts[start : start + size]) for start in range(0, len(prompts), size)]
     return [Unit(index, chunk, candidates) for index, chunk in enumerate(chunks)]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Says what was seen of the units that have a table: which are ``whole``, which are ``harmed``, and whether any is
+    of a version that kept no digests (``old``)."""
+
+    whole: frozenset[int]
+    harmed: frozenset[int]
+    old: bool
 
 
 def find_store(folder: Path) -> CandidateStore | None:
@@ -179,9 +196,20 @@ class CandidateStore:
         found = (self._index(path) for path in self.folder.glob("unit-*.parquet"))
         return {index for index in found if index is not None}
 
+    def look(self) -> Look:
+        """Look at all units that have a table, once: their files are read, a shared folder's side by side."""
+        indices = sorted(self._tables())
+        found = side_by_side(self._state, indices)
+        states = dict(zip(indices, found, strict=True))
+        return Look(
+            frozenset(index for index, (whole, _) in states.items() if whole),
+            frozenset(index for index, (whole, _) in states.items() if not whole),
+            any(old for _, old in found),
+        )
+
     def done(self) -> set[int]:
         """Give the units that are wholly on disk. One of which a file is missing, cut or changed is not."""
-        return {index for index in self._tables() if self._whole(index)}
+        return set(self.look().whole)
 
     def planned(self) -> set[int]:
         """Give the units of the plan; those there are where there is no plan. Raises UserError if that is damaged."""
@@ -200,19 +228,17 @@ class CandidateStore:
         """Give the tables of planned units that are not wholly on disk."""
         return [self.table_path(index) for index in sorted(self.planned() - self.done())]
 
-    def harmed(self) -> list[Path]:
-        """Give the tables of units that were made, and are not as they were."""
-        return [self.table_path(index) for index in sorted(self._tables()) if not self._whole(index)]
+    def notes(self) -> list[dict[str, Any]]:
+        """Give what the units of the plan took, as they noted it, in their order. Raises UserError for one without."""
+        paths = [self.table_path(index).with_suffix(".json") for index in sorted(self.planned())]
+        return side_by_side(read_json, paths)
 
-    def old(self) -> bool:
-        """Tell whether there are units from before digests were kept."""
-        return any(whole_unit(self.table_path(index)) is None for index in self._tables())
-
-    def artefacts(self) -> list[Path]:
-        """Give the files that make up the store: the plan, the model's identity, the tables and latents."""
-        units = [make(index) for index in self.planned() for make in (self.table_path, self.latents_path)]
-        paths = [self.folder / "plan.json", self.folder / "model.json", *sorted(units)]
-        return [path for path in paths if path.exists()]
+    def digests(self, root: Path, notes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """{path below ``root``: digest} of what makes up the store: the plan, the model's identity, the tables and
+        latents. ``notes``: of all units, which say theirs."""
+        tables = [self.table_path(index) for index in sorted(self.planned())]
+        own = note([self.folder / "plan.json", self.folder / "model.json"], root)
+        return own | units_as_noted(tables, notes, root)
 
     def todo(self, units: Iterable[Unit]) -> list[Unit]:
         """Give the units that are yet to be made."""
@@ -224,16 +250,17 @@ class CandidateStore:
         number = path.stem.removeprefix("unit-")
         return int(number) if number.isdigit() else None
 
-    def _whole(self, index: int) -> bool:
+    def _state(self, index: int) -> tuple[bool, bool]:
+        """Whether a unit is as it was written, and whether it is of a version that noted its size alone."""
         whole = whole_unit(self.table_path(index))
         if whole is not None:
-            return whole
-        try:  # of a version that noted the size alone
+            return whole, False
+        try:
             metadata = pq.read_schema(self.table_path(index)).metadata or {}
             size = int(metadata[_SIZE])
-            return size == 0 or self.latents_path(index).stat().st_size == size
+            return size == 0 or self.latents_path(index).stat().st_size == size, True
         except (OSError, ValueError, KeyError):
-            return False
+            return False, True
 
     def write_unit(
         self,
@@ -247,7 +274,8 @@ class CandidateStore:
         Args:
             unit: what the rows belong to; a candidate may be absent (a particle that died), a prompt may not.
             table: columns of equal length: those of ``KEYS`` and one of floats per scorer, higher = better; where they
-                raced those of ``RACE`` too, and None for every score of a candidate that was dropped.
+                raced those of ``RACE`` too, and None for every score of a candidate that was dropped; where they were
+                scored in passes ``LEFT``, and None for some scores of one that left.
             latents: [number of rows with ``kept``, ...] in row order, or None when none is kept.
             cost: what the unit took, for its note.
 
@@ -257,7 +285,7 @@ class CandidateStore:
         """
         self._check(unit, table, latents)
         scorers = [name for name in table if name not in KEYS]
-        types = _TYPES | _RACE_TYPES | {ROOT: pa.int64(), PICTURE: pa.string()}
+        types = _TYPES | _RACE_TYPES | {ROOT: pa.int64(), PICTURE: pa.string(), LEFT: pa.int64()}
         arrays = {
             name: pa.array(_plain(table[name]), type=types.get(name, pa.float64()))
             for name in (*KEYS, *scorers)
@@ -298,10 +326,13 @@ class CandidateStore:
         dropped = [step is not None for step in table.get("dropped_at", [None] * len(rows))]
         if any(gone and keep for gone, keep in zip(dropped, table["kept"], strict=True)):
             raise ValueError(f"unit {unit.index}: a candidate that was dropped has no latent to keep")
+        left = [passes is not None for passes in table.get(LEFT, [None] * len(rows))]
         for name in table:
-            if name in (*KEYS, "dropped_at", PICTURE):
+            if name in (*KEYS, "dropped_at", PICTURE, LEFT):
                 continue
             for row, value in enumerate(_plain(table[name])):
+                if left[row] and value is None:
+                    continue
                 if dropped[row] and name not in RACE:
                     if value is not None:
                         raise ValueError(
@@ -314,29 +345,65 @@ class CandidateStore:
                         " try model.dtype=float32, or fewer extreme settings of the scorer"
                     )
 
-    def table(self, dropped: bool = False, partial: bool = False) -> pd.DataFrame:
+    def table(
+        self,
+        dropped: bool = False,
+        partial: bool = False,
+        columns: Collection[str] | None = None,
+        kept: bool = False,
+    ) -> pd.DataFrame:
         """Give all rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
 
-        ``dropped``: those that a race dropped too, with NaN for their scores and the columns ``RACE``, which are left
-        out otherwise. ``partial``: those that are there so far. Raises UserError when there are no rows, or not all.
+        Args:
+            dropped: give those that a race dropped too, with NaN for their scores and the columns ``RACE``, which are
+                left out otherwise.
+            partial: give those that are there so far.
+            columns: of these alone (None: of all), as far as any unit has them; nothing else is read or held.
+            kept: give the rows whose latent was kept alone.
+
+        Raises UserError when there are no rows, or not all.
         """
-        parts = []
-        for index in sorted(self._readable(partial)):
-            with reading(self.table_path(index), _AGAIN):
-                part = pq.read_table(self.table_path(index)).replace_schema_metadata(None)
-            kept = part.column("kept").to_pylist()
-            rows, count = [], 0
-            for flag in kept:
-                rows.append(count if flag else -1)
-                count += bool(flag)
-            part = part.append_column("unit", pa.array([index] * len(kept), pa.int64()))
-            part = part.append_column("latent_row", pa.array(rows, pa.int64()))
-            if not dropped and "dropped_at" in part.column_names:
-                part = part.filter(pc.is_null(part.column("dropped_at"))).drop_columns(list(RACE))
-            parts.append(part)
-        if not parts:
+        indices = sorted(self._readable(partial))
+        if not indices:
             raise UserError(f"no candidates in {self.folder}; run the generate stage first")
-        return pa.concat_tables(parts, promote_options="default").to_pandas()
+        wanted = None if columns is None else {*columns}
+        if wanted is not None and (kept or LATENT_ROW in wanted):
+            wanted.add("kept")
+        parts = side_by_side(lambda index: self._read(index, wanted, dropped, kept), indices)
+        sizes = np.array([len(part) for part in parts])
+        found = pa.concat_tables(parts, promote_options="default")
+        del parts
+        added = dict(_places(found, indices, sizes, wanted))
+        frame = found.drop_columns(
+            [name for name in found.column_names if not _asked(name, columns)]
+        ).to_pandas()
+        return frame.assign(**added) if len(frame.columns) else pd.DataFrame(added)
+
+    def _read(self, index: int, wanted: Collection[str] | None, dropped: bool, kept: bool) -> pa.Table:
+        """The columns of one unit, without what a race dropped unless that is asked for. One open of its file."""
+        path = self.table_path(index)
+        with reading(path, _AGAIN), pq.ParquetFile(path) as file:
+            there = file.schema_arrow.names
+            race = "dropped_at" in there and not dropped
+            names = [
+                name for name in there if wanted is None or name in wanted or (race and name == "dropped_at")
+            ]
+            # A column is read to count the rows where none is asked for.
+            part = file.read(names or there[:1], use_threads=False).replace_schema_metadata(None)
+        if race:
+            part = part.filter(pc.is_null(part.column("dropped_at")))
+            part = part.drop_columns([name for name in RACE if name in part.column_names])
+        return part.filter(part.column("kept")) if kept else part
+
+    def columns(self) -> list[str]:
+        """Give the names of the columns that :meth:`table` gives of all candidates, as the first unit has them. Raises
+        UserError where there is none."""
+        first = min(self._tables(), default=None)
+        if first is None:
+            raise UserError(f"no candidates in {self.folder}; run the generate stage first")
+        with reading(self.table_path(first), _AGAIN):
+            names = pq.read_schema(self.table_path(first)).names
+        return [name for name in names if name not in RACE] + [UNIT, LATENT_ROW]
 
     def _readable(self, partial: bool) -> set[int]:
         done = self.done()
@@ -352,30 +419,54 @@ class CandidateStore:
         return done
 
     def latents(self, rows: pd.DataFrame) -> Tensor:
-        """Give the latents [len(rows), ...] of rows of :meth:`table`, in their order.
+        """Give the latents [len(rows), ...] of rows of :meth:`table`, in their order: those rows alone are read.
 
         Raises UserError for one not kept.
         """
+        self.check_kept(rows)
+        units, positions = rows[UNIT].to_numpy(), rows[LATENT_ROW].to_numpy()
+        result: Tensor | None = None
+        order = np.argsort(units, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(units[order])) + 1):
+            path = self.latents_path(int(units[places[0]]))
+            with reading(path, _AGAIN), safetensors.safe_open(path, framework="pt") as file:
+                slices = file.get_slice("latents")
+                for place, position in zip(places.tolist(), positions[places].tolist(), strict=True):
+                    latent = slices[position : position + 1]
+                    if result is None:
+                        result = latent.new_empty((len(rows), *latent.shape[1:]))
+                    result[place] = latent[0]
+        assert result is not None
+        return result
+
+    def check_kept(self, rows: pd.DataFrame) -> None:
+        """Raise UserError for no rows, and for one whose latent was not kept."""
         if not len(rows):
             raise UserError(f"no candidate chosen from {self.folder}")
-        lost = rows[rows["latent_row"] < 0]
+        lost = rows[rows[LATENT_ROW] < 0]
         if len(lost):
             first = lost.iloc[0]
             raise UserError(
                 f"the latent of candidate {first['candidate']} of prompt {first['prompt']!r} was not kept in"
                 f" {self.folder}; keep more candidates when generating, or draw it again from its seed"
             )
-        result: list[Tensor | None] = [None] * len(rows)
-        units = rows["unit"].tolist()
-        positions = rows["latent_row"].tolist()
-        for index in sorted(set(units)):
-            path = self.latents_path(index)
-            with reading(path, _AGAIN), safetensors.safe_open(path, framework="pt") as file:
-                slices = file.get_slice("latents")
-                for place, (unit, position) in enumerate(zip(units, positions, strict=True)):
-                    if unit == index:
-                        result[place] = slices[position : position + 1]
-        return torch.cat([tensor for tensor in result if tensor is not None])
+
+
+def _asked(name: str, columns: Collection[str] | None) -> bool:
+    return columns is None or name in columns
+
+
+def _places(
+    table: pa.Table, indices: Sequence[int], sizes: np.ndarray, wanted: Collection[str] | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The columns that say where the latent of a row lies: its unit, and its place among those kept (-1: not kept)."""
+    if _asked(UNIT, wanted):
+        yield UNIT, np.repeat(np.array(indices, dtype=np.int64), sizes)
+    if _asked(LATENT_ROW, wanted):
+        kept = table.column("kept").to_numpy().astype(bool)
+        count = np.cumsum(kept)
+        before = np.concatenate([[0], count])[np.cumsum(sizes) - sizes]
+        yield LATENT_ROW, np.where(kept, count - 1 - np.repeat(before, sizes), -1)
 
 
 def _plain(values: Sequence[Any]) -> list[Any]:

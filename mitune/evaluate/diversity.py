@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -23,31 +23,67 @@ def pairwise_distance(pictures: Tensor) -> float:
     return float(torch.pdist(flat).mean()) / flat.shape[1] ** 0.5
 
 
-def by_prompt(pictures: Tensor | Sequence[Tensor], groups: Sequence[Any]) -> dict[Any, float]:
+class Distances:
+    """Takes pictures one by one, and holds those of a group (prompt) until its last one came: ``found`` are the
+    pairwise distances within the groups of two pictures or more.
+
+    >>> distances = Distances(["a", "a", "b"])
+    >>> for row in range(3): distances.add(row, torch.zeros(3, 2, 2))
+    >>> distances.found
+    {'a': 0.0}
+    """
+
+    def __init__(self, groups: Sequence[Any]) -> None:
+        self._groups = groups
+        self._rows: dict[Any, list[int]] = {}
+        for row, group in enumerate(groups):
+            self._rows.setdefault(group, []).append(row)
+        self._held: dict[Any, dict[int, Tensor]] = {}
+        self._found: dict[Any, float] = {}
+
+    def add(self, row: int, picture: Tensor) -> None:
+        """Take the picture of a row."""
+        group = self._groups[row]
+        rows = self._rows[group]
+        if len(rows) < 2:
+            return
+        held = self._held.setdefault(group, {})
+        held[row] = picture
+        if len(held) == len(rows):
+            self._found[group] = pairwise_distance(torch.stack([held[own] for own in rows]))
+            del self._held[group]
+
+    @property
+    def found(self) -> dict[Any, float]:
+        """The distances, in the order in which the groups have their first rows."""
+        return {group: self._found[group] for group in self._rows if group in self._found}
+
+
+def by_prompt(pictures: Iterable[Tensor], groups: Sequence[Any]) -> dict[Any, float]:
     """Compute the pairwise distance within each group (prompt) of two pictures or more; ``pictures`` and ``groups`` are
     row by row."""
-    if len(pictures) != len(groups):
+    if isinstance(pictures, Sized) and len(pictures) != len(groups):
         raise ValueError(f"{len(pictures)} pictures but {len(groups)} groups")
-    members: dict[Any, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    return {
-        group: pairwise_distance(torch.stack([pictures[row] for row in rows]))
-        for group, rows in members.items()
-        if len(rows) > 1
-    }
+    distances = Distances(groups)
+    for row, picture in zip(range(len(groups)), pictures, strict=True):
+        distances.add(row, picture)
+    return distances.found
 
 
 def compare_diversity(
-    before: Tensor | Sequence[Tensor], after: Tensor | Sequence[Tensor], groups: Sequence[Any], seed: int = 0
+    before: Iterable[Tensor], after: Iterable[Tensor], groups: Sequence[Any], seed: int = 0
 ) -> dict[str, Any]:
-    """Compare the mean distance of both models' pictures, and give the ratio after / before, over the prompts with two
+    """Compare the mean distance of both models' pictures, as :func:`compare_distances`, row by row of ``groups``."""
+    return compare_distances(by_prompt(before, groups), by_prompt(after, groups), seed)
+
+
+def compare_distances(old: Mapping[Any, float], new: Mapping[Any, float], seed: int = 0) -> dict[str, Any]:
+    """Compare the mean of two models' distances by prompt, and give the ratio after / before, over the prompts with two
     pictures or more.
 
     Gives ``{"before", "after", "ratio", "ratio_ci95", "prompts"}``; the figures are null where no prompt
     has two pictures, the ratio where the base model's pictures are all equal.
     """
-    old, new = by_prompt(before, groups), by_prompt(after, groups)
     if not old:
         return {"before": None, "after": None, "ratio": None, "ratio_ci95": None, "prompts": 0}
     names = list(old)

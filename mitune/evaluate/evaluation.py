@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from PIL import Image
 from torch import Tensor
 
 from mitune.evaluate.categories import alignment, compare, score_columns, summarise
-from mitune.evaluate.diversity import compare_diversity
-from mitune.evaluate.drawings import histogram, pairs, png
+from mitune.evaluate.diversity import Distances, compare_distances
+from mitune.evaluate.drawings import histogram, pairs, png, to_image
 from mitune.evaluate.judged import Judged
 from mitune.files import write_bytes, write_json, write_table
 
@@ -23,8 +25,8 @@ def write_evaluation(
     folder: str | Path,
     before: pd.DataFrame,
     after: pd.DataFrame,
-    before_pictures: Tensor | Sequence[Tensor],
-    after_pictures: Tensor | Sequence[Tensor],
+    before_pictures: Iterable[Tensor],
+    after_pictures: Iterable[Tensor],
     examples: int = 24,
     seed: int = 0,
     judged: Judged | None = None,
@@ -34,7 +36,8 @@ def write_evaluation(
     Args:
         folder: the round's.
         before, after: a row a picture (see :func:`categories.summarise`), paired by (prompt_id, candidate).
-        before_pictures, after_pictures: [3, H, W] float in [0, 1], row by row of their table.
+        before_pictures, after_pictures: [3, H, W] float in [0, 1], row by row of their table; they are taken one by
+            one, and few are held.
         examples: pairs to show; ``seed``: of their choice.
         judged: who judged (:func:`judged.judged_by`), where it is known.
 
@@ -50,12 +53,18 @@ def write_evaluation(
     Raises UserError when the tables are not about the same pictures or a score is not finite.
     """
     folder = Path(folder)
-    figures = comparison(before, after, before_pictures, after_pictures, seed)
+    chosen = choose_examples(before, examples)
+    numbers = {row: number for number, row in enumerate(chosen)}
+    shown: dict[str, dict[int, Image.Image]] = {"before": {}, "after": {}}
+
+    def show(side: str, row: int, picture: Tensor) -> None:
+        if row in numbers:
+            shown[side][row] = to_image(picture)
+            write_bytes(folder / f"pictures/{side}-{numbers[row]:03d}.png", png(shown[side][row]))
+
+    figures = comparison(before, after, before_pictures, after_pictures, seed, show)
     order = alignment(before, after)
     before, after = before.reset_index(drop=True), after.iloc[order].reset_index(drop=True)
-    tuned = [after_pictures[row] for row in order]
-
-    chosen = choose_examples(before, examples)
     result = {
         "schema": SCHEMA,
         **figures,
@@ -72,13 +81,10 @@ def write_evaluation(
         ],
         **({} if judged is None else {"judged_by": judged}),
     }
-    for number, row in enumerate(chosen):
-        write_bytes(folder / f"pictures/before-{number:03d}.png", png(before_pictures[row]))
-        write_bytes(folder / f"pictures/after-{number:03d}.png", png(tuned[row]))
     if chosen:
         sheet = pairs(
-            [before_pictures[row] for row in chosen],
-            [tuned[row] for row in chosen],
+            [shown["before"][row] for row in chosen],
+            [shown["after"][row] for row in chosen],
             [str(before["prompt"][row]) for row in chosen],
         )
         write_bytes(folder / "pictures/before-after.png", png(sheet))
@@ -95,29 +101,41 @@ def write_evaluation(
 def comparison(
     before: pd.DataFrame,
     after: pd.DataFrame,
-    before_pictures: Tensor | Sequence[Tensor],
-    after_pictures: Tensor | Sequence[Tensor],
+    before_pictures: Iterable[Tensor],
+    after_pictures: Iterable[Tensor],
     seed: int = 0,
+    show: Callable[[str, int, Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """Give the figures of a comparison: ``{"before", "after", "difference", "diversity"}`` of ``evaluation.json``.
 
     Args:
         before, after, before_pictures, after_pictures: as of :func:`write_evaluation`.
         seed: of the bootstrap.
+        show: is given every picture as it comes: its side, "before" or "after", and the row of ``before`` that it
+            belongs to.
 
     Raises UserError as :func:`write_evaluation`, ValueError where tables and pictures differ in length.
     """
-    if len(before) != len(before_pictures) or len(after) != len(after_pictures):
-        raise ValueError("tables and pictures differ in length")
+    for table, pictures in ((before, before_pictures), (after, after_pictures)):
+        if isinstance(pictures, Sized) and len(table) != len(pictures):
+            raise ValueError("tables and pictures differ in length")
     difference = compare(before, after, seed)
     order = alignment(before, after)
     before, after = before.reset_index(drop=True), after.iloc[order].reset_index(drop=True)
-    tuned = [after_pictures[row] for row in order]
+    places = {"before": range(len(before)), "after": np.argsort(order).tolist()}
+    distances = {}
+    for side, pictures in (("before", before_pictures), ("after", after_pictures)):
+        own = Distances(before["prompt_id"].tolist())
+        for row, picture in zip(places[side], pictures, strict=True):
+            own.add(row, picture)
+            if show is not None:
+                show(side, row, picture)
+        distances[side] = own.found
     return {
         "before": summarise(before, seed),
         "after": summarise(after, seed),
         "difference": difference,
-        "diversity": compare_diversity(before_pictures, tuned, before["prompt_id"].tolist(), seed),
+        "diversity": compare_distances(distances["before"], distances["after"], seed),
     }
 
 

@@ -30,7 +30,7 @@ class Autoencoder:
     def mean(self, pictures: Tensor, device: torch.device) -> Tensor:
         """Give their posterior mean [n, C, h, w], float32, without shift and scale."""
         parts = []
-        for part in pictures.split(_pictures_a_batch(pictures.shape[-1] * pictures.shape[-2])):
+        for part in pictures.split(pictures_a_batch(pictures.shape[-1] * pictures.shape[-2])):
             encoded = self.vae.encode(2 * part.to(device, self.vae.dtype) - 1, return_dict=False)[0]
             mean = encoded if isinstance(encoded, Tensor) else encoded.mode()  # else a Gaussian
             parts.append(mean.float())
@@ -41,7 +41,7 @@ class Autoencoder:
         vae = self.vae if self.fast is None else self.fast
         scale, shift = (self.scale, self.shift) if self.fast is None else _scaling(vae)
         parts = []
-        for part in z.split(_pictures_a_batch(z.shape[-1] * z.shape[-2] * self.downscale**2)):
+        for part in z.split(pictures_a_batch(z.shape[-1] * z.shape[-2] * self.downscale**2)):
             latents = part.to(device).float() / scale + shift
             picture = vae.decode(latents.to(vae.dtype), return_dict=False)[0].float()
             parts.append((picture / 2 + 0.5).clamp(0, 1))
@@ -57,5 +57,6 @@ def _scaling(vae: Any) -> tuple[float, float]:
     )
 
 
-def _pictures_a_batch(pixels: int) -> int:
+def pictures_a_batch(pixels: int) -> int:
+    """Count the pictures of so many pixels that go through an autoencoder at once."""
     return max(1, min(64, _PIXELS_A_BATCH // pixels))

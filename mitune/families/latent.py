@@ -19,7 +19,7 @@ from mitune.denoiser import Condition, Span, Tap
 from mitune.errors import UserError
 from mitune.families import attention, lora, memory
 from mitune.families.adapted import Adapted
-from mitune.families.autoencoder import Autoencoder
+from mitune.families.autoencoder import Autoencoder, pictures_a_batch
 from mitune.families.opening import open_folder, open_pipeline, quiet
 from mitune.families.options import find_device, find_dtype
 from mitune.families.settings import ModelConfig
@@ -401,6 +401,11 @@ class LatentDenoiser(Adapted):
                 f"{self.picture_size[1]}x{self.picture_size[0]}"
             )
         return self._autoencoder.encode(pictures, self.device)
+
+    @property
+    def pictures_at_once(self) -> int:
+        """Count how many pictures go through the autoencoder at once."""
+        return pictures_a_batch(self.picture_size[0] * self.picture_size[1])
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures [n, 3, H, W] float32 in [0, 1]; differentiable in ``z``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,21 @@ from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
 from mitune.families.adapted import Adapted
 from mitune.finetune.catalogue import Objective
+from mitune.finetune.encoded import (
+    ON_DEVICE,
+    FileConditions,
+    FileLatents,
+    FileRows,
+    Scratch,
+    Segment,
+    as_bytes,
+    blocks,
+    chunks,
+    most_held,
+    packed,
+)
 from mitune.scores import Term, weigh
 from mitune.tasks import PictureRef, Task, tasks_of
-
-_ON_DEVICE = 4 * 2**30  # bytes of a cache that may live in the device's memory; larger ones stay with the CPU
-_CHUNK = 64  # prompts or pictures encoded at once
 
 
 def seed_of(*parts: object) -> int:
@@ -37,7 +48,7 @@ def seed_of(*parts: object) -> int:
 class TrainingSet:
     """The training data are latents, texts, and items: which picture of a text is preferred, and to which others."""
 
-    latents: Tensor  # [rows, …] float32
+    latents: Tensor | FileLatents  # [rows, …] float32
     texts: list[Task]  # without repetition
     winners: Tensor  # [items] rows of latents; of an unpaired objective losers' rows too
     text_of: Tensor  # [items] index into ``texts``
@@ -79,6 +90,7 @@ def load_training_set(
     objective: Objective,
     temperature: float = 1.0,
     soft_labels: float | None = None,
+    scratch: Scratch | None = None,
 ) -> TrainingSet:
     """Read a ``datasets`` set: its latents (or its pictures, encoded once), texts, and who is preferred.
 
@@ -92,6 +104,7 @@ def load_training_set(
         temperature: of a scored objective's weights.
         soft_labels: the label of a row is its score, standardised among those of its text, over this, at most 1 and at
             least −1 (None: 1 for the preferred and −1 for the others).
+        scratch: takes what is too much to be held in memory (None: all is held).
 
     Raises UserError: no winners, no losers where the objective needs them, latents of another model, latents
     that are not finite, weights below 0 or all 0.
@@ -99,7 +112,7 @@ def load_training_set(
     texts = list(dataset["text"])
     marked = dataset["preferred"] if "preferred" in dataset.column_names else [True] * len(texts)
     preferred = torch.tensor(list(marked), dtype=torch.bool)
-    latents = _latents(dataset, denoiser, texts)
+    latents = _latents(dataset, denoiser, scratch)
     tasks = _tasks(dataset, texts)
     unique = list({task.key: task for task in tasks}.values())
     index = {task.key: number for number, task in enumerate(unique)}
@@ -131,9 +144,11 @@ def load_training_set(
     if importance is not None:
         importance = (importance / importance.mean()).float()
         digest.update(importance.numpy().tobytes())
-    digest.update(latents.numpy().tobytes())
-    if latents.nbytes <= _ON_DEVICE:
-        latents = latents.to(denoiser.device)
+    at = 0
+    for block in blocks(latents):
+        _check_finite(block, texts, at)
+        digest.update(block.numpy().tobytes())
+        at += len(block)
     real = None
     if "real" in dataset.column_names and any(dataset["real"]):
         real = torch.tensor(list(dataset["real"]), dtype=torch.bool)[winners]
@@ -203,30 +218,42 @@ def _losers(preferred: Tensor, text_of: Tensor, texts: int) -> tuple[Tensor, Ten
     return rows, count.cumsum(0) - count, count
 
 
-def _latents(dataset: Any, denoiser: Denoiser, texts: Sequence[str]) -> Tensor:
-    """Read the column ``latent``, or else encode the pictures; [rows, …] float32 on the CPU."""
-    if "latent" in dataset.column_names:
-        latents = datasets.latents(dataset)
-    else:
-        parts = [
-            denoiser.encode_image(datasets.pictures(dataset.select(range(at, min(at + _CHUNK, len(texts))))))
-            .float()
-            .cpu()
-            for at in range(0, len(texts), _CHUNK)
-        ]
-        latents = torch.cat(parts)
-    shape = tuple(denoiser.latent_shape)
-    if tuple(latents.shape[1:]) != shape:
-        raise UserError(
-            f"the training set holds latents of {tuple(latents.shape[1:])}, this model's are {shape}; it "
-            "was made by another model"
-        )
+def _latents(dataset: Any, denoiser: Denoiser, scratch: Scratch | None) -> Tensor | FileLatents:
+    """Read the column ``latent``, or else encode the pictures; [rows, …] float32: on the device or, where that is too
+    much, from files."""
+    count, shape = len(dataset), tuple(denoiser.latent_shape)
+    stored = "latent" in dataset.column_names
+
+    def encode(part: slice) -> Tensor:
+        rows = dataset.select(range(part.start, part.stop))
+        latents = datasets.latents(rows) if stored else denoiser.encode_image(datasets.pictures(rows)).float()
+        if tuple(latents.shape[1:]) != shape:
+            raise UserError(
+                f"the training set holds latents of {tuple(latents.shape[1:])}, this model's are {shape}; it "
+                "was made by another model"
+            )
+        return latents
+
+    if scratch is not None and count * 4 * math.prod(shape) > most_held(denoiser.device):
+        encode(slice(0, 1))  # of this model, or refused
+        places = datasets.latent_places(dataset) if stored else None
+        if places is None:
+            return FileLatents(scratch.write(count, lambda part: as_bytes(encode(part))), shape)
+        return FileLatents(FileRows([Segment(*place) for place in places], 4 * math.prod(shape)), shape)
+    held = torch.empty(count, *shape, device=denoiser.device)
+    for part in chunks(count):
+        held[part] = encode(part).to(denoiser.device)
+    return held
+
+
+def _check_finite(latents: Tensor, texts: Sequence[str], first: int) -> None:
+    """Raise UserError for a latent that is not finite; ``first``: the row of the first one."""
     bad = torch.nonzero(~latents.flatten(1).isfinite().all(1)).flatten().tolist()
     if bad:
+        row = first + bad[0]
         raise UserError(
-            f"the latent of row {bad[0]} ({texts[bad[0]]!r}) is not finite; remove it or generate again"
+            f"the latent of row {row} ({texts[row]!r}) is not finite; remove it or generate again"
         )
-    return latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,27 +370,49 @@ class Texts:
         texts: Sequence[Task | str],
         trains: bool,
         anchor: Callable[[], Any] | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
-        """``anchor``: as ``Batch.anchor``."""
+        """Encode the texts, unless they change while they are trained on.
+
+        Args:
+            denoiser: encodes.
+            texts: without repetition.
+            trains: the text encoder changes with every step.
+            anchor: as ``Batch.anchor``.
+            scratch: takes what is too much to be held in memory (None: all is held).
+        """
         self._denoiser, self._texts, self._trains = denoiser, tasks_of(texts), trains
-        self._anchor = anchor
+        self._anchor, self._scratch = anchor, scratch
         self.null = len(self._texts)
         self._pictured = _pictured(self._texts)
-        self._table: Condition | None = None if trains else self._encode_all()
-        self._base: Condition | None = None
+        self._table: Condition | FileConditions | None = None if trains else self._encode_all()
+        self._base: Condition | FileConditions | None = None
 
     @torch.no_grad()
-    def _encode_all(self) -> Condition:
-        parts = [
-            self._denoiser.encode(self._texts[at : at + _CHUNK]) for at in range(0, len(self._texts), _CHUNK)
-        ]
-        told = Condition.cat(parts)
+    def _encode_all(self) -> Condition | FileConditions:
+        first, *others = chunks(len(self._texts))
+        begun = self._denoiser.encode(self._texts[first])
+        row = sum(value.nbytes for value in begun[0].tensors.values())
+        rows = len(self._texts) * (len(_DROPPED) if self._pictured else 1)
+        if self._scratch is not None and row * rows > most_held(self._denoiser.device):
+            return self._encode_to_files(begun)
+        told = Condition.cat([begun, *(self._denoiser.encode(self._texts[part]) for part in others)])
         rest = [self._denoiser.null(1)]
         if self._pictured:
             rest = [self._denoiser.without(told, *drop) for drop in _DROPPED[1:]]
         table = Condition.cat([told, *rest])
         size = sum(value.nbytes for value in table.tensors.values())
-        return table if size <= _ON_DEVICE else table.to("cpu")
+        return table if size <= ON_DEVICE else table.to("cpu")
+
+    def _encode_to_files(self, begun: Condition) -> FileConditions:
+        """The same in files; ``begun``: the first chunk."""
+
+        def encode(part: slice) -> Tensor:
+            return packed(begun if part.start == 0 else self._denoiser.encode(self._texts[part]))
+
+        assert self._scratch is not None
+        rows = self._scratch.write(len(self._texts), encode)
+        return FileConditions(rows, begun, self._denoiser.null(1), self._denoiser.retold, _DROPPED)
 
     @property
     def device(self) -> torch.device:

@@ -76,7 +76,6 @@ class Keeper:
         """
         if self.main:
             clean_partial(self.checkpoints)
-            clean_partial(self.folder)
         name = distributed.broadcast(self._newest)
         if name is not None:
             self._restore(self.checkpoints / name)

@@ -17,17 +17,20 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 
 from mitune import distributed, leaving
 from mitune.errors import UserError
 from mitune.families import lora
 from mitune.families.adapted import Adapted
+from mitune.files import clean_partial
 from mitune.finetune import sharding
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.batches import Density, Draw, Draws, Texts, load_training_set, seed_of
 from mitune.finetune.catalogue import OBJECTIVES, TrainConfig
 from mitune.finetune.composed import composed
+from mitune.finetune.encoded import Scratch
+from mitune.finetune.gradients import Gradients
 from mitune.finetune.keeping import Keeper, TrainResult
 from mitune.finetune.objectives import Batch, LayoutWeight
 from mitune.leaving import TEMPORARY, Leave
@@ -119,8 +122,11 @@ class _Run:
         self.parameters = list(self.names.values())
         _check(config, denoiser, self.processes)
         self.layers = lora.adapter_layers(denoiser.components.values())
+        if self.processes.is_main_process:
+            clean_partial(self.folder)
+        self.scratch = Scratch(self.folder)
         self.data = load_training_set(
-            self.dataset, denoiser, self.objective, config.temperature, config.soft_labels
+            self.dataset, denoiser, self.objective, config.temperature, config.soft_labels, self.scratch
         )
         longest = denoiser.schedule.num_train_timesteps
         self.draws = Draws(
@@ -133,7 +139,7 @@ class _Run:
         if self.objective.anchor == "start":
             self.start = [parameter.detach().clone() for parameter in self.parameters]
             self.anchor = self._at_start
-        self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor)
+        self.texts = Texts(denoiser, self.data.texts, text_trains, self.anchor, self.scratch)
         if denoiser.offloaded == "model":
             denoiser.network.to(self.device)  # the optimizer's state goes where it is
         self.sharded = sharding.asked() and self.processes.num_processes > 1
@@ -143,6 +149,7 @@ class _Run:
             self.parameters, config.lr, (float(config.betas[0]), float(config.betas[1])), config.eps,
             config.weight_decay, fused=self.device.type in ("cuda", "cpu"),
         )  # fmt: skip
+        self.gradients = Gradients(self.parameters, totals=2)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
         self.keeper = Keeper(
             denoiser, config, self.folder, self.names, self.optimizer, self.scaler, self.data.digest, self.seed,
@@ -156,6 +163,13 @@ class _Run:
     # -- the loop --------------------------------------------------------------------------------------------
 
     def run(self) -> TrainResult:
+        """Take all steps that are not taken yet; what was written for them alone is removed."""
+        try:
+            return self._run()
+        finally:
+            self.scratch.close()
+
+    def _run(self) -> TrainResult:
         leave = False
         start = self.keeper.resume()
         cuda = [self.device.index or 0] if self.device.type == "cuda" else []
@@ -195,13 +209,12 @@ class _Run:
                     raise
                 raise UserError(self._too_large(draw[rows])) from error
         wish = torch.full((), float(leaving.asked()), device=self.device)
-        total, wish = distributed.sum_gradients(self.parameters, total, wish)
+        total, wish = self.gradients.sum(total, wish)
         self.scaler.unscale_(self.optimizer)
-        limit = config.max_grad_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = self.gradients.clip(config.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         self.history["loss"][step] = total
         self.history["grad_norm"][step] = norm
         return leaving.asked() if self.processes.num_processes == 1 else self._wished(wish)
@@ -233,7 +246,7 @@ class _Run:
 
     def _too_large(self, draw: Draw) -> str:
         """Say how many rows would fit where these do not. Their gradients are lost, as the run ends here."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         fits = largest_that_fits(len(draw.t), lambda size: self._accumulate(draw[:size]))
         rows = self.objective.rows
         key = f"train.micro_batch={fits * rows if fits else 0}"

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
 
@@ -124,7 +125,15 @@ def _layout(own: SamplerConfig, ours: bool = False) -> list[str]:
 
     ``ours``: by our names rather than diffusers'.
     """
-    found = {"spacing" if ours else "timestep_spacing": own.spacing, "steps_offset": own.steps_offset}
+    found: dict[str, Any] = {
+        "spacing" if ours else "timestep_spacing": own.spacing,
+        "steps_offset": own.steps_offset,
+    }
+    if own.spacing == "karras" and not ours:
+        del found["timestep_spacing"]
+        found["use_karras_sigmas"] = (
+            SAMPLERS[own.name].grid != "ddim" or None
+        )  # others' schedulers have no such grid
     if own.name == "ddim":
         found["set_alpha_to_one"] = own.set_alpha_to_one
     if own.name == "ddpm" and not ours:

@@ -4,7 +4,8 @@ The code of a row (``make``) is called, with ``settings`` made of its keys,
 
 * of the path: (schedule, settings), once a population; it gives an :class:`mitune.sampling.loop.Observer` of its name;
 * of latents: (denoiser, z0, given, noising, settings), as :mod:`mitune.information.given` and ``noising`` say; it gives
-  [n], or {score: [n]} with those that it ``shares_pass_with``.
+  [n], or {score: [n]} with those that it ``shares_pass_with``; ``opens`` is called likewise, and gives an
+  :class:`mitune.information.in_passes.Unfinished`.
 """
 
 from __future__ import annotations
@@ -162,6 +163,8 @@ class Score(Part):
         rows: its settings -> network rows a candidate costs.
         unit: its settings -> the number's unit or range, in words; "" where ``meaning`` says it.
         on_pictures: what stands in for it where there is a picture and no path.
+        opens: ``module:function`` that begins to measure it a few times at a time
+            (:mod:`mitune.information.in_passes`); "" where it takes all of its rows at once.
         shares_pass_with: scores that its ``make`` gives as well, for nothing where the two are set alike.
         races: candidates can be dropped by it while they are drawn.
         steers: a search can be steered by it in a reward's place.
@@ -179,6 +182,7 @@ class Score(Part):
     rows: Callable[[Any], int] = _free
     unit: Callable[[Any], str] = _said
     on_pictures: str = ""
+    opens: str = ""
     shares_pass_with: tuple[str, ...] = ()
     races: bool = False
     steers: bool = False
@@ -266,14 +270,15 @@ SCORES = Catalogue(
           "mitune.information.elbo:measure_both", MIImageConfig, rows=lambda own: 2 * own.times, unit=_nats,
           shares_pass_with=("elbo",), races=True),
     Score("elbo", "how much better the prompt explains noise put on the picture than the null prompt does",
-          "mitune.information.elbo:measure", ElboConfig, rows=lambda own: 2 * own.times, unit=_nats, races=True),
+          "mitune.information.elbo:measure", ElboConfig, rows=lambda own: 2 * own.times, unit=_nats, races=True,
+          opens="mitune.information.elbo:opened"),
     Score("llr_image", "log-likelihood ratio, with the prompt against without, of forward paths from the picture",
           "mitune.information.llr:measure", LLRImageConfig, rows=lambda own: 2 * own.times * own.paths, unit=_nats,
           races=True),
     # Told from a few prompts, not from all: never the information itself. Fewer rows where a prompt has few edits.
     Score("contrast", "how much better the prompt explains the picture than minimal edits of it do",
           "mitune.information.contrast:measure", ContrastConfig, rows=lambda own: (own.edits + 1) * own.times,
-          unit=_ranking, races=True, steers=True, needs_pool=True),
+          unit=_ranking, races=True, steers=True, needs_pool=True, opens="mitune.information.contrast:opened"),
     Score("cas", "log p(z|c) − log p(z) along the probability-flow ODE, nats",
           "mitune.information.cas:measure", CASConfig, rows=_cas_rows),
 )  # fmt: skip

@@ -19,8 +19,8 @@ from mitune.noise import exact_type, expand
 
 
 class DenoisingErrors(NamedTuple):
-    """Weighted errors, float64: each time's [n, times, conditions] or, in nats with the "continuous" weights over all
-    times, their sums [n, conditions].
+    """Weighted errors, float64: each time's [n, times, conditions] (those of ``noising.at``) or, in nats with the
+    "continuous" weights over all times, their sums [n, conditions].
 
     ``error``: w_t ‖ε̂_k − ε‖² (lower = likelier, up to a constant of the row). ``mi``: w_t ‖ε̂_k − ε̂_ref‖² (None where no
     reference was named).
@@ -54,7 +54,8 @@ def denoising_terms(
     Cost: n · m · K forwards, whichever of error and mi are read. ValueError for batches of different length; UserError
     for an unknown ``form``.
     """
-    n, m, k = len(z0), len(noising.t), len(conditions)
+    at = list(range(len(noising.t))) if noising.at is None else list(noising.at)
+    n, m, k = len(z0), len(at), len(conditions)
     if len(noising.seeds) != n or any(len(condition) != n for condition in conditions):
         raise ValueError(f"{n} latents need as many seeds and rows in every condition")
     check_known("form", form, FORMS)
@@ -63,9 +64,9 @@ def denoising_terms(
     device = denoiser.device
     z0 = z0.to(device=device, dtype=torch.promote_types(torch.float32, z0.dtype))
     exact = exact_type(device)
-    times = noising.t.to(device)
-    error_weights = plan.weights.to(device=device, dtype=exact)
-    mi_weights = noising.weights.to(device=device, dtype=exact)
+    times = noising.t[at].to(device)
+    error_weights = plan.weights[at].to(device=device, dtype=exact)
+    mi_weights = noising.weights[at].to(device=device, dtype=exact)
     error = torch.empty(n * m, k, device=device, dtype=exact)
     mi = torch.empty_like(error) if reference is not None else None
 
@@ -74,9 +75,12 @@ def denoising_terms(
     for begin in range(0, n * m, pairs):
         end = min(begin + pairs, n * m)
         first, last = begin // m, (end - 1) // m
-        drawn = {
-            i: drawn.get(i) or plan.draw(noising.seeds[i], z0, noising.path) for i in range(first, last + 1)
-        }
+        for i in {*drawn} - {*range(first, last + 1)}:
+            del drawn[i]
+        for i in range(first, last + 1):
+            if i not in drawn:
+                eps, target = plan.draw(noising.seeds[i], z0, noising.path)
+                drawn[i] = (eps, target) if noising.at is None else (eps[at], target[at])
         part = slice(begin - first * m, end - first * m)
         eps, target = (torch.cat([drawn[i][j] for i in range(first, last + 1)])[part] for j in (0, 1))
         pair = torch.arange(begin, end, device=device)
@@ -126,10 +130,14 @@ def _epsilon(
 
 
 def gaps(denoiser: Denoiser, z0: Tensor, conditions: Sequence[Condition], noising: Noising) -> Tensor:
-    """Give ``denoising_errors(…).error`` as float32 [n, conditions], each row less its mean over the conditions.
+    """Give ``denoising_errors(…).error`` as float32 [n, conditions], each row less its mean over the conditions."""
+    return relative(denoising_errors(denoiser, z0, conditions, noising).error)
+
+
+def relative(error: Tensor) -> Tensor:
+    """Errors [n, conditions] as float32, each row less its mean over the conditions.
 
     Only differences between conditions mean anything; the common part, thousands of nats in a large latent, would
     cost float32 the decimals that rank.
     """
-    error = denoising_errors(denoiser, z0, conditions, noising).error
     return (error - error.mean(1, keepdim=True)).float()

@@ -7,12 +7,15 @@ The constant is the same for all conditions, so differences of two of these esti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.information.catalogue import ElboConfig, MIImageConfig
 from mitune.information.denoising import denoising_errors, denoising_terms
 from mitune.information.given import Given
+from mitune.information.in_passes import Unfinished
 from mitune.information.noising import Noising
 
 
@@ -26,6 +29,10 @@ def elbo(denoiser: Denoiser, z0: Tensor, condition: Condition, noising: Noising)
     not only on average, as the times grow dense.
     """
     error = denoising_errors(denoiser, z0, [denoiser.reference(condition), condition], noising).error
+    return _gap(error)
+
+
+def _gap(error: Tensor) -> Tensor:
     return (error[:, 0] - error[:, 1]).float()
 
 
@@ -47,6 +54,18 @@ def mi_and_elbo(
 def measure(denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: ElboConfig) -> Tensor:
     """Measure the score ``elbo``."""
     return elbo(denoiser, z0, given.condition, noising)
+
+
+def opened(
+    denoiser: Denoiser, z0: Tensor, given: Given, noising: Noising, settings: ElboConfig
+) -> Unfinished:
+    """Begin to measure the score ``elbo``."""
+
+    def of(rows: Sequence[int]) -> list[Condition]:
+        condition = given.condition_of(rows)
+        return [denoiser.reference(condition), condition]
+
+    return Unfinished(denoiser, z0, noising, [(range(len(z0)), of)], 1, lambda error: _gap(error.sum(1)))
 
 
 def measure_both(

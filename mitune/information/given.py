@@ -32,10 +32,20 @@ class Given:
         self._denoiser, self._batch_size = denoiser, batch_size
 
     @cached_property
-    def condition(self) -> Condition:
-        """The condition of each row; candidates of one task share one encoding."""
+    def _encoded(self) -> tuple[Condition, list[int]]:
+        """One encoding of each task, and which is whose."""
         unique = {task.key: task for task in self.tasks}
         number = {key: place for place, key in enumerate(unique)}
         with torch.no_grad():
             found = encode(self._denoiser, list(unique.values()), self._batch_size)
-        return found[[number[task.key] for task in self.tasks]]
+        return found, [number[task.key] for task in self.tasks]
+
+    @cached_property
+    def condition(self) -> Condition:
+        """The condition of each row; candidates of one task share one encoding."""
+        return self.condition_of(range(len(self.tasks)))
+
+    def condition_of(self, rows: Sequence[int]) -> Condition:
+        """The conditions of some rows."""
+        found, number = self._encoded
+        return found[[number[row] for row in rows]]

@@ -35,6 +35,7 @@ class Noising:
             t must rise.
         emphasis: [m] factors on a coupled path's own weights, from ``Weighting.emphasis``.
         path: number of the draw; other numbers give other noise.
+        at: the places in ``t`` that are measured, None for all; the noise of a time is the same in any case.
 
     Raises ValueError for other than m weights, times of a path that do not rise, and an emphasis without a path;
     UserError for an unknown ``noise``.
@@ -47,6 +48,7 @@ class Noising:
     noise: str = ElboConfig.noise
     emphasis: Tensor | None = None
     path: int = 0
+    at: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         check_known("noise", self.noise, NOISES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +15,13 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.information.catalogue import Score
 from mitune.information.given import Given
+from mitune.information.in_passes import Contest, Passed, Unfinished, in_passes
 from mitune.information.negatives import Pool
 from mitune.information.noising import noising_of
 from mitune.information.times import Profile
 from mitune.referees.function import FunctionReward
 from mitune.referees.weighted import load_reward
-from mitune.scores import SCORES, normalised, passes, scorers_of, sums
+from mitune.scores import SCORES, Term, normalised, passes, scorers_of, sums, terms
 from mitune.tasks import Task
 
 
@@ -43,7 +44,8 @@ class Scoring:
         functions: a user's own judges of pictures, which ``names`` may name.
 
     ``forwards``: network rows spent since it was made, by scorer; a pass that two scorers share counts for both, as
-    each would need it alone. UserError for an unknown score, one of flows alone, and as ``load_reward``.
+    each would need it alone. ``whole``: what those measured in passes would have taken in full. UserError for an
+    unknown score, one of flows alone, and as ``load_reward``.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Scoring:
         }
         self.settings, self.denoiser = settings, denoiser
         self.forwards: Counter[str] = Counter()
+        self.whole: Counter[str] = Counter()
         if denoiser.schedule.kind != "flow":
             for name in self.scorers:
                 if self._rows[name].flow_only:
@@ -105,19 +108,74 @@ class Scoring:
         return [self._code[name](schedule, self._own[name]) for name in path]
 
     def on_latents(
-        self, latents: Tensor, tasks: Sequence[Task | str], seeds: Sequence[int]
+        self,
+        latents: Tensor,
+        tasks: Sequence[Task | str],
+        seeds: Sequence[int],
+        but: Collection[str] = (),
     ) -> dict[str, Tensor]:
-        """Score final latents [n, …] for their own tasks, by noise drawn from their own seeds: each [n]."""
+        """Score final latents [n, …] for their own tasks, by noise drawn from their own seeds: each [n].
+
+        ``but``: those that :meth:`race` measures.
+        """
         given = Given(self.denoiser, tasks, self._pool, self._batch_size)
         found: dict[str, Tensor] = {}
         for name, columns in self._passes.items():
+            if name in but:
+                continue
             before = self.denoiser.forwards
             noising = replace(self._noisings[name], seeds=list(seeds), batch_size=self._batch_size)
             values = self._code[name](self.denoiser, latents, given, noising, self._own[name])
             every = values if isinstance(values, Mapping) else {name: values}
             found |= {column: every[column] for column in columns}
             self.forwards.update(dict.fromkeys(columns, self.denoiser.forwards - before))
-        return {name: found[name] for name in self._latent}
+        return {name: found[name] for name in self._latent if name in found}
+
+    def terms(self, score: str) -> tuple[Term, ...]:
+        """The parts of a score."""
+        return terms(score, self._combined, self._functions)
+
+    def racing(self, contest: Contest) -> list[str]:
+        """The scores that a contest goes by and that can be measured in passes: those whose pass is theirs alone."""
+        wanted = {part.name for part in contest.parts}
+        return [
+            name
+            for name, columns in self._passes.items()
+            if name in wanted and columns == [name] and self._rows[name].opens
+        ]
+
+    def opened(
+        self, latents: Tensor, tasks: Sequence[Task], seeds: Sequence[int], contest: Contest
+    ) -> dict[str, Unfinished]:
+        """Begin what :meth:`racing` names; arguments as of :meth:`race`."""
+        given = Given(self.denoiser, tasks, self._pool, self._batch_size)
+        found = {}
+        for name in self.racing(contest):
+            noising = replace(self._noisings[name], seeds=list(seeds), batch_size=self._batch_size)
+            begin = self._rows[name].load_from("opens")
+            found[name] = begin(self.denoiser, latents, given, noising, self._own[name])
+        return found
+
+    def race(
+        self,
+        latents: Tensor,
+        tasks: Sequence[Task],
+        seeds: Sequence[int],
+        known: Mapping[str, Sequence[float]],
+        contest: Contest,
+    ) -> Passed:
+        """Measure in passes what :meth:`racing` names.
+
+        Args:
+            latents, tasks, seeds: as of :meth:`on_latents`, of all candidates of their prompts.
+            known, contest: as of :func:`mitune.information.in_passes.in_passes`.
+        """
+        opened = self.opened(latents, tasks, seeds, contest)
+        number = {key: place for place, key in enumerate(dict.fromkeys(task.key for task in tasks))}
+        found = in_passes(opened, known, [number[task.key] for task in tasks], contest)
+        self.forwards.update(found.forwards)
+        self.whole.update(found.whole)
+        return found
 
     def on_pictures(self, pictures: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Score pictures [n, 3, H, W] in [0, 1] for their own prompts: each [n]."""
@@ -135,11 +193,15 @@ class Scoring:
         """The identities of the judges from outside, by scorer."""
         return {name: judge.identity for name, judge in self._judges.items() if self._rows[name].external}
 
-    def on_table(self, table: Mapping[str, Any], groups: Sequence[Any] | None) -> dict[str, list[float]]:
-        """Add up the sums from the columns they are made of; ``groups``: the prompt of each row (``scores.weigh``)."""
+    def on_table(
+        self, table: Mapping[str, Any], groups: Sequence[Any] | None, more: Sequence[str] = ()
+    ) -> dict[str, list[float]]:
+        """Add up the sums, and those of ``more``, from the columns they are made of; ``groups``: the prompt of each row
+        (``scores.weigh``)."""
+        wanted = [*self.names, *more]
         return {
             name: values.tolist()
-            for name, values in sums(table, self.names, self._combined, groups, self._functions).items()
+            for name, values in sums(table, wanted, self._combined, groups, self._functions).items()
         }
 
     @property

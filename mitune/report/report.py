@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 import mitune
 from mitune.config import ScorerConfig, read_settings
 from mitune.errors import UserError
-from mitune.evaluate.categories import score_columns
+from mitune.evaluate.categories import IDENTITY, score_columns
 from mitune.evaluate.drawings import curve, histogram
 from mitune.evaluate.judged import judge_in_words, judged_by, judges_in_words
 from mitune.evaluate.tables import bounds, figure
@@ -34,6 +34,7 @@ from mitune.stages.catalogue import ROUND
 from mitune.track import METRICS, read_metrics, without_secrets
 
 _ROUND = re.compile(r"round-(\d+)")
+_SHOWN = ("model", "prompt_id", "prompt")  # of the table of held-out pictures, beside their scores
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -196,7 +197,8 @@ def _of_pictures(path: Path | None, leading: Sequence[str]) -> dict[str, Any]:
     """What the table of all held-out pictures says: each prompt's gain, and how the scores are spread."""
     if path is None or not is_file(path):
         return {"prompt_table": None, "histograms": []}
-    table: pd.DataFrame = pq.read_table(path).to_pandas()
+    wanted = [name for name in pq.read_schema(path).names if name in _SHOWN or name not in IDENTITY]
+    table: pd.DataFrame = pq.read_table(path, columns=wanted).to_pandas()
     before, after = table[table["model"] == "before"], table[table["model"] == "after"]
     by_prompt = figures.prompt_table(before, after, leading[0]) if leading else None
     return {

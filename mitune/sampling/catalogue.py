@@ -24,7 +24,7 @@ class SamplerPart(Part):
         noise: whether a step adds noise: "always", "never", or as "eta" says.
         flow_only: it solves rectified flow's ODE and no diffusion's.
         clean_end: its last step lands on clean data, whatever ``set_alpha_to_one`` says.
-        evaluations: of the network in a step.
+        evaluations: of the network in a step; the last takes one, as there is nothing to see at clean data.
         grid: whose steps it takes: those of "ddim", or of diffusers' "multistep" or "heun" schedulers
             (:mod:`mitune.sampling.grids`).
     """
@@ -34,6 +34,10 @@ class SamplerPart(Part):
     clean_end: bool = False
     evaluations: int = 1
     grid: str = "ddim"
+
+    def evaluated(self, steps: int) -> list[int]:
+        """Count the evaluations of each of so many steps."""
+        return [self.evaluations] * (steps - 1) + [1]
 
 
 SAMPLERS = Catalogue(
@@ -108,7 +112,13 @@ class SamplerConfig(Settings):
     """
 
     name: str = key("ddim", "how to walk from noise to a picture", choices=SAMPLERS.meanings)
-    steps: int = key(20, "network evaluations a picture", low=1, high=STEPS, basic=True)
+    steps: int = key(
+        20,
+        "of a picture: network evaluations (of heun two each, but for the last)",
+        low=1,
+        high=STEPS,
+        basic=True,
+    )
     eta: float = key(1.0, "ddim: 0 = deterministic, 1 = as noisy as ddpm", low=0, high=1)
     guidance: float = key(2.0, "classifier-free guidance scale; 1 = none", low=0, high=GUIDANCE, basic=True)
     guidance_interval: list[float] | None = key(

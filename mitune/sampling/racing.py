@@ -184,7 +184,13 @@ def rows_of(
 
 
 def cuts_for(
-    speedup: float, at: Sequence[int], candidates: int, steps: int, k: int, look: int = 0, branches: int = 2
+    speedup: float,
+    at: Sequence[int],
+    candidates: int,
+    steps: int,
+    k: int,
+    look: int = 0,
+    branches: int | Sequence[int] = 2,
 ) -> list[Cut]:
     """Find cuts that make drawing take at least ``speedup`` times fewer network rows, looks included.
 

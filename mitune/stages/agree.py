@@ -92,7 +92,7 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
 
     def read() -> Found:
         rows = sum(unit.rows for unit in units)
-        took = cost(store, units)
+        took = cost(store)
         each = {name: forwards / rows for name, forwards in took.scorers.items()}
         forwards = {
             name: sum(each[scorer] for scorer in scorers_of([name], combined))

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mitune.data.store import CandidateStore
+from mitune.data.store import CandidateStore, Look
 from mitune.errors import UserError
 from mitune.files import user_errors
 from mitune.runs import RunFolder
@@ -78,13 +78,14 @@ def clear(run: RunFolder, number: int, stage: str, found: Iterable[Path]) -> Non
                 own.unlink()
 
 
-def tell(store: CandidateStore) -> None:
+def tell(store: CandidateStore, look: Look) -> None:
     """Say of units that are harmed that they are made again, and of those without digests that they are not compared.
     Main process only, before they are."""
-    if found := store.harmed():
+    if found := sorted(look.harmed):
         more = f", and {len(found) - 1} more units" if found[1:] else ""
-        warn(f"{found[0]}, or what lies beside it, is not what was written there{more}: made again")
-    if store.old():
+        first = store.table_path(found[0])
+        warn(f"{first}, or what lies beside it, is not what was written there{more}: made again")
+    if look.old:
         tell_old(store.folder)
 
 

@@ -12,14 +12,13 @@ import contextlib
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 from torch import Tensor
 
-from mitune.data.store import CandidateStore, Unit
+from mitune.data.store import CandidateStore, Look, Unit
 from mitune.digests import FILES, intact, seal, sha256_of
 from mitune.errors import UserError
 from mitune.files import user_errors, write_tensors
@@ -119,8 +118,9 @@ def _digests(tensors: dict[str, Tensor]) -> dict[str, str]:
     }
 
 
-def clear_begun(store: CandidateStore) -> None:
+def clear_begun(store: CandidateStore, look: Look) -> None:
     """Remove the batches of units that are finished: a kill came between. Main process only."""
-    for index in store.done():
+    finished = {store.begun_path(index) for index in look.whole}
+    for path in finished.intersection(store.folder.glob("begun-*")):
         with contextlib.suppress(OSError):
-            Path(store.begun_path(index)).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

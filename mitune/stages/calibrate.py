@@ -114,7 +114,7 @@ def _draw(
     )
 
     def read() -> tuple[pd.DataFrame, dict[str, Any]]:
-        took = cost(store, units)
+        took = cost(store)
         rows = sum(unit.rows for unit in units)
         finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
         spent = {"model": denoiser.identity, "guidance": sampler.guidance, "looks": took.looks, **took.total}

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,25 @@ import safetensors
 import torch
 from torch import Tensor
 
-from mitune.data.store import PICTURE, CandidateStore, Unit
+from mitune.data.store import LATENT_ROW, LEFT, PICTURE, UNIT, CandidateStore, Unit
 from mitune.denoiser import Condition, Denoiser
 from mitune.digests import sha256_of
 from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
+from mitune.information.in_passes import Contest
 from mitune.information.scoring import Scoring
 from mitune.leaving import Leave
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
+from mitune.scores import is_sum
 from mitune.stages.artefacts import tell
 from mitune.stages.begun import Batch, BegunUnit, clear_begun
 from mitune.stages.progress import Bar, progress, warn, warn_of_idle
 from mitune.stages.racing import Watch, Watcher
 from mitune.stages.search import Search
-from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
+from mitune.stages.units import Cost, CostCounter, bind_model, total_cost
 from mitune.tasks import Task
 
 Keep = Callable[[dict[str, list[Any]]], list[bool]]
@@ -54,6 +56,8 @@ class Drawing:
         first: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
         watch: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
         search: steers the candidates of a prompt; those that died of it are left out.
+        contest: what the candidates of a prompt race for while they are scored; who leaves stays in the table without
+            the scores that it went by.
     """
 
     sampler: SamplerConfig
@@ -63,11 +67,18 @@ class Drawing:
     first: int = 0
     watch: Watch | None = None
     search: Search | None = None
+    contest: Contest | None = None
 
     @property
     def judges(self) -> dict[str, str]:
         """The judges that the pictures or their scores depend on: identity by name."""
-        return self.scoring.judges | ({} if self.search is None else self.search.judges)
+        found = self.scoring.judges | ({} if self.search is None else self.search.judges)
+        return found if self.contest is None else found | {self.contest.by: self.contest.said}
+
+    @property
+    def deferred(self) -> list[str]:
+        """The scores that are measured once all candidates of a unit are drawn."""
+        return [] if self.contest is None else self.scoring.racing(self.contest)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -93,11 +104,12 @@ def draw(
     def begin() -> list[int]:
         """What is to be done, as the first process sees it: what others see of a shared folder may be of yesterday."""
         store.clean()
-        clear_begun(store)
+        look = store.look()  # once: of a large store it takes minutes
+        clear_begun(store, look)
         store.bind(units)
         bind_model(folder, how.scoring.denoiser.identity, "pictures of", "run= folder", how.judges)
-        tell(store)
-        return [unit.index for unit in store.todo(units)]
+        tell(store, look)
+        return [unit.index for unit in units if unit.index not in look.whole]
 
     left = set(broadcast(begin))
     todo = [unit for unit in units if unit.index in left]
@@ -173,7 +185,12 @@ def draw_unit(
         if bar is not None:
             bar(len(rows), drawn.scores)
     # A unit has all candidates of its prompts.
-    results = drawn.scores | how.scoring.on_table(drawn.scores, [rows[row][0].id for row in drawn.finished])
+    results: dict[str, list[Any]] = {**drawn.scores}
+    owners = [rows[row][0] for row in drawn.finished]
+    if how.contest is None:
+        results |= how.scoring.on_table(drawn.scores, [task.id for task in owners])
+    else:
+        results |= _in_passes(how, how.contest, drawn, owners, [seeds[row] for row in drawn.finished])
     place = {row: number for number, row in enumerate(drawn.finished)}
     there = range(len(rows)) if how.search is None else drawn.finished
     table: dict[str, list[Any]] = {
@@ -188,6 +205,31 @@ def draw_unit(
     for name, values in results.items():
         table[name] = [values[place[row]] if row in place else None for row in there]
     return table | drawn.added, drawn.latents
+
+
+def _in_passes(
+    how: Drawing, contest: Contest, drawn: _Drawn, tasks: Sequence[Task], seeds: Sequence[int]
+) -> dict[str, list[Any]]:
+    """The scores by passes, the sums and ``LEFT`` of the candidates of a unit: None where there is none.
+
+    Sums are standardised among all candidates of a prompt, with what was foretold of those that left.
+    """
+    scoring = how.scoring
+    latents = drawn.latents.to(scoring.denoiser.device)
+    found = scoring.race(latents, tasks, seeds, drawn.scores, contest)
+    own = {name: values.tolist() for name, values in found.scores.items()}
+    more = [contest.by] if is_sum(contest.by) else []
+    table = scoring.on_table(drawn.scores | own, [task.id for task in tasks], more)
+    lacking = {name for name in table if {part.name for part in scoring.terms(name)} & own.keys()}
+    gone = found.left_after
+    columns: dict[str, list[Any]] = {
+        name: [
+            None if passes and (name in own or name in lacking) else value
+            for value, passes in zip(values, gone, strict=True)
+        ]
+        for name, values in (own | table).items()
+    }
+    return columns | {LEFT: [passes or None for passes in gone]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,7 +321,7 @@ def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequenc
     parts, scoring = [], how.scoring
     for start in range(0, len(latents), how.batch_size):
         part = slice(start, start + how.batch_size)
-        found = scoring.on_latents(latents[part], tasks[part], seeds[part])
+        found = scoring.on_latents(latents[part], tasks[part], seeds[part], how.deferred)
         if scoring.needs_pictures:
             found |= scoring.on_pictures(
                 scoring.denoiser.decode(latents[part]), [task.text for task in tasks[part]]
@@ -296,31 +338,50 @@ def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], s
     return advice("a batch", len(seeds), fits, keys)
 
 
-def cost(store: CandidateStore, units: Sequence[Unit]) -> Cost:
-    """Add up what the units took. One process asks: every unit's file is opened."""
-    return read_cost(store.table_path(unit.index) for unit in units)
+def cost(store: CandidateStore) -> Cost:
+    """Add up what the units took. One process asks: every unit's note is opened."""
+    return total_cost(store.notes())
 
 
 def scored_table(store: CandidateStore) -> pd.DataFrame:
     """Read the candidates with their scores, without what only the store goes by."""
-    return store.table().drop(columns=["kept", "unit", "latent_row"])
+    return without_places(store.table())
+
+
+def without_places(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out of a store's table what only the store goes by."""
+    return table.drop(columns=["kept", UNIT, LATENT_ROW])
 
 
 def decode_rows(
     store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
 ) -> list[Tensor]:
     """Decode the pictures [3, H, W] on the CPU of kept rows of the store's table, in their order."""
+    return list(each_picture(store, rows, denoiser, batch_size))
+
+
+def each_picture(
+    store: CandidateStore, rows: pd.DataFrame, denoiser: Denoiser, batch_size: int = 96
+) -> Iterator[Tensor]:
+    """Give the same as :func:`decode_rows` one by one: a batch of latents and pictures is in memory."""
+    starts = range(0, len(rows), batch_size)
     with progress("decode", len(rows), unit="pictures") as bar:
-        return decode_latents(store.latents(rows), denoiser, batch_size, bar)
+        parts = (store.latents(rows.iloc[start : start + batch_size]) for start in starts)
+        yield from decode_each(parts, denoiser, bar)
 
 
-def decode_latents(
-    latents: Tensor, denoiser: Denoiser, batch_size: int = 96, bar: Callable[[int], None] | None = None
-) -> list[Tensor]:
-    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time; ``bar`` counts."""
-    pictures: list[Tensor] = []
-    for part in latents.split(batch_size):
-        pictures.extend(denoiser.decode(part.to(denoiser.device)).float().cpu())
+def decode_latents(latents: Tensor, denoiser: Denoiser, batch_size: int = 96) -> list[Tensor]:
+    """Decode latents [n, …] to pictures [3, H, W] in [0, 1] on the CPU, ``batch_size`` at a time."""
+    return list(decode_each(latents.split(batch_size), denoiser))
+
+
+def decode_each(
+    parts: Iterable[Tensor], denoiser: Denoiser, bar: Callable[[int], None] | None = None
+) -> Iterator[Tensor]:
+    """Decode batches of latents [n, …]; gives the pictures [3, H, W] in [0, 1] on the CPU, one by one. ``bar`` counts
+    them."""
+    for part in parts:
+        pictures = denoiser.decode(part.to(denoiser.device)).float().cpu()
         if bar is not None:
             bar(len(part))
-    return pictures
+        yield from pictures

@@ -99,7 +99,8 @@ _ROUND = (
         "mitune.stages.generate:generate",
         asks=_OWN,
         reads=f"{_ALWAYS} round scorers model prompts sampler search scorer generate sweep.share"
-        " select.by select.k select.losers select.real select.real_fraction",
+        " select.by select.k select.losers select.real select.real_fraction"
+        " select.fraction select.balance select.difficulty",  # whether candidates may be scored in passes
         binds=f"{_DRAWN} sampler.racing scorers search {_but('generate', 'batch_size')}",
         begun=("round-*/candidates/plan.json",),
         writes=("round-*", "baseline-*"),

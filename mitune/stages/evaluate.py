@@ -17,7 +17,7 @@ from mitune.evaluate.judged import judged_by
 from mitune.files import read_json
 from mitune.runs import RunFolder
 from mitune.scores import SCORES, scorers_of
-from mitune.stages.candidates import Drawing, cost, decode_rows, draw, scored_table
+from mitune.stages.candidates import Drawing, draw, each_picture, without_places
 from mitune.stages.inputs import (
     check_tasks,
     held_out_prompts,
@@ -28,6 +28,7 @@ from mitune.stages.inputs import (
     whole_pool,
 )
 from mitune.stages.sharing import as_named, shared
+from mitune.stages.units import total_cost
 from mitune.tasks import Task
 
 # What the pictures of the base model depend on; rounds and re-runs with the same share them.
@@ -59,28 +60,28 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     def finish() -> dict[str, Any]:
         tables = [store.table() for store in (before, after)]
         batch = config.evaluate.batch_size
-        shown = [
-            decode_rows(store, table, denoiser, batch)
-            for store, table in zip((before, after), tables, strict=True)
-        ]
         result = write_evaluation(
             run.round(number),
-            scored_table(before),
-            scored_table(after),
-            shown[0],
-            shown[1],
+            without_places(tables[0]),
+            without_places(tables[1]),
+            each_picture(before, tables[0], denoiser, batch),
+            each_picture(after, tables[1], denoiser, batch),
             examples=config.evaluate.examples,
             seed=config.evaluate.seed,
             judged=_judged(config, run, number, base),
         )
         figures = {name: result[name] for name in _SUMMARY}
-        before_cost, after_cost = (cost(store, units) for store in (before, after))
+        notes = {store: store.notes() for store in (before, after)}
+        before_cost, after_cost = map(total_cost, notes.values())
         # The base's pictures are paid for once, by the round that made them.
         first = number == 1 or run.mark(1, "evaluate") is None
         figures["forwards"] = after_cost.forwards + (before_cost.forwards if first else 0)
         figures["seconds"] = round(after_cost.seconds + (before_cost.seconds if first else 0), 3)
-        left = [*before.artefacts(), *after.artefacts(), *evaluation_files(run.round(number))]
-        return run.write_mark(number, "evaluate", figures, left)
+        known = {
+            name: digest for store in notes for name, digest in store.digests(run.root, notes[store]).items()
+        }
+        left = evaluation_files(run.round(number))
+        return run.write_mark(number, "evaluate", figures, left, known)
 
     return broadcast(finish)
 

@@ -10,13 +10,15 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from mitune.data.selection import select
-from mitune.data.store import plan_units
+from mitune.data.store import LEFT, CandidateStore, plan_units
 from mitune.distributed import broadcast
 from mitune.errors import UserError
+from mitune.information.in_passes import Contest
 from mitune.runs import RunFolder
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import SCORES, columns, scorers_of
-from mitune.stages.candidates import Drawing, Keep, cost, draw
+from mitune.stages.candidates import Drawing, Keep, draw
+from mitune.stages.contest import contest_of
 from mitune.stages.inputs import (
     candidate_sampler,
     check_real,
@@ -32,6 +34,7 @@ from mitune.stages.progress import say
 from mitune.stages.racing import cuts_of, race_of, rows_of_steps, survivors_of
 from mitune.stages.search import check_search, judged_by_oracle, search_of, steering_figures
 from mitune.stages.sharing import candidates_name, shared
+from mitune.stages.units import Cost, total_cost
 
 
 def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
@@ -65,13 +68,15 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
                 batch_size=config.generate.batch_size,
                 watch=race,
                 search=search_of(config, denoiser),
+                contest=contest_of(config),
             ),
             keep=keeper(config, denoiser.branches),
             title=f"round {number}: generate",
         )
 
     def finish() -> dict[str, Any]:
-        spent = cost(store, units)
+        notes = store.notes()  # one pass: they say what the units took, and the digests of their files
+        spent = total_cost(notes)
         figures = {
             "prompts": len(prompts),
             "candidates": sum(unit.rows for unit in units),
@@ -81,11 +86,13 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         if race is not None:
             each = rows_of_steps(denoiser, candidate_sampler(config, denoiser))
             figures["racing"] = _racing(config, race.cuts, len(prompts), spent.looks, each)
+        if (contest := contest_of(config)) is not None:
+            figures["passes"] = _passes(contest, store, spent)
         if folder.is_symlink():
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
             figures["search"] = steering_figures(config, store.table())
-        return run.write_mark(number, "generate", figures, store.artefacts())
+        return run.write_mark(number, "generate", figures, known=store.digests(run.root, notes))
 
     return broadcast(finish)
 
@@ -128,6 +135,20 @@ def _racing(
     }
 
 
+def _passes(contest: Contest, store: CandidateStore, spent: Cost) -> dict[str, Any]:
+    """What scoring in passes saved: who left, and the network rows of its scores beside those that all would take."""
+    rows, whole = sum(spent.scorers[name] for name in spent.whole), sum(spent.whole.values())
+    return {
+        "by": contest.by,
+        "k": contest.k,
+        "losers": contest.losers,
+        "level": contest.level,
+        "left": int(store.table(columns=[LEFT])[LEFT].notna().sum()),
+        "rows": rows,
+        "whole": whole,
+    }
+
+
 def keeper(config: DictConfig, branches: int = 2) -> Keep:
     """Make the rule which candidates of a unit keep their latent: the best by ``select.by``, the losers, the worst one.
 
@@ -141,11 +162,30 @@ def keeper(config: DictConfig, branches: int = 2) -> Keep:
     needed = [] if by == "random" else columns([by], config.scorer.combined)
 
     def choose(table: dict[str, list[Any]]) -> list[bool]:
-        if not all(math.isfinite(value) for name in needed for value in table[name]):
-            return [True] * len(table["seed"])  # the store refuses the unit, naming the candidate
+        left = table.get(LEFT, [None] * len(table["seed"]))
+        finite = (
+            passes is not None or math.isfinite(value)
+            for name in needed
+            for value, passes in zip(table[name], left, strict=True)
+        )
+        if keep >= candidates or not all(finite):
+            return [True] * len(table["seed"])  # all; or the store refuses the unit, naming the candidate
         rows = pd.DataFrame(table).assign(kept=False)
-        chosen = select(rows, by, keep, losers=losers, seed=config.seed)
+        if LEFT in table:
+            chosen = _best_there(rows, by, keep, losers, config.seed)
+        else:
+            chosen = select(rows, by, keep, losers=losers, seed=config.seed)
         kept = set(zip(chosen["prompt_id"], chosen["candidate"], strict=True))
         return [pair in kept for pair in zip(table["prompt_id"], table["candidate"], strict=True)]
 
     return choose
+
+
+def _best_there(rows: pd.DataFrame, by: str, keep: int, losers: int, seed: int) -> pd.DataFrame:
+    """Choose the best and the worst of those that stayed in the race, of which there may be fewer."""
+    chosen = []
+    for _, own in rows.groupby("prompt_id", sort=False):
+        there = int(own[LEFT].isna().sum())
+        best = min(keep, there)
+        chosen.append(select(own, by, best, losers=min(losers, there - best), seed=seed))
+    return pd.concat(chosen, ignore_index=True)

@@ -25,8 +25,9 @@ from mitune.files import clean_partial, read_json, write_json
 from mitune.information.scoring import Scoring
 from mitune.sampling.seeds import candidate_seed
 from mitune.stages.progress import Bar, progress, warn, warn_of_idle
-from mitune.stages.units import Cost, CostCounter, bind_model, read_cost
+from mitune.stages.units import Cost, CostCounter, bind_model, total_cost
 from mitune.tasks import Task
+from mitune.threads import side_by_side
 
 _COST = b"mitune.cost"
 _CONTENTS = "pictures_sha256"  # in a unit's note: the digest of the pictures that its scores are of
@@ -88,13 +89,15 @@ class ScoredPictures:
     def todo(self) -> list[int]:
         """List the units yet to be scored: those that are not there, and those whose pictures are others by now,
         which is said. Main process only."""
-        whole = [unit for unit in self.units if self._whole(unit)]
+        found = zip(self.units, side_by_side(self._whole, self.units), strict=True)
+        whole = [unit for unit, is_whole in found if is_whole]
         changed = self._changed(whole)
         return sorted({*self.units} - {*whole} | {*changed})
 
     def _changed(self, units: list[int]) -> list[int]:
         """Those of the finished ``units`` whose pictures, read again, are not what was scored."""
-        noted = {unit: read_json(self.path(unit).with_suffix(".json")).get(_CONTENTS) for unit in units}
+        notes = zip(units, self.notes(units), strict=True)
+        noted = {unit: note.get(_CONTENTS) for unit, note in notes}
         known = [unit for unit in units if noted[unit] is not None]
         if len(known) < len(units):
             warn(
@@ -113,6 +116,10 @@ class ScoredPictures:
                 f" {self._count(changed)} pictures are made again"
             )
         return changed
+
+    def notes(self, units: Sequence[int]) -> list[dict[str, Any]]:
+        """Give what these units noted when they were scored."""
+        return side_by_side(read_json, [self.path(unit).with_suffix(".json") for unit in units])
 
     def _count(self, units: list[int]) -> int:
         return sum(len(self._rows(unit)) for unit in units)
@@ -267,29 +274,38 @@ class ScoredPictures:
                         " this score out"
                     )
 
-    def table(self, scoring: Callable[[pd.DataFrame], dict[str, Any]] | None = None) -> pd.DataFrame:
-        """Read all scored rows in their order: row, image, text, the source's own keys and scores, the new scores.
+    def table(self) -> pd.DataFrame:
+        """Read the numbers of all scored rows in their order: row, the source's own scores, the new scores; nothing of
+        what they are of (:meth:`described`). ``attrs``: how many pictures were "resized".
 
-        ``scoring`` gives further columns from the table (weighted sums). UserError if nothing could be scored.
+        Raises UserError if nothing could be scored.
         """
-        parts = [pq.read_table(self.path(unit)).replace_schema_metadata(None) for unit in self.units]
-        parts = [part for part in parts if len(part)]
+        parts = [part for part in side_by_side(self._numbers, self.units) if len(part)]
         if not parts:
             raise self.none_opened(
                 f"{self.pictures.where}: none of its {len(self.pictures)} pictures decodes"
             )
         table = pa.concat_tables(parts).to_pandas()
         rows = table["row"].tolist()
-        fresh = {name: table[name] for name in table.columns if name not in _TYPES}
-        result = table[["row", "image", "text"]].assign(
-            **{name: [column[row] for row in rows] for name, column in self.pictures.keys.items()},
-            **{name: [column[row] for row in rows] for name, column in self.pictures.scores.items()},
+        result = table[["row"]].assign(
+            **{name: [column[row] for row in rows] for name, column in self.pictures.scores.items()}
         )
-        result = result.assign(**fresh)
-        if scoring is not None:
-            result = result.assign(**scoring(result))
+        result = result.assign(**{name: table[name] for name in table.columns if name not in _TYPES})
         result.attrs["resized"] = int(table["resized"].sum())
         return result
+
+    def _numbers(self, unit: int) -> pa.Table:
+        with pq.ParquetFile(self.path(unit)) as file:
+            names = [name for name in file.schema_arrow.names if name not in ("image", "text")]
+            return file.read(names, use_threads=False).replace_schema_metadata(None)
+
+    def described(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Give rows of :meth:`table` with what they are of: image, text and the source's own keys after their row."""
+        table = table.reset_index(drop=True)
+        rows, source = table["row"].tolist(), self.pictures
+        columns = {"image": source.names, "text": source.texts, **source.keys}
+        told = {name: [column[row] for row in rows] for name, column in columns.items()}
+        return table[["row"]].assign(**told).assign(**{name: table[name] for name in table if name != "row"})
 
     def none_opened(self, what: str) -> UserError:
         """Make the error where all pictures were left out: ``what``, and why the first could not be read."""
@@ -303,7 +319,7 @@ class ScoredPictures:
 
     def cost(self) -> Cost:
         """Add up what the units took."""
-        return read_cost(self.path(unit) for unit in self.units)
+        return total_cost(self.notes([*self.units]))
 
     def report(self, table: pd.DataFrame) -> dict[str, int]:
         """Tell what became of the pictures, and warn where something is to be said: {"resized", "left_out"}."""

@@ -184,7 +184,9 @@ def _generate(count: _Counter, prompts: Sequence[Task]) -> Work:
         units=len(plan_units(prompts, candidates, own.rows_per_unit)),
         # Of a search the dead get no scores, and steps without noise are not steered.
         at_most=count.bounds([*config.scorers, *([config.sampler.racing.by] if cuts else [])])
-        or bool(config.search.by),
+        or bool(config.search.by)
+        # Who leaves the race for the best early is not measured in full.
+        or own.passes is not None,
     )
 
 

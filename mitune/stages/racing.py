@@ -71,20 +71,21 @@ def cuts_of(config: DictConfig, branches: int = 2) -> list[Cut]:
     return cuts
 
 
-def step_rows(config: DictConfig, branches: int) -> int:
-    """Count the network rows of one candidate's step: ``branches`` for each evaluation that the sampler makes. At most:
-    outside of a guidance interval a step takes fewer (``rows_of_steps``, once a model has laid out its times).
+def step_rows(config: DictConfig, branches: int) -> list[int]:
+    """Count the network rows of each step of one candidate: ``branches`` for each evaluation that the sampler makes. At
+    most: outside of a guidance interval a step takes fewer (``rows_of_steps``, once a model has laid out its times).
     """
-    return branches * SAMPLERS[config.sampler.name].evaluations
+    return [branches * count for count in SAMPLERS[config.sampler.name].evaluated(config.sampler.steps)]
 
 
 def rows_of_steps(denoiser: Denoiser, sampler: SamplerConfig) -> list[int]:
-    """Count the network rows of each step of one candidate that is observed."""
-    evaluations = SAMPLERS[sampler.name].evaluations
-    return [
-        evaluations * (denoiser.branches if in_interval(sampler.guidance_interval, at.t) else 1)
-        for at in solver_of(denoiser, sampler).steps
-    ]
+    """Count the network rows of each step of one candidate that is observed. Its first evaluation is at the step's
+    time, all others at the next.
+    """
+    times = [at.t for at in solver_of(denoiser, sampler).steps]
+    rows = [denoiser.branches if in_interval(sampler.guidance_interval, t) else 1 for t in times]
+    counts = SAMPLERS[sampler.name].evaluated(len(times))
+    return [own + (count - 1) * after for own, after, count in zip(rows, [*rows[1:], 0], counts, strict=True)]
 
 
 def survivors_of(config: DictConfig, branches: int = 2) -> int:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from mitune.data.prompts import make_prompt
 from mitune.data.selection import thin
 from mitune.data.settings import WORLD
 from mitune.denoiser import Denoiser
-from mitune.distributed import state
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
@@ -36,26 +35,23 @@ LOOKED_AT = 4  # pictures of the embedded world that are looked at for each one 
 
 @dataclass(frozen=True, eq=False)
 class RealPictures:
-    """Holds the chosen pictures: ``rows`` as :func:`mitune.data.selection.select` gives them, of which ``candidate`` is
-    the row of ``source``; ``figures`` for the summary."""
+    """Holds the chosen pictures: ``picked``, their rows of ``source``, the best first; ``figures`` for the summary. On
+    the first process ``rows``, too: as :func:`mitune.data.selection.select` gives them.
+    """
 
-    rows: pd.DataFrame
+    rows: pd.DataFrame | None
+    picked: list[int]
     source: Pictures
     figures: dict[str, Any]
 
-    def open(self, denoiser: Denoiser) -> tuple[list[Tensor], Tensor]:
-        """Their pictures [3, H, W] and latents [n, …] on the CPU. UserError for one that does not decode."""
-        source = self.source
-        assert source.read is not None
-        rows = self.rows["candidate"].tolist()
-        opened = {
-            row: decode_picture(source.read(row), denoiser.picture_size, source.what(row))[0]
-            for row in sorted(rows)  # the order in which they are read quickly
-        }
-        pictures = [opened[row] for row in rows]
-        with torch.no_grad():
-            latents = denoiser.encode_image(torch.stack(pictures).to(denoiser.device))
-        return pictures, latents.float().cpu()
+    def read(self, row: int) -> bytes:
+        """Read the contents of the file of a row of ``source``. UserError where it cannot be read."""
+        assert self.source.read is not None
+        return self.source.read(row)
+
+    def decode(self, row: int, data: bytes, denoiser: Denoiser) -> Tensor:
+        """Give the picture [3, H, W] of a row whose file has the contents ``data``. UserError where it is none."""
+        return decode_picture(data, denoiser.picture_size, self.source.what(row))[0]
 
 
 def stand_in(score: str, combined: str = "") -> tuple[Term, ...]:
@@ -71,15 +67,14 @@ def count_real(config: DictConfig, pictures: int) -> int:
     return round(config.select.real_fraction * pictures) if config.select.real is not None else 0
 
 
-def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> RealPictures | None:
+def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> RealPictures:
     """Choose ``count`` real pictures, the best for their captions, by the score of ``select.by``; all processes score
-    them, the first one gets them, the others None.
+    them.
 
     Scores stay in ``round-N/real``. With ``select.by=random`` nothing is scored. z(…) is taken over all real pictures,
     as each caption has but one. Raises UserError for a source with too few pictures.
     """
     settings = config.select
-    skip = config.score.skip
     source = _open(config, count)
     by = settings.by
     _enough(len(source), count, source.where)
@@ -98,44 +93,68 @@ def choose_real(config: DictConfig, run: RunFolder, number: int, count: int) -> 
     if by == "random":
         chosen = thin(frame, count, config.seed).assign(score=0.0)
     else:
-        parts = stand_in(by, config.scorer.combined)
-        names = scorers_of(dict.fromkeys(part.name for part in parts))
-        check_judges(names, list(dict.fromkeys(source.texts)), "select.by", config.scorer)
-        work = ScoredPictures(run.round(number) / "real", source, config.generate.rows_per_unit)
+        chosen = _best(config, run, number, source, frame, count, figures)
+    if chosen is not None:
+        _enough(len(chosen), count, source.where)
+        chosen = chosen.assign(rank=0, preferred=True, weight=1.0, real=True).reset_index(drop=True)
+    picked = broadcast(lambda: chosen["candidate"].tolist())  # type: ignore[index]
+    return RealPictures(chosen, picked, source, figures)
 
-        @functools.cache
-        def model() -> Any:
-            denoiser = load_model(config, previous_adapter(run, number))
-            check_real(config, denoiser)
-            return denoiser
 
-        def judge() -> tuple[Any, Any]:
-            return model(), scoring_of(
-                config, model(), names, lambda: [*prompt_pool(config.prompts), *source.texts]
-            )
+def _best(
+    config: DictConfig,
+    run: RunFolder,
+    number: int,
+    source: Pictures,
+    frame: pd.DataFrame,
+    count: int,
+    figures: dict[str, Any],
+) -> pd.DataFrame | None:
+    """Score all pictures, and give the best on the first process, None on others.
 
-        name = ""
-        if config.sweep.share is not None:
-            name = _shared_name(config, work, names, skip, model().identity)
-        with shared(config, work.folder, name):
-            title = f"round {number}: real pictures"
-            work.score(judge, config.seed, config.generate.batch_size, skip, title)
-            # Read while nobody else may write: another job may find other pictures there, and score them again.
-            scored = work.table() if state().is_main_process else None
-        if scored is None:
-            return None
-        work.report(scored)
-        scores = {name: scored[name] for name in scored if name in SCORERS or name == "exact"}
-        frame = frame.iloc[scored["row"]].reset_index(drop=True).assign(**scores, score=weigh(scored, parts))
-        chosen = frame.sort_values(["score", "candidate"], ascending=[False, True], kind="stable").head(count)
-        figures |= {
-            "score": float(chosen["score"].mean()),
-            "pool": float(frame["score"].mean()),
-            **work.cost().total,
-        }
-    _enough(len(chosen), count, source.where)
-    chosen = chosen.assign(rank=0, preferred=True, weight=1.0, real=True).reset_index(drop=True)
-    return RealPictures(chosen, source, figures)
+    Args:
+        config, run, number, count: as of :func:`choose_real`.
+        source: the pictures.
+        frame: a row of each.
+        figures: gets what the scores are.
+    """
+    skip, by = config.score.skip, config.select.by
+    parts = stand_in(by, config.scorer.combined)
+    names = scorers_of(dict.fromkeys(part.name for part in parts))
+    check_judges(names, list(dict.fromkeys(source.texts)), "select.by", config.scorer)
+    work = ScoredPictures(run.round(number) / "real", source, config.generate.rows_per_unit)
+
+    @functools.cache
+    def model() -> Any:
+        denoiser = load_model(config, previous_adapter(run, number))
+        check_real(config, denoiser)
+        return denoiser
+
+    def judge() -> tuple[Any, Any]:
+        return model(), scoring_of(
+            config, model(), names, lambda: [*prompt_pool(config.prompts), *source.texts]
+        )
+
+    name = ""
+    if config.sweep.share is not None:
+        name = _shared_name(config, work, names, skip, model().identity)
+    with shared(config, work.folder, name):
+        title = f"round {number}: real pictures"
+        work.score(judge, config.seed, config.generate.batch_size, skip, title)
+        # Read while nobody else may write: another job may find other pictures there, and score them again.
+        scored = work.table() if state().is_main_process else None
+    if scored is None:
+        return None
+    work.report(scored)
+    scores = {name: scored[name] for name in scored if name in SCORERS or name == "exact"}
+    frame = frame.iloc[scored["row"]].reset_index(drop=True).assign(**scores, score=weigh(scored, parts))
+    chosen = frame.sort_values(["score", "candidate"], ascending=[False, True], kind="stable").head(count)
+    figures |= {
+        "score": float(chosen["score"].mean()),
+        "pool": float(frame["score"].mean()),
+        **work.cost().total,
+    }
+    return chosen
 
 
 def _shared_name(

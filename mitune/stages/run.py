@@ -83,7 +83,7 @@ def _require_used(stage: str, config: DictConfig, run: RunFolder, number: int) -
         require(run, number - 1, "train")
     drawn = {"generate": ("candidates", config.prompts), "evaluate": ("after", config.evaluate.prompts)}
     if stage in drawn and drawn[stage][1].picture_column is not None:
-        table = CandidateStore(run.round(number) / drawn[stage][0]).table()
+        table = CandidateStore(run.round(number) / drawn[stage][0]).table(columns=[PICTURE])
         for line in table[PICTURE].unique():
             PictureRef.parse(line).read()
 

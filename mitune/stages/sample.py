@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
 
 from mitune.config import flatten, read_saved
 from mitune.config.keys import keys
@@ -20,14 +22,14 @@ from mitune.data.selection import select
 from mitune.data.store import KEYS, PICTURE, ROOT, plan_units
 from mitune.distributed import broadcast
 from mitune.errors import UserError
-from mitune.evaluate.drawings import grid, png
+from mitune.evaluate.drawings import grid, png, to_image
 from mitune.evaluate.judged import caption, judged_by
 from mitune.files import LOCK, at_work, atomic_folder, write_bytes, write_json
 from mitune.information.scoring import check_judges
 from mitune.reading import home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
 from mitune.scores import INFORMATION, SCORES, scorers_of
-from mitune.stages.candidates import Drawing, cost, decode_rows, draw
+from mitune.stages.candidates import Drawing, cost, draw, each_picture
 from mitune.stages.catalogue import STAGES, covers
 from mitune.stages.inputs import (
     check_lengths,
@@ -124,12 +126,12 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     def finish() -> dict[str, Any]:
         found = store.table()
         table = choose(found, by, config.sample.pictures, config.seed)
-        pictures = decode_rows(store, table, denoiser, config.generate.batch_size)
+        pictures = each_picture(store, table, denoiser, config.generate.batch_size)
         scores = [name for name in found.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
-        _write(run.root / "pictures", table, pictures, scores)
+        first = _write(run.root / "pictures", table, pictures, scores)
         texts = table["prompt"][:SHEET]
         captions = texts.where(texts != texts.shift(), "").tolist()  # under the first picture of a prompt
-        sheet = grid(pictures[:SHEET], captions, config.sample.pictures)
+        sheet = grid(first, captions, config.sample.pictures)
         write_bytes(run.root / "sheet.png", png(sheet))
         figures: dict[str, Any] = {
             "schema": 1,
@@ -139,7 +141,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             "pictures": len(table),
             "round": number,
             "by": by,
-            **cost(store, units).total,
+            **cost(store).total,
             "scores": {name: {"mean": float(table[name].mean())} for name in scores if name != ROOT},
             "judged_by": judged_by(scores, config.scorer.combined, read_json(store.folder / "model.json")),
         }
@@ -223,17 +225,25 @@ def choose(table: pd.DataFrame, by: str | None, pictures: int, seed: int = 0) ->
     )
 
 
-def _write(folder: Path, table: pd.DataFrame, pictures: list[Any], scores: list[str]) -> None:
-    """An imagefolder: numbered PNG files and ``metadata.jsonl`` with prompt, seed and scores."""
+def _write(
+    folder: Path, table: pd.DataFrame, pictures: Iterable[Tensor], scores: list[str]
+) -> list[Image.Image]:
+    """An imagefolder: numbered PNG files, each written as it comes, and ``metadata.jsonl`` with prompt, seed and
+    scores. Gives the first ones."""
+    first: list[Image.Image] = []
     rows = table[["prompt", "category", "candidate", "seed", *scores]].rename(columns={"prompt": "text"})
     names = [f"{number:06d}.png" for number in range(len(table))]
     rows.insert(0, "file_name", names)
     with atomic_folder(folder) as partial:
         for name, picture in zip(names, pictures, strict=True):
-            (partial / name).write_bytes(png(picture))
+            shown = to_image(picture)
+            (partial / name).write_bytes(png(shown))
+            if len(first) < SHEET:
+                first.append(shown)
         rows.to_json(
             partial / "metadata.jsonl", orient="records", lines=True, force_ascii=False, double_precision=15
         )
+    return first
 
 
 def _with(figures: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mitune.data.prompts import load_prompts
 from mitune.distributed import broadcast, state
 from mitune.errors import UserError
 from mitune.evaluate.judged import caption, judged_by
-from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_table
+from mitune.files import PARTIAL, check_writable, read_json, user_errors, write_json, write_tables
 from mitune.information.mi import measure_profile
 from mitune.information.scoring import Scoring, check_judges, check_no_path, check_normalised
 from mitune.reading import home, is_there
@@ -35,6 +36,7 @@ from mitune.stages.picture_scores import ScoredPictures
 from mitune.stages.progress import say
 
 SCHEMA = 1
+PORTION = 2**17  # rows of the table that are put into words at a time
 _WORK = "-work"  # the end of the name of a working folder that cannot be named like its table
 PROFILED = 48  # pictures that a profile is measured on
 
@@ -95,9 +97,11 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 
     def finish() -> dict[str, Any]:
         combined = config.scorer.combined
-        table = work.table(lambda rows: sums(rows, [*settings.scorers, by], combined, rows["text"]))
+        table = work.table()
+        captions = pd.factorize(pd.Series([pictures.texts[row] for row in table["row"]], dtype=object))[0]
+        table = table.assign(**sums(table, [*settings.scorers, by], combined, captions))
         fresh = run.root / "scores.parquet"
-        write_table(fresh, pa.Table.from_pandas(table, preserve_index=False))
+        write_tables(fresh, _portions(work, table))
         _settle(fresh, path)
         names, made = list(settings.scorers), read_json(run.root / "model.json")
         figures = {
@@ -116,7 +120,7 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             },
         }
         if settings.top_fraction is not None:
-            figures["top"] = _write_top(config, run, pictures, table, by)
+            figures["top"] = _write_top(config, run, work, table, by)
         if settings.profile is not None:
             figures["profile"] = _write_profile(config, work, judge()[0])
         write_json(run.root / "score.json", figures)
@@ -124,6 +128,13 @@ def score(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         return figures
 
     return broadcast(finish)
+
+
+def _portions(work: ScoredPictures, table: pd.DataFrame) -> Iterator[pa.Table]:
+    """The table of scores, so many rows at a time with their names and captions."""
+    for start in range(0, len(table), PORTION):
+        rows = work.described(table.iloc[start : start + PORTION])
+        yield pa.Table.from_pandas(rows, preserve_index=False)
 
 
 def check(config: DictConfig, pictures: Pictures) -> str:
@@ -200,14 +211,14 @@ def _check_top(*folders: Path) -> None:
 
 
 def _write_top(
-    config: DictConfig, run: RunFolder, pictures: Pictures, table: pd.DataFrame, by: str
+    config: DictConfig, run: RunFolder, work: ScoredPictures, table: pd.DataFrame, by: str
 ) -> dict[str, Any]:
     """The best share of the pictures by one score, as a dataset beside the table; gives what was written."""
-    fraction, folder = config.score.top_fraction, _top_folder(config)
+    fraction, folder, pictures = config.score.top_fraction, _top_folder(config), work.pictures
     _check_top(folder, run.root / "top")
     count = max(1, round(fraction * len(table)))
     best = table.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
-    best = best.rename(columns={"image": "name"}).reset_index(drop=True)
+    best = work.described(best).rename(columns={"image": "name"})
     rows = best["row"].tolist()
     order = None
     if pictures.latents is not None:

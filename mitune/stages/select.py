@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 
-from mitune.data import dataset as datasets
 from mitune.data.selection import choose, scorers, select, thin, worst
 from mitune.data.settings import SelectConfig
 from mitune.data.store import CandidateStore
@@ -21,8 +19,10 @@ from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import decode_rows
+from mitune.stages.contest import check_chosen
 from mitune.stages.inputs import check_real, load_model, selecting, settings_of
 from mitune.stages.real import RealPictures, choose_real, count_real
+from mitune.stages.training_set import write_training_set
 
 EXAMPLES = 12  # prompts whose best and worst candidates the report shows
 SHOWN = 3  # pictures of each side
@@ -44,51 +44,72 @@ class _Chosen:
 def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Write ``round-N/dataset`` and the examples of the report; gives the figures of ``summary.json``'s ``select``.
 
-    One process chooses and writes; the others help where real pictures are to be scored.
+    The first process chooses; all of them decode what was chosen.
     """
     chosen = _choose(config, run, number) if state().is_main_process else None
     count = count_real(config, broadcast(lambda: len(chosen.rows)))  # type: ignore[union-attr]
     real = choose_real(config, run, number, count) if count else None
-    return broadcast(lambda: _write(config, run, number, chosen, real))  # type: ignore[arg-type]
+    # The pictures come from the decoder, which no adapter changes: the base model is enough.
+    denoiser = load_model(config)
+    if real is not None:
+        check_real(config, denoiser)
+    rows = None if chosen is None else _own(config, chosen, real)
+    folder = run.round(number)
+    write_training_set(
+        folder / "dataset",
+        CandidateStore(folder / "candidates"),
+        rows,
+        real,
+        denoiser,
+        config.generate.batch_size,
+        number,
+        broadcast(lambda: (run.mark(number, "generate") or {})["model"]),
+    )
+    return broadcast(lambda: _finish(config, run, number, chosen, rows, real, denoiser))  # type: ignore[arg-type]
 
 
 def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
     require(run, number, "generate")
+    check_chosen(config, run.mark(number, "generate"))
     store = CandidateStore(run.round(number) / "candidates")
     table, choice = store.table(), settings_of(SelectConfig, config.select)
     return _Chosen(store, table, choose(table, selecting(config), choice, config.seed))
 
 
-def _write(
-    config: DictConfig, run: RunFolder, number: int, chosen: _Chosen, real: RealPictures | None
+def _own(config: DictConfig, chosen: _Chosen, real: RealPictures | None) -> pd.DataFrame:
+    """Those of the chosen candidates that real pictures leave a place."""
+    rows = chosen.rows
+    return rows if real is None else thin(rows, len(rows) - len(real.picked), config.seed).assign(real=False)
+
+
+def _finish(
+    config: DictConfig,
+    run: RunFolder,
+    number: int,
+    chosen: _Chosen,
+    rows: pd.DataFrame,
+    real: RealPictures | None,
+    denoiser: Denoiser,
 ) -> dict[str, Any]:
-    """The training set of the chosen candidates and the real pictures, the examples, the mark; gives the figures."""
-    store, table, rows, winners = chosen.store, chosen.table, chosen.rows, chosen.winners
-    k = config.select.k
-    own = real is None or len(real.rows) < len(rows)  # whether any candidate is trained on
-    figures = {"by": config.select.by, "k": k, "kept": len(winners), **_oracle(table, winners, k, own)}
-    # The pictures come from the decoder, which no adapter changes: the base model is enough.
-    denoiser = load_model(config)
+    """The examples and the mark; gives the figures.
+
+    Args:
+        config, run, number: of the stage.
+        chosen: all that was chosen.
+        rows: those of it that are in the set.
+        real: what else is.
+        denoiser: decodes.
+    """
+    k, own = config.select.k, len(rows) > 0  # whether any candidate is trained on
+    kept = int(rows["preferred"].sum())
+    figures = {"by": config.select.by, "k": k, "kept": kept, **_oracle(chosen.table, chosen.winners, k, own)}
     if real is not None:
-        check_real(config, denoiser)
-        rows = thin(rows, len(rows) - len(real.rows), config.seed).assign(real=False)
-        figures |= {"kept": int(rows["preferred"].sum()), "real": real.figures}
+        figures["real"] = real.figures
         # The stage's own cost: where cost is summed up, it stands where every stage has it.
         figures |= {name: real.figures[name] for name in ("forwards", "seconds") if name in real.figures}
-    pictures = decode_rows(store, rows, denoiser, config.generate.batch_size) if len(rows) else []
-    latents = [store.latents(rows)] if len(rows) else []
-    models = [(run.mark(number, "generate") or {})["model"]] * len(rows)
-    if real is not None:
-        shown, encoded = real.open(denoiser)
-        pictures += shown
-        latents.append(encoded)
-        models += [f"real: {real.figures['source']}"] * len(real.rows)
-        rows = pd.concat([rows, real.rows], ignore_index=True)
-    training = datasets.build(rows, pictures, torch.cat(latents), round=number, model=models)
     folder = run.round(number)
-    datasets.save(training, folder / "dataset")
     if own:
-        _write_examples(config, run, number, store, table, denoiser)
+        _write_examples(config, run, number, chosen.store, chosen.table, denoiser)
     left = [*files_in(folder / "dataset"), folder / "candidates_examples.json"]
     left += sorted((folder / "pictures").glob("candidate-*.png"))
     left += [path for path in files_in(folder / "real") if path.suffix == ".parquet"]

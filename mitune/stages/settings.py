@@ -45,6 +45,13 @@ class GenerateConfig(Settings):
         low=1,
         high=CANDIDATES,
     )
+    passes: float | None = key(
+        None,
+        "measure what select.by goes by at a few times, and at the rest only for who is in the race for select.k and"
+        " select.losers: the share of these that may be lost (null: off)",
+        above=0,
+        high=0.5,
+    )
 
 
 @dataclass

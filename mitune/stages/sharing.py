@@ -32,6 +32,7 @@ from mitune.tasks import Task
 # Keys that came when folders had names already: null says what it was without them, and their names stay.
 _LATER = (
     "prompts.picture_column", "model.picture_guidance", "scorer.mi.form", "sampler.guidance_interval",
+    "generate.passes",
 )  # fmt: skip
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
@@ -53,6 +54,8 @@ def candidates_name(
     keep = values.pop("generate.keep") or config.select.k
     if keep < survivors_of(config, branches):
         values["kept"] = [keep, config.select.losers, selecting(config)]
+    if config.generate.passes is not None:
+        values["raced"] = [config.select.k, config.select.losers, selecting(config)]
     values |= {"round": number, "prompts": [prompt.id for prompt in prompts], "model": identity}
     return _name("candidates", values)
 

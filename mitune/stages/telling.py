@@ -18,6 +18,11 @@ def did(stage: str, figures: Mapping[str, Any]) -> str:
         )
         if race := figures.get("racing"):
             text += f"; racing by {race['by']} dropped {race['dropped']}: drawing took {race['speedup']:.2f} times less"
+        if passed := figures.get("passes"):
+            text += (
+                f"; scored in passes: {passed['left']} left the race for the best,"
+                f" {passed['rows']} of {passed['whole']} rows"
+            )
         if search := figures.get("search"):
             text += (
                 f"; steered by {search['reward_by']} to {search['reward']:.3f} (log Z {search['log_evidence']:.2f}),"

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.charts import Charts, Naming
-from mitune.data.selection import scorers
+from mitune.data.selection import scorers_among
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
 from mitune.reading import is_file, read_bytes
@@ -80,12 +80,13 @@ def _named(stage: str) -> str:
 
 
 def _generate(folder: Path, number: int, figures: Mapping[str, Any]) -> None:
-    table = CandidateStore(folder / "candidates").table()
-    names = scorers(table)
+    store = CandidateStore(folder / "candidates")
+    names = scorers_among(store.columns())
+    told = ["prompt", "category", "candidate", "seed", *names, "kept"]
+    table = store.table(columns=told)
     charts().log({name: float(table[name].mean()) for name in names}, number, "generate")
     charts().histograms({name: table[name].tolist() for name in names}, number, "generate")
-    shown = ["prompt", "category", "candidate", "seed", *names, "kept"]
-    charts().table("candidates", {name: table[name].tolist() for name in shown}, number, "generate")
+    charts().table("candidates", {name: table[name].tolist() for name in told}, number, "generate")
 
 
 def _select(folder: Path, number: int, figures: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def bind_model(
 @dataclass(frozen=True)
 class Cost:
     """Adds up network rows, in all and beyond the drawing by scorer and by a race's looks; seconds of all processes.
+    ``whole``: rows that scores measured in passes would have taken in full.
 
     >>> Cost(40, 1.5, {"mi": 0}).total
     {'forwards': 40, 'seconds': 1.5}
@@ -61,6 +62,7 @@ class Cost:
     seconds: float
     scorers: dict[str, int]
     looks: int = 0
+    whole: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> dict[str, float]:
@@ -76,6 +78,7 @@ class CostCounter:
         self.before = 0 if watch is None else watch.forwards
         denoiser.forwards = 0
         scoring.forwards.clear()
+        scoring.whole.clear()
         self.started = time.perf_counter()
 
     def add(self, cost: Mapping[str, Any]) -> None:
@@ -93,18 +96,23 @@ class CostCounter:
         }
         if self.watch is not None:
             cost["looks"] = self.watch.forwards - self.before
+        if self.scoring.whole:
+            cost["whole"] = dict(self.scoring.whole)
         return cost
 
 
-def read_cost(tables: Iterable[Path]) -> Cost:
-    """Add up what the units of these tables took, whichever command made them."""
-    parts = [read_json(path.with_suffix(".json")) for path in tables]
+def total_cost(notes: Iterable[Mapping[str, Any]]) -> Cost:
+    """Add up what units took, as their notes say, whichever command made them."""
+    parts = list(notes)
     scorers: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
     for part in parts:
         scorers.update(part.get("scorers", {}))
+        whole.update(part.get("whole", {}))
     return Cost(
         sum(part["forwards"] for part in parts),
         round(sum(part["seconds"] for part in parts), 3),
         dict(scorers),
         sum(part.get("looks", 0) for part in parts),
+        dict(whole),
     )

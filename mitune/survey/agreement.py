@@ -127,6 +127,8 @@ def agree_with(
 ) -> dict[str, dict[str, Any]]:
     """Give for each score ``{"tau", "tau_ci95", "auc", "auc_ci95", "pictures"}``.
 
+    A score that is the same of all is left out.
+
     Args:
         counted: the answers.
         scores: of (prompt, picture).
@@ -147,7 +149,7 @@ def agree_with(
         known = np.isfinite(values)
         place = np.cumsum(known) - 1
         own = known[member] if len(units) else np.zeros(0, bool)
-        if known.sum() < 2:
+        if len({*np.array(values)[known].tolist()}) < 2:
             continue
         group = np.zeros(int(known.sum()), np.int64) if alone else units[known, 0]
         judged = _Judged(

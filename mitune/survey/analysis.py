@@ -108,6 +108,8 @@ def _combinations(counted: Counted) -> list[dict[str, Any]] | None:
 
 
 def _differences(counted: Counted, alone: bool) -> list[dict[str, Any]]:
+    if len(counted.names) < 2:
+        return []
     pairs, found = shares.differences(counted, alone)
     rows = _rows(counted, found, [""] * len(pairs))
     return [

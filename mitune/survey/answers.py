@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mitune.errors import UserError
+
 ANSWERS = "answers.sqlite"  # in the survey folder
 
 
@@ -65,10 +67,14 @@ def read_answers(place: str | Path) -> tuple[list[Participant], list[Answer]]:
     ``place``: a survey folder (nobody answered yet where it has no answers), or a database's URL. It may be read while
     a server writes. Raises UserError for what is no such database.
     """
-    from mitune.survey.database import Database, database_url
-
     if not is_url(place) and not (Path(place) / ANSWERS).exists():
         return [], []
+    try:
+        from mitune.survey.database import Database, database_url
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"survey: {error.name} is not installed, and reads the answers; pip install 'mitune[survey]'"
+        ) from error
     database = Database(database_url(place), only_read=True)
     try:
         return database.participants(), database.answers()

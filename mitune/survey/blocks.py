@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 Asked = tuple[int, tuple[int, ...]]  # a prompt, and the methods whose pictures are shown
 _CHOICES = 500  # ways to choose methods that are looked at, of more
@@ -30,9 +31,26 @@ def blocks(
     """
     rng = np.random.default_rng(seed)
     chooser = _Chooser(methods, shown, rng)
+    had = np.zeros((prompts, methods))
     return [
-        [(prompt, chooser.choose(prompt)) for prompt in own]
+        _paired(own, [chooser.choose() for _ in own], had)
         for own in _prompts(prompts, rounds, participants, rng)
+    ]
+
+
+def _paired(
+    prompts: Sequence[int], chosen: Sequence[tuple[int, ...]], had: NDArray[np.float64]
+) -> list[Asked]:
+    """Give each prompt of a participant the methods that it had least; ``had`` [prompts, methods] counts on."""
+    from scipy.optimize import linear_sum_assignment
+
+    shows = np.zeros((len(chosen), had.shape[1]))
+    for row, names in enumerate(chosen):
+        shows[row, names] = 1
+    rows, columns = linear_sum_assignment(had[prompts] @ shows.T)
+    had[prompts] += shows[columns]
+    return [
+        (prompts[row], chosen[column]) for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
     ]
 
 
@@ -55,10 +73,9 @@ class _Chooser:
         self.methods, self.shown, self.rng = methods, shown, rng
         self.often = [0] * methods
         self.together: Counter[tuple[int, int]] = Counter()
-        self.of_prompt: Counter[tuple[int, int]] = Counter()
 
-    def choose(self, prompt: int) -> tuple[int, ...]:
-        """Choose the methods shown least; among them those least together so far, and least with the prompt."""
+    def choose(self) -> tuple[int, ...]:
+        """Choose the methods shown least; among them those least together so far."""
         if self.shown == self.methods:
             return tuple(range(self.methods))
         least = sorted(self.often)[self.shown - 1]
@@ -69,17 +86,12 @@ class _Chooser:
                 itertools.combinations(self.rng.permutation(open_).tolist(), self.shown - len(sure)), _CHOICES
             )
         )
-        chosen = min((tuple(sorted((*sure, *way))) for way in ways), key=lambda own: self._known(own, prompt))
+        chosen = min((tuple(sorted((*sure, *way))) for way in ways), key=self._met)
         for one in chosen:
             self.often[one] += 1
-            self.of_prompt[prompt, one] += 1
         self.together.update(itertools.combinations(chosen, 2))
         return chosen
 
-    def _known(self, own: Sequence[int], prompt: int) -> tuple[int, int]:
-        """How often these were together, and with the prompt: squares, so that what is even is less."""
-        pairs = sum(
-            self.together[pair] ** 2 - (self.together[pair] - 1) ** 2
-            for pair in itertools.combinations(own, 2)
-        )
-        return pairs, sum(2 * self.of_prompt[prompt, one] for one in own)
+    def _met(self, own: Sequence[int]) -> int:
+        """How often any two of these were together."""
+        return sum(self.together[pair] for pair in itertools.combinations(own, 2))

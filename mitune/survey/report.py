@@ -13,25 +13,25 @@ from mitune.survey.answers import Answer, Participant, is_url, read_answers
 from mitune.survey.design import SCORES, Survey, read_survey
 
 REPORT, PAGE, FIGURES = "report", "index.html", "report.json"
-_WORDS = "FOLDER [answers=URL]"
+_WORDS = "FOLDER [database=URL]"
 
 
 def main(words: Sequence[str]) -> int:
-    """``mitune survey report FOLDER [answers=URL]``; ``answers``: the database, where it is not in the folder."""
+    """``mitune survey report FOLDER [database=URL]``; ``database``: of the answers, where it is not in the folder."""
     if [*words[:1]] == ["help"]:
         print(
-            f"mitune survey report {_WORDS}\n\n  answers=\n      the database's URL, where it is not in FOLDER"
+            f"mitune survey report {_WORDS}\n\n  database=\n      the database's URL, where it is not in FOLDER"
         )
         return 0
-    places = [word for word in words if not word.startswith("answers=")]
-    given = [word.partition("=")[2] for word in words if word.startswith("answers=")]
+    places = [word for word in words if not word.startswith("database=")]
+    given = [word.partition("=")[2] for word in words if word.startswith("database=")]
     if len(places) != 1:
         raise UserError(f"survey report: give one survey's folder: {_WORDS}")
     folder = home(places[0])
     survey = read_survey(folder)
     if given and not is_url(given[-1]):
         raise UserError(
-            f"survey report: answers={short(given[-1], 60)} is no URL of a database, such as postgresql://host/name"
+            f"survey report: database={short(given[-1], 60)} is no URL of a database, such as postgresql://host/name"
         )
     participants, answers = read_answers(given[-1] if given else folder)
     found, written = write_report(folder, survey, participants, answers)

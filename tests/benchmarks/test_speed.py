@@ -18,26 +18,35 @@ pytestmark = pytest.mark.filterwarnings("ignore:the prompt .* is longer than:Use
 def test_the_whole_benchmark(
     tiny_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = {"repeats": 1, "batch": 3, "steps": 4, "train-batch": 5, "micro-batch": 2, "rank": 2}
+    sizes = {
+        "repeats": 1,
+        "batch": 3,
+        "steps": 4,
+        "few-steps": 3,
+        "train-batch": 5,
+        "micro-batch": 2,
+        "rank": 2,
+    }
     options = [f"--{name}={value}" for name, value in sizes.items()]
     assert speed.main(["--model", str(tiny_pipeline_folder), *options, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "speed.json").read_text())
     compared = record["comparisons"]
     assert [entry["name"].split(" ")[0] for entry in compared] == [
-        "generation", "control:", "pictures", "pictures", "training",
+        "generation", "control:", *["pictures"] * 4, "training",
     ]  # fmt: skip
-    assert [entry["at_most"] for entry in compared] == [1.02, None, 1.0, 1.0, 1.05]
-    assert [len(entry["ratio"]["values"]) for entry in compared] == [1, 1, 1, 1, 3]
+    assert [entry["at_most"] for entry in compared] == [1.02, None, *[1.0] * 4, 1.05]
+    assert [len(entry["ratio"]["values"]) for entry in compared] == [*[1] * 6, 3]
     for entry in compared:
         assert entry["ratio"]["median"] > 0
         assert set(entry["seconds"]) == {entry["ours"], entry["against"]}
         assert entry["agreement"]
     assert compared[0]["agreement"]["latents_max_difference"] == 0.0
-    assert compared[2]["agreement"]["pictures_max_difference"] < 1e-3
-    assert compared[3]["agreement"]["pictures_max_difference"] < 1e-3
-    assert compared[4]["agreement"]["loss_relative_difference"] < 1e-4
+    assert all(entry["agreement"]["pictures_max_difference"] < 1e-3 for entry in compared[2:6])
+    assert compared[6]["agreement"]["loss_relative_difference"] < 1e-4
     figures = {entry["name"]: entry["value"] for entry in record["figures"]}
-    assert set(figures) == {"network forwards", "candidates with mi and llr", "pictures", "training"}
+    assert set(figures) == {
+        "network forwards", "candidates with mi and llr", "pictures", "pictures by DPM-Solver++ 2M", "training",
+    }  # fmt: skip
     # Two rows a step, four steps a candidate.
     assert figures["network forwards"] == pytest.approx(8 * figures["candidates with mi and llr"])
     assert record["settings"]["identity"].startswith("model#")
@@ -46,7 +55,13 @@ def test_the_whole_benchmark(
 
 def test_velocity_models_agree_too(tiny_v_pipeline_folder: Path) -> None:
     model = str(tiny_v_pipeline_folder)
-    pictures, _ = speed.pipeline(speed.load(model), batch=2, steps=4, guidance=3.0, repeats=1)
+    denoiser = speed.load(model)
+    pictures = [
+        entry
+        for compare in (speed.pipeline, speed.multistep)
+        for entry in compare(denoiser, batch=2, steps=4, guidance=3.0, repeats=1)[0]
+    ]
+    assert len(pictures) == 4
     assert all(entry["agreement"]["pictures_max_difference"] < 1e-3 for entry in pictures)
     config = TrainConfig(batch_size=3, lr=1e-3)
     (entry,), _ = speed.training(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mitune import files
+from mitune import digests, files
 from mitune.data.prompts import make_prompt
 from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.errors import UserError
@@ -77,6 +77,64 @@ def test_what_was_written_is_read_back_in_unit_order(tmp_path: Path) -> None:
     assert torch.equal(store.latents(kept.iloc[[3, 3, 0]]), expected[[3, 3, 0]])
     with pytest.raises(UserError, match="candidate 2 of prompt 'a prompt, number 0' was not kept"):
         store.latents(table)
+
+
+def test_columns_asked_for_are_those_of_the_whole_table(tmp_path: Path) -> None:
+    """Held to a table that is read unit by unit and put together in plain Python."""
+    store, units = CandidateStore(tmp_path), plan_units(prompts(90), 3, 6)  # more files than wait one by one
+    expected: list[dict[str, Any]] = []
+    for unit in units:
+        table, latents = content(unit, kept=1 + unit.index % 2)
+        for name in ("mi", "llr"):
+            table[name] = [float(value) for value in table[name]]
+        table |= {"dropped_at": [None] * unit.rows, "race": [0.5] * unit.rows}
+        table["dropped_at"][-1], table["mi"][-1], table["llr"][-1] = 3, None, None
+        store.write_unit(unit, table, latents)
+        count = 0
+        for row in range(unit.rows - 1):
+            own = {name: table[name][row] for name in table if name not in ("dropped_at", "race")}
+            expected.append(own | {"unit": unit.index, "latent_row": count if own["kept"] else -1})
+            count += own["kept"]
+    whole = store.table()
+    assert whole.to_dict("records") == expected
+    assert store.columns() == [*whole.columns]
+    for asked in (
+        ["llr", "prompt_id"],
+        ["latent_row"],
+        ["unit", "kept"],
+        ["candidate", "unit", "latent_row"],
+        ["unit"],
+    ):
+        found = store.table(columns=[*asked, "no such score"])
+        assert found.equals(whole[[name for name in whole.columns if name in asked]]), asked
+    kept = store.table(kept=True, columns=["seed", "unit", "latent_row"])
+    assert kept.equals(whole[whole["kept"]].reset_index(drop=True)[["seed", "unit", "latent_row"]])
+    everything = store.table(dropped=True, columns=["dropped_at"])
+    assert everything["dropped_at"].notna().sum() == len(units)
+    assert len(everything) == len(whole) + len(units)
+
+
+def test_the_broken_one_of_many_files_is_named(tmp_path: Path) -> None:
+    store, units = CandidateStore(tmp_path), plan_units(prompts(80), 3, 6)
+    for unit in units:
+        store.write_unit(unit, *content(unit))
+        # Of a version without digests: nothing tells before it is read.
+        files.write_json(store.table_path(unit.index).with_suffix(".json"), {"forwards": 1, "seconds": 1.0})
+    harmed = store.table_path(33)
+    data = harmed.read_bytes()
+    harmed.write_bytes(data[:4] + b"\xff" * 400 + data[404:])
+    with pytest.raises(UserError, match=rf"{harmed} cannot be read .* makes it again"):
+        store.table(columns=["prompt_id", "kept"])
+
+
+def test_a_mark_takes_the_digests_that_units_noted(tmp_path: Path) -> None:
+    store, units = filled(tmp_path / "candidates")
+    store.bind(units)
+    as_read = digests.note(sorted({*store.folder.glob("*")} - {*store.folder.glob("unit-*.json")}), tmp_path)
+    assert store.digests(tmp_path, store.notes()) == as_read
+    # Of a version without digests: the files are read.
+    files.write_json(store.table_path(1).with_suffix(".json"), {"forwards": 1, "seconds": 1.0})
+    assert store.digests(tmp_path, store.notes()) == as_read
 
 
 def test_a_unit_without_its_table_was_never_written(tmp_path: Path) -> None:
@@ -237,7 +295,7 @@ def test_a_flipped_bit_anywhere_in_a_unit_is_seen(tmp_path: Path, suffix: str) -
     for place in sorted({*range(0, len(data), max(1, len(data) // 40)), len(data) - 2}):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         assert store.done() == {0, 2}, place
-        assert store.harmed() == [store.table_path(1)]
+        assert store.look().harmed == {1}
     path.write_bytes(data)
     assert store.done() == {0, 1, 2}
     assert store.todo(units) == []
@@ -272,7 +330,7 @@ def test_units_of_a_version_without_digests_are_known_by_their_size(tmp_path: Pa
     store, _ = filled(tmp_path)
     for index in range(3):
         files.write_json(store.table_path(index).with_suffix(".json"), {"forwards": 1, "seconds": 1.0})
-    assert store.old()
+    assert store.look().old
     assert store.done() == {0, 1, 2}
     path = store.latents_path(1)
     path.write_bytes(path.read_bytes()[:-1])

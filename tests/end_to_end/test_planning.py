@@ -40,6 +40,10 @@ WHOLE = {
 DRAWN = {
     "free scores, guided": (),
     "cas": ("scorers=[cas]", "select.by=cas", "scorer.cas.steps=2", "scorer.cas.probes=1"),
+    "a race of two evaluations a step": (
+        "sampler=heun", "sampler.steps=4", "sampler.racing.by=mi", "sampler.racing.at=[2]",
+        "sampler.racing.survivors=[2]", "scorers=[mi]", "select=mi",
+    ),
     "a race by the path": (
         "sampler.steps=4", "sampler.racing.by=llr", "sampler.racing.at=[2]", "sampler.racing.survivors=[2]",
     ),
@@ -120,7 +124,7 @@ def test_every_sampler_evaluates_the_network_as_often_as_it_says(name: str) -> N
     flow = SAMPLERS[name].flow_only
     model = three_clouds(NoiseSchedule.rectified_flow(), "flow") if flow else three_clouds()
     sample(model, model.encode_prompts(["a", "b"]), range(2), SamplerConfig(name, 7, guidance=3))
-    assert model.forwards == 2 * 7 * SAMPLERS[name].evaluations * model.branches
+    assert model.forwards == 2 * sum(SAMPLERS[name].evaluated(7)) * model.branches
 
 
 def test_without_mining_the_rows_are_a_bound_and_said_to_be(arguments: Arguments) -> None:

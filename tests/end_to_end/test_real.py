@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_half_of_the_set_is_real_and_chosen_by_the_same_score(
 ) -> None:
     mixed = [f"select.real={real}", "select.real_fraction=0.5", "scorer.mi_image.times=2"]
     command = arguments("run", "select.k=2", *mixed)
-    for place in (["real/unit-000001.parquet", 1], ["done/select.json", 1]):
+    for place in (["real/unit-000001.parquet", 1], [".partial-dataset-", 1], ["done/select.json", 1]):
         killed = run_command(command, kill=place)
         assert killed.code == -signal.SIGKILL, killed.err
     done = run_command(command)
@@ -82,6 +83,32 @@ def test_half_of_the_set_is_real_and_chosen_by_the_same_score(
     again = run_command(arguments("run", "select.k=2", *mixed[:1], "select.real_fraction=0.25", *mixed[2:]))
     assert again.code == 2
     assert "select.real_fraction (0.5 there, 0.25 now)" in again.err
+
+
+def test_two_processes_make_the_same_set(
+    arguments: Arguments,
+    real: Path,
+    run_command: Callable[..., Any],
+    run_ranks: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    mixed = ["select.k=2", f"select.real={real}", "select.real_fraction=0.5", "scorer.mi_image.times=2"]
+    assert run_command(arguments("generate", *mixed)).code == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "two")
+    assert run_command(arguments("select", *mixed, "generate.batch_size=2")).code == 0
+    killed = run_ranks(
+        2,
+        arguments("select", *mixed, "generate.batch_size=2", f"run={tmp_path / 'two'}"),
+        [".partial-dataset-", 1],
+    )
+    assert killed[0].code == -signal.SIGKILL
+    done = run_ranks(2, arguments("select", *mixed, "generate.batch_size=2", f"run={tmp_path / 'two'}"))
+    assert [one.code for one in done] == [0, 0], done
+    one, two = (tmp_path / run / "round-1" / "dataset" for run in ("run", "two"))
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes()
+    assert not list(two.parent.glob(".partial-*"))
 
 
 def test_real_pictures_alone_and_by_chance(arguments: Arguments, real: Path, tmp_path: Path) -> None:

@@ -95,6 +95,21 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(
     assert not list(folder.rglob(".partial-*"))
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "unipc", "heun"])
+def test_a_killed_race_by_a_solver_with_memory_ends_with_the_same_bits(
+    sampler: str, arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = arguments(
+        "generate", f"sampler={sampler}", "sampler.steps=4", "scorers=[mi]", "sampler.racing.by=mi",
+        "sampler.racing.at=[2]", "sampler.racing.survivors=[2]",
+    )  # fmt: skip
+    assert run_command([*words, f"run={tmp_path / 'whole'}"]).code == 0
+    killed = run_command(words, kill=["candidates/unit-000002.parquet", 1])
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert run_command(words).code == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
 def test_a_second_round_survives_too(
     arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
 ) -> None:

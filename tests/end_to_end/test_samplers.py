@@ -38,27 +38,45 @@ def drawn(run: Path) -> tuple[torch.Tensor, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("model", ["shapes", "shapes_flow"])
-def test_ten_steps_of_dpm_solver_draw_and_score(model: str, tmp_path: Path) -> None:
-    assert main(["generate", f"model={model}", f"run={tmp_path}", *SMALL, "sampler=dpmpp_2m"]) == 0
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun"])
+def test_five_steps_of_a_solver_draw_and_score(model: str, sampler: str, tmp_path: Path) -> None:
+    assert main(["generate", f"model={model}", f"run={tmp_path}", *SMALL, f"sampler={sampler}"]) == 0
     latents, table = drawn(tmp_path)
     assert latents.isfinite().all()
     assert len(table) == 6
     assert table["mi"].nunique() == 6
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "unipc", "heun"])
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["scorers=[mi,llr]"], "llr needs a stochastic sampler"),
+        (["scorers=[llr]", "select.by=llr"], "llr needs a stochastic sampler"),
         (["search.by=das", "search.reward=mi"], "no noise"),
     ],
 )
 def test_a_sampler_without_noise_has_no_density_and_nothing_to_choose(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], said: str, sampler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["generate", f"run={tmp_path / 'run'}", *SMALL, "sampler=dpmpp_2m", *words]) == 2
+    assert main(["generate", f"run={tmp_path / 'run'}", *SMALL, f"sampler={sampler}", *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_grid_of_karras_is_refused_on_a_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = [f"run={tmp_path / 'run'}", "model=shapes_flow", "sampler=unipc", "sampler.spacing=karras"]
+    assert main(["generate", *SMALL, *own]) == 2
+    assert "sampler.spacing=karras is for diffusions" in capsys.readouterr().err
+
+
+def test_noisy_solvers_are_steered_and_raced(tmp_path: Path) -> None:
+    noisy = [*SMALL, "sampler=dpmpp_2m_sde", "scorers=[mi,llr]", "select.by=llr"]
+    steered = ["search.by=das", "search.reward=llr", "sampler.spacing=karras", f"run={tmp_path / 'steered'}"]
+    assert main(["generate", *noisy, *steered]) == 0
+    assert drawn(tmp_path / "steered")[1]["llr"].notna().all()
+    raced = ["sampler.racing.by=llr", "sampler.racing.at=[2]", "sampler.racing.survivors=[2]"]
+    assert main(["generate", *noisy, *raced, f"run={tmp_path / 'raced'}"]) == 0
+    assert drawn(tmp_path / "raced")[0].isfinite().all()
 
 
 def test_a_guidance_interval_saves_the_null_branch_outside_of_it(tmp_path: Path) -> None:

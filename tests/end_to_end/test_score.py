@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -95,6 +96,34 @@ def test_a_table_beside_the_pictures_and_the_best_of_them(
     assert main(score(scores, "score.top_fraction=0.2")) == 0
     assert len(load_pictures(tmp_path / "pictures-top-0.2")) == 1
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".partial")]
+
+
+def test_the_table_of_scores_is_what_a_whole_one_would_be(
+    score: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written three rows at a time, and held to one table put together in memory from the units."""
+    monkeypatch.setattr("mitune.stages.score.PORTION", 3)
+    scores = "score.scorers=[elbo,mi_image,z(elbo)+0.5*mi_image]"
+    assert main(score(scores, "score.top_fraction=0.5")) == 0
+    units = sorted((tmp_path / "pictures-scores").glob("unit-*.parquet"))
+    assert len(units) == 3
+    whole = pd.concat([pd.read_parquet(unit) for unit in units], ignore_index=True).drop(columns="resized")
+    z = (
+        whole.groupby("text")["elbo"]
+        .transform(lambda rows: (rows - rows.mean()) / rows.std(ddof=0))
+        .fillna(0)
+    )
+    found = table(tmp_path)
+    assert found.drop(columns="z(elbo)+0.5*mi_image").equals(whole)
+    assert np.allclose(found["z(elbo)+0.5*mi_image"], z + 0.5 * whole["mi_image"])
+    assert pq.read_metadata(tmp_path / "pictures-scores.parquet").num_row_groups == 3
+    best = whole.sort_values("elbo", ascending=False, kind="stable").head(4)
+    top = pd.read_parquet(tmp_path / "pictures-top-0.5")
+    assert top["name"].tolist() == best["image"].tolist()
+    assert top["text"].tolist() == best["text"].tolist()
+    assert [cell["bytes"] for cell in top["image"]] == [
+        (tmp_path / "pictures" / name).read_bytes() for name in top["name"]
+    ]
 
 
 def test_batches_and_order_change_nothing(score: Arguments, tmp_path: Path) -> None:

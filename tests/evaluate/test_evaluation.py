@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,34 @@ def test_evaluation_is_written_for_people_and_machines(tmp_path: Path) -> None:
     assert rows.groupby("model")["oracle"].mean().to_dict() == pytest.approx(
         {"before": before["oracle"].mean(), "after": after["oracle"].mean()}
     )
+
+
+def test_pictures_are_taken_one_by_one_and_few_are_held(tmp_path: Path) -> None:
+    """What comes from a stream is what comes from a list, whatever the order of the tuned model's rows."""
+    before, after = table(), table().iloc[[3, 2, 0, 1, 9, 8, 6, 7, 5, 4]]
+    generator = torch.Generator().manual_seed(1)
+    old, new = torch.rand(2, 10, 3, 16, 16, generator=generator)
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def stream(pictures: torch.Tensor) -> Iterator[torch.Tensor]:
+        nonlocal most
+        for picture in pictures:
+            own = picture.clone()
+            alive.add(own)
+            most = max(most, len(alive))
+            yield own
+
+    whole = write_evaluation(tmp_path / "whole", before, after, old, new, examples=3)
+    found = write_evaluation(tmp_path / "stream", before, after, stream(old), stream(new), examples=3)
+    assert found == whole
+    assert most <= 4  # the pictures of two prompts, whose rows may be mixed
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.*"))
+    assert len(files) == 2 * 3 + 1 + 2 + 2
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stream" / file).read_bytes(), file
+    with pytest.raises(ValueError, match="zip"):
+        write_evaluation(tmp_path / "short", before, after, stream(old[:3]), stream(new))
 
 
 def test_nothing_is_written_when_the_pictures_do_not_match(tmp_path: Path) -> None:

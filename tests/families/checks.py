@@ -26,6 +26,7 @@ from mitune.noise import MIN_ALPHA
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
+from tests.families import solvers
 from tests.finetune.conftest import make_dataset
 
 PROMPTS = ["a red circle", "a blue square on a green star", "two dogs"]
@@ -254,6 +255,10 @@ class Common:
 
     def test_latents(self, model: Model) -> None:
         same_latents(model)
+
+    @pytest.mark.parametrize("name", solvers.CLASSES)
+    def test_solvers(self, model: Model, name: str) -> None:
+        solvers.same_as(model, name, SEEDS)
 
     def test_epsilon(self, model: Model) -> None:
         same_epsilon(model)

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from mitune.sampling.seeds import candidate_noise, candidate_seed
 from mitune.stages.select import select_stage
 from mitune.tasks import Task
 from tests.cli import compose, main
-from tests.families import tiny
+from tests.families import solvers, tiny
 from tests.families.checks import CLOSE
 
 PROMPTS = ["make it red", "a blue square on a green star", "make it red"]
@@ -74,14 +75,16 @@ def pictures(folder: Path) -> Tensor:
     return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 255
 
 
-def theirs(folder: Path, guidance: float, picture_guidance: float) -> Tensor:
-    """Latents of the plain pipeline."""
+def theirs(folder: Path, guidance: float, picture_guidance: float, solver: str = "") -> Tensor:
+    """Latents of the plain pipeline, with its own scheduler or that of one of our solvers."""
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(
         str(folder / "model"), safety_checker=None, feature_extractor=None, image_encoder=None
     )
     pipeline.set_progress_bar_config(disable=True)
+    if solver:
+        pipeline.scheduler = solvers.scheduler_of(solver, pipeline, load(folder))
     noise = torch.stack([candidate_noise(seed, (4, 8, 8), 0)[0] for seed in SEEDS])
     return pipeline(
         PROMPTS,
@@ -106,6 +109,14 @@ def test_three_branches_draw_what_the_plain_pipeline_draws(folder, tasks, guidan
     assert model.forwards == 3 * 6 * len(SEEDS)
     other = sample(model, model.encode(tasks[::-1]), SEEDS, ddim(guidance))
     assert (ours - other).abs().max() > 10 * CLOSE  # the picture matters
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "heun"])
+def test_so_they_do_by_every_solver(folder, tasks, name):
+    model = load(folder, picture_guidance=1.5)
+    ours = sample(model, model.encode(tasks), SEEDS, replace(ddim(3.0), name=name))
+    expected = theirs(folder, 3.0, 1.5, name)
+    assert (ours - expected).abs().max() <= CLOSE * expected.abs().max()
 
 
 def test_without_any_guidance_only_the_branch_with_both_is_evaluated(folder, tasks):

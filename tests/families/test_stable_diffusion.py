@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mitune.families.stable_diffusion import StableDiffusionDenoiser
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
+from tests.families import checks, solvers
 
 PROMPTS = ["a red circle", "a blue square on a green star", "two dogs"]
 
@@ -54,6 +56,26 @@ def test_a_model_is_named_by_its_path_its_keys_or_its_settings(tiny_pipeline_fol
     assert load_denoiser(tiny_pipeline_folder, device="cpu").identity == load_denoiser(keys).identity
     with pytest.raises(UserError, match=r"model\.path is empty"):
         load_denoiser({"path": ""})
+
+
+@pytest.mark.parametrize("fixture", ["tiny_pipeline_folder", "tiny_v_pipeline_folder"])
+@pytest.mark.parametrize("name", solvers.CLASSES)
+def test_solvers_draw_what_diffusers_schedulers_draw(
+    fixture: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    solvers.same_as(checks.Model(request.getfixturevalue(fixture), checks.DDIM), name, checks.SEEDS)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_solvers_begin_in_pure_noise_as_diffusers_do(
+    name: str, tiny_v_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_v_pipeline_folder, tmp_path / "model"))
+    file = folder / "scheduler" / "scheduler_config.json"
+    told = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    trailing = replace(checks.DDIM, spacing="trailing", steps_offset=0)
+    solvers.same_as(checks.Model(folder, trailing), name, checks.SEEDS)
 
 
 @pytest.mark.parametrize("fixture", ["tiny_pipeline_folder", "tiny_v_pipeline_folder"])

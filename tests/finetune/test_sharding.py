@@ -67,6 +67,7 @@ from tests.cli import compose
 from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.catalogue import AdapterConfig
 from mitune.finetune import sharding
+from mitune.finetune.gradients import Gradients
 
 def gradients(shard, kind, checkpointing):
     denoiser = load_denoiser(compose([f"model.path={sys.argv[1]}", "model.device=cpu"]).model)
@@ -93,7 +94,7 @@ def gradients(shard, kind, checkpointing):
         z = torch.randn(2, *denoiser.latent_shape, generator=generator)
         loss = denoiser.epsilon(z, torch.tensor([300, 700]), texts).square().mean()
         loss.backward()
-    distributed.sum_gradients(parameters.values())
+    Gradients(list(parameters.values())).sum()
     return {name: p.grad.clone() for name, p in parameters.items()}
 
 distributed.state()

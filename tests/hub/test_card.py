@@ -199,6 +199,20 @@ def test_the_code_for_the_models_in_the_package_runs_as_it_is(
     left = run(code, tmp_path / "work", monkeypatch)
     assert type(left["pipeline"].scheduler).__name__ == "DPMSolverMultistepScheduler"
     assert left["pipeline"].scheduler.config.timestep_spacing == "trailing"
+    for name, kind in {"unipc": "UniPCMultistepScheduler", "heun": "HeunDiscreteScheduler"}.items():
+        told = Drawn(SamplerConfig(name, steps=2, guidance=3.0, spacing="karras"))
+        code = "\n".join(usage("shapes", "nowhere", ["a red circle"], told, False, shipped=True))
+        assert f"{kind}.from_config(pipeline.scheduler.config, use_karras_sigmas=True)" in code
+        assert "karras" not in "\n".join(
+            usage(
+                "shapes",
+                "nowhere",
+                ["x"],
+                Drawn(SamplerConfig("ddim", 2, spacing="karras")),
+                False,
+                shipped=True,
+            )
+        )
     noisy = usage(
         "shapes", "nowhere", ["x"], Drawn(SamplerConfig("dpmpp_2m_sde", steps=2)), False, shipped=True
     )
@@ -229,7 +243,7 @@ def test_no_prompt_gets_into_the_code_that_is_not_plain(hostile: str) -> None:
 def test_every_sampler_s_code_compiles_and_names_what_diffusers_has() -> None:
     import diffusers
 
-    for name in ("ddim", "ddpm", "lcm", "dpmpp_2m", "dpmpp_2m_sde", "euler"):
+    for name in ("ddim", "ddpm", "lcm", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun", "euler"):
         for flow in (True, False, None):
             drawn = Drawn(SamplerConfig(name, steps=3, eta=0.5), "bfloat16", edits=True, picture_guidance=1.5)
             code = "\n".join(usage("a/b", "c/d", ["x"], drawn, flow))

@@ -74,13 +74,10 @@ def test_diffusion_latents_are_those_of_diffusers(prediction_type: str, spacing:
     times = [int(at.t) for at in solver_of(denoiser, settings).steps]
     scheduler = exact_scheduler()(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type,
-        timestep_spacing="trailing",
+        timestep_spacing=spacing, steps_offset=settings.steps_offset,
     )  # fmt: skip
-    if spacing == "trailing":
-        scheduler.set_timesteps(steps)
-        assert scheduler.timesteps.tolist() == times
-    else:  # theirs lays these two out for one step more
-        scheduler.set_timesteps(timesteps=times)
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == times
     bar = VP.alpha_bar[times]
     single = scheduler.sigmas
     scheduler.sigmas = torch.cat([((1 - bar) / bar).sqrt(), torch.zeros(1)])

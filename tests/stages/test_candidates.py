@@ -58,7 +58,7 @@ def test_the_cost_is_that_of_all_commands_together(scoring: Scoring, tmp_path: P
         tmp_path / "plan.json"
     ).unlink()  # the rest of the plan, as a command that was killed after its first unit
     store = draw(tmp_path, units, Drawing(SAMPLER, scoring, 0, 96))
-    figures = cost(store, units)
+    figures = cost(store)
     assert figures.forwards == len(PROMPTS) * 2 * SAMPLER.steps * 2
     assert figures.seconds > 0
     assert len(store.table()) == 6

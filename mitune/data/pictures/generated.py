@@ -16,10 +16,11 @@ WORLD_WRONG = 0.3  # share of its captions that are wrong, as in its training co
 def read_candidates(store: CandidateStore) -> Pictures:
     """Read the kept candidates of a run: their latents are used as they are, their scores carried on."""
     folder, table = store.folder, store.table()
-    kept = table[table["kept"]].reset_index(drop=True)
+    kept, finished = table[table["kept"]].reset_index(drop=True), len(table)
+    del table  # of the others nothing is wanted but their number
     if not len(kept):
         raise UserError(
-            f"{folder} kept no latent of its {len(table)} candidates; generate again with generate.keep=1000"
+            f"{folder} kept no latent of its {finished} candidates; generate again with generate.keep=1000"
         )
     scores = [name for name in kept.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
     keys = ("prompt_id", "category", "candidate", "seed")
@@ -35,7 +36,7 @@ def read_candidates(store: CandidateStore) -> Pictures:
         keys={name: kept[name].tolist() for name in keys},
         scores={name: kept[name].tolist() for name in scores},
         made_from=kept[PICTURE].tolist() if PICTURE in kept else None,
-        left_out=len(store.table(dropped=True)) - len(kept),
+        left_out=len(store.table(dropped=True, columns=["kept"])) - len(kept),
     )
 
 
