@@ -29,6 +29,7 @@ from mitune.survey.database import OutOfOrderError, Reply
 from mitune.survey.limits import LOG, Guard, Rate, log_refusal
 from mitune.survey.seals import new_code
 from mitune.survey.served import Served, Step
+from mitune.survey.serving import Serving
 
 NONE = "none"  # chosen where one must be: no picture. No id is this: they are hex digits
 _COOKIE = "survey"
@@ -308,10 +309,17 @@ def application(served: Served) -> Guard:
     _add_files(app, served)
     add_organiser(app, pages)
     _add_refusals(app, pages)
-    if served.settings.url:
-        host = served.settings.url.partition("://")[2].partition("/")[0].partition(":")[0]
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost", "127.0.0.1"])
+    if hosts := _hosts(served.settings):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     return Guard(app, served.settings.frame)
+
+
+def _hosts(settings: Serving) -> list[str]:
+    """The names by which the survey may be asked for; all where that is not known. Else another site's name that leads
+    here could read the pages of a server that only this machine is to reach."""
+    host = settings.url.partition("://")[2].partition("/")[0].partition(":")[0]
+    local = ["127.0.0.1", "localhost"]
+    return [host, *local] if host else local if settings.host in local else []
 
 
 def _add_start(app: FastAPI, pages: Pages) -> None:

@@ -1,4 +1,4 @@
-"""A survey as the server holds it: the plan, the answers, and the settings of the words after ``serve``."""
+"""A survey as the server holds it: the plan, the answers, and how it is served."""
 
 from __future__ import annotations
 
@@ -17,34 +17,9 @@ from mitune.survey.answers import Participant
 from mitune.survey.database import Database
 from mitune.survey.design import PRACTICE, Picture, Round, Survey, plan_of
 from mitune.survey.seals import CODE, Seals
+from mitune.survey.serving import Serving
 
 _FRESH = 2.0  # seconds that the number of finished participants is believed
-
-
-@dataclass(frozen=True)
-class Serving:
-    """Holds how a survey is served.
-
-    Attributes:
-        host, port: to listen at; port 0 is any free one.
-        database: a URL; "" is SQLite in the survey folder.
-        url: of the survey as people reach it, where that is not host and port.
-        open: whether people may come without an invitation.
-        stop: the survey closes to new people when so many have finished; 0: never.
-        width: the half-width that all intervals are to reach, which the organiser's page tells; 0: none.
-        frame: the site that may show the pages in a frame.
-        proxy: addresses of proxies that are believed about who asks, ``*`` for any.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8765
-    database: str = ""
-    url: str = ""
-    open: bool = True
-    stop: int = 0
-    width: float = 0.0
-    frame: str = ""
-    proxy: str = ""
 
 
 @dataclass(frozen=True)
