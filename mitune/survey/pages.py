@@ -12,7 +12,6 @@ import jinja2
 from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import (
-    FileResponse,
     HTMLResponse,
     JSONResponse,
     PlainTextResponse,
@@ -367,10 +366,9 @@ def _add_rounds(app: FastAPI, pages: Pages) -> None:
 def _add_files(app: FastAPI, served: Served) -> None:
     @app.get("/picture/{name}.png")
     def picture(name: str) -> Response:
-        path = served.pictures.get(name)  # a name that is not of the plan is no path
-        if path is None:
+        if name not in served.pictures:  # a name that is not of the plan is no path
             raise RefusedError(404, "not_found")
-        return FileResponse(path, media_type="image/png", headers=_FOREVER)
+        return Response(served.png(name), media_type="image/png", headers=_FOREVER)
 
     @app.get("/healthz")
     def health() -> Response:

@@ -19,6 +19,8 @@ from mitune.survey.design import PRACTICE, Picture, Round, Survey, plan_of
 from mitune.survey.seals import CODE, Seals
 from mitune.survey.serving import Serving
 
+_MANY = 10_000  # people who are remembered
+_PICTURES = 128  # pictures that are remembered
 _FRESH = 2.0  # seconds that the number of finished participants is believed
 
 
@@ -81,6 +83,8 @@ class Served:
         self.seals = Seals(database.secret(), token)
         self.steps = functools.lru_cache(maxsize=4096)(self._steps)
         self.size = functools.cache(self._size)
+        self.png = functools.lru_cache(maxsize=_PICTURES)(lambda name: self.pictures[name].read_bytes())
+        self._known: dict[str, Participant] = {}
         self._finished = (0.0, 0)
 
     def _steps(self, number: int) -> tuple[Step, ...]:
@@ -105,8 +109,13 @@ class Served:
             return opened.size
 
     def participant(self, code: str) -> Participant | None:
-        """Look a person up; what cannot be a code is nobody's."""
-        return self.database.participant(code) if CODE.fullmatch(code) else None
+        """Look a person up; what cannot be a code is nobody's. Who has agreed stays as they are but for the end."""
+        if code in self._known:
+            return self._known[code]
+        found = self.database.participant(code) if CODE.fullmatch(code) else None
+        if found is not None and found.number is not None and len(self._known) < _MANY:
+            self._known[code] = found
+        return found
 
     def is_closed(self) -> bool:
         """Whether as many as are needed have finished: nobody new begins."""
