@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import numpy as np
 
 from benchmarks import common
@@ -234,7 +234,7 @@ def figures_of(name: str, found: Found) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and write the record."""
     parser = common.parser("survey_load", __doc__, record="survey_load", people=200, rounds=20)
-    parser.add_argument("--think", type=float, default=2.0, help="mean seconds before an answer")
+    parser.add_argument("--think", type=float, default=4.0, help="mean seconds before an answer")
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="sqlite")
     parser.set_defaults(device="cpu")
     options = parser.parse_args(arguments)

@@ -35,12 +35,6 @@ def log_to_stderr() -> None:
     LOG.propagate = False
 
 
-def log_refusal(status: int, what: str, reason: str, code: str = "") -> None:
-    """Log a refusal. ``what`` is a route's pattern, never an address; of a code its beginning is enough to tell two."""
-    whose = f" of {printable(code[:4])}…" if code else ""
-    LOG.warning("refused %d %s%s: %s", status, what, whose, printable(short(reason, 100)))
-
-
 class Rate:
     """Lets ``burst`` events of a kind pass at once, and ``per_second`` from then on.
 
@@ -64,6 +58,19 @@ class Rate:
             if len(self._full) > _MANY:  # the one longest not seen
                 del self._full[next(iter(self._full))]
         return passes
+
+
+_LOGGED = Rate(200, 5.0)
+
+
+def log_refusal(status: int, what: str, reason: str, code: str = "") -> None:
+    """Log a refusal. ``what`` is a route's pattern, never an address; of a code its beginning is enough to tell two.
+    A flood of them leaves some out: a log that fills the disk would stop the answers.
+    """
+    if not _LOGGED.passes(""):
+        return
+    whose = f" of {printable(code[:4])}…" if code else ""
+    LOG.warning("refused %d %s%s: %s", status, what, whose, printable(short(reason, 100)))
 
 
 class Guard:

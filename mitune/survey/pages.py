@@ -12,7 +12,6 @@ import jinja2
 from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import (
-    FileResponse,
     HTMLResponse,
     JSONResponse,
     PlainTextResponse,
@@ -29,6 +28,7 @@ from mitune.survey.database import OutOfOrderError, Reply
 from mitune.survey.limits import LOG, Guard, Rate, log_refusal
 from mitune.survey.seals import new_code
 from mitune.survey.served import Served, Step
+from mitune.survey.serving import Serving
 
 NONE = "none"  # chosen where one must be: no picture. No id is this: they are hex digits
 _COOKIE = "survey"
@@ -308,10 +308,17 @@ def application(served: Served) -> Guard:
     _add_files(app, served)
     add_organiser(app, pages)
     _add_refusals(app, pages)
-    if served.settings.url:
-        host = served.settings.url.partition("://")[2].partition("/")[0].partition(":")[0]
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost", "127.0.0.1"])
+    if hosts := _hosts(served.settings):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     return Guard(app, served.settings.frame)
+
+
+def _hosts(settings: Serving) -> list[str]:
+    """The names by which the survey may be asked for; all where that is not known. Else another site's name that leads
+    here could read the pages of a server that only this machine is to reach."""
+    host = settings.url.partition("://")[2].partition("/")[0].partition(":")[0]
+    local = ["127.0.0.1", "localhost"]
+    return [host, *local] if host else local if settings.host in local else []
 
 
 def _add_start(app: FastAPI, pages: Pages) -> None:
@@ -359,10 +366,9 @@ def _add_rounds(app: FastAPI, pages: Pages) -> None:
 def _add_files(app: FastAPI, served: Served) -> None:
     @app.get("/picture/{name}.png")
     def picture(name: str) -> Response:
-        path = served.pictures.get(name)  # a name that is not of the plan is no path
-        if path is None:
+        if name not in served.pictures:  # a name that is not of the plan is no path
             raise RefusedError(404, "not_found")
-        return FileResponse(path, media_type="image/png", headers=_FOREVER)
+        return Response(served.png(name), media_type="image/png", headers=_FOREVER)
 
     @app.get("/healthz")
     def health() -> Response:

@@ -74,19 +74,17 @@ def progress_of(survey: Survey, participants: Sequence[Participant], answers: Se
     people = people_of(survey, participants, answers)
     verdicts = Counter(one.verdict for one in people)
     counted = count(survey, people)
-    found = marginals(counted)
-    rows = tuple(
-        Chosen(
-            name,
-            int(counted.chosen[:, place].sum()),
-            int(counted.shown[:, place].sum()),
-            *(float(own[-1, place]) for own in (found.value, found.low, found.high)),
-        )
-        for place, name in enumerate(survey.names)
-    )
+    found = marginals(counted) if counted.people else None
+    rows = []
+    for place, name in enumerate(survey.names):
+        chosen, shown = (int(own[:, place].sum()) for own in (counted.chosen, counted.shown))
+        estimate = [math.nan] * 3
+        if found is not None:
+            estimate = [float(own[-1, place]) for own in (found.value, found.low, found.high)]
+        rows.append(Chosen(name, chosen, shown, *estimate))
     seconds = statistics.median(counted.seconds.tolist()) if len(counted.seconds) else math.nan
     left_out = {reason: verdicts[reason] for reason in REASONS if verdicts[reason]}
-    return Progress(tuple(groups), len(answers), verdicts[COUNTED], left_out, seconds, rows)
+    return Progress(tuple(groups), len(answers), verdicts[COUNTED], left_out, seconds, tuple(rows))
 
 
 def _group(name: str, people: Sequence[Participant]) -> GroupProgress:

@@ -11,15 +11,13 @@ import socket
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mitune.errors import UserError, check_known, printable, short
 from mitune.files import hold, user_errors
 from mitune.reading import home, is_folder, read_text
 from mitune.survey.design import read_survey
-
-if TYPE_CHECKING:
-    from mitune.survey.served import Serving
+from mitune.survey.serving import Serving
 
 TOKEN = "MITUNE_SURVEY_TOKEN"  # where a server has no file that its organiser can read
 LINK = "organiser.txt"
@@ -27,12 +25,26 @@ TAKES = (
     "FOLDER [port=8765] [host=127.0.0.1] [database=URL] [url=https://…] [open=true] [stop=PEOPLE] [width=0.05]"
     " [frame=https://…] [proxy=ADDRESS]"
 )
+_HELP = """\
+  port, host   where it listens; port=0 is any free one
+  database     postgresql://USER@HOST/NAME instead of FOLDER/answers.sqlite
+  url          the address that people see, where a proxy is in front
+  proxy        the address of that proxy, * for any
+  open         false: by invitation links only
+  stop         how many people are to finish; then nobody new begins
+  width        the half-width of intervals that the organiser's page waits for
+  frame        the site that may show the pages in a frame
+
+The organiser's link is written to FOLDER/organiser.txt; docs/survey-server.md tells more."""
 _SHORTEST = 20  # letters of a token that one thinks of oneself
 _URL = re.compile(r"https?://[\w.-]+(?::\d+)?(?:/)?")
 
 
 def main(words: Sequence[str]) -> int:
     """``mitune survey serve FOLDER [key=value …]``: serve until Ctrl-C or SIGTERM."""
+    if [*words] == ["help"]:
+        print(f"mitune survey serve {TAKES}\n\n{_HELP}")
+        return 0
     folder, settings = read(words)
     survey = read_survey(folder)
     try:
@@ -73,8 +85,6 @@ def main(words: Sequence[str]) -> int:
 
 def read(words: Sequence[str]) -> tuple[Path, Serving]:
     """Read the words. Raises UserError for what is missing, too much, or not understood."""
-    from mitune.survey.served import Serving
-
     given: dict[str, Any] = {}
     places = []
     fields = {one.name: one for one in dataclasses.fields(Serving)}

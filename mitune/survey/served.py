@@ -1,4 +1,4 @@
-"""A survey as the server holds it: the plan, the answers, and the settings of the words after ``serve``."""
+"""A survey as the server holds it: the plan, the answers, and how it is served."""
 
 from __future__ import annotations
 
@@ -17,34 +17,11 @@ from mitune.survey.answers import Participant
 from mitune.survey.database import Database
 from mitune.survey.design import PRACTICE, Picture, Round, Survey, plan_of
 from mitune.survey.seals import CODE, Seals
+from mitune.survey.serving import Serving
 
+_MANY = 10_000  # people who are remembered
+_PICTURES = 128  # pictures that are remembered
 _FRESH = 2.0  # seconds that the number of finished participants is believed
-
-
-@dataclass(frozen=True)
-class Serving:
-    """Holds how a survey is served.
-
-    Attributes:
-        host, port: to listen at; port 0 is any free one.
-        database: a URL; "" is SQLite in the survey folder.
-        url: of the survey as people reach it, where that is not host and port.
-        open: whether people may come without an invitation.
-        stop: the survey closes to new people when so many have finished; 0: never.
-        width: the half-width that all intervals are to reach, which the organiser's page tells; 0: none.
-        frame: the site that may show the pages in a frame.
-        proxy: addresses of proxies that are believed about who asks, ``*`` for any.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8765
-    database: str = ""
-    url: str = ""
-    open: bool = True
-    stop: int = 0
-    width: float = 0.0
-    frame: str = ""
-    proxy: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +83,8 @@ class Served:
         self.seals = Seals(database.secret(), token)
         self.steps = functools.lru_cache(maxsize=4096)(self._steps)
         self.size = functools.cache(self._size)
+        self.png = functools.lru_cache(maxsize=_PICTURES)(lambda name: self.pictures[name].read_bytes())
+        self._known: dict[str, Participant] = {}
         self._finished = (0.0, 0)
 
     def _steps(self, number: int) -> tuple[Step, ...]:
@@ -130,8 +109,13 @@ class Served:
             return opened.size
 
     def participant(self, code: str) -> Participant | None:
-        """Look a person up; what cannot be a code is nobody's."""
-        return self.database.participant(code) if CODE.fullmatch(code) else None
+        """Look a person up; what cannot be a code is nobody's. Who has agreed stays as they are but for the end."""
+        if code in self._known:
+            return self._known[code]
+        found = self.database.participant(code) if CODE.fullmatch(code) else None
+        if found is not None and found.number is not None and len(self._known) < _MANY:
+            self._known[code] = found
+        return found
 
     def is_closed(self) -> bool:
         """Whether as many as are needed have finished: nobody new begins."""

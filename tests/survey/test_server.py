@@ -7,6 +7,8 @@ import json
 import logging
 import random
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +18,12 @@ import pytest
 
 from benchmarks.survey_servers import make_survey
 from mitune.errors import UserError
+from mitune.files import hold
 from mitune.survey import languages
 from mitune.survey.answers import read_answers
 from mitune.survey.design import read_survey, write_survey
+from mitune.survey.serve import token_of
+from mitune.survey.serving import Serving
 from tests.survey.served import Person, fields, shown, ticked, told
 
 pytest.importorskip("fastapi", reason="the extra `survey` is not installed: its server is not tested")
@@ -28,9 +33,10 @@ from starlette.testclient import TestClient
 from mitune.survey.database import Database, database_url
 from mitune.survey.limits import Rate, headers
 from mitune.survey.pages import application
-from mitune.survey.served import Served, Serving
+from mitune.survey.served import Served
 
 TOKEN = "the-organisers-own-long-token"
+LOCAL = "http://127.0.0.1"
 Serve = Callable[..., TestClient]
 
 
@@ -43,7 +49,9 @@ def serve() -> Iterator[Serve]:
             database = Database(database_url(settings.get("database") or folder))
             stack.callback(database.close)
             served = Served(folder, read_survey(folder), database, TOKEN, Serving(**settings))
-            client = TestClient(application(served), follow_redirects=False, raise_server_exceptions=False)
+            client = TestClient(
+                application(served), LOCAL, raise_server_exceptions=False, follow_redirects=False
+            )
             return stack.enter_context(client)  # one event loop for all its requests
 
         yield start
@@ -260,7 +268,7 @@ def test_even_a_rightly_signed_page_is_not_saved_before_its_turn(tmp_path: Path,
     survey = make_survey(tmp_path, practice=0)
     database = Database(database_url(tmp_path))
     served = Served(tmp_path, survey, database, TOKEN, Serving())
-    client = TestClient(application(served), follow_redirects=False)
+    client = TestClient(application(served), LOCAL, follow_redirects=False)
     person = Person(client, random.Random(0))
     person.begin()
     third = served.steps(0)[2]
@@ -438,6 +446,31 @@ def test_one_site_may_show_the_pages_in_a_frame(tmp_path: Path, serve: Serve) ->
     assert "x-frame-options" not in own
 
 
+def test_other_names_that_lead_here_are_not_answered(tmp_path: Path, serve: Serve) -> None:
+    make_survey(tmp_path)
+    for settings, good, bad in (
+        ({}, ("127.0.0.1:8765", "localhost"), ("rebound.example.org", "127.0.0.1.example.org")),
+        (
+            {"url": "https://a.example.org/"},
+            ("a.example.org", "127.0.0.1"),
+            ("b.example.org", "x.a.example.org"),
+        ),
+        ({"host": "0.0.0.0"}, ("anything.example.org",), ()),
+    ):
+        client = serve(tmp_path, **settings)
+        for names, status in ((good, 200), (bad, 400)):
+            for name in names:
+                assert client.get("/", headers={"host": name}).status_code == status, name
+
+
+def test_invitations_begin_with_the_address_that_people_see(tmp_path: Path, serve: Serve) -> None:
+    make_survey(tmp_path)
+    client = serve(tmp_path, url="https://a.example.org/")
+    form = fields(organiser(client))["form"]
+    page = client.post("/organiser/invite", data={"form": form, "count": "1"}).text
+    assert re.search(r">https://a\.example\.org/p/[\w-]{22}<", page)
+
+
 def test_the_only_cookies_are_of_the_session_and_scripts_cannot_read_them(
     tmp_path: Path, serve: Serve
 ) -> None:
@@ -599,3 +632,76 @@ def test_answers_are_read_while_a_server_writes_and_from_a_folder_that_is_read_o
     while not place.endswith("/thanks"):
         place = person.answer(place)
         told(survey, [person], read_answers(tmp_path))
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the survey folder is missing"),
+        (["{0}", "{0}"], "one word too many"),
+        (["{0}", "prt=1"], "did you mean 'port'"),
+        (["{0}", "port=x"], "not understood"),
+        (["{0}", "port=70000"], "not between 0 and 65535"),
+        (["{0}", "width=2"], "not between 0 and 1"),
+        (["{0}", "open=maybe"], "not understood"),
+        (["{0}", "url=javascript:alert(1)"], "no site"),
+        (["{0}", "frame=https://a; script-src *"], "no site"),
+        (["{0}", "host=no.such.host.invalid"], "cannot listen"),
+        (["{0}/nothing"], "no survey"),
+    ],
+)
+def test_words_that_do_not_go_are_refused_in_one_line(
+    tmp_path: Path, refused: Callable[[list[str]], str], words: list[str], said: str
+) -> None:
+    make_survey(tmp_path, rounds=1)
+    assert said in refused(["survey", "serve", *(word.format(tmp_path) for word in words)])
+
+
+def test_the_organisers_link_is_the_owners_alone_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, place = token_of(tmp_path, "http://127.0.0.1:1")
+    path = tmp_path / "organiser.txt"
+    assert place == str(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == f"http://127.0.0.1:1/organiser#{token}\n"
+    assert len(token) >= 40
+    assert token_of(tmp_path, "http://127.0.0.1:2")[0] == token  # at another port
+    assert ":2/" in path.read_text()
+    path.chmod(0o644)
+    with pytest.raises(UserError, match="others may read"):
+        token_of(tmp_path, "http://127.0.0.1:1")
+    monkeypatch.setenv("MITUNE_SURVEY_TOKEN", "short")
+    with pytest.raises(UserError, match="shorter than"):
+        token_of(tmp_path, "http://127.0.0.1:1")
+    monkeypatch.setenv("MITUNE_SURVEY_TOKEN", "long" * 10)
+    assert token_of(tmp_path, "http://a")[0] == "long" * 10
+
+
+def test_a_second_server_in_a_folder_is_refused(tmp_path: Path, refused: Callable[[list[str]], str]) -> None:
+    make_survey(tmp_path, rounds=1)
+    with hold(tmp_path, ""):
+        assert "another server is at work" in refused(["survey", "serve", str(tmp_path), "port=0"])
+
+
+def test_without_the_extra_serve_says_what_to_install(
+    tmp_path: Path, refused: Callable[[list[str]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_survey(tmp_path, rounds=1)
+    for name in [*sys.modules]:
+        if name.startswith("mitune.survey."):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install 'mitune[survey]'" in refused(["survey", "serve", str(tmp_path)])
+
+
+def test_help_and_first_errors_come_without_torch_or_the_server() -> None:
+    code = (
+        "import sys; from mitune.cli import main; main(['survey', 'serve', 'help']); main(['survey', 'serve', '/no']);"
+        "print(sorted({'torch', 'fastapi', 'sqlalchemy', 'uvicorn', 'pandas'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
