@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import common
+from mitune.survey.agreement import agree_with
 from mitune.survey.counting import Counted, count, people_of
 from mitune.survey.design import Survey
 from mitune.survey.power import people_needed, power
@@ -58,7 +59,21 @@ def table_3(seed: int) -> dict[str, NDArray[np.bool_]]:
         "combinations": held(found, truth),
         "marginals": held(marginals(counted), single),
         "differences": held(apart, np.array([single[one] - single[other] for one, other in pairs])),
+        "areas": _area(counted, survey, truth),
     }
+
+
+def _area(counted: Counted, survey: Survey, chances: Array) -> NDArray[np.bool_]:
+    """Whether the interval of the area under the curve holds the truth, of a score that is 2, 1 and 0 of the names."""
+    ranks = dict(zip(survey.names, (2.0, 1.0, 0.0), strict=True))
+    scores = {
+        (one.prompt, own.id): {"rank": ranks[own.shows[0]]} for one in survey.rounds for own in one.pictures
+    }
+    low, high = agree_with(counted, scores, alone=False)["rank"]["auc_ci95"]
+    chosen = (np.arange(8)[:, None] >> np.array([2, 1, 0]) & 1).astype(bool)
+    alone = np.einsum("c,ci,cj->ij", chances, chosen, ~chosen)  # i is chosen, and j is not
+    truth = np.triu(alone).sum() / alone.sum()
+    return np.array([low <= truth <= high])
 
 
 def table_4(seed: int) -> dict[str, NDArray[np.bool_]]:
