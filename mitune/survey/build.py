@@ -20,12 +20,6 @@ from mitune.survey.sources import Decoder, Source, candidates_of, read_source, w
 
 _LISTED = 40  # participants of a block
 _BEST, _PAIRS, _AGREE = "best_of_scores", "pairs", "agree"
-_QUESTIONS = {
-    _BEST: "Select the pictures that best represent the prompt.",
-    "methods": "Select the pictures that best represent the prompt.",
-    _PAIRS: "Which picture represents the prompt better?",
-    _AGREE: "Does the picture show what the prompt says?",
-}
 
 
 @dataclass
@@ -189,7 +183,7 @@ def build(folder: Path, sources: Sequence[Source], settings: BuildSettings) -> t
     survey = Survey(
         kind=settings.kind,
         title=settings.title,
-        question=settings.question or _QUESTIONS[settings.kind],
+        question=settings.question or "",  # the page has it in its language
         names=names,
         seed=settings.seed,
         multiple=settings.kind in (_BEST, "methods") if settings.multiple is None else settings.multiple,

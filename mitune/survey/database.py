@@ -25,7 +25,7 @@ from sqlalchemy.pool import QueuePool
 
 from mitune.errors import UserError, first_line, short
 from mitune.reading import check_regular
-from mitune.survey.answers import ANSWERS, Answer, Participant, is_url
+from mitune.survey.answered import ANSWERS, Answer, Participant, is_url
 from mitune.survey.seals import new_code
 
 _SCHEMA = "1"

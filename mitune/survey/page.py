@@ -13,6 +13,7 @@ import jinja2
 import mitune
 from mitune.report.pictures import shown
 from mitune.survey.design import ATTENTION, KINDS, Survey
+from mitune.survey.languages import known
 
 ROUNDS = 200  # shown with their pictures, at most
 _WHY = {
@@ -32,6 +33,7 @@ def page(folder: Path, survey: Survey, found: Mapping[str, Any], rounds: Sequenc
     return _template().render(
         version=mitune.__version__,
         survey=survey,
+        question=survey.question or known()["en"][f"question_{survey.kind}"],
         said=KINDS[survey.kind],
         found=found,
         rounds=chosen,

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jinja2
-from fastapi import FastAPI, Form, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Request
 from fastapi.responses import (
     HTMLResponse,
     JSONResponse,
-    PlainTextResponse,
     RedirectResponse,
     Response,
 )
-from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mitune.survey.answers import Participant
 from mitune.survey.database import OutOfOrderError, Reply
-from mitune.survey.limits import LOG, Guard, Rate, log_refusal
+from mitune.survey.limits import Rate
 from mitune.survey.seals import new_code
 from mitune.survey.served import Served, Step
-from mitune.survey.serving import Serving
 
 NONE = "none"  # chosen where one must be: no picture. No id is this: they are hex digits
-_COOKIE = "survey"
+COOKIE = "survey"
 _SLACK = 2.0  # seconds that a browser's clock may run ahead of ours
-_FOREVER = {"cache-control": "public, max-age=31536000, immutable"}  # a picture's name is a digest
-_WORDS = {404: "not_found", 405: "not_found", 409: "out_of_order", 413: "not_understood", 429: "too_many"}
 
 
 class RefusedError(Exception):
@@ -156,9 +147,9 @@ class Pages:
             raise RefusedError(429, "too_many")
         language = served.language([form.lang], request.headers.get("accept-language", ""))
         served.database.enter(form.code, form.group, language)
-        response = _go(f"/p/{form.code}/1")
+        response = go(f"/p/{form.code}/1")
         secure = request.url.scheme == "https"
-        response.set_cookie(_COOKIE, form.code, httponly=True, samesite="lax", secure=secure)
+        response.set_cookie(COOKIE, form.code, httponly=True, samesite="lax", secure=secure)
         return response
 
     def consented(self, request: Request, code: str, form: Consent) -> Response:
@@ -172,7 +163,7 @@ class Pages:
             asked = [form.lang, person.language]
             language = self.served.language(asked, request.headers.get("accept-language", ""))
             self.served.database.consent(code, language)
-        return _go(f"/p/{code}/1")
+        return go(f"/p/{code}/1")
 
     # -- rounds --------------------------------------------------------------------------------------------------------
 
@@ -192,12 +183,12 @@ class Pages:
         """Draw a round, with the answer that it has. One that is not yet due leads to the one that is."""
         person = self.person(request, code)
         if person.number is None:
-            return _go(f"/p/{code}")
+            return go(f"/p/{code}")
         steps, answered = self.steps(person), self.served.database.answered(code)
         if not 1 <= place <= len(steps):
             raise RefusedError(404, "not_found", code)
         if any(step.round.id not in answered for step in steps[: place - 1]):
-            return _go(self.onward(person, answered))
+            return go(self.onward(person, answered))
         step = steps[place - 1]
         return self.draw(
             "round",
@@ -242,7 +233,7 @@ class Pages:
         except OutOfOrderError:
             raise RefusedError(409, "out_of_order", code) from None
         onward = f"/p/{code}/{place + 1}" if place < len(steps) else f"/p/{code}/thanks"
-        return JSONResponse({"next": onward}) if wants_json(request) else _go(onward)
+        return JSONResponse({"next": onward}) if wants_json(request) else go(onward)
 
     def _chosen(self, step: Step, given: list[str], code: str) -> list[str] | None:
         """The ids of the chosen pictures in their order on the page; None where one must be chosen, and was not."""
@@ -256,10 +247,10 @@ class Pages:
         """Draw the last page; one who has not answered all is led on."""
         person = self.person(request, code)
         if person.number is None:
-            return _go(f"/p/{code}")
+            return go(f"/p/{code}")
         onward = self.onward(person, self.served.database.answered(code))
         if not onward.endswith("/thanks"):
-            return _go(onward)
+            return go(onward)
         return self.draw("thanks", self.language(request, person), code=code)
 
 
@@ -282,7 +273,8 @@ def wants_json(request: Request) -> bool:
     return request.headers.get("accept", "").startswith("application/json")
 
 
-def _go(place: str) -> RedirectResponse:
+def go(place: str) -> RedirectResponse:
+    """Lead on to another page."""
     return RedirectResponse(place, 303)
 
 
@@ -295,128 +287,3 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         loader=jinja2.PackageLoader("mitune.survey"),
     )
-
-
-def application(served: Served) -> Guard:
-    """Make the web application of a survey."""
-    from mitune.survey.organiser import add_organiser
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    pages = Pages(served)
-    _add_start(app, pages)
-    _add_rounds(app, pages)
-    _add_files(app, served)
-    add_organiser(app, pages)
-    _add_refusals(app, pages)
-    if hosts := _hosts(served.settings):
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    return Guard(app, served.settings.frame)
-
-
-def _hosts(settings: Serving) -> list[str]:
-    """The names by which the survey may be asked for; all where that is not known. Else another site's name that leads
-    here could read the pages of a server that only this machine is to reach."""
-    host = settings.url.partition("://")[2].partition("/")[0].partition(":")[0]
-    local = ["127.0.0.1", "localhost"]
-    return [host, *local] if host else local if settings.host in local else []
-
-
-def _add_start(app: FastAPI, pages: Pages) -> None:
-    @app.get("/")
-    def start(request: Request) -> Response:
-        person = pages.served.participant(request.cookies.get(_COOKIE, ""))
-        return _go(f"/p/{person.code}") if person else pages.welcome(request, None)
-
-    @app.post("/")
-    def agree(request: Request, form: Annotated[Consent, Form()]) -> Response:
-        return pages.agreed(request, form)
-
-    @app.post("/another")
-    def another() -> Response:
-        response = _go("/")
-        response.delete_cookie(_COOKIE)
-        return response
-
-
-def _add_rounds(app: FastAPI, pages: Pages) -> None:
-    @app.get("/p/{code}")
-    def go_on(request: Request, code: str) -> Response:
-        person = pages.person(request, code)
-        if person.number is None:
-            return pages.welcome(request, person)
-        return _go(pages.onward(person, pages.served.database.answered(code)))
-
-    @app.post("/p/{code}/consent")
-    def consent(request: Request, code: str, form: Annotated[Consent, Form()]) -> Response:
-        return pages.consented(request, code, form)
-
-    @app.get("/p/{code}/thanks")
-    def thanks(request: Request, code: str) -> Response:
-        return pages.thanks(request, code)
-
-    @app.get("/p/{code}/{place:int}")
-    def one_round(request: Request, code: str, place: int) -> Response:
-        return pages.round(request, code, place)
-
-    @app.post("/p/{code}/{place:int}")
-    def reply(request: Request, code: str, place: int, sent: Annotated[Sent, Form()]) -> Response:
-        return pages.reply(request, code, place, sent)
-
-
-def _add_files(app: FastAPI, served: Served) -> None:
-    @app.get("/picture/{name}.png")
-    def picture(name: str) -> Response:
-        if name not in served.pictures:  # a name that is not of the plan is no path
-            raise RefusedError(404, "not_found")
-        return Response(served.png(name), media_type="image/png", headers=_FOREVER)
-
-    @app.get("/healthz")
-    def health() -> Response:
-        served.database.amounts()
-        return PlainTextResponse("ok\n")
-
-    @app.get("/favicon.ico")
-    def icon() -> Response:
-        return Response(status_code=204)  # there is none, and nothing to complain of
-
-    @app.get("/robots.txt")
-    def robots() -> Response:
-        return PlainTextResponse("User-agent: *\nDisallow: /\n")
-
-    static = importlib.resources.files("mitune.survey").joinpath("static")
-    app.mount("/static", StaticFiles(directory=str(static)))
-
-
-def _add_refusals(app: FastAPI, pages: Pages) -> None:
-    """Every refusal is short, and its log line has the route's pattern instead of the address."""
-
-    def refuse(request: Request, status: int, words: str, code: str = "") -> Response:
-        route = request.scope.get("route")
-        what = (
-            f"{request.method if request.method in _METHODS else '?'} {getattr(route, 'path', 'an address')}"
-        )
-        log_refusal(status, what, words, code)
-        language = pages.language(request)
-        if wants_json(request):
-            return JSONResponse({"error": pages.served.words[language][words]}, status)
-        return pages.draw("refused", language, status, message=words)
-
-    @app.exception_handler(RefusedError)
-    def refused(request: Request, error: RefusedError) -> Response:
-        return refuse(request, error.status, error.words, error.code)
-
-    @app.exception_handler(RequestValidationError)
-    def not_understood(request: Request, error: RequestValidationError) -> Response:
-        return refuse(request, 400, "not_understood")
-
-    @app.exception_handler(HTTPException)
-    def of_the_framework(request: Request, error: HTTPException) -> Response:
-        return refuse(request, error.status_code, _WORDS.get(error.status_code, "not_understood"))
-
-    @app.exception_handler(Exception)
-    def broken(request: Request, error: Exception) -> Response:
-        LOG.error("failed: %s", type(error).__name__)
-        return refuse(request, 500, "broken")
-
-
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -50,9 +50,9 @@ def main(words: Sequence[str]) -> int:
     try:
         import uvicorn
 
+        from mitune.survey.application import application
         from mitune.survey.database import Database, database_url
         from mitune.survey.limits import log_to_stderr
-        from mitune.survey.pages import application
         from mitune.survey.served import Served
     except ImportError as error:
         raise UserError(

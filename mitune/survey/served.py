@@ -46,7 +46,7 @@ class Step:
 
     @property
     def is_practice(self) -> bool:
-        """Whether it does not count."""
+        """Tell whether it does not count."""
         return self.round.kind == PRACTICE
 
 
@@ -118,7 +118,7 @@ class Served:
         return found
 
     def is_closed(self) -> bool:
-        """Whether as many as are needed have finished: nobody new begins."""
+        """Tell whether as many as are needed have finished: nobody new begins."""
         if not self.settings.stop:
             return False
         then, finished = self._finished

@@ -30,9 +30,9 @@ pytest.importorskip("fastapi", reason="the extra `survey` is not installed: its 
 
 from starlette.testclient import TestClient
 
+from mitune.survey.application import application
 from mitune.survey.database import Database, database_url
 from mitune.survey.limits import Rate, headers
-from mitune.survey.pages import application
 from mitune.survey.served import Served
 
 TOKEN = "the-organisers-own-long-token"
