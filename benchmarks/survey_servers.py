@@ -65,7 +65,8 @@ def make_survey(
     made = []
     for number, each in enumerate(kinds):
         prompt = PROMPTS[number % len(PROMPTS)]
-        pictures = tuple(_picture(folder, prompt, number, name) for name in names)
+        drawn = (prompt, prompt, PROMPTS[(number + 2) % len(PROMPTS)])  # the third is of another
+        pictures = tuple(_picture(folder, one, number, name) for one, name in zip(drawn, names, strict=False))
         right = () if each == ROUND else (pictures[0].id,)
         made.append(Round(digest("round", number), prompt, "color", pictures, each, right))
     of_kind = {each: [one.id for one in made if one.kind == each] for each, _ in wanted}
