@@ -139,6 +139,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": lambda: results_tables.ratios("speed"),
     "training-objectives": lambda: results_tables.ratios("objectives"),
     "racing": lambda: results_tables.ratios("racing"),
+    "scale-files": results_tables.scale_files,
+    "scale-works": results_tables.scale_works,
 }
 
 

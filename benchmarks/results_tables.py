@@ -218,3 +218,56 @@ def ratios(name: str) -> str:
         ratio = one["ratio"]
         rows.append([one["name"], measured(ratio["median"], ratio["ci95"], ".2f")])
     return markdown(["what", "ratio of times (95 %)"], rows)
+
+
+_SCALE = "benchmarks/results/scale.json"
+_WORKS = {
+    "start": "start or restart: which units are done?",
+    "end": "end of `generate`: what they cost, and the mark",
+    "select": "`select` chooses, from the whole table",
+    "report": "`report`",
+}
+
+
+def scale_works() -> str:
+    """Write what each piece of work takes at a million candidates; before and now, where both were measured."""
+    works = record(_SCALE)["works"]
+    heading = ["", "tree", "seconds", "memory above the imports", "opens", "stats", "changes"]
+    rows = []
+    for name, found in works.items():
+        for tree in ("old", "new"):
+            if tree not in found:
+                continue
+            took = found[tree]
+            first = tree == "old" or len(found) == 1
+            counts = took.get("operations", {})
+            rows.append(
+                [
+                    _WORKS.get(name, name).replace("evaluate,", "`evaluate`,") if first else "",
+                    {"old": "before", "new": "now"}[tree],
+                    written(took["seconds"]["median"], ".1f"),
+                    f"{written(took['mib']['median'], ',.0f')} MiB",
+                    *(
+                        f"{counts[kind]:,}" if kind in counts else ""
+                        for kind in ("opens", "stats", "changes")
+                    ),
+                ]
+            )
+    return markdown(heading, rows)
+
+
+def scale_files() -> str:
+    """Write how large the files of the simulated run are."""
+    tree = record(_SCALE)
+    files, settings = tree["files"], tree["settings"]
+    page = tree["works"]["report"]["new"]["bytes"]["median"]
+    rows = [
+        ["prompts × candidates", f"{settings['prompts']:,} × {settings['candidates']}"],
+        ["units of so many rows", f"{files['units']:,} of {settings['rows_per_unit']}"],
+        ["table of a unit", f"{files['table_bytes'] / 1000:.1f} KB"],
+        ["latents of a unit (two of its candidates a prompt)", f"{files['latents_bytes'] / 1e6:.2f} MB"],
+        ["note of a unit: cost and digests", f"{files['note_bytes'] / 1000:.1f} KB"],
+        ["the whole folder", f"{files['all_bytes'] / 1e9:.2f} GB"],
+        ["the page of the report", f"{page / 1e6:.2f} MB"],
+    ]
+    return markdown(["", "measured"], rows)

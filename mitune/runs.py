@@ -200,8 +200,11 @@ class RunFolder:
         """What stages already begun depend on, of each what :func:`covers` takes."""
         begun = [stage for stage in STAGES.values() if any(any(self.root.glob(sign)) for sign in stage.begun)]
         fixed = [stage.binds for stage in begun]
-        if STAGES["generate"] in begun and (config.generate.keep or 0) < config.generate.candidates:
-            fixed.append(STAGES["select"].binds)  # which latents were kept follows from what selects
+        some = (config.generate.keep or 0) < config.generate.candidates or config.generate.passes is not None
+        if STAGES["generate"] in begun and some:
+            fixed.append(
+                STAGES["select"].binds
+            )  # which latents were kept, and who was scored, follows from what selects
         return fixed
 
     def mark_path(self, number: int, stage: str) -> Path:

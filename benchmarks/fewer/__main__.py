@@ -27,7 +27,7 @@ ARMS = {
         "ddim:9^3.5",
         "dpmpp_2m_sde:9^3",
         "ddim:9",
-        "dpmpp_2m:9",
+        "dpmpp_2m:8",
         "dpmpp_2m_sde:9",
     ),  # candidates of old
     ("shapes", 1.5): ("ddim:9", "dpmpp_2m_sde:9", "dpmpp_2m:8"),  # what they are judged at

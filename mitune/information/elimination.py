@@ -143,30 +143,29 @@ def chances(scores: Forecast, k: int, losers: int = 0) -> Array:
     """The chance [M] of each candidate to be among the ``k`` highest or the ``losers`` lowest."""
     freedom = max(3.0, min(scores.freedom, 1e6))
     shares = (np.arange(_SPREADS) + 0.5) / _SPREADS
-    found = np.zeros(len(scores.mean))
-    for factor in np.sqrt(freedom / chdtri(freedom, shares)):
-        spread = np.sqrt(scores.variance) * factor
-        found += _among_highest(scores.mean, spread, k)
-        if losers:
-            found += _among_highest(-scores.mean, spread, losers)
-    return np.minimum(found / _SPREADS, 1.0)
+    spread = np.sqrt(freedom / chdtri(freedom, shares))[:, None] * np.sqrt(scores.variance)
+    found = _among_highest(scores.mean, spread, k)
+    if losers:
+        found = found + _among_highest(-scores.mean, spread, losers)
+    return np.minimum(found, 1.0)
 
 
 def _among_highest(mean: Array, spread: Array, k: int) -> Array:
+    """The chance [M] of each to be among the ``k`` highest of N(``mean``, ``spread``²), over the rows of ``spread``."""
     candidates = len(mean)
     if k >= candidates:
         return np.ones(candidates)
     nodes, weights = hermegauss(_NODES)
-    at = mean[:, None] + spread[:, None] * nodes
-    fewer = np.zeros((k, candidates, _NODES))  # chance that so many others are above, of k at most
+    at = mean[:, None] + spread[:, :, None] * nodes
+    fewer = np.zeros((k, *at.shape))  # chance that so many others are above, of k at most
     fewer[0] = 1.0
     floor = 1e-9 * max(float(np.abs(mean - mean.mean()).max()), 1e-300)
     for other in range(candidates):
-        above = ndtr((mean[other] - at) / max(float(spread[other]), floor))
-        above[other] = 0.0
-        fewer[1:] = fewer[1:] * (1 - above) + fewer[:-1] * above
+        above = ndtr((mean[other] - at) / np.maximum(spread[:, other], floor)[:, None, None])
+        above[:, other] = 0.0
+        fewer[1:] += (fewer[:-1] - fewer[1:]) * above
         fewer[0] *= 1 - above
-    return np.asarray(fewer.sum(0) @ weights / weights.sum())
+    return np.asarray((fewer.sum(0) @ weights / weights.sum()).mean(0))
 
 
 class Elimination:

@@ -19,7 +19,6 @@ from mitune.files import write_bytes, write_json
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
 from mitune.stages.candidates import decode_rows
-from mitune.stages.contest import check_chosen
 from mitune.stages.inputs import check_real, load_model, selecting, settings_of
 from mitune.stages.real import RealPictures, choose_real, count_real
 from mitune.stages.training_set import write_training_set
@@ -70,7 +69,6 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
 
 def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
     require(run, number, "generate")
-    check_chosen(config, run.mark(number, "generate"))
     store = CandidateStore(run.round(number) / "candidates")
     table, choice = store.table(), settings_of(SelectConfig, config.select)
     return _Chosen(store, table, choose(table, selecting(config), choice, config.seed))

@@ -38,6 +38,13 @@ class BuildSettings(Settings):
     attention: int = key(1, "attention checks of a participant: a picture of another prompt", low=0, high=100)
     practice: int = key(1, "practice rounds, which are not counted", low=0, high=10)
     seed: int = key(0, "of what is shown with what, and of all orders", low=0, high=SEED)
+    side: int = key(
+        1024,
+        "longest side of a picture on the page; larger ones are reduced",
+        unit="pixels",
+        low=16,
+        high=8192,
+    )
     title: str = key("Pictures and their prompts", "the heading of the page")
     question: str | None = key(None, "what is asked above the pictures (default: as the kind has it)")
     multiple: bool | None = key(
@@ -153,7 +160,7 @@ def build(folder: Path, sources: Sequence[Source], settings: BuildSettings) -> t
     choices = best_of(sources[0], names) if settings.kind == _BEST else alike(sources)
     ordered: list[Choice] = spread(choices, len(choices), np.random.default_rng([settings.seed, 0]))
     count = len(ordered) if settings.prompts is None else min(settings.prompts, len(ordered))
-    album = Album(folder, sources, _oracle)
+    album = Album(folder, sources, _oracle, settings.side)
     notes = []
     if settings.kind == _PAIRS:
         album.add([spot for one in ordered for spot in one.spots])
@@ -180,6 +187,7 @@ def build(folder: Path, sources: Sequence[Source], settings: BuildSettings) -> t
         settings.seed,
     )
     made, blocks = make_rounds(asking, counted, spare, album)
+    album.keep({own.id for one in made for own in one.pictures})
     survey = Survey(
         kind=settings.kind,
         title=settings.title,

@@ -11,6 +11,14 @@ from mitune.files import write_table, write_text
 from mitune.survey.counting import Person
 from mitune.survey.design import Survey
 
+_COLUMNS = {  # in their order: a table without rows has them too
+    "answers": (
+        "person", "group", "language", "verdict", "round", "kind", "category", "prompt", "shown", "chosen", "names",
+        "seconds",
+    ),
+    "shares": ("table", "name", "group", "category", "share", "low", "high"),
+}  # fmt: skip
+
 
 def write_tables(
     folder: Path, survey: Survey, people: Sequence[Person], found: Mapping[str, Any]
@@ -21,7 +29,7 @@ def write_tables(
 
     written = []
     for name, rows in (("answers", answer_rows(survey, people)), ("shares", share_rows(found))):
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame(rows, columns=_COLUMNS[name])
         parquet, text = folder / f"{name}.parquet", folder / f"{name}.csv"
         write_table(parquet, pa.Table.from_pandas(table, preserve_index=False))
         write_text(text, table.map(_cell).to_csv(index=False))

@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
         )
     participants, answers = read_answers(given[-1] if given else folder)
     found, written = write_report(folder, survey, participants, answers)
-    for line in (*told(found), *(f"{path.stem}: {path.resolve()}" for path in written)):
+    for line in (*told(found), *(f"{path.name}: {path.resolve()}" for path in written)):
         print(printable(line))
     return 0
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import Resampling
 
 from mitune.errors import UserError, listed, short
 from mitune.files import write_bytes
@@ -98,11 +99,13 @@ class Album:
         folder: of the survey.
         sources: of the pictures.
         judge: further scores of a picture and its prompt, by name.
+        side: pixels; larger pictures are reduced.
     """
 
     folder: Path
     sources: Sequence[Source]
     judge: Any
+    side: int
     scores: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     _ids: dict[Spot, str] = field(default_factory=dict)
 
@@ -111,14 +114,22 @@ class Album:
         for place, source in enumerate(self.sources):
             rows = sorted({row for own, row in spots if own == place and (own, row) not in self._ids})
             for row, image in zip(rows, source.open(rows) if rows else (), strict=True):
+                shot, judged = source.shots[row], self.judge(image, source.shots[row].prompt)
                 buffer = io.BytesIO()
-                image.convert("RGB").save(buffer, "PNG")  # without what the file said of itself
+                image = image.convert("RGB")
+                image.thumbnail((self.side, self.side), Resampling.LANCZOS)
+                image.info = {}  # what the file said of itself: generators write the prompt into it
+                image.save(buffer, "PNG")
                 name = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
                 write_bytes(self.folder / place_of(name), buffer.getvalue())
-                shot = source.shots[row]
                 self._ids[place, row] = name
-                known = self.scores.setdefault((shot.prompt, name), {})
-                known |= {**self.judge(image, shot.prompt), **shot.scores}
+                self.scores.setdefault((shot.prompt, name), {}).update({**judged, **shot.scores})
+
+    def keep(self, names: Collection[str]) -> None:
+        """Delete the pictures that turned out not to be shown, and forget their scores."""
+        for name in {*self._ids.values()} - {*names}:
+            (self.folder / place_of(name)).unlink()
+        self.scores = {key: own for key, own in self.scores.items() if key[1] in names}
 
     def id_of(self, spot: Spot) -> str:
         """Give the id of an opened picture."""

@@ -76,7 +76,7 @@ def test_as_many_winners_are_lost_as_the_level_allows(
 ) -> None:
     """16 candidates, 8 times of falling spread and equal correlation, a mean of each time that all share."""
     rng = np.random.default_rng([17, int(100 * alike), k, losers])
-    prompts, lost, spent = 60, [], 0
+    prompts, lost, spent = 50, [], 0
     for _ in range(prompts):
         common, own = rng.standard_normal((16, 1)), rng.standard_normal((16, 8))
         parts = (alike**0.5 * common + (1 - alike) ** 0.5 * own) * np.linspace(1, 0.3, 8) + 3 * rng.normal(

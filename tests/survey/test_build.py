@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -300,6 +302,35 @@ def test_one_prompt_has_no_other_for_a_check(tmp_path: Path, capsys: pytest.Capt
     assert main(["survey", "build", str(tmp_path / "s"), str(tmp_path / "own"), "kind=agree"]) == 2
     assert "attention=0 practice=0" in capsys.readouterr().err
     assert build(tmp_path, tmp_path / "own", "kind=agree", "attention=0", "practice=0").plan["rounds"] == 1
+
+
+def test_large_pictures_are_reduced_and_only_what_is_shown_is_there(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        rows = [{"text": text} for text in PROMPTS]
+        sizes = [picture(n, len(name)).resize((40, 20 + len(name))) for n in range(len(PROMPTS))]
+        for n, image in enumerate(sizes):
+            image.putpixel((0, 0), (n, len(name[1:]), 77 if name == "one" else 3))
+        write(tmp_path / name, rows, sizes)
+    survey = build(
+        tmp_path, tmp_path / "one", tmp_path / "two", "kind=pairs", "prompts=2", "side=32", "attention=0"
+    )
+    files = {own.file for one in survey.rounds for own in one.pictures}
+    assert {f"pictures/{path.name}" for path in (tmp_path / "survey" / "pictures").iterdir()} == files
+    assert all(Image.open(tmp_path / "survey" / file).size == (32, 18) for file in files)
+    rows = json.loads((tmp_path / "survey" / "scores.json").read_text())["rows"]
+    assert {row["picture"] for row in rows} <= {Path(file).stem for file in files}
+
+
+def test_first_errors_and_help_need_neither_torch_nor_a_server() -> None:
+    code = (
+        "import sys; from mitune.cli import main; "
+        "codes = [main(['survey', *words]) for words in "
+        "(['bild'], ['build', 'help'], ['build', '/nowhere', 'x=1'], ['report', '/nowhere'], ['report', 'help'])]; "
+        "assert codes == [2, 0, 2, 2, 0], codes; "
+        "assert not {'torch', 'pandas', 'fastapi', 'sqlalchemy', 'matplotlib'} & {*sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_help_lists_every_key_and_the_verb_knows_its_acts(capsys: pytest.CaptureFixture[str]) -> None:

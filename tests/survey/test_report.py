@@ -139,6 +139,7 @@ def test_before_the_first_answer_the_command_says_so_and_leaves_a_page(
 ) -> None:
     assert main(["survey", "report", str(folder)]) == 0
     assert "0 of 0 participants are counted" in capsys.readouterr().out
+    assert list(pd.read_csv(folder / "report" / "answers.csv").columns)[:2] == ["person", "group"]
     assert "No answer is counted yet" in (folder / "report" / "index.html").read_text(encoding="utf-8")
 
 
