@@ -149,12 +149,13 @@ class Server:
         """SIGKILL: it has no time for anything."""
         self.stop(signal.SIGKILL)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it, and wait until it has."""
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait()
-            self.process = None
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int | None:
+        """End it, and wait until it has; gives its exit code."""
+        if self.process is None:
+            return None
+        self.process.send_signal(how)
+        code, self.process = self.process.wait(), None
+        return code
 
     @property
     def log(self) -> str:

@@ -7,9 +7,10 @@ import dataclasses
 import os
 import re
 import secrets
+import signal
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,21 @@ def main(words: Sequence[str]) -> int:
                 forwarded_allow_ips=settings.proxy or None,
                 timeout_graceful_shutdown=5,
             )
-            uvicorn.Server(config).run(sockets=[listener])
+            with _stopped_as_asked():
+                uvicorn.Server(config).run(sockets=[listener])
     return 0
+
+
+@contextlib.contextmanager
+def _stopped_as_asked() -> Iterator[None]:
+    """To be told to stop is how a server ends, and no error: uvicorn stops, and then sends itself the signal again."""
+    asked = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(one, lambda *_: None) for one in asked]
+    try:
+        yield
+    finally:
+        for one, handler in zip(asked, before, strict=True):
+            signal.signal(one, handler)
 
 
 def read(words: Sequence[str]) -> tuple[Path, Serving]:

@@ -60,7 +60,8 @@ def test_a_running_server_bears_what_no_browser_sends_and_says_nothing_of_whom(t
         )
         assert b" 200 " in raw(server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
     finally:
-        server.stop()
+        code = server.stop()
+    assert code == 0
     assert "127.0.0.1" not in server.log
     assert "Traceback" not in server.log
 

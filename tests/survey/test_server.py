@@ -592,6 +592,11 @@ def test_answers_to_another_plan_are_not_mixed_with_these(tmp_path: Path, serve:
     make_survey(tmp_path, rounds=4)
     with pytest.raises(UserError, match=r"another plan; move it away"):
         serve(tmp_path)
+    make_survey(tmp_path)
+    path = tmp_path / "survey.json"
+    path.write_text(path.read_text().replace("a red circle above a blue square", "another prompt"))
+    with pytest.raises(UserError, match=r"another plan"):
+        serve(tmp_path)
 
 
 def test_a_language_that_there_is_not_and_a_picture_that_is_gone_are_refused(
