@@ -18,7 +18,6 @@ from mitune.survey.design import KINDS, SCORES, Rules, Survey, write_survey
 from mitune.survey.power import ALIKE, DIFFER, comparing, planned
 from mitune.survey.sources import Decoder, Source, candidates_of, read_source, with_table
 
-_LISTED = 40  # participants of a block
 _BEST, _PAIRS, _AGREE = "best_of_scores", "pairs", "agree"
 
 
@@ -33,7 +32,7 @@ class BuildSettings(Settings):
         None, "at most this many prompts, evenly over the categories (default: all)", low=1, high=ROWS
     )
     rounds: int = key(10, "rounds of a participant, without practice and attention checks", low=1, high=1000)
-    participants: int = key(_LISTED, "participants that are planned for", low=1, high=CANDIDATES)
+    participants: int = key(40, "participants that are planned for", low=1, high=CANDIDATES)
     shown: int | None = key(None, "methods in a round (default: all; pairs: 2)", low=2, high=16)
     attention: int = key(1, "attention checks of a participant: a picture of another prompt", low=0, high=100)
     practice: int = key(1, "practice rounds, which are not counted", low=0, high=10)

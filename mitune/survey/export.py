@@ -39,8 +39,7 @@ def write_tables(
 
 def _cell(value: Any) -> Any:
     """A cell of a CSV: a list with blanks, and nothing that a spreadsheet takes for a formula."""
-    if isinstance(value, (list, tuple)):
-        return " ".join(value)
+    value = " ".join(value) if isinstance(value, (list, tuple)) else value
     return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
 
 

@@ -41,10 +41,10 @@ def folder(tmp_path: Path) -> Path:
 
 def hostile() -> Survey:
     survey = made_up(
-        "methods", (EVIL, "b"), 4, 3, 8, categories=(EVIL, "shape"), groups=GROUPS, attention=True
+        "methods", (EVIL, "=b"), 4, 3, 8, categories=(EVIL, "shape"), groups=GROUPS, attention=True
     )
     rounds = tuple(dataclasses.replace(one, prompt=f"{EVIL} {one.prompt}") for one in survey.rounds)
-    return dataclasses.replace(survey, rounds=rounds, title=EVIL, question=EVIL, names=(EVIL, "b"))
+    return dataclasses.replace(survey, rounds=rounds, title=EVIL, question=EVIL, names=(EVIL, "=b"))
 
 
 def answers() -> tuple[list[Participant], list[Answer]]:
@@ -92,7 +92,7 @@ def test_the_exports_hold_no_codes_times_or_formulas(folder: Path) -> None:
         assert len(again) == len(pd.read_parquet(folder / "report" / f"{name}.parquet"))
     shares = pd.read_parquet(folder / "report" / "shares.parquet")
     row = shares[
-        (shares["table"] == "marginals") & (shares["name"] == "b") & (shares["group"] == "average")
+        (shares["table"] == "marginals") & (shares["name"] == "=b") & (shares["group"] == "average")
     ].iloc[0]
     assert row["share"] == found["marginals"][1]["by_group"]["average"]["share"]
     assert row["low"] < row["share"] < row["high"]
