@@ -277,8 +277,8 @@ class Database:
         )  # fmt: skip
         with self._told(), self._reading() as connection:
             return [
-                Answer(*row[:4], tuple(json.loads(row[4])), tuple(json.loads(row[5])), *row[6:])
-                for row in connection.execute(query)
+                Answer(code, number, group, name, _ids(shown), _ids(chosen), seconds, saved)
+                for code, number, group, name, shown, chosen, seconds, saved in connection.execute(query)
             ]
 
     def amounts(self) -> tuple[int, int]:
@@ -298,7 +298,11 @@ def _facts(connection: sa.Connection) -> dict[str, str]:
 
 def _answered(connection: sa.Connection, code: str) -> dict[str, tuple[str, ...]]:
     own = sa.select(_ANSWERS.c.round, _ANSWERS.c.chosen).where(_ANSWERS.c.participant == code)
-    return {name: tuple(json.loads(chosen)) for name, chosen in connection.execute(own)}
+    return {name: _ids(chosen) for name, chosen in connection.execute(own)}
+
+
+def _ids(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def _sqlite(path: Path, only_read: bool) -> sa.Engine:
