@@ -74,7 +74,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) torch==2.13.0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 20)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,docs,wandb,tensorboard]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,docs,survey,postgresql,wandb,tensorboard]'
 	@touch $@
 
 clean:

@@ -82,6 +82,15 @@ VERBS: Catalogue[Verb] = Catalogue(
         takes="[probe=SECONDS] [group=option ...] [key=value ...]",
     ),
     Verb(
+        "survey",
+        "ask people: build a survey from pictures, serve its page, report the answers as tables",
+        "mitune.verbs.survey:survey",
+        takes="build|serve|report FOLDER [[NAME=]SOURCE ...] [key=value ...]",
+        said="build: FOLDER is made from sources, [NAME=]SOURCE: a run's folder, one of mitune sample, a folder or"
+        " table of pictures with prompts; mitune survey build help lists its keys. serve: the survey of FOLDER on this"
+        " machine. report: FOLDER/report, with a page, its figures and the answers without personal data.",
+    ),
+    Verb(
         "help", "one key, group, sampler, score or stage in full", "mitune.verbs.help:explained", takes="NAME"
     ),
     Verb("schema", "the configuration as a JSON schema", "mitune.verbs.help:printed_schema"),
