@@ -57,8 +57,7 @@ class Heun:
         there = torch.add(kept, picture, alpha=at.pull)
         if at.after is None:
             return there
-        end = at.after.t if at.after.told is None else at.after.told
-        seen = self._grid.picture(at.after, there, evaluate(there, end))
+        seen = self._grid.picture(at.after, there, evaluate(there, at.after.t, at.after.told))
         return torch.add(kept, torch.lerp(picture, seen, at.weight), alpha=at.pull)
 
     def select(self, rows: Tensor) -> None:

@@ -332,7 +332,7 @@ def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequenc
 
 def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: SamplerConfig) -> str:
     """What to say of a batch that does not fit: how many candidates would, by one step each."""
-    probe = dataclasses.replace(sampler, steps=1)
+    probe = dataclasses.replace(sampler, steps=1, guidance_interval=None)  # the largest forward is a guided one
     fits = largest_that_fits(len(seeds), lambda n: sample(denoiser, condition[:n], seeds[:n], probe))
     keys = "generate.batch_size={fits} (in an evaluation: evaluate.batch_size={fits})"
     return advice("a batch", len(seeds), fits, keys)
