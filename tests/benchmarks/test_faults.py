@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.faults import kills, speed
 from benchmarks.faults.__main__ import figures
 from benchmarks.faults.job import TOLERANCE, Verdict, arguments, judge
 from benchmarks.faults.server import fellows
+from benchmarks.faults.speed import BOOKKEEPING
 from mitune import digests
 from mitune.files import read_json, write_json
 from tests.cli import main
@@ -113,3 +115,8 @@ def test_names_of_what_is_timed_exist() -> None:
     assert set(kills.COMMANDS) <= {"generate", "train", "run"}
     assert fellows(0, 1) == {}
     assert fellows(1, 2)["RANK"] == "1"
+
+
+@pytest.mark.parametrize("name", BOOKKEEPING)
+def test_what_is_timed_as_bookkeeping_is_there(name: str) -> None:
+    assert callable(pkgutil.resolve_name(name))
