@@ -176,8 +176,8 @@ def in_interval(interval: Sequence[float] | None, t: float) -> bool:
 def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
     """Make the solver of ``settings``; its steps are laid out as the model's scheduler has them, where these are None.
 
-    UserError for a setting out of bounds, a grid that the schedule does not have, a flow's sampler on a diffusion, and a
-    guidance interval between the steps.
+    UserError for a setting out of bounds, a grid that the schedule does not have, a flow's sampler on a diffusion, and
+    a guidance interval between the steps.
     """
     schedule, settings = denoiser.schedule, settings.resolved(denoiser.sampler_defaults)
     settings.check("sampler.")
@@ -192,8 +192,8 @@ def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
     if not any(in_interval(settings.guidance_interval, t) for t, _ in places):
         raise UserError(
             f"sampler.guidance_interval={list(settings.guidance_interval or ())}: none of the steps' times,"
-            f" {places[0][0]:g} to {places[-1][0]:g}, lies within, so nothing would be guided; give a wider interval, or"
-            " null for all times"
+            f" {places[0][0]:g} to {places[-1][0]:g}, lies within, so nothing would be guided; give a wider interval,"
+            " or null for all times"
         )
     grid = Grid(schedule, denoiser.prediction_type, _intervals(schedule, places, to_clean))
     solver: Solver = part.load()(grid, settings)

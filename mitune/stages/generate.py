@@ -15,6 +15,7 @@ from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.information.in_passes import Contest
 from mitune.runs import RunFolder
+from mitune.sampling.grids import laid
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import SCORES, columns, scorers_of
 from mitune.stages.candidates import Drawing, Keep, draw
@@ -53,7 +54,8 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     check_tasks(denoiser, prompts, config.prompts, "prompts")
     check_real(config, denoiser)
     folder = run.round(number) / "candidates"
-    name = candidates_name(config, number, prompts, denoiser.identity, denoiser.branches)
+    steps = laid(denoiser.schedule, candidate_sampler(config, denoiser))
+    name = candidates_name(config, number, prompts, denoiser.identity, denoiser.branches, steps)
     race = race_of(config, denoiser)
     with shared(config, folder, name), denoiser.fused():
         store = draw(

@@ -184,8 +184,8 @@ def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
     if blind and SCORES[racing.by].where == "path":
         raise UserError(
             f"sampler.racing.at={list(racing.at)}: {racing.by} tells nothing of the candidates after step"
-            f" {cuts[0].step}, as no step before it lies in sampler.guidance_interval={list(sampler.guidance_interval)};"
-            " cut later, or give a wider interval"
+            f" {cuts[0].step}, as no step up to it lies in sampler.guidance_interval="
+            f"{list(sampler.guidance_interval)}; cut later, or give a wider interval"
         )
     return Race(cuts, look_scoring(config, denoiser, racing.by, racing.times, racing.edits))
 

@@ -85,6 +85,24 @@ def test_mi_steers_from_where_guidance_begins(tmp_path: Path) -> None:
     assert drawn(tmp_path)[1]["mi"].notna().all()
 
 
+@pytest.mark.parametrize(("spacing", "said"), [("leading", 2), ("trailing", 0)])
+def test_what_a_version_with_other_steps_began_is_not_gone_on_with(
+    spacing: str, said: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sampler=dpmpp_2m", f"sampler.spacing={spacing}", "generate.rows_per_unit=3"]
+    command = ["generate", f"run={tmp_path}", *SMALL, *words]
+    assert main(command) == 0
+    folder = tmp_path / "round-1" / "candidates"
+    made = json.loads((folder / "model.json").read_text())
+    made.pop("steps", None)  # as that version left it
+    (folder / "model.json").write_text(json.dumps(made))
+    assert main(command) == 0  # finished: nothing is drawn
+    (folder / "unit-000001.parquet").unlink()
+    capsys.readouterr()
+    assert main(command) == said
+    assert ("laid the steps of this sampler otherwise" in capsys.readouterr().err) == (said == 2)
+
+
 def test_a_guidance_interval_saves_the_null_branch_outside_of_it(tmp_path: Path) -> None:
     words = ["sampler.steps=10", "sampler.spacing=trailing"]
     forwards, found = [], []
