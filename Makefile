@@ -1,5 +1,5 @@
 # Two commands, each doing all its own set-up on a machine with Python 3.10 to 3.13 only:
-#   make demo   the whole loop on the embedded world (about ten minutes on two cores), then a report to look at
+#   make demo   the whole loop on the embedded world (about five minutes on two cores), then a report to look at
 #   make test   lint, types, the documentation and tests
 #   make docs   the documentation as a site: site/index.html
 #   make test-wheel   every command of README.md and the quick start, typed literally in an environment made from the wheel
@@ -74,7 +74,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) torch==2.13.0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 1 --timeout 20)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,docs,wandb,tensorboard]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,docs,survey,postgresql,wandb,tensorboard]'
 	@touch $@
 
 clean:

@@ -153,7 +153,7 @@ def test_no_stage_shows_the_overview_and_fails(capsys: pytest.CaptureFixture[str
         (["run", "--cgf"], "did you mean '--cfg'"),
         (["run", "train.stepz=3"], "did you mean 'train.steps'"),
         (["run", "tracker.wandbb=true"], "tracker.wandb"),
-        (["generate", "select.k=99"], "generate.candidates=12"),
+        (["generate", "select.k=99"], "generate.candidates=10"),
         (["run", "sampler.eta=0"], "llr needs a stochastic sampler"),
     ],
 )

@@ -44,6 +44,7 @@ FLOORS = {
     "hub": 2,
     "report": 3,
     "runs": 3,
+    "survey": 3,
     "stages": 4,
     "command": 4,
     "manual": 4,

@@ -121,12 +121,12 @@ def _ratio_ci(
         counts = generator.multinomial(clusters, chance, size=min(step, n - start))
         drawn = counts @ sums
         resampled.append(drawn[:, 0] / drawn[:, 1])
-    tail = _tail(clusters)
-    low, high = np.quantile(np.concatenate(resampled), [tail, 1.0 - tail])
+    edge = tail(clusters)
+    low, high = np.quantile(np.concatenate(resampled), [edge, 1.0 - edge])
     return Estimate(value, float(low), float(high))
 
 
-def _tail(clusters: int) -> float:
+def tail(clusters: int) -> float:
     """Tail share of the expanded percentile interval for few clusters.
 
     The plain percentile interval is too narrow by √((n−1)/n), and uses normal where t quantiles belong: α′/2 =

@@ -27,7 +27,7 @@ VERBS: Catalogue[Verb] = Catalogue(
     "command",
     Verb(
         "demo",
-        "the whole loop on the embedded world: about ten minutes on two cores, then a report",
+        "the whole loop on the embedded world: about five minutes on two cores, then a report",
         "mitune.verbs.demo:demo",
         takes="[key=value ...]",
         options={"--cfg": "print the resolved configuration, and do nothing"},
@@ -80,6 +80,15 @@ VERBS: Catalogue[Verb] = Catalogue(
         "what mitune run would do with these words: files, plan, memory, disk; with probe=10 (seconds) the time",
         "mitune.verbs.check:check",
         takes="[probe=SECONDS] [group=option ...] [key=value ...]",
+    ),
+    Verb(
+        "survey",
+        "ask people: build a survey from pictures, serve its page, report the answers as tables",
+        "mitune.verbs.survey:survey",
+        takes="build|serve|report FOLDER [[NAME=]SOURCE ...] [key=value ...]",
+        said="build: FOLDER is made from sources, [NAME=]SOURCE: a run's folder, one of mitune sample, a folder or"
+        " table of pictures with prompts; mitune survey build help lists its keys. serve: the survey of FOLDER on this"
+        " machine. report: FOLDER/report, with a page, its figures and the answers without personal data.",
     ),
     Verb(
         "help", "one key, group, sampler, score or stage in full", "mitune.verbs.help:explained", takes="NAME"

@@ -1,0 +1,1 @@
+"""The human study: people choose among pictures, and their answers become tables with intervals."""
