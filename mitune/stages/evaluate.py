@@ -115,8 +115,12 @@ def _draw(config: DictConfig, folder: Path, units: list[Unit], denoiser: Any, ti
 def baseline_folder(
     config: DictConfig, run: RunFolder, prompts: list[Task], identity: str, laid: str | None = None
 ) -> Path:
-    """Name the folder of the base model's held-out pictures, by everything they depend on: the model and prompts
-    themselves, not where they were read from. ``laid``: as :func:`mitune.sampling.grids.laid` says.
+    """Name the folder of the base model's held-out pictures, by everything they depend on.
+
+    Args:
+        config, run: of the stage.
+        prompts, identity: the prompts and the model themselves, not where they were read from.
+        laid: as :func:`mitune.sampling.grids.laid` says.
     """
     values = {
         name: value
