@@ -154,6 +154,17 @@ def test_another_choice_than_was_raced_for_is_refused(
         assert f"{key} (" in refused([*command, changed])
 
 
+@pytest.mark.parametrize("changed", [["scorers=[mi_image,elbo]", "select.by=elbo"], ["select.by=mi"]])
+def test_where_nothing_is_measured_in_passes_it_is_said(
+    changed: list[str], arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``mi_image``'s pass gives ``elbo`` as well."""
+    assert main(arguments("generate", *SCORED, "scorer.mi_image.times=5", PASSES, *changed)) == 0
+    assert "note: generate.passes=0.3: select.by=" in capsys.readouterr().out
+    assert table(tmp_path / "run")["elbo"].notna().all()
+    assert "passes" not in read_json(tmp_path / "run" / "round-1" / "done" / "generate.json")
+
+
 def test_where_nobody_can_leave_all_get_their_scores(
     arguments: Arguments, tmp_path: Path, made: Path
 ) -> None:
