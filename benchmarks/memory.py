@@ -120,7 +120,10 @@ def measure_command(tree: Path, words: Sequence[str], processes: int) -> dict[st
     command = [sys.executable, *(launch if processes > 1 else []), "-m", "mitune", *words]
     began, samples = time.perf_counter(), []
     with tempfile.TemporaryFile() as errors:
-        started = subprocess.Popen(command, env=environment(tree), stdout=subprocess.DEVNULL, stderr=errors)
+        # Python looks in the folder it is started in before PYTHONPATH: started elsewhere, it would not be this tree.
+        started = subprocess.Popen(
+            command, env=environment(tree), cwd=tree, stdout=subprocess.DEVNULL, stderr=errors
+        )
         root = psutil.Process(started.pid)
         while started.poll() is None:
             samples.append(memory_of(_ranks(root, processes > 1)))
@@ -136,6 +139,7 @@ def floor(tree: Path) -> float:
     with subprocess.Popen(
         [sys.executable, "-c", _FLOOR],
         env=environment(tree),
+        cwd=tree,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as process:

@@ -122,6 +122,7 @@ def write_candidates(tree: Path, model: Path, folder: Path, count: int) -> Path:
         [sys.executable, "-c", _GENERATE, *words],
         check=True,
         env=environment(tree),
+        cwd=tree,
         stdout=subprocess.DEVNULL,
     )
     return run
