@@ -102,11 +102,12 @@ class Database:
         """Connect. Raises UserError for a URL that is none, and for a database that is not there or no such one."""
         try:
             parsed = sa.make_url(url)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ValueError) as error:  # ValueError: of the port
             raise UserError(
                 "answers: this is no database's URL; give a survey folder, or postgresql://USER@HOST/NAME"
             ) from error
-        self.name = parsed.render_as_string(hide_password=True)
+        # Without what follows the ?: libpq takes a password there too.
+        self.name = parsed.set(query={}).render_as_string(hide_password=True)
         self._one_writer: Any = contextlib.nullcontext()
         if parsed.get_backend_name() == "sqlite":
             self.name = parsed.database or ""
@@ -158,7 +159,13 @@ class Database:
                     if name not in known:
                         connection.execute(sa.insert(_FACTS).values(name=name, value=value))
             self._check_schema()
-        if known.get("plan", plan) != plan:
+        self.check_plan(plan)
+
+    def check_plan(self, plan: str) -> None:
+        """Raise UserError where the answers are of another plan."""
+        with self._told(), self._reading() as connection:
+            known = _facts(connection).get("plan")
+        if known != plan:
             raise UserError(
                 f"answers: {self.name} holds the answers to another plan; move it away, or restore that survey.json"
             )

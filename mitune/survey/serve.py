@@ -107,8 +107,12 @@ def read(words: Sequence[str]) -> tuple[Path, Serving]:
         if not is_named or is_folder(word):
             places.append(word)
             continue
+        if "://" in name:  # a URL without its name, which may hold a password: it is not said again
+            raise UserError(f"serve: a URL comes after its name, such as database=URL; give {TAKES}")
         check_known("survey serve: the word", name, fields)
         given[name] = _value(name, value, fields[name].default)
+    if any("://" in place for place in places):
+        raise UserError(f"serve: a URL comes after its name, such as database=URL; give {TAKES}")
     if len(places) != 1:
         what = f"'{short(places[1], 80)}' is one word too many" if places else "the survey folder is missing"
         raise UserError(f"serve: {what}; give {TAKES}")
