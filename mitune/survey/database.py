@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import sqlite3
 import threading
@@ -315,9 +316,15 @@ def _ids(text: str) -> tuple[str, ...]:
 def _sqlite(path: Path, only_read: bool) -> sa.Engine:
     if path.exists():
         check_regular(path)
+    elif not only_read:
+        # For its owner alone, and so are the files that SQLite puts beside it: a code in it is a person's access.
+        with contextlib.suppress(OSError):  # SQLite says what is wrong
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
     def connect() -> sqlite3.Connection:
         mode = "ro" if only_read else "rwc"
+        if only_read and not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
+            mode += "&immutable=1"  # nobody writes, and SQLite would put files beside it even to read
         made = sqlite3.connect(
             f"file:{quote(str(path))}?mode={mode}",
             uri=True,

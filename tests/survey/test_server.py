@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -670,7 +671,7 @@ def test_what_is_no_answers_database_is_refused_in_one_line(tmp_path: Path) -> N
 
 
 def test_answers_are_read_while_a_server_writes_and_from_a_folder_that_is_read_only(
-    tmp_path: Path, serve: Serve
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     survey = make_survey(tmp_path)
     person = Person(serve(tmp_path), random.Random(0))
@@ -678,6 +679,20 @@ def test_answers_are_read_while_a_server_writes_and_from_a_folder_that_is_read_o
     while not place.endswith("/thanks"):
         place = person.answer(place)
         told(survey, [person], read_answers(tmp_path))
+    files = [*tmp_path.glob("answers.sqlite*")]
+    assert len(files) == 3  # with what is written ahead
+    assert not [path.name for path in files if path.stat().st_mode & 0o077]  # a code is a person's access
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with (
+        contextlib.closing(sqlite3.connect(tmp_path / "answers.sqlite")) as one,
+        contextlib.closing(sqlite3.connect(copy / "answers.sqlite")) as other,
+    ):
+        one.backup(other)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write wherever a disk can be written
+    with contextlib.closing(Database(database_url(copy), only_read=True)) as database:
+        told(survey, [person], (database.participants(), database.answers()))
+        assert [path.name for path in copy.iterdir()] == ["answers.sqlite"]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
