@@ -17,6 +17,7 @@ from typing import Any
 from mitune.errors import UserError, check_known, printable, short
 from mitune.files import hold, user_errors
 from mitune.reading import home, is_folder, read_text
+from mitune.survey.answered import is_url
 from mitune.survey.design import read_survey
 from mitune.survey.serving import Serving
 
@@ -117,6 +118,8 @@ def read(words: Sequence[str]) -> tuple[Path, Serving]:
         what = f"'{short(places[1], 80)}' is one word too many" if places else "the survey folder is missing"
         raise UserError(f"serve: {what}; give {TAKES}")
     settings = Serving(**given)
+    if settings.database and not is_url(settings.database):  # it may hold a password: it is not said again
+        raise UserError("serve: database= is no URL of a database; give one as postgresql://USER@HOST/NAME")
     for name in ("url", "frame"):
         address = getattr(settings, name)
         if address and not _URL.fullmatch(address):

@@ -705,6 +705,7 @@ def test_answers_are_read_while_a_server_writes_and_from_a_folder_that_is_read_o
         (["{0}", "{0}"], "one word too many"),
         (["{0}", "postgresql://u:p@h/x"], "a URL comes after its name"),
         (["{0}", "postgresql://u:p@h/x?a=b"], "a URL comes after its name"),
+        (["{0}", "database=answers.sqlite"], "database= is no URL"),
         (["{0}", "prt=1"], "did you mean 'port'"),
         (["{0}", "port=x"], "not understood"),
         (["{0}", "port=70000"], "not between 0 and 65535"),
