@@ -119,6 +119,17 @@ def together() -> Iterator[None]:
     stop()
 
 
+@contextlib.contextmanager
+def said_first() -> Iterator[None]:
+    """Tell the others of the first process's error before it cleans away what they work on: they would report that."""
+    try:
+        yield
+    except BaseException as error:
+        if state().is_main_process:
+            _abandon(error)
+        raise
+
+
 def _abandon(error: BaseException) -> Leave | None:
     """Tell the others that this process ends; gives the Leave of one that ended before, which this one follows."""
     peers = _peers() if _peers.cache_info().currsize else None

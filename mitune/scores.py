@@ -164,7 +164,9 @@ def normalised(score: str, combined: str = "", own: Collection[str] = ()) -> boo
     return any(term.normalised for term in terms(score, combined, own))
 
 
-def weigh(table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any] | None = None) -> np.ndarray:
+def weigh(
+    table: Mapping[str, Any], parts: Sequence[Term], groups: Sequence[Any] | np.ndarray | None = None
+) -> np.ndarray:
     """The sum of ``parts`` over the columns of ``table``, float64 [rows].
 
     ``groups`` [rows]: the prompt of each row, within which z(…) is taken; None takes it over all rows. A score that

@@ -58,7 +58,10 @@ def test_training(
         train(denoiser, make_dataset(), TrainConfig(steps=1, batch_size=8), tmp_path)
 
 
-def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("interval", [None, [300, 800]])
+def test_drawing(
+    interval: list[float] | None, tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mitune.data.prompts import load_prompts
     from mitune.data.store import plan_units
     from mitune.information.scoring import Scoring
@@ -71,6 +74,6 @@ def test_drawing(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     scoring = Scoring(["mi"], dict(compose().scorer), denoiser, seed=0, batch_size=8)
     monkeypatch.setattr(type(denoiser), "_predict", type(denoiser).predict, raising=False)
     monkeypatch.setattr(type(denoiser), "predict", small_device(4))
-    sampler = SamplerConfig("ddim", 4, eta=0.0, guidance=7.5, spacing="leading")
+    sampler = SamplerConfig("ddim", 4, eta=0.0, guidance=7.5, spacing="leading", guidance_interval=interval)
     with pytest.raises(UserError, match=r"a batch of 8; 2 fits: say generate\.batch_size=2"):
         draw_unit(unit, Drawing(sampler, scoring, 0, 8))

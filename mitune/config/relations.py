@@ -416,7 +416,9 @@ def _guidance_interval(interval: list[float] | None, speedup: float | None) -> N
     if interval is None:
         return
     if interval[0] >= interval[1]:
-        raise UserError(f"sampler.guidance_interval={interval}: the first time is not below the second")
+        raise UserError(
+            f"sampler.guidance_interval={interval}: the first time is not below the second; give the lower one first"
+        )
     if speedup is not None:
         raise UserError(
             "sampler.racing.speedup with sampler.guidance_interval: steps take different numbers of rows, and no cuts"

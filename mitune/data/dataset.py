@@ -284,8 +284,8 @@ def _latent_size(feature: Any) -> int:
     return math.prod(shape) if all(isinstance(side, int) and side > 0 for side in shape) else -1
 
 
-def pictures(dataset: Dataset) -> Tensor:
-    """Give all pictures of the set, [rows, 3, H, W] floats in [0, 1].
+def pictures(dataset: Dataset, first: int = 0) -> Tensor:
+    """Give all pictures of the set, [rows, 3, H, W] floats in [0, 1]; ``first``: number of the first row, of a part.
 
     Raises UserError naming a row that does not decode.
     """
@@ -295,7 +295,7 @@ def pictures(dataset: Dataset) -> Tensor:
     texts = dataset["text"]
     decoded = []
     for row, cell in enumerate(raw):
-        what = f"the picture of row {row} ({texts[row]!r})"
+        what = f"the picture of row {first + row} ({texts[row]!r})"
         data = _contents(cell["image"], raw, what)
         decoded.append(decode_png(data, what))
         if decoded[-1].shape != decoded[0].shape:

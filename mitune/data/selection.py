@@ -30,6 +30,30 @@ def scorers_among(columns: Iterable[str]) -> list[str]:
     return [name for name in columns if name not in NOT_SCORES]
 
 
+def parts_among(names: Iterable[str], by: str) -> list[str]:
+    """Give those of a candidate table's columns that ``by`` is read from: none for ``random``. Raises UserError where
+    it is no score of such a table.
+    """
+    there = scorers_among(names)
+    if by == "random":
+        return []
+    if by in there:
+        return [by]
+    known = [*there, "random"]
+    if not by.isidentifier() and all(name in known for name in columns([by], own=_own(there))):
+        return columns([by], own=_own(there))
+    raise UserError(f"select.by={by}: no such score{nearest(by, known)}; there are {', '.join(known)}")
+
+
+def needed(names: Iterable[str], by: str, choice: SelectConfig) -> list[str]:
+    """Give the columns that :func:`choose` reads, of a candidate table that has ``names``. Raises UserError as
+    :func:`parts_among`."""
+    found = ["prompt_id", "prompt", "category", "candidate", LEFT, *parts_among(names, by)]
+    if choice.difficulty != 0 and by != "random":
+        found += columns([by], own=_own(scorers_among(names)))
+    return list(dict.fromkeys(found))
+
+
 def select(
     table: pd.DataFrame, by: str, k: int, highest: bool = True, losers: int = 0, seed: int = 0
 ) -> pd.DataFrame:
@@ -56,32 +80,30 @@ def select(
     if LEFT in table:
         there = np.isfinite(score)
         table, score = table[there], score[there]
-    ordered = (
-        table.reset_index(drop=True)
-        .assign(score=score, _key=-score if highest else score)
-        .sort_values(["prompt_id", "_key", "candidate"], kind="stable")
-    )
-    if ordered.duplicated(["prompt_id", "candidate"]).any():
+    prompt, candidate = _numbers(table["prompt_id"]), table["candidate"].to_numpy()
+    if pd.DataFrame({"prompt": prompt, "candidate": candidate}, copy=False).duplicated().any():
         raise UserError(
             "select: a candidate appears twice in the table; were two runs written to one folder?"
         )
-    groups = ordered.groupby("prompt_id", sort=False)
-    rank, size = groups.cumcount(), groups["candidate"].transform("size")
+    order = np.lexsort([candidate, -score if highest else score, prompt])
+    size = np.bincount(prompt)[prompt[order]]
+    rank = np.arange(len(order)) - np.searchsorted(prompt[order], prompt[order])
     short = size < k + losers
     if short.any():
-        row = ordered[short].iloc[0]
+        row = table.iloc[order[np.argmax(short)]]
         wanted = f"k={k}" if not losers else f"k={k} and {losers} losers"
-        text = row["prompt"] if "prompt" in ordered else row["prompt_id"]
+        text = row["prompt"] if "prompt" in table else row["prompt_id"]
         raise UserError(
-            f"select: {wanted} asked for, but prompt {text!r} has only {int(size[short].iloc[0])} candidates"
+            f"select: {wanted} asked for, but prompt {text!r} has only {int(size[short][0])} candidates"
             " (M); lower k or generate more candidates"
         )
-    chosen = ordered.assign(rank=rank, preferred=rank < k)
-    chosen = chosen[(rank < k) | (rank >= size - losers)]
+    chosen = (rank < k) | (rank >= size - losers)
+    order, rank, size = order[chosen], rank[chosen], size[chosen]
     # Losers are listed from the worst up: the i-th loser of a prompt is the partner of its i-th winner.
-    order = np.where(chosen["preferred"], chosen["rank"], 2 * size[chosen.index].to_numpy() - chosen["rank"])
-    chosen = chosen.assign(_order=order).sort_values(["prompt_id", "_order"], kind="stable")
-    return chosen.drop(columns=["_key", "_order"]).reset_index(drop=True)
+    listed = np.lexsort([np.where(rank < k, rank, 2 * size - rank), prompt[order]])
+    order, rank = order[listed], rank[listed]
+    rows = table.iloc[order].reset_index(drop=True).assign(score=score[order], rank=rank, preferred=rank < k)
+    return rows.astype({name: rows[name].cat.categories.dtype for name in rows if _is_coded(rows[name])})
 
 
 def choose(table: pd.DataFrame, by: str, choice: SelectConfig, seed: int = 0) -> pd.DataFrame:
@@ -153,8 +175,8 @@ def prompt_weights(chosen: pd.DataFrame, table: pd.DataFrame, by: str, difficult
     """
     if difficulty == 0 or by == "random":
         return np.ones(len(chosen))
-    parts = [replace(term, normalised=True) for term in terms(by, own=_own(table))]
-    means = table.groupby("prompt_id")[[term.name for term in parts]].mean()
+    parts = [replace(term, normalised=True) for term in terms(by, own=_own(scorers(table)))]
+    means = table.groupby(table["prompt_id"].to_numpy())[[term.name for term in parts]].mean()
     ease = weigh({"ease": weigh(means, parts)}, [Term(1.0, "ease", normalised=True)])
     weights = np.exp(-difficulty * pd.Series(ease, means.index).reindex(chosen["prompt_id"]).to_numpy())
     return weights / weights.mean()
@@ -177,13 +199,11 @@ def _scores(table: pd.DataFrame, by: str, seed: int) -> np.ndarray:
     if by == "random":
         pairs = zip(table["prompt_id"], table["candidate"], strict=True)
         return np.array([_uniform(f"{seed}:{prompt}:{int(candidate)}") for prompt, candidate in pairs])
-    names = [*scorers(table), "random"]
-    if by in names:
+    parts_among(table.columns, by)
+    if by in table:
         score = table[by].to_numpy(dtype=np.float64, na_value=np.nan)
-    elif not by.isidentifier() and all(name in names for name in columns([by], own=_own(table))):
-        score = weigh(table, terms(by, own=_own(table)), table["prompt_id"])
     else:
-        raise UserError(f"select.by={by}: no such score{nearest(by, names)}; there are {', '.join(names)}")
+        score = weigh(table, terms(by, own=_own(scorers(table))), _numbers(table["prompt_id"]))
     bad = ~np.isfinite(score)
     if LEFT in table:
         bad &= table[LEFT].isna().to_numpy()
@@ -197,9 +217,21 @@ def _scores(table: pd.DataFrame, by: str, seed: int) -> np.ndarray:
     return score
 
 
-def _own(table: pd.DataFrame) -> list[str]:
-    """The score columns that a sum can name: a user's functions among them."""
-    return [name for name in scorers(table) if name.isidentifier()]
+def _own(names: Iterable[str]) -> list[str]:
+    """The scores that a sum can name: a user's functions among them."""
+    return [name for name in names if name.isidentifier()]
+
+
+def _is_coded(column: pd.Series) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def _numbers(prompts: pd.Series) -> np.ndarray:
+    """A number for every prompt, in the order of their ids."""
+    if not _is_coded(prompts):
+        return pd.factorize(prompts, sort=True)[0]
+    places, _ = pd.factorize(prompts.cat.categories, sort=True)
+    return places[prompts.cat.codes.to_numpy()]
 
 
 def _uniform(text: str) -> float:

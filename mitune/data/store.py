@@ -48,6 +48,7 @@ _TYPES = {
     "seed": pa.int64(),
     "kept": pa.bool_(),
 }
+_TEXTS = [name for name, kind in _TYPES.items() if kind == pa.string()]
 # Of candidates that raced: steps taken by one that was dropped (null: it finished), and what it was last ranked by.
 RACE = ("dropped_at", "race")
 _RACE_TYPES = {"dropped_at": pa.int64(), "race": pa.float64()}
@@ -351,6 +352,7 @@ class CandidateStore:
         partial: bool = False,
         columns: Collection[str] | None = None,
         kept: bool = False,
+        coded: bool = False,
     ) -> pd.DataFrame:
         """Give all rows in unit order, with ``unit`` and ``latent_row`` (-1: not kept) added.
 
@@ -360,6 +362,7 @@ class CandidateStore:
             partial: give those that are there so far.
             columns: of these alone (None: of all), as far as any unit has them; nothing else is read or held.
             kept: give the rows whose latent was kept alone.
+            coded: give texts as categories: a row holds the number of a text, which is held once.
 
         Raises UserError when there are no rows, or not all.
         """
@@ -369,20 +372,48 @@ class CandidateStore:
         wanted = None if columns is None else {*columns}
         if wanted is not None and (kept or LATENT_ROW in wanted):
             wanted.add("kept")
-        parts = side_by_side(lambda index: self._read(index, wanted, dropped, kept), indices)
+        parts = side_by_side(lambda index: self._read(index, wanted, dropped, kept, coded), indices)
         sizes = np.array([len(part) for part in parts])
         found = pa.concat_tables(parts, promote_options="default")
         del parts
         added = dict(_places(found, indices, sizes, wanted))
-        frame = found.drop_columns(
-            [name for name in found.column_names if not _asked(name, columns)]
-        ).to_pandas()
+        found = found.drop_columns([name for name in found.column_names if not _asked(name, columns)])
+        frame = found.unify_dictionaries().to_pandas()
+        del found
         return frame.assign(**added) if len(frame.columns) else pd.DataFrame(added)
 
-    def _read(self, index: int, wanted: Collection[str] | None, dropped: bool, kept: bool) -> pa.Table:
+    def whole(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Give all columns of some rows of :meth:`table`, in their order, told by ``unit``, ``prompt_id`` and
+        ``candidate``. Only those rows are held.
+
+        Raises UserError where one is there no more.
+        """
+        if not len(rows):
+            return rows
+        units = rows[UNIT].to_numpy()
+        keys = _keys(pa.Table.from_pandas(rows[["prompt_id", "candidate"]], preserve_index=False))
+        order = np.argsort(units, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
+
+        def read(places: np.ndarray) -> pa.Table:
+            index = int(units[places[0]])
+            part = self._read(index, None, False, False)
+            for name, values in _places(part, [index], np.array([len(part)]), None):
+                part = part.append_column(name, pa.array(values))
+            there = pc.index_in(keys.take(places), value_set=_keys(part))
+            if there.null_count:
+                raise UserError(f"{self.table_path(index)} was changed meanwhile; {_AGAIN}")
+            return part.take(there)
+
+        found = pa.concat_tables(side_by_side(read, groups), promote_options="default")
+        return found.take(np.argsort(order)).to_pandas()
+
+    def _read(
+        self, index: int, wanted: Collection[str] | None, dropped: bool, kept: bool, coded: bool = False
+    ) -> pa.Table:
         """The columns of one unit, without what a race dropped unless that is asked for. One open of its file."""
-        path = self.table_path(index)
-        with reading(path, _AGAIN), pq.ParquetFile(path) as file:
+        path, texts = self.table_path(index), _TEXTS if coded else None
+        with reading(path, _AGAIN), pq.ParquetFile(path, read_dictionary=texts) as file:
             there = file.schema_arrow.names
             race = "dropped_at" in there and not dropped
             names = [
@@ -454,6 +485,12 @@ class CandidateStore:
 
 def _asked(name: str, columns: Collection[str] | None) -> bool:
     return columns is None or name in columns
+
+
+def _keys(rows: pa.Table) -> pa.Array:
+    """What tells each row from all others: prompt and number."""
+    texts = [rows.column(name).combine_chunks().cast(pa.string()) for name in ("prompt_id", "candidate")]
+    return pc.binary_join_element_wise(*texts, " ")
 
 
 def _places(

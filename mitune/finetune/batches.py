@@ -226,7 +226,10 @@ def _latents(dataset: Any, denoiser: Denoiser, scratch: Scratch | None) -> Tenso
 
     def encode(part: slice) -> Tensor:
         rows = dataset.select(range(part.start, part.stop))
-        latents = datasets.latents(rows) if stored else denoiser.encode_image(datasets.pictures(rows)).float()
+        if stored:
+            latents = datasets.latents(rows)
+        else:
+            latents = denoiser.encode_image(datasets.pictures(rows, part.start)).float()
         if tuple(latents.shape[1:]) != shape:
             raise UserError(
                 f"the training set holds latents of {tuple(latents.shape[1:])}, this model's are {shape}; it "

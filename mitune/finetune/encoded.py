@@ -186,8 +186,16 @@ class Scratch:
         """Encode ``count`` rows, each process some of the chunks, and give them to all; ``encode`` gives the bytes of a
         chunk [n, width].
 
-        Call it on all processes. Raises UserError where the disk refuses.
+        Call it on all processes. Raises UserError where the disk refuses; nothing is left then.
         """
+        try:
+            with distributed.said_first():
+                return self._write(count, encode)
+        except BaseException:
+            self.close()
+            raise
+
+    def _write(self, count: int, encode: Callable[[slice], Tensor]) -> FileRows:
         own = distributed.state()
         place, parts = Path(distributed.broadcast(self._make)), chunks(count)
         distributed.visible(place)

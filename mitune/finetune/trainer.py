@@ -125,6 +125,15 @@ class _Run:
         if self.processes.is_main_process:
             clean_partial(self.folder)
         self.scratch = Scratch(self.folder)
+        try:
+            self._prepare()
+        except BaseException:
+            self.scratch.close()
+            raise
+
+    def _prepare(self) -> None:
+        """Read the training set, and make what the loop needs of it."""
+        denoiser, config = self.denoiser, self.config
         self.data = load_training_set(
             self.dataset, denoiser, self.objective, config.temperature, config.soft_labels, self.scratch
         )
@@ -165,7 +174,8 @@ class _Run:
     def run(self) -> TrainResult:
         """Take all steps that are not taken yet; what was written for them alone is removed."""
         try:
-            return self._run()
+            with distributed.said_first():
+                return self._run()
         finally:
             self.scratch.close()
 

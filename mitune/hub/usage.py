@@ -20,6 +20,7 @@ _SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
     "heun": "HeunDiscreteScheduler",
 }
+_ALGORITHMS = {"dpmpp_2m": "dpmsolver++", "dpmpp_2m_sde": "sde-dpmsolver++"}
 _DTYPES = ("float16", "bfloat16")
 
 
@@ -85,11 +86,7 @@ def usage(
     if scheduler:
         told = ", ".join(["pipeline.scheduler.config", *_layout(own)])
         lines.append(f"pipeline.scheduler = diffusers.{scheduler}.from_config({told})")
-    if own.guidance_interval is not None:
-        low, high = own.guidance_interval
-        lines.append(
-            f"# The evaluation guided between times {low:g} and {high:g} only; this pipeline guides everywhere."
-        )
+    lines += [f"# The evaluation {line}." for line in _otherwise(own, flow)]
     return [
         *lines,
         'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
@@ -98,6 +95,19 @@ def usage(
         ").images[0]",
         'picture.save("picture.png")',
     ]
+
+
+def _otherwise(own: SamplerConfig, flow: bool | None) -> list[str]:
+    """What the evaluation did and the pipeline cannot be told to do."""
+    found = []
+    if flow is not False and own.name != "euler":
+        found.append(f"drew with {own.name}; this pipeline draws as the model's own scheduler does")
+    if flow is False and own.spacing == "karras" and SAMPLERS[own.name].grid == "ddim":
+        found.append("laid its steps by karras; the scheduler of this pipeline has no such grid")
+    if own.guidance_interval is not None:
+        low, high = own.guidance_interval
+        found.append(f"guided between times {low:g} and {high:g} only; this pipeline guides everywhere")
+    return found
 
 
 def usage_here(base: str, adapter: str, prompts: Iterable[str], drawn: Drawn) -> list[str]:
@@ -129,17 +139,17 @@ def _layout(own: SamplerConfig, ours: bool = False) -> list[str]:
         "spacing" if ours else "timestep_spacing": own.spacing,
         "steps_offset": own.steps_offset,
     }
-    if own.spacing == "karras" and not ours:
-        del found["timestep_spacing"]
-        found["use_karras_sigmas"] = (
-            SAMPLERS[own.name].grid != "ddim" or None
-        )  # others' schedulers have no such grid
+    if own.spacing is not None and not ours:
+        karras = own.spacing == "karras"
+        found["timestep_spacing"] = None if karras else own.spacing
+        # Said either way: the model's own scheduler may have them. Those of one step know no such grid.
+        found["use_karras_sigmas"] = karras if SAMPLERS[own.name].grid != "ddim" else None
     if own.name == "ddim":
         found["set_alpha_to_one"] = own.set_alpha_to_one
     if own.name == "ddpm" and not ours:
         found["variance_type"] = f"fixed_{own.variance}"
-    if own.name == "dpmpp_2m_sde" and not ours:
-        found["algorithm_type"] = "sde-dpmsolver++"
+    if own.name in _ALGORITHMS and not ours:
+        found["algorithm_type"] = _ALGORITHMS[own.name]
     if own.name == "ddpm" and ours:
         found["variance"] = own.variance
     return [f"{name}={json.dumps(value) if isinstance(value, str) else repr(value)}" for name, value in found.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,8 +48,8 @@ class PathMI:
 
     A visited time outside of a guidance interval counts nothing: the sum, mean or integral is that over the interval.
 
-    UserError as ``Weighting``, for an unknown form, and for a diffusion's guided one; ``result`` raises one where no
-    visited time lay in the range.
+    UserError as ``Weighting``, for an unknown form, and for a diffusion's guided one; ``result`` raises one where the
+    path has left the range and no visited time lay in it.
     """
 
     def __init__(
@@ -73,12 +74,12 @@ class PathMI:
     def start(self, n: int, device: torch.device) -> None:
         """Forget everything; ``n`` rows will follow."""
         self._total = torch.zeros(n, device=device, dtype=exact_type(device))
-        self._visited = 0
+        self._visited, self._reached = 0, math.inf
         self._edge = float(self.weighting.primitive(self.weighting.t_max))
 
     def observe(self, step: Step) -> None:
         """Add one step."""
-        of = self.weighting
+        of, self._reached = self.weighting, step.t_prev
         if step.t <= of.t_min:
             return
         self._visited += step.guided
@@ -116,6 +117,8 @@ class PathMI:
     def result(self) -> Tensor:
         """MI over the steps taken so far [n]."""
         of = self.weighting
+        if not self._visited and self._reached > of.t_min:
+            return self._total.clone()  # nothing yet: the times that count are to come
         if not self._visited:
             raise UserError(
                 f"mi: no visited time lies above t_min={of.t_min:g} and in sampler.guidance_interval, if that is given;"

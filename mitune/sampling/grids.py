@@ -16,7 +16,7 @@ import torch
 
 from mitune.errors import UserError
 from mitune.noise import NoiseSchedule
-from mitune.sampling.catalogue import SamplerConfig, SamplerPart
+from mitune.sampling.catalogue import SAMPLERS, SamplerConfig, SamplerPart
 
 RHO = 7.0  # Karras et al. 2022, arXiv 2206.00364, eq. 5
 
@@ -43,6 +43,16 @@ def places_of(
         settings.steps, spacing, settings.steps_offset or 0, spare=part.grid == "multistep"
     ).tolist()
     return [(t, None) for t in times]
+
+
+def laid(schedule: NoiseSchedule, settings: SamplerConfig) -> str | None:
+    """Name whose steps a sampler takes, where earlier versions laid others: as "ddim" for all (None: the same).
+
+    ``settings``: with the spacing that is gone by.
+    """
+    grid = SAMPLERS[settings.name].grid
+    same = grid == "ddim" or (settings.spacing == "trailing" and schedule.kind != "flow")
+    return None if same else grid
 
 
 def _ratios(schedule: NoiseSchedule) -> torch.Tensor:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mitune.noise import MIN_ALPHA
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.solver import Evaluate, Grid, Interval, StepCoefficients
+
+PURE = 1.01 * MIN_ALPHA  # α of pure noise, as a table that ends at SNR 0 has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,9 @@ class Heun:
         z_prev  = ρ z + (1 − ρ) [x + (x' − x) / 2ρ]
 
     (of diffusions: of z/α). The last step, onto clean data, is Euler's. As diffusers' ``HeunDiscreteScheduler`` and
-    ``FlowMatchHeunDiscreteScheduler``, whose ``timesteps`` count evaluations, not steps.
+    ``FlowMatchHeunDiscreteScheduler``, whose ``timesteps`` count evaluations, not steps. From pure noise, which they do
+    not know, a diffusion steps as a flow does, in z/(α+σ) over σ/(α+σ): there σ/α is all but infinite, and 1/ρ blows up
+    the least error of x'.
     """
 
     def __init__(self, grid: Grid, settings: SamplerConfig) -> None:
@@ -43,7 +48,10 @@ class Heun:
         self.steps = []
         for at, after in zip(grid.intervals, [*grid.intervals[1:], None], strict=True):
             kept = at.sigma_prev / at.true_sigma
-            ratio, scale = (kept, 1.0) if at.flow else (math.exp(-at.log_snr_gain), at.alpha_prev)
+            ratio, scale = math.exp(-at.log_snr_gain), at.alpha_prev
+            if at.flow or at.true_alpha <= PURE:
+                scale = at.alpha_prev + at.sigma_prev
+                ratio = kept * (at.true_alpha + at.true_sigma) / scale
             self.steps.append(
                 _Step(
                     t=at.t, t_prev=at.t_prev, told=at.told, std=0.0, wide=0.0, interval=at, after=after, kept=kept,
@@ -57,8 +65,7 @@ class Heun:
         there = torch.add(kept, picture, alpha=at.pull)
         if at.after is None:
             return there
-        end = at.after.t if at.after.told is None else at.after.told
-        seen = self._grid.picture(at.after, there, evaluate(there, end))
+        seen = self._grid.picture(at.after, there, evaluate(there, at.after.t, at.after.told))
         return torch.add(kept, torch.lerp(picture, seen, at.weight), alpha=at.pull)
 
     def select(self, rows: Tensor) -> None:

@@ -352,10 +352,11 @@ class _Network:
             list(parts[0]) if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
         )
 
-    def guided(self, z: Tensor, t: float) -> Tensor:
-        """Guided raw output [n, …] at ``z`` and another time: a second evaluation within a step."""
+    def guided(self, z: Tensor, t: float, told: float | None = None) -> Tensor:
+        """Guided raw output [n, …] at ``z`` and another time: a second evaluation within a step (``Evaluate``)."""
         parts = []
         for part, given in self._batches:
             given = self._given_at(t, part, given)
-            parts.append(self._denoiser.outputs(z[part], t, given, self._guidance)[-1])
+            time = t if told is None else told
+            parts.append(self._denoiser.outputs(z[part], time, given, self._guidance)[-1])
         return torch.cat(parts)

@@ -7,7 +7,7 @@ and is named in :mod:`mitune.sampling.catalogue`. The loop (:func:`mitune.sampli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,8 +20,12 @@ from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
 from mitune.sampling.grids import places_of
 
-Evaluate = Callable[[Tensor, float], Tensor]
-"""``evaluate(z, t)``: the network's guided raw output [n, …] at ``z`` [n, …]; n rows of a forward for every branch."""
+
+class Evaluate(Protocol):
+    """Evaluates the network once more within a step; n rows of a forward for every branch that guidance takes there."""
+
+    def __call__(self, z: Tensor, t: float, told: float | None = None) -> Tensor:
+        """Give its guided raw output [n, …] at ``z`` [n, …] and time ``t``, of which it is told ``told`` (None: t)."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +169,15 @@ class LinearSolver:
 
 
 def in_interval(interval: Sequence[float] | None, t: float) -> bool:
-    """Tell whether guidance works at time ``t``: in [low, high], ends included, or everywhere (None)."""
+    """Tell whether guidance works at a step's time ``t``: in [low, high], ends included, or everywhere (None)."""
     return interval is None or interval[0] <= t <= interval[1]
 
 
 def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
     """Make the solver of ``settings``; its steps are laid out as the model's scheduler has them, where these are None.
 
-    UserError for a setting out of bounds, a grid that the schedule does not have, and a flow's sampler on a diffusion.
+    UserError for a setting out of bounds, a grid that the schedule does not have, a flow's sampler on a diffusion, and
+    a guidance interval between the steps.
     """
     schedule, settings = denoiser.schedule, settings.resolved(denoiser.sampler_defaults)
     settings.check("sampler.")
@@ -184,6 +189,12 @@ def solver_of(denoiser: Denoiser, settings: SamplerConfig) -> Solver:
     early = part.grid == "multistep" and denoiser.sampler_defaults.get("ends_at_first")
     to_clean = (part.clean_end or bool(settings.set_alpha_to_one)) and not early
     places = places_of(schedule, settings, part)
+    if not any(in_interval(settings.guidance_interval, t) for t, _ in places):
+        raise UserError(
+            f"sampler.guidance_interval={list(settings.guidance_interval or ())}: none of the steps' times,"
+            f" {places[0][0]:g} to {places[-1][0]:g}, lies within, so nothing would be guided; give a wider interval,"
+            " or null for all times"
+        )
     grid = Grid(schedule, denoiser.prediction_type, _intervals(schedule, places, to_clean))
     solver: Solver = part.load()(grid, settings)
     return solver

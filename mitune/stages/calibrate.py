@@ -118,7 +118,13 @@ def _draw(
         rows = sum(unit.rows for unit in units)
         finish = sum(took.scorers.get(name, 0) for name in scorers_of([target], combined)) / rows
         spent = {"model": denoiser.identity, "guidance": sampler.guidance, "looks": took.looks, **took.total}
-        return store.table(), {"finish": finish, "branches": rows_of_steps(denoiser, sampler), **spent}
+        notes = [
+            column(name, step)
+            for name in settings.by
+            for step in [*_steps(config, name), config.sampler.steps]
+        ]
+        table = store.table(columns=["prompt_id", "candidate", target, *notes])
+        return table, {"finish": finish, "branches": rows_of_steps(denoiser, sampler), **spent}
 
     return read
 

@@ -26,6 +26,7 @@ from mitune.information.scoring import Scoring
 from mitune.leaving import Leave
 from mitune.out_of_memory import advice, largest_that_fits
 from mitune.sampling.catalogue import SamplerConfig
+from mitune.sampling.grids import laid
 from mitune.sampling.loop import sample, sample_population
 from mitune.sampling.seeds import candidate_seed
 from mitune.scores import is_sum
@@ -80,6 +81,12 @@ class Drawing:
         """The scores that are measured once all candidates of a unit are drawn."""
         return [] if self.contest is None else self.scoring.racing(self.contest)
 
+    @property
+    def laid(self) -> str | None:
+        """Whose steps the sampler takes (:func:`mitune.sampling.grids.laid`)."""
+        model = self.scoring.denoiser
+        return laid(model.schedule, self.sampler.resolved(model.sampler_defaults))
+
     @functools.cached_property
     def digest(self) -> str:
         """Give a digest of the settings that a finished batch depends on, beside its seeds and the model."""
@@ -107,9 +114,11 @@ def draw(
         look = store.look()  # once: of a large store it takes minutes
         clear_begun(store, look)
         store.bind(units)
-        bind_model(folder, how.scoring.denoiser.identity, "pictures of", "run= folder", how.judges)
+        todo = [unit.index for unit in units if unit.index not in look.whole]
+        steps = how.laid if todo else None  # what is finished stays as it is
+        bind_model(folder, how.scoring.denoiser.identity, "pictures of", "run= folder", how.judges, steps)
         tell(store, look)
-        return [unit.index for unit in units if unit.index not in look.whole]
+        return todo
 
     left = set(broadcast(begin))
     todo = [unit for unit in units if unit.index in left]
@@ -332,7 +341,9 @@ def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequenc
 
 def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: SamplerConfig) -> str:
     """What to say of a batch that does not fit: how many candidates would, by one step each."""
-    probe = dataclasses.replace(sampler, steps=1)
+    probe = dataclasses.replace(
+        sampler, steps=1, guidance_interval=None
+    )  # the largest forward is a guided one
     fits = largest_that_fits(len(seeds), lambda n: sample(denoiser, condition[:n], seeds[:n], probe))
     keys = "generate.batch_size={fits} (in an evaluation: evaluate.batch_size={fits})"
     return advice("a batch", len(seeds), fits, keys)

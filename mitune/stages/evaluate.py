@@ -16,6 +16,7 @@ from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.evaluate.judged import judged_by
 from mitune.files import read_json
 from mitune.runs import RunFolder
+from mitune.sampling.grids import laid
 from mitune.scores import SCORES, scorers_of
 from mitune.stages.candidates import Drawing, draw, each_picture, without_places
 from mitune.stages.inputs import (
@@ -50,7 +51,8 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     denoiser = load_model(config)
     check_tasks(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")
     units = plan_units(prompts, config.evaluate.candidates, config.generate.rows_per_unit)
-    base = baseline_folder(config, run, prompts, denoiser.identity)
+    steps = laid(denoiser.schedule, sampler_of(config, denoiser))
+    base = baseline_folder(config, run, prompts, denoiser.identity, steps)
     with shared(config, base, base.name), denoiser.fused():
         before = _draw(config, base, units, denoiser, "base model")
     denoiser.load_adapter(adapter)
@@ -110,15 +112,22 @@ def _draw(config: DictConfig, folder: Path, units: list[Unit], denoiser: Any, ti
     return draw(folder, units, how, title=title)
 
 
-def baseline_folder(config: DictConfig, run: RunFolder, prompts: list[Task], identity: str) -> Path:
-    """Name the folder of the base model's held-out pictures, by everything they depend on: the model and prompts
-    themselves, not where they were read from."""
+def baseline_folder(
+    config: DictConfig, run: RunFolder, prompts: list[Task], identity: str, laid: str | None = None
+) -> Path:
+    """Name the folder of the base model's held-out pictures, by everything they depend on.
+
+    Args:
+        config, run: of the stage.
+        prompts, identity: the prompts and the model themselves, not where they were read from.
+        laid: as :func:`mitune.sampling.grids.laid` says.
+    """
     values = {
         name: value
         for name, value in as_named(flatten(config)).items()
         if name.startswith(_BASELINE) and not name.startswith(_NOT_BASELINE)
     }
     values["prompts"] = [prompt.id for prompt in prompts]
-    values["identity"] = identity
+    values |= {"identity": identity} | ({} if laid is None else {"steps": laid})
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return run.root / f"baseline-{digest[:12]}"

@@ -85,22 +85,24 @@ def _weights(config: DictConfig, found: Footprint, width: int) -> float:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes and files that a run leaves, about."""
+    """Bytes and files that a run leaves, about; ``beside``: bytes that it takes for a while and gives back."""
 
     size: float
     files: int
+    beside: float = 0.0
 
 
 def disk(config: DictConfig, plan: Plan, found: Footprint, adapter: int) -> Disk:
     """Reckon what a run leaves on the disk: latents of candidates and of the comparison, training sets with their
-    pictures, adapters and checkpoints."""
+    pictures, adapters and checkpoints. While a set is written its rows lie there twice: in pieces, too."""
     latent, picture = math.prod(found.latent) * _STORED, math.prod(found.picture) * _PNG
-    size, files = 0.0, 4
+    size, beside, files = 0.0, 0.0, 4
     for work in plan.works:
         size += work.latents * latent
         files += 3 * work.units + 2 * bool(work.units)
         if work.stage == "select":
             size += work.decoded * picture
+            beside = max(beside, work.decoded * (picture + latent))
             files += 45
         if work.stage == "train":
             # An adapter, and with every checkpoint another and the optimizer's two moments.
@@ -110,4 +112,4 @@ def disk(config: DictConfig, plan: Plan, found: Footprint, adapter: int) -> Disk
         if work.stage == "evaluate":
             size += 3 * config.evaluate.examples * picture
             files += 2 * config.evaluate.examples + 6
-    return Disk(size, files)
+    return Disk(size, files, beside)

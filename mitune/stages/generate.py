@@ -15,8 +15,9 @@ from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.information.in_passes import Contest
 from mitune.runs import RunFolder
+from mitune.sampling.grids import laid
 from mitune.sampling.racing import Cut, rows_of
-from mitune.scores import SCORES, columns, scorers_of
+from mitune.scores import IN_PASSES, SCORES, columns, scorers_of
 from mitune.stages.candidates import Drawing, Keep, draw
 from mitune.stages.contest import contest_of
 from mitune.stages.inputs import (
@@ -53,22 +54,27 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     check_tasks(denoiser, prompts, config.prompts, "prompts")
     check_real(config, denoiser)
     folder = run.round(number) / "candidates"
-    name = candidates_name(config, number, prompts, denoiser.identity, denoiser.branches)
+    steps = laid(denoiser.schedule, candidate_sampler(config, denoiser))
+    name = candidates_name(config, number, prompts, denoiser.identity, denoiser.branches, steps)
     race = race_of(config, denoiser)
+    # Not in the held-out prompts: what is learned from the candidates must not have seen them.
+    scoring = scoring_of(config, denoiser, config.scorers, lambda: prompt_pool(config.prompts))
+    contest = contest_of(config, scoring)
+    if number == config.round:
+        _say_where_nothing_passes(config, contest)
     with shared(config, folder, name), denoiser.fused():
         store = draw(
             folder,
             units,
             Drawing(
                 candidate_sampler(config, denoiser),
-                # Not in the held-out prompts: what is learned from the candidates must not have seen them.
-                scoring_of(config, denoiser, config.scorers, lambda: prompt_pool(config.prompts)),
+                scoring,
                 seed=config.seed,
                 first=(number - 1) * config.generate.candidates,
                 batch_size=config.generate.batch_size,
                 watch=race,
                 search=search_of(config, denoiser),
-                contest=contest_of(config),
+                contest=contest,
             ),
             keep=keeper(config, denoiser.branches),
             title=f"round {number}: generate",
@@ -86,7 +92,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         if race is not None:
             each = rows_of_steps(denoiser, candidate_sampler(config, denoiser))
             figures["racing"] = _racing(config, race.cuts, len(prompts), spent.looks, each)
-        if (contest := contest_of(config)) is not None:
+        if contest is not None:
             figures["passes"] = _passes(contest, store, spent)
         if folder.is_symlink():
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
@@ -114,6 +120,14 @@ def say_what_was_measured(config: DictConfig) -> None:
         score = SCORES[name]
         if score.note and score.noted(score.own(config.scorer)):
             say(f"note: select.by={by}: {name} {score.note}")
+
+
+def _say_where_nothing_passes(config: DictConfig, contest: Contest | None) -> None:
+    if config.generate.passes is not None and contest is None:
+        say(
+            f"note: generate.passes={config.generate.passes:g}: select.by={selecting(config)} goes by none of"
+            f" {', '.join(IN_PASSES)}, or by one that comes with another score's pass; all are measured at once"
+        )
 
 
 def _racing(

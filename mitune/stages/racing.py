@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mitune.denoiser import Denoiser
+from mitune.errors import UserError
 from mitune.information.scoring import Scoring
 from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
 from mitune.sampling.loop import Guide, Observer
@@ -18,7 +19,7 @@ from mitune.sampling.racing import Cut, Look, Pilot, Racing, check_cuts, cuts_fo
 from mitune.sampling.seeds import candidate_seed
 from mitune.sampling.solver import in_interval, solver_of
 from mitune.scores import SCORES
-from mitune.stages.inputs import prompt_pool, scoring_of
+from mitune.stages.inputs import candidate_sampler, prompt_pool, scoring_of
 from mitune.tasks import Task
 
 
@@ -172,10 +173,20 @@ class Race:
 
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
-    """Make the race of ``sampler.racing``; None where it is off."""
-    cuts, racing = cuts_of(config, denoiser.branches), config.sampler.racing
+    """Make the race of ``sampler.racing``; None where it is off. UserError for a cut by a score of the path of which
+    nothing is measured yet, as no step before the cut is guided.
+    """
+    cuts, racing, sampler = cuts_of(config, denoiser.branches), config.sampler.racing, config.sampler
     if not cuts:
         return None
+    before = solver_of(denoiser, candidate_sampler(config, denoiser)).steps[: cuts[0].step]
+    blind = not any(in_interval(sampler.guidance_interval, at.t) for at in before)
+    if blind and SCORES[racing.by].where == "path":
+        raise UserError(
+            f"sampler.racing.at={list(racing.at)}: {racing.by} tells nothing of the candidates after step"
+            f" {cuts[0].step}, as no step up to it lies in sampler.guidance_interval="
+            f"{list(sampler.guidance_interval)}; cut later, or give a wider interval"
+        )
     return Race(cuts, look_scoring(config, denoiser, racing.by, racing.times, racing.edits))
 
 

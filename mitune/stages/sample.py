@@ -18,8 +18,8 @@ from torch import Tensor
 from mitune.config import flatten, read_saved
 from mitune.config.keys import keys
 from mitune.data.prompts import make_prompt
-from mitune.data.selection import select
-from mitune.data.store import KEYS, PICTURE, ROOT, plan_units
+from mitune.data.selection import parts_among, select
+from mitune.data.store import KEYS, PICTURE, ROOT, UNIT, plan_units
 from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png, to_image
@@ -124,10 +124,12 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         store = draw(run.root / "candidates", units, how, title="sample")
 
     def finish() -> dict[str, Any]:
-        found = store.table()
-        table = choose(found, by, config.sample.pictures, config.seed)
+        there = store.columns()
+        read = ["prompt_id", "prompt", "candidate", UNIT, *_chosen_from(there, by)]
+        found = store.table(columns=read)
+        table = store.whole(choose(found, by, config.sample.pictures, config.seed))
         pictures = each_picture(store, table, denoiser, config.generate.batch_size)
-        scores = [name for name in found.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
+        scores = [name for name in there if name not in (*KEYS, PICTURE, "unit", "latent_row")]
         first = _write(run.root / "pictures", table, pictures, scores)
         texts = table["prompt"][:SHEET]
         captions = texts.where(texts != texts.shift(), "").tolist()  # under the first picture of a prompt
@@ -223,6 +225,13 @@ def choose(table: pd.DataFrame, by: str | None, pictures: int, seed: int = 0) ->
     return pd.concat(parts, ignore_index=True).drop(
         columns=["_drawn", "score", "rank", "preferred"], errors="ignore"
     )
+
+
+def _chosen_from(names: list[str], by: str | None) -> list[str]:
+    """The scores that :func:`choose` reads, of a table that has ``names``."""
+    if by is None:
+        return []
+    return ["das"] if by == "weight" else parts_among(names, by)
 
 
 def _write(

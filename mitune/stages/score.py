@@ -213,11 +213,15 @@ def _check_top(*folders: Path) -> None:
 def _write_top(
     config: DictConfig, run: RunFolder, work: ScoredPictures, table: pd.DataFrame, by: str
 ) -> dict[str, Any]:
-    """The best share of the pictures by one score, as a dataset beside the table; gives what was written."""
+    """The best share of the pictures by one score, as a dataset beside the table; gives what was written. Candidates
+    that left a race of passes before they had this score are not among them. UserError where none has it."""
     fraction, folder, pictures = config.score.top_fraction, _top_folder(config), work.pictures
     _check_top(folder, run.root / "top")
     count = max(1, round(fraction * len(table)))
-    best = table.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
+    best = table[np.isfinite(table[by].to_numpy(dtype=np.float64))]
+    if not len(best):
+        raise UserError(f"score.by={by}: no picture of {pictures.where} has this score; choose another")
+    best = best.sort_values([by, "row"], ascending=[False, True], kind="stable").head(count)
     best = work.described(best).rename(columns={"image": "name"})
     rows = best["row"].tolist()
     order = None
@@ -240,7 +244,7 @@ def _write_top(
     return {
         "by": by,
         "fraction": fraction,
-        "pictures": count,
+        "pictures": len(best),
         "lowest": float(best[by].iloc[-1]),
         "dataset": str(folder),
     }

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
-from mitune.data.selection import choose, scorers, select, thin, worst
+from mitune.data.selection import choose, needed, scorers, select, thin, worst
 from mitune.data.settings import SelectConfig
-from mitune.data.store import CandidateStore
+from mitune.data.store import UNIT, CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state
 from mitune.evaluate.drawings import png
@@ -29,7 +29,8 @@ SHOWN = 3  # pictures of each side
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """The finished candidates of a round (``table``), and those chosen (``rows``, losers among them)."""
+    """The finished candidates of a round (``table``: the columns that choosing reads), and those chosen (``rows``:
+    all columns, losers among them)."""
 
     store: CandidateStore
     table: pd.DataFrame
@@ -70,8 +71,12 @@ def select_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, A
 def _choose(config: DictConfig, run: RunFolder, number: int) -> _Chosen:
     require(run, number, "generate")
     store = CandidateStore(run.round(number) / "candidates")
-    table, choice = store.table(), settings_of(SelectConfig, config.select)
-    return _Chosen(store, table, choose(table, selecting(config), choice, config.seed))
+    by, choice = selecting(config), settings_of(SelectConfig, config.select)
+    read = [*needed(store.columns(), by, choice), "oracle", "kept", UNIT]
+    table = store.table(columns=read, coded=True)
+    rows = choose(table, by, choice, config.seed)
+    added = rows[["score", "rank", "preferred", "weight"]]
+    return _Chosen(store, table, store.whole(rows).assign(**added))
 
 
 def _own(config: DictConfig, chosen: _Chosen, real: RealPictures | None) -> pd.DataFrame:
@@ -143,9 +148,11 @@ def _write_examples(
     denoiser: Denoiser,
 ) -> None:
     """``candidates_examples.json``: best and worst kept candidates of some prompts, with their pictures and scores."""
-    folder, columns, by = run.round(number), scorers(table), selecting(config)
-    kept = table[table["kept"]].reset_index(drop=True)
-    ids = kept["prompt_id"].iloc[choose_examples(kept, EXAMPLES)]
+    folder, by = run.round(number), selecting(config)
+    kept = table.loc[table["kept"], ["prompt_id", "category", "candidate", UNIT]].reset_index(drop=True)
+    ids = kept["prompt_id"].iloc[choose_examples(kept, EXAMPLES)].tolist()
+    kept = store.whole(kept[kept["prompt_id"].isin(ids)])
+    columns = scorers(kept)
     groups = [kept[kept["prompt_id"] == prompt_id] for prompt_id in ids]
     examples: list[dict[str, Any]] = [{"prompt": str(rows["prompt"].iloc[0])} for rows in groups]
     for side, ordered in (("best", select), ("worst", worst)):

@@ -38,7 +38,12 @@ POLL = 2.0  # seconds between two looks at whether another job has finished
 
 
 def candidates_name(
-    config: DictConfig, number: int, prompts: Sequence[Task], identity: str, branches: int = 2
+    config: DictConfig,
+    number: int,
+    prompts: Sequence[Task],
+    identity: str,
+    branches: int = 2,
+    laid: str | None = None,
 ) -> str:
     """Name the candidates of round ``number`` by all they depend on: seeds, prompts, sampler, scores, the model's
     weights, and which latents are kept.
@@ -49,6 +54,7 @@ def candidates_name(
         prompts: their tasks.
         identity: of the model; from the second round on with the adapter's.
         branches: of the model.
+        laid: as :func:`mitune.sampling.grids.laid` says.
     """
     values = _depends(config)
     keep = values.pop("generate.keep") or config.select.k
@@ -57,7 +63,7 @@ def candidates_name(
     if config.generate.passes is not None:
         values["raced"] = [config.select.k, config.select.losers, selecting(config)]
     values |= {"round": number, "prompts": [prompt.id for prompt in prompts], "model": identity}
-    return _name("candidates", values)
+    return _name("candidates", values | ({} if laid is None else {"steps": laid}))
 
 
 def real_name(

@@ -15,7 +15,7 @@ from mitune.data.dataset_writer import write_set
 from mitune.data.pieces import Pieces, Place
 from mitune.data.store import CandidateStore
 from mitune.denoiser import Denoiser
-from mitune.distributed import broadcast, state, visible, wait, work_queue
+from mitune.distributed import broadcast, said_first, state, visible, wait, work_queue
 from mitune.files import atomic_folder
 from mitune.stages.progress import progress
 from mitune.stages.real import RealPictures
@@ -67,7 +67,8 @@ def _made_together(folder: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         partial = Path(broadcast(lambda: str(stack.enter_context(atomic_folder(folder)))))
         visible(partial)
-        yield partial
+        with said_first():
+            yield partial
 
 
 def _places(parts: Sequence[slice], first: int = 0) -> list[Place]:

@@ -17,7 +17,12 @@ from mitune.stages.racing import Watch
 
 
 def bind_model(
-    folder: Path, identity: str, holds: str, key: str, judges: Mapping[str, str] | None = None
+    folder: Path,
+    identity: str,
+    holds: str,
+    key: str,
+    judges: Mapping[str, str] | None = None,
+    steps: str | None = None,
 ) -> None:
     """Bind what a folder holds to the model that makes it. Main process only.
 
@@ -27,11 +32,13 @@ def bind_model(
         holds: what the folder holds, in words.
         key: what chooses another folder, in words.
         judges: identity by scorer, of the judges of the pictures.
+        steps: of what is drawn there now, as :func:`mitune.sampling.grids.laid` says.
 
-    Raises UserError if another model or judge has begun there.
+    Raises UserError if another model or judge has begun there, or a version that laid the steps otherwise.
     """
     path = folder / "model.json"
-    now = {"model": identity} | ({"judges": dict(judges)} if judges else {})
+    now: dict[str, Any] = {"model": identity} | ({"judges": dict(judges)} if judges else {})
+    now |= {"steps": steps} if steps else {}
     if not path.exists():
         write_json(path, now)
         return
@@ -40,6 +47,11 @@ def bind_model(
         raise UserError(
             f"{folder} holds {holds} the model {before['model']}, this one is {identity}; choose another {key}, or"
             " delete that folder"
+        )
+    if steps is not None and before.get("steps") != steps:
+        raise UserError(
+            f"{folder} was begun by a version that laid the steps of this sampler otherwise; choose another {key},"
+            " delete that folder, or finish it with that version"
         )
     for name, judge in (judges or {}).items():
         if (other := before.get("judges", {}).get(name, judge)) != judge:

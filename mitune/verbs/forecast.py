@@ -114,8 +114,9 @@ def _memory(config: Any, found: Footprint, branches: int, adapter: int) -> Itera
 
 def _disk(config: Any, asked: Disk) -> str:
     there = free(home(config.run))
-    short_of = "; THAT IS NOT ENOUGH" if asked.size > there else ""
-    return f"about {size(asked.size)} in about {asked.files:,} files; {size(there)} are free there{short_of}"
+    short_of = "; THAT IS NOT ENOUGH" if asked.size + asked.beside > there else ""
+    beside = f", and {size(asked.beside)} more while select writes its set" if asked.beside else ""
+    return f"about {size(asked.size)} in about {asked.files:,} files{beside}; {size(there)} are free there{short_of}"
 
 
 def _time(planned: Plan, speed: Speed) -> Iterator[str]:

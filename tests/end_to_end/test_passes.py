@@ -69,6 +69,21 @@ def test_what_it_saved_is_counted(made: Path) -> None:
     assert whole["forwards"] - spent["forwards"] == figures["whole"] - figures["rows"] > 0
 
 
+def test_the_best_of_the_kept_are_among_those_that_have_the_score(
+    arguments: Arguments, refused: Refused, tmp_path: Path
+) -> None:
+    own = [word for word in SCORED if not word.startswith("generate.keep")]
+    assert main(arguments("generate", *own, PASSES, "generate.keep=6")) == 0
+    place = tmp_path / "run" / "round-1" / "candidates"
+    there = table(tmp_path / "run")["elbo"].dropna()
+    words = [f"score.source={place}", "score.scorers=[mi]", "score.by=elbo", "score.top_fraction=1"]
+    assert main(arguments("score", *words)) == 0
+    top = pd.read_parquet(tmp_path / "run" / "round-1" / "candidates-top-1")
+    assert sorted(top["elbo"]) == sorted(there)
+    assert len(there) < len(table(tmp_path / "run"))
+    assert "left_after" not in pd.read_parquet(place.with_name("candidates-scores.parquet"))
+
+
 def test_a_killed_command_ends_as_the_uninterrupted_one(
     made: Path, arguments: Arguments, run_command: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -137,6 +152,17 @@ def test_another_choice_than_was_raced_for_is_refused(
             assert main(["generate", *command[1:]]) == 0
         key = changed.partition("=")[0]
         assert f"{key} (" in refused([*command, changed])
+
+
+@pytest.mark.parametrize("changed", [["scorers=[mi_image,elbo]", "select.by=elbo"], ["select.by=mi"]])
+def test_where_nothing_is_measured_in_passes_it_is_said(
+    changed: list[str], arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``mi_image``'s pass gives ``elbo`` as well."""
+    assert main(arguments("generate", *SCORED, "scorer.mi_image.times=5", PASSES, *changed)) == 0
+    assert "note: generate.passes=0.3: select.by=" in capsys.readouterr().out
+    assert table(tmp_path / "run")["elbo"].notna().all()
+    assert "passes" not in read_json(tmp_path / "run" / "round-1" / "done" / "generate.json")
 
 
 def test_where_nobody_can_leave_all_get_their_scores(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.faults.server import ENVIRONMENT, ROOT
 
 CLOCK = {"seconds", "time", "run", "own_sha256", "made"}
 
@@ -93,6 +98,60 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert contents(folder) == uninterrupted
     assert not list(folder.rglob(".partial-*"))
+
+
+# Dies by itself: in the middle of the third piece of the set, and of the second chunk of encoded texts.
+_DIES = """
+import os, signal, sys
+from mitune.data import pieces
+from mitune.finetune import encoded
+from tests.cli import main
+
+encoded.HELD, encoded.CHUNK, written = 0, 2, []
+write = pieces.Pieces.write
+
+def rows(given):
+    for row in given:
+        yield row
+        if len(written) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def dying_write(self, number, given):
+    written.append(number)
+    write(self, number, rows(given) if sys.argv[1] == "pieces" else given)
+
+class Dying(encoded.Scratch):
+    def write(self, count, encode):
+        def dying(part):
+            if part.start:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return encode(part)
+        return super().write(count, dying)
+
+pieces.Pieces.write = dying_write
+if sys.argv[1] == "texts":
+    from mitune.finetune import trainer
+    trainer.Scratch = Dying
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.exhaustive
+def test_a_kill_between_files_that_are_there_for_a_while_leaves_nothing_of_them(
+    arguments: Callable[..., list[str]], run_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ["generate.batch_size=1", "train.steps=1"]
+    assert run_command(arguments("run", *words, f"run={tmp_path / 'whole'}")).code == 0
+    for what, left in (("pieces", "dataset-*/pieces/piece-*"), ("texts", "encoded-*/rows-0")):
+        killed = subprocess.run(
+            [sys.executable, "-c", _DIES, what, *arguments("run", *words)],
+            capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=ROOT, check=False,
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+        assert list((tmp_path / "run" / "round-1").glob(f".partial-{left}"))
+    assert run_command(arguments("run", *words)).code == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert not list((tmp_path / "run").rglob(".partial-*"))
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "unipc", "heun"])

@@ -79,6 +79,30 @@ def test_noisy_solvers_are_steered_and_raced(tmp_path: Path) -> None:
     assert drawn(tmp_path / "raced")[0].isfinite().all()
 
 
+def test_mi_steers_from_where_guidance_begins(tmp_path: Path) -> None:
+    words = ["sampler=ddim", "search.by=das", "search.reward=mi", "sampler.guidance_interval=[0,500]"]
+    assert main(["generate", f"run={tmp_path}", *SMALL, *words]) == 0
+    assert drawn(tmp_path)[1]["mi"].notna().all()
+
+
+@pytest.mark.parametrize(("spacing", "said"), [("leading", 2), ("trailing", 0)])
+def test_what_a_version_with_other_steps_began_is_not_gone_on_with(
+    spacing: str, said: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sampler=dpmpp_2m", f"sampler.spacing={spacing}", "generate.rows_per_unit=3"]
+    command = ["generate", f"run={tmp_path}", *SMALL, *words]
+    assert main(command) == 0
+    folder = tmp_path / "round-1" / "candidates"
+    made = json.loads((folder / "model.json").read_text())
+    made.pop("steps", None)  # as that version left it
+    (folder / "model.json").write_text(json.dumps(made))
+    assert main(command) == 0  # finished: nothing is drawn
+    (folder / "unit-000001.parquet").unlink()
+    capsys.readouterr()
+    assert main(command) == said
+    assert ("laid the steps of this sampler otherwise" in capsys.readouterr().err) == (said == 2)
+
+
 def test_a_guidance_interval_saves_the_null_branch_outside_of_it(tmp_path: Path) -> None:
     words = ["sampler.steps=10", "sampler.spacing=trailing"]
     forwards, found = [], []
@@ -101,7 +125,19 @@ def test_a_guidance_interval_saves_the_null_branch_outside_of_it(tmp_path: Path)
             ["sampler.guidance_interval=[1,2]", "sampler.racing.by=mi", "sampler.racing.speedup=1.2"],
             "sampler.racing.survivors=",
         ),
-        (["sampler.guidance_interval=[1,2]"], "no visited time lies above"),
+        (["sampler.guidance_interval=[1,2]"], "none of the steps' times"),
+        (["sampler.guidance_interval=[300,500]", "scorer.mi.t_min=700"], "no visited time lies above"),
+        (
+            [
+                "sampler.guidance_interval=[0,500]",
+                "scorers=[llr]",
+                "select.by=llr",
+                "sampler.racing.by=llr",
+                "sampler.racing.at=[2]",
+                "sampler.racing.survivors=[1]",
+            ],
+            "llr tells nothing of the candidates after step 2",
+        ),
     ],
 )
 def test_an_interval_that_cannot_be_is_refused(

@@ -14,7 +14,7 @@ import torch
 from mitune.data import dataset as datasets
 from mitune.denoiser import Condition
 from mitune.errors import UserError
-from mitune.finetune import checkpoint, encoded, trainer
+from mitune.finetune import batches, checkpoint, encoded, trainer
 from mitune.finetune.adapters import trainable_parameters
 from mitune.finetune.catalogue import AdapterConfig
 from mitune.finetune.encoded import FileConditions, FileLatents, Scratch, packed
@@ -96,8 +96,29 @@ def test_a_disk_that_is_full_is_said_in_a_line(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path / "run")
     with pytest.raises(UserError, match="the disk is full"):
         scratch.write(3, full)
-    scratch.close()
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_what_was_encoded_goes_where_the_training_does_not_begin(
+    filed: None, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On several machines its files are read by name, and so are there for longer than they are written."""
+    monkeypatch.setattr(encoded, "_one_machine", lambda processes: False)
+    monkeypatch.setattr(batches, "_check_finite", lambda *_: 1 / 0)
+    denoiser = _model(tiny_pipeline_folder, AdapterConfig(rank=4))
+    with pytest.raises(ZeroDivisionError):
+        trainer._Run(denoiser, make_dataset(), SMALL, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_picture_is_named_by_its_row_of_the_whole_set(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded, "CHUNK", CHUNK)
+    data: Any = make_dataset(rows=6, latents=False)
+    data = data.map(lambda row, number: {"image": None} if number == 5 else {}, with_indices=True)
+    with pytest.raises(UserError, match="the picture of row 5 "):
+        trainer._Run(_model(tiny_pipeline_folder, AdapterConfig(rank=4)), data, SMALL, tmp_path)
 
 
 def test_conditions_of_any_type_come_back_bit_for_bit_whatever_is_left_out(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,16 +204,6 @@ def test_the_code_for_the_models_in_the_package_runs_as_it_is(
         told = Drawn(SamplerConfig(name, steps=2, guidance=3.0, spacing="karras"))
         code = "\n".join(usage("shapes", "nowhere", ["a red circle"], told, False, shipped=True))
         assert f"{kind}.from_config(pipeline.scheduler.config, use_karras_sigmas=True)" in code
-        assert "karras" not in "\n".join(
-            usage(
-                "shapes",
-                "nowhere",
-                ["x"],
-                Drawn(SamplerConfig("ddim", 2, spacing="karras")),
-                False,
-                shipped=True,
-            )
-        )
     noisy = usage(
         "shapes", "nowhere", ["x"], Drawn(SamplerConfig("dpmpp_2m_sde", steps=2)), False, shipped=True
     )
@@ -221,6 +212,40 @@ def test_the_code_for_the_models_in_the_package_runs_as_it_is(
         "shapes_flow", "nowhere", ["a red circle"], Drawn(SamplerConfig("euler", steps=2)), True, True
     )
     assert not [line for line in flow if "scheduler" in line]
+
+
+def test_the_scheduler_is_the_evaluation_s_whatever_the_model_brings() -> None:
+    """A model may bring an SDE solver on the grid of Karras et al., and be evaluated by another on another."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    brought = DPMSolverMultistepScheduler(use_karras_sigmas=True, algorithm_type="sde-dpmsolver++")
+    for name in ("dpmpp_2m", "dpmpp_2m_sde", "unipc", "heun"):
+        drawn = Drawn(SamplerConfig(name, steps=2, spacing="trailing"))
+        (line,) = [line for line in usage("a/b", "c/d", ["x"], drawn, False) if "from_config" in line]
+        left: dict[str, Any] = {"pipeline": SimpleNamespace(scheduler=brought)}
+        exec(f"import diffusers\n{line}", left)
+        made = left["pipeline"].scheduler.config
+        assert (made.timestep_spacing, made.use_karras_sigmas) == ("trailing", False)
+        kinds = {"dpmpp_2m": "dpmsolver++", "dpmpp_2m_sde": "sde-dpmsolver++"}
+        assert name not in kinds or made.algorithm_type == kinds[name]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flow", "said"),
+    [
+        (SamplerConfig("ddim", 2, spacing="karras"), False, "laid its steps by karras"),
+        (SamplerConfig("unipc", 2), True, "drew with unipc"),
+        (SamplerConfig("unipc", 2, guidance_interval=[1, 800]), False, "guided between times 1 and 800 only"),
+        (SamplerConfig("unipc", 2, spacing="karras"), False, None),
+    ],
+)
+def test_what_the_pipeline_does_otherwise_is_said(
+    sampler: SamplerConfig, flow: bool, said: str | None
+) -> None:
+    code = usage("a/b", "c/d", ["x"], Drawn(sampler), flow)
+    lines = [line for line in code if line.startswith("# The evaluation")]
+    assert len(lines) == (said is not None)
+    assert all(str(said) in line for line in lines)
 
 
 def test_the_code_for_models_that_diffusers_cannot_adapt_runs_with_mitune(

@@ -8,6 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SAMPLERS, SamplerConfig
+from mitune.sampling.grids import laid as laid_as
 from tests.analytic import coefficients
 
 
@@ -28,6 +29,15 @@ def test_solvers_that_look_back_lie_as_unipc_does(name: str, steps: int, shift: 
     assert laid(name, shift, steps) == pytest.approx(
         np.asarray(scheduler.sigmas[:-1]).tolist(), abs=2e-6
     )  # it keeps off 1 by 1e-6
+
+
+def test_where_steps_lie_elsewhere_than_they_did_it_is_said() -> None:
+    flow, diffusion = NoiseSchedule.rectified_flow(), NoiseSchedule.ddpm()
+    for name, part in SAMPLERS.items():
+        one_step = part.grid == "ddim"
+        assert laid_as(flow, SamplerConfig(name, spacing="trailing")) == (None if one_step else part.grid)
+        assert laid_as(diffusion, SamplerConfig(name, spacing="trailing")) is None
+        assert laid_as(diffusion, SamplerConfig(name, spacing="leading")) == (None if one_step else part.grid)
 
 
 @pytest.mark.parametrize("name", ["euler", "ddim", "ddpm"])

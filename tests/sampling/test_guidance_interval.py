@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mitune.errors import UserError
 from mitune.information.contrast import soft_least
 from mitune.information.llr import PathLLR
 from mitune.information.mi import PathMI
 from mitune.noise import NoiseSchedule
-from mitune.sampling.catalogue import SamplerConfig
+from mitune.sampling.catalogue import SPACINGS, SamplerConfig
 from mitune.sampling.loop import Guide, Step, sample
 from mitune.sampling.racing import Cut, Racing, rows_of
 from mitune.sampling.seeds import candidate_noise
 from mitune.search.path_contrast import PathContrast
+from mitune.stages.racing import rows_of_steps
 from tests.analytic import coefficients, three_clouds
 
 LABELS, SEEDS = ["a", "b", "a", "b"], [3, 4, 5, 6]
@@ -110,13 +113,40 @@ def test_mi_counts_the_steps_within(schedule):
     torch.testing.assert_close(paper.result(), mean)
 
 
-def test_mi_says_when_no_visited_time_lies_within():
-    from mitune.errors import UserError
+@pytest.mark.parametrize("interval", [[1, 2], [0.2, 0.8], [700, 300]])
+def test_an_interval_that_holds_no_step_is_refused(interval):
+    with pytest.raises(UserError, match=r"none of the steps' times, 999 to 82, lies within"):
+        drawn(VP, settings(guidance_interval=interval))
 
-    observer = PathMI(VP)
-    drawn(VP, settings(guidance_interval=[1, 2]), [observer])
+
+def test_mi_says_when_no_visited_time_lies_within_and_above_t_min():
+    observer = PathMI(VP, t_min=500)
+    drawn(VP, settings(guidance_interval=[100, 400]), [observer])
     with pytest.raises(UserError, match=r"sampler\.guidance_interval"):
         observer.result()
+
+
+def test_before_its_first_step_mi_is_nothing_so_that_a_search_may_ask():
+    found = {}
+
+    class Ask(Guide):
+        reads_steps = True
+
+        def after(self, step, population):
+            found[step.t] = population.observers["mi"].result()
+
+    drawn(VP, settings(guidance_interval=[300, 700]), [PathMI(VP)], Ask())
+    assert all(bool((values > 0).all()) == (t <= 700) for t, values in found.items())
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
+def test_the_rows_of_each_step_are_those_that_are_spent(name, spacing):
+    own = SamplerConfig(name, 8, guidance=3.0, spacing=spacing)
+    for at in coefficients(VP, own)[1:-1]:  # heun's t of linspace is not quite what the network is told
+        sampler = replace(own, guidance_interval=[0, (at.t + at.time) / 2])
+        denoiser, _ = drawn(VP, sampler, [PathLLR()])
+        assert denoiser.forwards == len(LABELS) * sum(rows_of_steps(denoiser, sampler))
 
 
 def log_ratio(denoiser, steps: list[Step], sampler: SamplerConfig, other: list[str] | None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,26 @@ def test_errors_fall_with_the_order_of_the_solver(name: str, kind: str) -> None:
     if (name, kind) == ("unipc", "diffusion"):  # the corrector is of an order more than the predictor
         assert coarse / fine > 6
         assert fine < 0.25 * float((ended("dpmpp_2m", kind, 40) - exact).abs().max())
+
+
+@pytest.mark.parametrize(
+    "table", [{"rescale_zero_terminal_snr": True}, {"beta_schedule": "squaredcos_cap_v2"}]
+)
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize("name", SECOND)
+def test_from_pure_noise_no_solver_is_worse_than_one_of_first_order(
+    name: str, spacing: str, table: dict[str, Any]
+) -> None:
+    model = three_clouds(NoiseSchedule.ddpm(**table), "v_prediction")
+
+    def drawn(sampler: str, steps: int) -> Tensor:
+        own = SamplerConfig(sampler, steps, eta=0.0, guidance=1.0, spacing=spacing, set_alpha_to_one=True)
+        return sample(model, model.encode_prompts(LABELS), SEEDS, own)
+
+    exact = drawn("ddim", 900)
+    for steps in (3, 10):
+        error, first = (float((drawn(own, steps) - exact).abs().max()) for own in (name, "ddim"))
+        assert error < 1.1 * first
 
 
 @pytest.mark.parametrize("kind", MODELS)

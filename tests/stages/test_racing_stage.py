@@ -162,11 +162,17 @@ def test_the_store_refuses_what_makes_no_sense(tmp_path: Path) -> None:
 
 def test_schedules_come_from_survivors_or_from_a_speedup() -> None:
     assert cuts_of(compose()) == []
-    given = ["sampler.racing.by=llr", "sampler.racing.at=[0.25,10]", "generate.candidates=16"]
+    given = [
+        "sampler.racing.by=llr",
+        "sampler.racing.at=[0.25,10]",
+        "generate.candidates=16",
+        "sampler.steps=20",
+    ]
     assert cuts_of(compose([*given, "sampler.racing.survivors=[8,3]"])) == [Cut(5, 8), Cut(10, 3)]
     cuts = cuts_of(compose([*given, "sampler.racing.speedup=1.9"]))
     assert rows_of([], 16, 20) >= 1.9 * rows_of(cuts, 16, 20)
     looks = [
+        "sampler.steps=20",
         "sampler.racing.by=elbo",
         "sampler.racing.at=[4]",
         "generate.candidates=16",
@@ -180,6 +186,7 @@ def test_schedules_come_from_survivors_or_from_a_speedup() -> None:
 
 def test_a_sampler_that_evaluates_twice_in_a_step_saves_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [
+        "sampler.steps=20",
         "sampler.racing.by=elbo",
         "sampler.racing.at=[4]",
         "sampler.racing.times=2",
@@ -196,7 +203,7 @@ def test_a_sampler_that_evaluates_twice_in_a_step_saves_twice(monkeypatch: pytes
     assert rows_of([], 16, 20, branches=each) >= 1.9 * rows_of([cut], 16, 20, look=4, branches=each)
 
 
-BASE = ["sampler.racing.by=llr", "generate.candidates=12", "select.k=3"]
+BASE = ["sampler.racing.by=llr", "generate.candidates=12", "select.k=3", "sampler.steps=20"]
 
 
 @pytest.mark.parametrize(

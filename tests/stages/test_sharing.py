@@ -19,6 +19,12 @@ from tests.cli import compose
 
 PROMPTS = [Task("p1", "a red circle", "color"), Task("p2", "a blue square", "color")]
 
+# What the preset said when the names below were first written down.
+BEFORE = (
+    "sampler.name=ddim", "sampler.steps=20", "generate.candidates=12", "generate.guidance=4", "prompts.limit=150",
+    "scorer.contrast.times=7",
+)  # fmt: skip
+
 
 @functools.cache
 def name(*overrides: str, number: int = 1, identity: str = "model#1", count: int = 2) -> str:
@@ -58,18 +64,25 @@ def test_what_draws_or_scores_otherwise_does_not(overrides: list[str]) -> None:
 
 def test_names_of_earlier_versions_stay() -> None:
     # As the version before pictures were told beside the text named them: sweeps that were begun by it go on.
-    config = compose(["sampler.name=ddim"])
+    config = compose(BEFORE)
     assert candidates_name(config, 1, [Task.of("a red circle")], "model@1") == "candidates-d063a58e909bd70d"
     assert real_name(config, {"rows": 3}, ["elbo"], False, "model@1") == "real-2e73dce679d03dcc"
-    other = compose(["sampler.name=ddim", "model.picture_guidance=2"])
+    other = compose([*BEFORE, "model.picture_guidance=2"])
     assert real_name(other, {"rows": 3}, ["elbo"], False, "model@1") != "real-2e73dce679d03dcc"
+
+
+def test_candidates_of_other_steps_are_not_those_of_earlier_versions(tmp_path: Path) -> None:
+    config, prompts, run = compose(), [Task.of("a red circle")], RunFolder(tmp_path)
+    names = {candidates_name(config, 1, prompts, "model@1", 2, laid) for laid in (None, "multistep")}
+    bases = {baseline_folder(config, run, prompts, "model@1", laid) for laid in (None, "multistep")}
+    assert len(names) == len(bases) == 2
 
 
 def test_the_form_of_mi_came_later_and_counts_where_it_is_said(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
 
     def base(*words: str) -> str:
-        config = compose(["sampler.name=ddim", *words])
+        config = compose([*BEFORE, *words])
         return baseline_folder(config, run, [Task.of("a red circle")], "model@1").name
 
     assert base() == "baseline-a280d0e86e8f"  # as the version before named it
@@ -109,7 +122,7 @@ def test_a_sweep_keeps_what_all_its_jobs_need() -> None:
 
     assert kept("select.k=1", "select.k=3") == ["generate.keep=3"]
     assert kept("select.k=2 adapter=dora", "select.k=2 adapter=lora") == []
-    assert kept("select.by=mi", "select.by=llr") == ["generate.keep=12"]
+    assert kept("select.by=mi", "select.by=llr") == [f"generate.keep={compose().generate.candidates}"]
     assert kept_by_all([compose(["select.k=1"]), compose(["select.k=2"])]) == []  # the preset keeps all
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mitune import distributed
 from mitune.data import dataset
 from mitune.data.selection import select
 from mitune.data.store import CandidateStore, plan_units
@@ -97,6 +98,21 @@ def test_a_latent_that_was_not_kept_is_refused_and_the_old_set_stays(
     with pytest.raises(UserError, match="was not kept"):
         write_training_set(tmp_path / "set", store, lost, None, Decoder(), 3, 1, "m")  # type: ignore[arg-type]
     assert (tmp_path / "set" / "state.json").read_bytes() == before
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_the_others_are_told_of_an_error_before_their_pieces_go(
+    store: CandidateStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would say that their folder is gone, and that would be what the command ends with."""
+    there: list[list[Path]] = []
+    monkeypatch.setattr(
+        distributed, "_abandon", lambda error: there.append(list(tmp_path.glob(".partial-*")))
+    )
+    monkeypatch.setattr(training_set, "write_set", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_training_set(tmp_path / "set", store, chosen(store), None, Decoder(), 3, 1, "m")  # type: ignore[arg-type]
+    assert [len(found) for found in there] == [1]
     assert not list(tmp_path.glob(".partial-*"))
 
 

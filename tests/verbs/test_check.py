@@ -43,7 +43,7 @@ def test_it_tells_the_plan_without_opening_the_model_or_writing(
         assert f"{found.of(stage).total:,} network rows" in shown
     assert f"later: evaluate: {found.of('evaluate', 2).pictures:,} pictures" in shown
     for word in ("torch ", "StableDiffusionPipeline", "M parameters", "4 to train on", "2 held out", "a red circle",
-                 "not measured", "are free there", "(new)"):  # fmt: skip
+                 "not measured", "more while select writes its set", "are free there", "(new)"):  # fmt: skip
         assert word in shown
     assert not (tmp_path / "run").exists()
 

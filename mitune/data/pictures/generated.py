@@ -6,7 +6,7 @@ from PIL import Image
 
 from mitune.data.dataset import encode_png
 from mitune.data.pictures.rows import Pictures
-from mitune.data.store import KEYS, PICTURE, CandidateStore
+from mitune.data.store import KEYS, LEFT, PICTURE, CandidateStore
 from mitune.errors import UserError
 
 WORLD_SIZE = 1000  # pictures of the embedded world where no limit is given: it has no end
@@ -15,14 +15,13 @@ WORLD_WRONG = 0.3  # share of its captions that are wrong, as in its training co
 
 def read_candidates(store: CandidateStore) -> Pictures:
     """Read the kept candidates of a run: their latents are used as they are, their scores carried on."""
-    folder, table = store.folder, store.table()
-    kept, finished = table[table["kept"]].reset_index(drop=True), len(table)
-    del table  # of the others nothing is wanted but their number
+    folder, kept = store.folder, store.table(kept=True)
     if not len(kept):
+        finished = len(store.table(columns=["kept"]))
         raise UserError(
             f"{folder} kept no latent of its {finished} candidates; generate again with generate.keep=1000"
         )
-    scores = [name for name in kept.columns if name not in (*KEYS, PICTURE, "unit", "latent_row")]
+    scores = [name for name in kept.columns if name not in (*KEYS, PICTURE, LEFT, "unit", "latent_row")]
     keys = ("prompt_id", "category", "candidate", "seed")
     return Pictures(
         str(folder),
