@@ -10,11 +10,12 @@ from mitune.survey.answered import ANSWERS, Answer, Participant, is_url
 __all__ = ["ANSWERS", "Answer", "Participant", "read_answers"]
 
 
-def read_answers(place: str | Path) -> tuple[list[Participant], list[Answer]]:
+def read_answers(place: str | Path, plan: str | None = None) -> tuple[list[Participant], list[Answer]]:
     """Read the participants, in the order in which they were invited, and their answers, by number and time.
 
     ``place``: a survey folder (nobody answered yet where it has no answers), or a database's URL. It may be read while
-    a server writes. Raises UserError for what is no such database.
+    a server writes. ``plan``: what they have to be answers to (:func:`mitune.survey.design.plan_digest`). Raises
+    UserError for what is no such database, and for answers to another plan.
     """
     if not is_url(place) and not (Path(place) / ANSWERS).exists():
         return [], []
@@ -26,6 +27,8 @@ def read_answers(place: str | Path) -> tuple[list[Participant], list[Answer]]:
         ) from error
     database = Database(database_url(place), only_read=True)
     try:
+        if plan is not None:
+            database.check_plan(plan)
         return database.participants(), database.answers()
     finally:
         database.close()

@@ -12,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from mitune.survey.limits import LOG, Guard, log_refusal
+from mitune.survey.limits import Guard, log_failure, log_refusal
 from mitune.survey.organiser import add_organiser
 from mitune.survey.pages import COOKIE, Consent, Pages, RefusedError, Sent, go, wants_json
 from mitune.survey.served import Served
@@ -138,7 +138,7 @@ def _add_refusals(app: FastAPI, pages: Pages) -> None:
 
     @app.exception_handler(Exception)
     def broken(request: Request, error: Exception) -> Response:
-        LOG.error("failed: %s", type(error).__name__)
+        log_failure(error)
         return refuse(request, 500, "broken")
 
 

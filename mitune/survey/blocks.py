@@ -1,7 +1,7 @@
 """Balanced blocks: which prompts, and which of the methods, each participant is asked about.
 
-Counted over the participants from the first to any later one, every prompt is asked as often as any other, and every
-method shown as often as any other: within one, and exactly where the numbers allow.
+Counted over the participants from the first to any later one of those planned, every prompt is asked as often as any
+other, and every method shown as often as any other: within one, and exactly where the numbers allow.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from mitune.errors import UserError, listed, nearest, printable, short
 from mitune.files import atomic_folder, write_json
 from mitune.reading import home, is_folder, is_there
 from mitune.settings import CANDIDATES, ROWS, SEED, Settings, check_value, declared, key
-from mitune.survey.design import KINDS, SCORES, Rules, Survey, write_survey
+from mitune.survey.design import GROUP, KINDS, SCORES, Rules, Survey, write_survey
+from mitune.survey.languages import known
 from mitune.survey.power import ALIKE, DIFFER, comparing, planned
 from mitune.survey.sources import Decoder, Source, candidates_of, read_source, with_table
 
@@ -86,18 +87,18 @@ def main(words: Sequence[str], decode: Decoder) -> int:
 
 def read(words: Sequence[str]) -> tuple[Path, list[tuple[str, str]], BuildSettings]:
     """Read the words: the folder, (name, place) of the sources, the settings. Raises UserError."""
-    known = {one.name: one for one in declared(BuildSettings)}
+    keys = {one.name: one for one in declared(BuildSettings)}
     values: dict[str, Any] = {}
     places: list[tuple[str, str]] = []
     for word in words[1:]:
         name, sign, text = word.partition("=")
-        if sign and name in known:
-            values[name] = parse(known[name], text)
-            check_value(known[name], values[name])
+        if sign and name in keys:
+            values[name] = parse(keys[name], text)
+            check_value(keys[name], values[name])
         elif sign and not is_there(home(word)):
             if not is_there(home(text)):
                 raise UserError(
-                    f"survey build: {short(name, 40)}= is neither a key{nearest(name, known)} nor the name of a source"
+                    f"survey build: {short(name, 40)}= is neither a key{nearest(name, keys)} nor the name of a source"
                     f" that is there ({short(text, 80)}); mitune survey build help lists the keys"
                 )
             places.append((name, text))
@@ -106,7 +107,28 @@ def read(words: Sequence[str]) -> tuple[Path, list[tuple[str, str]], BuildSettin
     if not words or "=" in words[0] or not places:
         what = "the survey's folder" if not words or "=" in words[0] else "a source of pictures"
         raise UserError(f"survey build: {what} is missing; give FOLDER [NAME=]SOURCE ... [key=value ...]")
-    return home(words[0]), places, BuildSettings(**values)
+    settings = BuildSettings(**values)
+    _check_texts(settings)
+    return home(words[0]), places, settings
+
+
+def _check_texts(settings: BuildSettings) -> None:
+    """Raise UserError for groups and languages that a server would refuse, or whose people could not begin."""
+    for name in ("groups", "languages"):
+        given = getattr(settings, name)
+        if twice := [one for one in given if given.count(one) > 1]:
+            raise UserError(f"survey build: {name}= has '{short(twice[0], 40)}' twice; say it once")
+    for one in settings.groups:
+        if not one.strip() or len(one) > GROUP:
+            raise UserError(
+                f"survey build: groups= has '{short(one, 40)}'; give each group a name, of {GROUP} letters at most"
+            )
+    for one in settings.languages:
+        if one not in known():
+            raise UserError(
+                f"survey build: languages= has '{short(one, 40)}'{nearest(one, known())}, in which there are no"
+                f" pages; there are {listed([*known()], 20)}"
+            )
 
 
 def _help() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import sqlite3
 import threading
@@ -102,11 +103,12 @@ class Database:
         """Connect. Raises UserError for a URL that is none, and for a database that is not there or no such one."""
         try:
             parsed = sa.make_url(url)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, ValueError) as error:  # ValueError: of the port
             raise UserError(
                 "answers: this is no database's URL; give a survey folder, or postgresql://USER@HOST/NAME"
             ) from error
-        self.name = parsed.render_as_string(hide_password=True)
+        # Without what follows the ?: libpq takes a password there too.
+        self.name = parsed.set(query={}).render_as_string(hide_password=True)
         self._one_writer: Any = contextlib.nullcontext()
         if parsed.get_backend_name() == "sqlite":
             self.name = parsed.database or ""
@@ -158,7 +160,13 @@ class Database:
                     if name not in known:
                         connection.execute(sa.insert(_FACTS).values(name=name, value=value))
             self._check_schema()
-        if known.get("plan", plan) != plan:
+        self.check_plan(plan)
+
+    def check_plan(self, plan: str) -> None:
+        """Raise UserError where the answers are of another plan."""
+        with self._told(), self._reading() as connection:
+            known = _facts(connection).get("plan")
+        if known != plan:
             raise UserError(
                 f"answers: {self.name} holds the answers to another plan; move it away, or restore that survey.json"
             )
@@ -308,9 +316,15 @@ def _ids(text: str) -> tuple[str, ...]:
 def _sqlite(path: Path, only_read: bool) -> sa.Engine:
     if path.exists():
         check_regular(path)
+    elif not only_read:
+        # For its owner alone, and so are the files that SQLite puts beside it: a code in it is a person's access.
+        with contextlib.suppress(OSError):  # SQLite says what is wrong
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
     def connect() -> sqlite3.Connection:
         mode = "ro" if only_read else "rwc"
+        if only_read and not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
+            mode += "&immutable=1"  # nobody writes, and SQLite would put files beside it even to read
         made = sqlite3.connect(
             f"file:{quote(str(path))}?mode={mode}",
             uri=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ KINDS = {
     "pairs": "which of two pictures represents the prompt better",
     "agree": "whether one picture represents its prompt",
 }
+GROUP = 200  # letters of a group's name
 ROUND, ATTENTION, PRACTICE = "round", "attention", "practice"
 _ROUNDS = (ROUND, ATTENTION, PRACTICE)
 _ID = re.compile(r"[0-9a-f]{8,64}")
@@ -145,6 +147,16 @@ def _placed(one: Round, seed: int, asked: int) -> tuple[Picture, ...]:
 def _shuffled(items: Sequence[Any], *key: object) -> list[Any]:
     """The items in an order that depends on the key and the items alone, on any machine and in any version."""
     return sorted(items, key=lambda item: hashlib.sha256(repr((*key, item)).encode()).digest())
+
+
+def plan_digest(survey: Survey) -> str:
+    """Give a digest of all that decides who sees what: answers to one plan are none to another."""
+    rounds = [
+        {name: value for name, value in dataclasses.asdict(one).items() if name not in ("category", "right")}
+        for one in survey.rounds
+    ]
+    plan = [survey.kind, survey.seed, survey.multiple, survey.blocks, rounds]
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
 # -- survey.json -------------------------------------------------------------------------------------------------------

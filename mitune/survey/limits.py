@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
+import os
 import secrets
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -20,6 +21,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST = 16 * 1024  # bytes of a form: a page sends a few hundred
+_LONGEST = 500  # letters of an address: those of the pages have fewer than 60
+_FOREIGN = (b"cross-site", b"same-site")
 _MANY = 10_000  # buckets that are remembered
 LOG = logging.getLogger("mitune.survey")
 
@@ -73,8 +76,18 @@ def log_refusal(status: int, what: str, reason: str, code: str = "") -> None:
     LOG.warning("refused %d %s%s: %s", status, what, whose, printable(short(reason, 100)))
 
 
+def log_failure(error: Exception) -> None:
+    """Log a fault by its kind and the last lines of code that it came from. Its own words may name a person."""
+    if _LOGGED.passes(""):
+        lines = traceback.extract_tb(error.__traceback__)[-4:]
+        where = " < ".join(f"{os.path.basename(one.filename)}:{one.lineno}" for one in reversed(lines))
+        LOG.error("failed: %s at %s", type(error).__name__, where)
+
+
 class Guard:
-    """Wraps an application: refuses bodies that are too large before they are read, and sets the headers."""
+    """Wraps an application: refuses bodies that are too large before they are read, addresses that are too long, and
+    forms that another site sends; sets the headers, and keeps faults that are answered and logged from the server,
+    which would log them again, in full and however many they are."""
 
     def __init__(self, app: App, frame: str = "") -> None:
         self._app = app
@@ -106,25 +119,41 @@ class Guard:
                 raise _TooLargeError
             return message
 
-        given = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if given.isdigit() and int(given) <= MOST:
-            with contextlib.suppress(_TooLargeError):
+        given = dict(scope["headers"])
+        if len(scope["path"]) > _LONGEST:
+            await _refuse(with_headers, 414, "an address", "too long", "There is no such long address here.")
+            return
+        # Where it is a browser that asks, it says from which site: of an own code, sent in another person's browser by
+        # a form elsewhere, the sender would read that person's answers.
+        if scope["method"] == "POST" and given.get(b"sec-fetch-site") in _FOREIGN:
+            await _refuse(with_headers, 403, "a form", "of another site", "This form is of another site.")
+            return
+        length = given.get(b"content-length", b"0")
+        if length.isdigit() and int(length) <= MOST:
+            try:
                 await self._app(scope, counted, with_headers)
+            except _TooLargeError:
+                pass
+            except Exception:
+                if not begun:
+                    raise
             if read <= MOST or begun:
                 return
         read = 0
-        await _too_large(with_headers)
+        await _refuse(
+            with_headers, 413, "a body", "too large", "This is more than a form of this page sends."
+        )
 
 
 class _TooLargeError(Exception):
     pass
 
 
-async def _too_large(send: Send) -> None:
-    log_refusal(413, "a body", "too large")
-    length = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 413, "headers": length})
-    await send({"type": "http.response.body", "body": b"This is more than a form of this page sends.\n"})
+async def _refuse(send: Send, status: int, what: str, reason: str, said: str) -> None:
+    log_refusal(status, what, reason)
+    plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": plain})
+    await send({"type": "http.response.body", "body": f"{said}\n".encode()})
 
 
 def headers(frame: str = "") -> dict[str, str]:

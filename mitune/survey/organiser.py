@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
+from mitune.survey.design import GROUP
 from mitune.survey.limits import Rate
 from mitune.survey.pages import Pages, RefusedError, who
 from mitune.survey.progress import progress_of
@@ -48,7 +49,7 @@ def add_organiser(app: FastAPI, pages: Pages) -> None:
         request: Request,
         form: Annotated[str, Form(max_length=100)] = "",
         count: Annotated[int, Form(ge=1, le=_MOST)] = 1,
-        group: Annotated[str, Form(max_length=200)] = "",
+        group: Annotated[str, Form(max_length=GROUP)] = "",
     ) -> Response:
         own, groups = session(request), pages.served.survey.groups
         if not own or not seals.is_form(form, own):

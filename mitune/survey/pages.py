@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 
 from mitune.survey.answers import Participant
 from mitune.survey.database import OutOfOrderError, Reply
+from mitune.survey.design import GROUP
 from mitune.survey.limits import Rate
 from mitune.survey.seals import new_code
 from mitune.survey.served import Served, Step
@@ -64,7 +65,7 @@ class Consent(BaseModel):
     """
 
     consent: str = Field("", max_length=8)
-    group: str = Field("", max_length=200)
+    group: str = Field("", max_length=GROUP)
     lang: str = Field("", max_length=16)
     code: str = Field("", max_length=64)
     seal: str = Field("", max_length=100)

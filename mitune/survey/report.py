@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mitune.errors import UserError, printable, short
+from mitune.errors import UserError, printable
 from mitune.files import write_json, write_text
 from mitune.reading import home, is_file, is_number, read_json
 from mitune.survey.answers import Answer, Participant, is_url, read_answers
-from mitune.survey.design import SCORES, Survey, read_survey
+from mitune.survey.design import SCORES, Survey, plan_digest, read_survey
 
 REPORT, PAGE, FIGURES = "report", "index.html", "report.json"
 _WORDS = "FOLDER [database=URL]"
@@ -31,9 +31,9 @@ def main(words: Sequence[str]) -> int:
     survey = read_survey(folder)
     if given and not is_url(given[-1]):
         raise UserError(
-            f"survey report: database={short(given[-1], 60)} is no URL of a database, such as postgresql://host/name"
+            "survey report: database= is no URL of a database; give one as postgresql://USER@HOST/NAME"
         )
-    participants, answers = read_answers(given[-1] if given else folder)
+    participants, answers = read_answers(given[-1] if given else folder, plan_digest(survey))
     found, written = write_report(folder, survey, participants, answers)
     for line in (*told(found), *(f"{path.name}: {path.resolve()}" for path in written)):
         print(printable(line))

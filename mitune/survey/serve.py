@@ -17,6 +17,7 @@ from typing import Any
 from mitune.errors import UserError, check_known, printable, short
 from mitune.files import hold, user_errors
 from mitune.reading import home, is_folder, read_text
+from mitune.survey.answered import is_url
 from mitune.survey.design import read_survey
 from mitune.survey.serving import Serving
 
@@ -107,12 +108,18 @@ def read(words: Sequence[str]) -> tuple[Path, Serving]:
         if not is_named or is_folder(word):
             places.append(word)
             continue
+        if "://" in name:  # a URL without its name, which may hold a password: it is not said again
+            raise UserError(f"serve: a URL comes after its name, such as database=URL; give {TAKES}")
         check_known("survey serve: the word", name, fields)
         given[name] = _value(name, value, fields[name].default)
+    if any("://" in place for place in places):
+        raise UserError(f"serve: a URL comes after its name, such as database=URL; give {TAKES}")
     if len(places) != 1:
         what = f"'{short(places[1], 80)}' is one word too many" if places else "the survey folder is missing"
         raise UserError(f"serve: {what}; give {TAKES}")
     settings = Serving(**given)
+    if settings.database and not is_url(settings.database):  # it may hold a password: it is not said again
+        raise UserError("serve: database= is no URL of a database; give one as postgresql://USER@HOST/NAME")
     for name in ("url", "frame"):
         address = getattr(settings, name)
         if address and not _URL.fullmatch(address):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from mitune.errors import UserError, listed, nearest, short
@@ -15,7 +13,7 @@ from mitune.reading import is_file, read_text
 from mitune.survey import languages
 from mitune.survey.answers import Participant
 from mitune.survey.database import Database
-from mitune.survey.design import PRACTICE, Picture, Round, Survey, plan_of
+from mitune.survey.design import PRACTICE, Picture, Round, Survey, plan_digest, plan_of
 from mitune.survey.seals import CODE, Seals
 from mitune.survey.serving import Serving
 
@@ -131,16 +129,6 @@ class Served:
         """Choose the language: the first of those asked for that the survey has, else what the browser asks for."""
         offered = self.survey.languages
         return next((one for one in asked if one in offered), languages.preferred(header, offered))
-
-
-def plan_digest(survey: Survey) -> str:
-    """Give a digest of all that decides who sees what: answers to one plan are none to another."""
-    rounds = [
-        {name: value for name, value in asdict(one).items() if name not in ("category", "right")}
-        for one in survey.rounds
-    ]
-    plan = [survey.kind, survey.seed, survey.multiple, survey.blocks, rounds]
-    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
 def _consent_text(folder: Path, language: str) -> tuple[str, ...]:

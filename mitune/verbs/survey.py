@@ -27,6 +27,11 @@ ACTS = {
 def survey(words: list[str]) -> int:
     """``mitune survey build|serve|report WORDS``: the module of that name, its ``main(words)``."""
     act = words[0] if words else ""
+    if act == "help":
+        print(
+            f"mitune survey {VERBS['survey'].takes}\n\n  mitune survey build help, serve help, report help tell more"
+        )
+        return 0
     if act not in ACTS:
         said = f"'{short(act, 40)}' is not known{nearest(act, ACTS)}" if act else "what to do is missing"
         raise UserError(f"survey: {said}; give {VERBS['survey'].takes}")

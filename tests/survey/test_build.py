@@ -281,6 +281,10 @@ def test_the_same_words_build_the_same_survey_and_another_seed_another(tmp_path:
         (["{new}", "{pool}", "b={pool}", "table={pool}/metadata.jsonl"], "goes with one source"),
         (["{new}", "{pool}", "kind=agree", "rounds=0"], "at least 1"),
         (["{new}", "{pool}", "kind=agree", "prompts=1", "languages=[]"], "at least one"),
+        (["{new}", "{pool}", "kind=agree", "languages=[en,fr]"], "'fr', in which there are no pages"),
+        (["{new}", "{pool}", "kind=agree", "languages=[en,en]"], "has 'en' twice"),
+        (["{new}", "{pool}", "kind=agree", "groups=[a,a]"], "has 'a' twice"),
+        (["{new}", "{pool}", "kind=agree", f"groups=[{'x' * 201}]"], "200 letters"),
         (["{pool}", "{pool}", "kind=agree"], "is there already"),
         (["{new}", "{new}/nothing", "kind=agree"], "nothing"),
     ],
@@ -325,8 +329,9 @@ def test_first_errors_and_help_need_neither_torch_nor_a_server() -> None:
     code = (
         "import sys; from mitune.cli import main; "
         "codes = [main(['survey', *words]) for words in "
-        "(['bild'], ['build', 'help'], ['build', '/nowhere', 'x=1'], ['report', '/nowhere'], ['report', 'help'])]; "
-        "assert codes == [2, 0, 2, 2, 0], codes; "
+        "(['bild'], ['build', 'help'], ['build', '/nowhere', 'x=1'], ['report', '/nowhere'], ['report', 'help'],"
+        " ['help'])]; "
+        "assert codes == [2, 0, 2, 2, 0, 0], codes; "
         "assert not {'torch', 'pandas', 'fastapi', 'sqlalchemy', 'matplotlib'} & {*sys.modules}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

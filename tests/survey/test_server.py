@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from mitune.files import hold
 from mitune.survey import languages
 from mitune.survey.answers import read_answers
 from mitune.survey.design import read_survey, write_survey
+from mitune.survey.report import main as report
 from mitune.survey.serve import token_of
 from mitune.survey.serving import Serving
 from tests.survey.served import Person, fields, shown, ticked, told
@@ -341,6 +343,40 @@ def test_no_path_leads_to_another_file(tmp_path: Path, serve: Serve, path: str) 
     assert len(response.content) < 2000
 
 
+def test_a_form_of_another_site_makes_nobody_another_person(tmp_path: Path, serve: Serve) -> None:
+    make_survey(tmp_path)
+    client = serve(tmp_path)
+    own = {**fields(client.get("/").text), "consent": "yes"}
+    for site in ("cross-site", "same-site"):
+        response = client.post("/", data=own, headers={"sec-fetch-site": site})
+        assert response.status_code == 403
+        assert "set-cookie" not in response.headers
+        assert "content-security-policy" in response.headers
+    assert read_answers(tmp_path)[0] == []
+    assert client.post("/", data=own, headers={"sec-fetch-site": "same-origin"}).status_code == 303
+
+
+def test_a_fault_is_one_line_of_the_log_and_an_endless_number_none(
+    tmp_path: Path, serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_survey(tmp_path)
+    served = Served(tmp_path, read_survey(tmp_path), Database(database_url(tmp_path)), TOKEN, Serving())
+    person = Person(serve(tmp_path), random.Random(0))
+    place = person.begin()
+    broken = TestClient(application(served), LOCAL)  # a fault that reaches the server would be raised here
+
+    def fails(*_: object) -> None:
+        raise RuntimeError(f"of {person.code}")
+
+    monkeypatch.setattr(served.database, "answered", fails)
+    monkeypatch.setattr(logging.getLogger("mitune.survey"), "propagate", True)
+    assert broken.get(place).status_code == 500
+    assert broken.get(f"/p/{person.code}/{'9' * 5000}").status_code == 414
+    served.database.close()
+    assert "failed: RuntimeError at test_server.py:" in caplog.text
+    assert person.code not in caplog.text
+
+
 def test_a_huge_body_is_refused_whether_or_not_it_says_so(begun: tuple[Person, str]) -> None:
     person, place = begun
 
@@ -597,6 +633,9 @@ def test_answers_to_another_plan_are_not_mixed_with_these(tmp_path: Path, serve:
     path.write_text(path.read_text().replace("a red circle above a blue square", "another prompt"))
     with pytest.raises(UserError, match=r"another plan"):
         serve(tmp_path)
+    with pytest.raises(UserError, match=r"another plan"):  # nor do they become tables
+        report([str(tmp_path)])
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_language_that_there_is_not_and_a_picture_that_is_gone_are_refused(
@@ -619,6 +658,9 @@ def test_what_is_no_answers_database_is_refused_in_one_line(tmp_path: Path) -> N
         "nothing://there",
         "mysql://a:secret@b/c",
         "postgresql://u:secret@127.0.0.1:1/x",
+        "postgresql://127.0.0.1:1/x?user=u&password=secret",
+        "postgresql://u:x@secret:y@host:port/x",
+        "mssql://b/c?password=secret",
         "://",
     ]
     for place in places:
@@ -629,7 +671,7 @@ def test_what_is_no_answers_database_is_refused_in_one_line(tmp_path: Path) -> N
 
 
 def test_answers_are_read_while_a_server_writes_and_from_a_folder_that_is_read_only(
-    tmp_path: Path, serve: Serve
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     survey = make_survey(tmp_path)
     person = Person(serve(tmp_path), random.Random(0))
@@ -637,6 +679,20 @@ def test_answers_are_read_while_a_server_writes_and_from_a_folder_that_is_read_o
     while not place.endswith("/thanks"):
         place = person.answer(place)
         told(survey, [person], read_answers(tmp_path))
+    files = [*tmp_path.glob("answers.sqlite*")]
+    assert len(files) == 3  # with what is written ahead
+    assert not [path.name for path in files if path.stat().st_mode & 0o077]  # a code is a person's access
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with (
+        contextlib.closing(sqlite3.connect(tmp_path / "answers.sqlite")) as one,
+        contextlib.closing(sqlite3.connect(copy / "answers.sqlite")) as other,
+    ):
+        one.backup(other)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write wherever a disk can be written
+    with contextlib.closing(Database(database_url(copy), only_read=True)) as database:
+        told(survey, [person], (database.participants(), database.answers()))
+        assert [path.name for path in copy.iterdir()] == ["answers.sqlite"]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -647,6 +703,9 @@ def test_answers_are_read_while_a_server_writes_and_from_a_folder_that_is_read_o
     [
         ([], "the survey folder is missing"),
         (["{0}", "{0}"], "one word too many"),
+        (["{0}", "postgresql://u:p@h/x"], "a URL comes after its name"),
+        (["{0}", "postgresql://u:p@h/x?a=b"], "a URL comes after its name"),
+        (["{0}", "database=answers.sqlite"], "database= is no URL"),
         (["{0}", "prt=1"], "did you mean 'port'"),
         (["{0}", "port=x"], "not understood"),
         (["{0}", "port=70000"], "not between 0 and 65535"),
