@@ -76,7 +76,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     gain = runs["now"][-1]["gain"]
     return {
         "settings": {"threads": options.threads, "seed": options.seed, "words": options.word},
-        "comparisons": [common.comparison("mitune demo, processor seconds of the whole command", seconds, "now", "before", at_most=TIME)],
+        "comparisons": [
+            common.comparison(
+                "mitune demo, processor seconds of the whole command", seconds, "now", "before", at_most=TIME
+            )
+        ],
         "figures": [
             common.figure(
                 "gain of the oracle on held-out pictures", gain["difference"], "", GAIN,

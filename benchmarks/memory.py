@@ -90,7 +90,8 @@ def memory_of(processes: Sequence[psutil.Process]) -> list[dict[str, int]]:
         except OSError:
             continue
         values = dict(line.split(":") for line in lines)
-        found.append({name: 1024 * int(values[key].split()[0]) for key, name in _KINDS.items()})
+        if all(key in values for key in _KINDS):  # one that is ending has no pages any more
+            found.append({name: 1024 * int(values[key].split()[0]) for key, name in _KINDS.items()})
     return found
 
 
