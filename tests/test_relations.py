@@ -79,7 +79,7 @@ def test_a_rule_takes_the_values_of_its_keys() -> None:
 
 REFUSED: list[tuple[str, list[str], str, tuple[str, ...]]] = [
     # stage that is refused, words, what is said, stages that go on
-    ("run", ["select.k=13"], "generate.candidates=12", ("agree", "calibrate", "sample", "evaluate", "score")),
+    ("run", ["select.k=13"], "generate.candidates=10", ("agree", "calibrate", "sample", "evaluate", "score")),
     ("run", ["sampler.eta=0"], "leave it out: scorers=[", ("select", "score", "sample")),
     ("train", ["train.objective=dpo"], "select.losers", ("generate", "evaluate", "agree")),
     ("train", ["train.t_min=900", "train.t_max=900"], "is not below train.t_max=900", ("generate", "agree")),

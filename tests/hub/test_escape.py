@@ -53,7 +53,10 @@ def test_a_card_of_hostile_strings_loads_and_keeps_its_metadata(name: str, promp
     assert card.data.model_name == plain(f"x{name}", 100)
     assert [result.metric_value for result in card.data.eval_results] == [0.5]
     assert card.data.widget[0]["text"] == plain(prompt)
-    headings = [line for line in card.text.splitlines() if line.startswith("#")]
+    comment = "# The evaluation drew with "  # in the code that loads the adapter
+    headings = [
+        line for line in card.text.splitlines() if line.startswith("#") and not line.startswith(comment)
+    ]
     assert [heading for heading in headings if heading.startswith("## ")] == [
         "## Use",
         "## Evaluation",
