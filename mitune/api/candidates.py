@@ -16,7 +16,7 @@ from mitune.api.pictures import images
 from mitune.data import dataset as datasets
 from mitune.data.selection import choose
 from mitune.data.settings import SelectConfig
-from mitune.data.store import CandidateStore, Unit
+from mitune.data.store import LATENT_ROW, UNIT, CandidateStore, Unit
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import COMBINED
 from mitune.stages.candidates import decode_each, decode_latents
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mitune.api.model import Model
 
-_STORED = ["kept", "unit", "latent_row"]
+_STORED = ["kept", UNIT, LATENT_ROW]
 
 
 @dataclass(eq=False)
@@ -102,7 +102,7 @@ class Candidates:
         yours that was asked for. Raises UserError as :meth:`select`.
         """
         rows = self._chosen(by, SelectConfig(k=k))
-        return self.table.loc[rows["latent_row"]]
+        return self.table.loc[rows[LATENT_ROW]]
 
     def pictures(self, rows: pd.DataFrame | Iterable[int] | None = None) -> Tensor:
         """Give pictures [n, 3, H, W] float32 in [0, 1] on the CPU: of some rows of the table, or of all."""
@@ -152,7 +152,7 @@ class Candidates:
             k=k, losers=losers, threshold=threshold, fraction=fraction, balance=balance, difficulty=difficulty
         )
         rows = self._chosen(by, settings)
-        latents = self.latents[torch.tensor(rows["latent_row"].tolist(), dtype=torch.long)]
+        latents = self.latents[torch.tensor(rows[LATENT_ROW].tolist(), dtype=torch.long)]
         pictures = decode_latents(latents, self.model.denoiser, GenerateConfig.batch_size)
         number, identity = self.model.rounds + 1, self.model.identity
         training = datasets.build(rows, pictures, latents, round=number, model=identity)
@@ -166,12 +166,12 @@ class Candidates:
         store.bind(self._units)
         bind_model(store.folder, self.model.identity, "pictures of", "folder", self.judges)
         for unit in self._units:
-            rows = self._rows[self._rows["unit"] == unit.index]
-            table = rows.drop(columns=["unit", "latent_row"])
+            rows = self._rows[self._rows[UNIT] == unit.index]
+            table = rows.drop(columns=[UNIT, LATENT_ROW])
             store.write_unit(
                 unit,
                 {name: table[name].tolist() for name in table},
-                self.latents[rows["latent_row"].tolist()],
+                self.latents[rows[LATENT_ROW].tolist()],
             )
 
     def _chosen(self, by: Score, settings: SelectConfig) -> pd.DataFrame:

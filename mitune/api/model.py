@@ -22,7 +22,7 @@ from mitune.api.evaluation import Evaluation
 from mitune.api.pictures import open_pictures, several
 from mitune.api.weights import Adapter, Weights
 from mitune.data.settings import SelectConfig
-from mitune.data.store import plan_units
+from mitune.data.store import LATENT_ROW, plan_units
 from mitune.errors import UserError
 from mitune.families.adapted import Adapted
 from mitune.families.adapter_place import ADAPTER_FILE
@@ -184,7 +184,7 @@ class Model:
                 tables.append(pd.DataFrame(table).assign(kept=True, unit=unit.index))
                 latents.append(own)
         rows = pd.concat(tables, ignore_index=True)
-        rows["latent_row"] = range(len(rows))
+        rows[LATENT_ROW] = range(len(rows))
         return Candidates(
             self, seed, torch.cat(latents), asked.names, how.sampler, scoring.judges, units, rows
         )

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from mitune.data.settings import SelectConfig
-from mitune.data.store import KEYS, LEFT, PICTURE, RACE, ROOT
+from mitune.data.store import KEYS, LATENT_ROW, LEFT, PICTURE, RACE, ROOT, UNIT
 from mitune.errors import UserError, nearest
 from mitune.scores import Term, columns, terms, weigh
 
 NOT_SCORES = {
-    *KEYS, *RACE, LEFT, ROOT, PICTURE, "unit", "latent_row", "preferred", "score", "rank", "weight", "real",
+    *KEYS, *RACE, LEFT, ROOT, PICTURE, UNIT, LATENT_ROW, "preferred", "score", "rank", "weight", "real",
 }  # fmt: skip
 
 

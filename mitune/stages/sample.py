@@ -19,7 +19,7 @@ from mitune.config import flatten, read_saved
 from mitune.config.keys import keys
 from mitune.data.prompts import make_prompt
 from mitune.data.selection import parts_among, select
-from mitune.data.store import KEYS, PICTURE, ROOT, UNIT, plan_units
+from mitune.data.store import KEYS, LATENT_ROW, PICTURE, ROOT, UNIT, plan_units
 from mitune.distributed import broadcast
 from mitune.errors import UserError
 from mitune.evaluate.drawings import grid, png, to_image
@@ -129,7 +129,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         found = store.table(columns=read)
         table = store.whole(choose(found, by, config.sample.pictures, config.seed))
         pictures = each_picture(store, table, denoiser, config.generate.batch_size)
-        scores = [name for name in there if name not in (*KEYS, PICTURE, "unit", "latent_row")]
+        scores = [name for name in there if name not in (*KEYS, PICTURE, UNIT, LATENT_ROW)]
         first = _write(run.root / "pictures", table, pictures, scores)
         texts = table["prompt"][:SHEET]
         captions = texts.where(texts != texts.shift(), "").tolist()  # under the first picture of a prompt

@@ -13,7 +13,7 @@ from torch import Tensor
 from mitune.data.dataset import encode_png
 from mitune.data.dataset_writer import write_set
 from mitune.data.pieces import Pieces, Place
-from mitune.data.store import CandidateStore
+from mitune.data.store import LATENT_ROW, UNIT, CandidateStore
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, said_first, state, visible, wait, work_queue
 from mitune.files import atomic_folder
@@ -91,7 +91,7 @@ def _decode(
         assert rows is not None
         if len(rows):
             store.check_kept(rows)
-        found: list[list[int]] = rows[["unit", "latent_row"]].to_numpy().tolist()
+        found: list[list[int]] = rows[[UNIT, LATENT_ROW]].to_numpy().tolist()
         return found
 
     chosen = broadcast(choose)
@@ -101,7 +101,7 @@ def _decode(
         for number, part in work_queue(parts):
             bar(sum(other.stop - other.start for other in parts[shown:number]))  # the others'
             shown = number + 1
-            latents = store.latents(pd.DataFrame(chosen[part], columns=["unit", "latent_row"]))
+            latents = store.latents(pd.DataFrame(chosen[part], columns=[UNIT, LATENT_ROW]))
             pieces.write(number, _pictured(latents, denoiser))
             bar(part.stop - part.start)
     return parts

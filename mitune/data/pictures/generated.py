@@ -6,7 +6,7 @@ from PIL import Image
 
 from mitune.data.dataset import encode_png
 from mitune.data.pictures.rows import Pictures
-from mitune.data.store import KEYS, LEFT, PICTURE, CandidateStore
+from mitune.data.store import KEYS, LATENT_ROW, LEFT, PICTURE, UNIT, CandidateStore
 from mitune.errors import UserError
 
 WORLD_SIZE = 1000  # pictures of the embedded world where no limit is given: it has no end
@@ -21,7 +21,7 @@ def read_candidates(store: CandidateStore) -> Pictures:
         raise UserError(
             f"{folder} kept no latent of its {finished} candidates; generate again with generate.keep=1000"
         )
-    scores = [name for name in kept.columns if name not in (*KEYS, PICTURE, LEFT, "unit", "latent_row")]
+    scores = [name for name in kept.columns if name not in (*KEYS, PICTURE, LEFT, UNIT, LATENT_ROW)]
     keys = ("prompt_id", "category", "candidate", "seed")
     return Pictures(
         str(folder),
