@@ -38,6 +38,7 @@ FLOORS = {
     "data": 1,
     "worlds": 1,
     "information": 2,
+    "pixels": 2,
     "search": 2,
     "finetune": 2,
     "evaluate": 2,
