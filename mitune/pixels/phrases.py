@@ -29,7 +29,8 @@ class Phrase:
 class Asked:
     """A prompt and the phrases that are looked for, in text order.
 
-    >>> Asked("a red circle and a blue square", find("a red circle and a blue square", ["a blue square"])).phrases[0].start
+    >>> text = "a red circle and a blue square"
+    >>> Asked(text, find(text, ["a blue square"])).phrases[0].start
     17
     """
 
@@ -63,7 +64,8 @@ def find(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
         words = text.split()
         if not words:
             raise UserError(f"an empty phrase for the prompt {short(prompt)!r}; leave it out")
-        pattern = re.compile(rf"(?<!\w){r'\s+'.join(map(re.escape, words))}(?!\w)", re.IGNORECASE)
+        together = r"\s+".join(map(re.escape, words))
+        pattern = re.compile(rf"(?<!\w){together}(?!\w)", re.IGNORECASE)
         places = ((m.start(), m.end()) for m in pattern.finditer(prompt))
         place = next((p for p in places if all(p[1] <= low or p[0] >= high for low, high in taken)), None)
         if place is None:

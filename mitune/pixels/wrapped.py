@@ -76,6 +76,16 @@ class Wrapped(Denoiser):
         return self.inner.needs_branches(guidance)
 
 
-_INNER = frozenset(
-    ["schedule", "prediction_type", "latent_shape", "picture_size", "network", "device", "dtype", "identity", "branches", "edits_pictures", "forwards", "sampler_defaults", "pictures_at_once", "to_text", "spans"]
-)
+_INNER = {
+    *(
+        "schedule",
+        "prediction_type",
+        "latent_shape",
+        "picture_size",
+        "network",
+        "device",
+        "dtype",
+        "identity",
+    ),
+    *("branches", "edits_pictures", "forwards", "sampler_defaults", "pictures_at_once", "to_text", "spans"),
+}
