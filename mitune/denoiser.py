@@ -210,7 +210,7 @@ class Denoiser(ABC):
         """Give the attention maps of one forward at ``z`` [n, …], which counts in ``forwards``.
 
         ``words``: weights [n, P, tokens] that average the columns of each word (``mitune.maps.words_of``); None: every
-        token by itself. UserError where there are no maps: another backend of attention, a compiled network, no network.
+        token by itself. UserError where there are no maps: another backend of attention, a compiled network, none.
         """
         return self.look(z, t, condition, words)[1]
 
@@ -281,14 +281,17 @@ class Denoiser(ABC):
         reference, cond = outputs
         return cond, reference, torch.lerp(reference, cond, guidance)
 
-    def outputs(self, z: Tensor, t: Time, given: Condition, guidance: float) -> tuple[Tensor, ...]:
+    def outputs(
+        self, z: Tensor, t: Time, given: Condition, guidance: float, tap: Tap | Sums | None = None
+    ) -> tuple[Tensor, ...]:
         """The network's raw outputs [n, …] at ``z`` [n, …], the one to go by last, from one forward.
 
-        They are those of ``combine`` where ``given`` is ``widened``, the one with c alone where it has n rows.
+        They are those of ``combine`` where ``given`` is ``widened``, the one with c alone where it has n rows. ``tap``:
+        as of ``predict``.
         """
         if len(given) <= len(z):
-            return (self.predict(z, t, given).to(z.dtype),)
+            return (self.predict(z, t, given, tap).to(z.dtype),)
         count = self.branches
         times = torch.cat([t] * count) if isinstance(t, Tensor) and t.ndim else t
-        outputs = self.predict(torch.cat([z] * count), times, given).to(z.dtype)
+        outputs = self.predict(torch.cat([z] * count), times, given, tap).to(z.dtype)
         return self.combine(outputs.chunk(count), guidance)
