@@ -190,7 +190,7 @@ class Denoiser(ABC):
 
     @property
     def one_grid(self) -> bool:
-        """Whether all layers look at that grid, and none at a coarser one."""
+        """Tell whether all layers look at that grid, and none at a coarser one."""
         return True
 
     def look(
@@ -210,7 +210,7 @@ class Denoiser(ABC):
         """Give the attention maps of one forward at ``z`` [n, …], which counts in ``forwards``.
 
         ``words``: weights [n, P, tokens] that average the columns of each word (``mitune.maps.words_of``); None: every
-        token by itself. UserError where there are no maps: another backend of attention, a compiled network, none.
+        token by itself. UserError where there are no maps: a compiled network, another backend of attention, none.
         """
         return self.look(z, t, condition, words)[1]
 
@@ -286,8 +286,10 @@ class Denoiser(ABC):
     ) -> tuple[Tensor, ...]:
         """The network's raw outputs [n, …] at ``z`` [n, …], the one to go by last, from one forward.
 
-        They are those of ``combine`` where ``given`` is ``widened``, the one with c alone where it has n rows. ``tap``:
-        as of ``predict``.
+        Args:
+            z, t, tap: as of ``predict``.
+            given: ``widened``, for the outputs of ``combine``; of n rows for the one with c alone.
+            guidance: of ``combine``.
         """
         if len(given) <= len(z):
             return (self.predict(z, t, given, tap).to(z.dtype),)

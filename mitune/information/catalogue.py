@@ -304,11 +304,12 @@ SCORES = Catalogue(
           "mitune.information.contrast:measure", ContrastConfig, rows=lambda own: (own.edits + 1) * own.times,
           unit=_ranking, races=True, steers=True, needs_pool=True, opens="mitune.information.contrast:opened"),
     Score("grounding", "whether every thing that the prompt names is somewhere in the picture and apart from the"
-          " others, by attention along the sampler's path, nats", "mitune.pixels.grounding:PathGrounding",
+          " others, by attention along the sampler's path", "mitune.pixels.grounding:PathGrounding",
           GroundingConfig, where="path", on_pictures="grounding_image", reads_prompts=True,
           checks="mitune.pixels.grounding:check_phrases"),
-    Score("grounding_image", "the same of attention on the finished picture, nats", "mitune.pixels.grounding:measure",
-          GroundingImageConfig, rows=lambda own: own.times, checks="mitune.pixels.grounding:check_phrases"),
+    Score("grounding_image", "the same by attention on the finished picture", "mitune.pixels.grounding:measure",
+          GroundingImageConfig, rows=lambda own: own.times, unit=_ranking,
+          checks="mitune.pixels.grounding:check_phrases"),
     Score("cas", "log p(z|c) − log p(z) along the probability-flow ODE, nats",
           "mitune.information.cas:measure", CASConfig, rows=_cas_rows),
 )  # fmt: skip
