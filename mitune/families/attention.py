@@ -7,6 +7,7 @@ that function is caught, so no processor is replaced, adapters are included, and
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -106,7 +107,7 @@ class _Capture(TorchFunctionMode):
         kind = self._kind(self._told, call.query.shape[-2])
         if isinstance(self._tap, Sums):
             size = call.query.shape[-2], call.key.shape[-2]
-            self._tap.take(self._place, kind, size, call.means)
+            self._tap.take(self._place, kind, size, functools.partial(call.means, self._tap.batch))
             return func(*args, **kwargs)
         maps = call.maps(slice(None))
         changed = self._tap.layer(self._place, kind, maps)
@@ -140,10 +141,12 @@ class _Call:
             attn_mask = torch.ones(size, dtype=torch.bool, device=query.device).tril()
         self._mask = attn_mask
 
-    def maps(self, rows: slice) -> Tensor:
-        """The maps [n, heads, rows, keys] of some of the queries, float32."""
-        logits = (self.query[..., rows, :] @ self.key.transpose(-2, -1) * self._scale).float()
+    def maps(self, rows: slice, batch: slice = slice(None)) -> Tensor:
+        """The maps [n, heads, rows, keys] of some of the queries of some of the batch, float32."""
+        logits = (self.query[batch][..., rows, :] @ self.key[batch].transpose(-2, -1) * self._scale).float()
         mask = self._mask
+        if mask is not None and mask.ndim == 4 and len(mask) > 1:
+            mask = mask[batch]
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., rows, :]
         if mask is not None and mask.dtype == torch.bool:
@@ -152,13 +155,14 @@ class _Call:
             logits = logits + mask
         return logits.softmax(-1)
 
-    def means(self, rows: slice) -> Iterator[Tensor]:
+    def means(self, batch: slice, rows: slice) -> Iterator[Tensor]:
         """The mean of the maps over the heads [n, rows, keys], a part of the rows at a time."""
-        n, heads, queries, _ = self.query.shape
+        every, heads, queries, _ = self.query.shape
+        n = len(range(*batch.indices(every)))
         start, stop, _ = rows.indices(queries)
         step = max(1, _ROOM // (n * heads * self.key.shape[-2]))
         for at in range(start, stop, step):
-            yield self.maps(slice(at, min(at + step, stop))).mean(1)
+            yield self.maps(slice(at, min(at + step, stop)), batch).mean(1)
 
     def output(self, maps: Tensor) -> Tensor:
         """What the call gives with these maps."""
