@@ -49,7 +49,12 @@ def seen(*layers: Tensor, grid: tuple[int, int], one_grid: bool = False) -> Any:
 
 
 def test_the_finest_grid_counts_and_its_last_layers_in_a_row_are_the_late_ones():
-    first, narrow, second, third = shares(1, 16, 16), shares(1, 4, 4), shares(1, 16, 16).flip(1), shares(1, 16, 16).flip(2)
+    first, narrow, second, third = (
+        shares(1, 16, 16),
+        shares(1, 4, 4),
+        shares(1, 16, 16).flip(1),
+        shares(1, 16, 16).flip(2),
+    )
     maps = seen(first, narrow, second, third, grid=(4, 4))
     assert maps.grid == (4, 4)
     assert torch.allclose(maps.own, (first + second + third) / 3, atol=1e-6)

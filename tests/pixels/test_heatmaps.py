@@ -25,7 +25,11 @@ from mitune.pixels.upsample import upsampled
 from mitune.worlds.shapes import parse_prompt, random_scene, render
 from tests.analytic import scene
 
-TEXTS = ["a red circle and a blue square", "a big green cross", "a red circle left of a blue square and a green cross"]
+TEXTS = [
+    "a red circle and a blue square",
+    "a big green cross",
+    "a red circle left of a blue square and a green cross",
+]
 
 
 def asked(text: str) -> Asked:
