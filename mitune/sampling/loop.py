@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.maps import Sums
+from mitune.maps import Sums, Together
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import NoiseStreams
@@ -358,7 +358,8 @@ class _Network:
             with torch.set_grad_enabled(guide.gradient):
                 given = self._given_at(at.t, part, given)
                 taps = [tap for looker in self._lookers if (tap := looker.tap(at, part)) is not None]
-                outputs = self._denoiser.outputs(own, at.time, given, self._guidance, *taps)
+                tap = Together(taps) if taps else None
+                outputs = self._denoiser.outputs(own, at.time, given, self._guidance, tap)
                 guide.look(at, own, outputs, part)
             parts.append([output.detach() for output in outputs] if guide.gradient else outputs)
         return (
