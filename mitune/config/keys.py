@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from mitune.data.settings import PromptsConfig, SelectConfig
 from mitune.families.settings import ModelConfig
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+from mitune.pixels.catalogue import HeatmapConfig
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import ScorerConfig
 from mitune.search.catalogue import SearchConfig
@@ -57,6 +58,7 @@ class Config(Settings):
     sampler: SamplerConfig = section(SamplerConfig)
     search: SearchConfig = section(SearchConfig)
     scorer: ScorerConfig = section(ScorerConfig)
+    pixels: HeatmapConfig = section(HeatmapConfig)
     generate: stages.GenerateConfig = section(stages.GenerateConfig)
     select: SelectConfig = section(SelectConfig)
     adapter: AdapterConfig = section(AdapterConfig)
@@ -64,6 +66,7 @@ class Config(Settings):
     evaluate: stages.EvaluateConfig = section(stages.EvaluateConfig)
     sample: stages.SampleConfig = section(stages.SampleConfig)
     score: stages.ScoreConfig = section(stages.ScoreConfig)
+    segment: stages.SegmentConfig = section(stages.SegmentConfig)
     agree: stages.AgreeConfig = section(stages.AgreeConfig)
     calibrate: stages.CalibrateConfig = section(stages.CalibrateConfig)
     export: stages.ExportConfig = section(stages.ExportConfig)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+HOTTEST = 255
+"""The grey level of heat 1."""
 Levels = NDArray[np.uint8]
 _SHARE = 0.55  # of the colour over a picture, at full heat
 # From cold to hot, even in lightness steps: dark blue, violet, red, orange, pale yellow.
@@ -17,7 +19,7 @@ _HEAT = ((13, 8, 60), (110, 20, 120), (200, 50, 80), (250, 140, 30), (252, 245, 
 
 def levels(heat: ArrayLike) -> Levels:
     """Give heat in [0, 1] as grey levels, the nearest of 256: what is on the disk, and what masks are made of."""
-    return np.rint(np.clip(np.nan_to_num(np.asarray(heat, dtype=np.float64)), 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(np.nan_to_num(np.asarray(heat, dtype=np.float64)), 0, 1) * HOTTEST).astype(np.uint8)
 
 
 def grey_png(grey: Levels) -> bytes:
@@ -55,7 +57,7 @@ def mask_png(mask: ArrayLike) -> bytes:
 
 def heat_over(picture: Image.Image, grey: Levels) -> Image.Image:
     """Lay a heatmap over a picture of the same size, from dark blue to pale yellow."""
-    points = np.linspace(0, 255, len(_HEAT))
+    points = np.linspace(0, HOTTEST, len(_HEAT))
     colours = np.stack([np.interp(grey, points, channel) for channel in zip(*_HEAT, strict=True)], axis=-1)
     return _mixed(picture, colours, np.full(grey.shape, _SHARE))
 

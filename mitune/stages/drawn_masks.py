@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from mitune import leaving
 from mitune.data.decoding import open_picture
-from mitune.data.labelled.labels import IGNORED, Label
+from mitune.data.labelled.labels import Label
 from mitune.distributed import broadcast, wait, work_queue
-from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_bytes, write_json
-from mitune.pixels.counting import Fit, counted, mask_of
-from mitune.pixels.drawings import heat_over, mask_over, mask_png, picture_png
+from mitune.pixels.drawings import HOTTEST, Levels, heat_over, mask_over, mask_png, picture_png
+from mitune.pixels.fitting import Fit
+from mitune.pixels.iou import counts, objects
+from mitune.pixels.masks import Threshold, masks
 from mitune.pixels.rle import encode
 from mitune.stages.progress import progress
 from mitune.stages.segmented import SegmentedPictures
@@ -23,25 +26,20 @@ from mitune.stages.segmented import SegmentedPictures
 MASKS, OVERLAYS = "masks", "overlays"
 
 
-def fitted(work: SegmentedPictures) -> float:
-    """Fit the threshold on the labels of the pictures. Main process only.
+def fitted(work: SegmentedPictures, on: str, oracle: bool) -> Threshold:
+    """Fit the threshold on the labels of the pictures, which are ``on`` in words. Main process only.
 
     Raises UserError for a label that does not fit its picture, and where no labelled picture decodes.
     """
-    fit, count = Fit(), 0
+    fit = Fit()
     with progress("fit the threshold", len(work.source), unit="pictures") as bar:
         for found in _found(work):
             leaving.check()
             row = found["row"]
             if (label := _label(work, found)) is not None:
-                fit.add(work.grey(row), label, classes_of(work, row), IGNORED)
-                count += 1
+                fit.add(work.grey(row), label, classes_of(work, row))
             bar()
-    if not count:
-        raise UserError(
-            f"{work.source.pictures.where}: no picture with a label decodes; give another segment.tune"
-        )
-    return fit.best()
+    return fit.best(on, oracle)
 
 
 def draw_masks(work: SegmentedPictures, threshold: float) -> None:
@@ -105,6 +103,7 @@ def _draw(work: SegmentedPictures, found: Mapping[str, Any], threshold: float) -
     mask = mask_of(grey, threshold)
     label = _label(work, found)
     classes = classes_of(work, row)
+    ious = [None] * len(grey) if label is None else objects(mask, label, len(grey))
     files = {"mask": f"{MASKS}/{row:06d}.png", "overlay": f"{OVERLAYS}/{row:06d}.png"}
     write_bytes(work.folder / files["mask"], mask_png(mask))
     write_bytes(work.folder / files["overlay"], picture_png(mask_over(picture, mask)))
@@ -121,13 +120,12 @@ def _draw(work: SegmentedPictures, found: Mapping[str, Any], threshold: float) -
                 "area": float(inside.mean()),
                 "loss": found["losses"][number - 1],
                 "S": found["scores"][number - 1],
-                "iou": None if label is None else _iou(inside, label, number),
+                "iou": ious[number - 1],
                 "heatmap": work.heatmap(row, number).relative_to(work.folder).as_posix(),
                 "overlay": overlay,
                 "rle": encode(inside),
             }
         )
-    counts = None if label is None else counted(mask, label, classes, IGNORED)
     return {
         "number": row,
         "name": pictures.names[row],
@@ -135,13 +133,12 @@ def _draw(work: SegmentedPictures, found: Mapping[str, Any], threshold: float) -
         "size": found["size"],
         **files,
         "phrases": told,
-        "counts": counts,
+        "pixels": None if label is None else counts(mask, label, classes),
     }
 
 
-def _iou(inside: Any, label: Label, number: int) -> float | None:
-    """Of one phrase in one picture; None where neither mask nor label has it."""
-    judged = label != IGNORED
-    mine, theirs = inside & judged, label == number
-    union = int((mine | theirs).sum())
-    return float((mine & theirs).sum() / union) if union else None
+def mask_of(grey: Sequence[Levels], threshold: float) -> NDArray[np.int64]:
+    """Give the number of the phrase (from 1) at each pixel [H, W], 0 for none, of heatmaps as they are on the disk: so
+    anybody can make the masks again from the files, to the pixel."""
+    heat = torch.from_numpy(np.stack(list(grey))).double() / HOTTEST
+    return masks(heat, threshold).numpy()

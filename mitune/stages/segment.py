@@ -17,7 +17,8 @@ from mitune.errors import UserError, short
 from mitune.files import read_json, write_json
 from mitune.pixels.asking import unambiguous
 from mitune.pixels.catalogue import HeatmapConfig
-from mitune.pixels.counting import Tally
+from mitune.pixels.iou import Tally, object_iou
+from mitune.pixels.masks import Threshold
 from mitune.pixels.phrases import Asked, find, phrases_of
 from mitune.report.segmentation import write_segmentation
 from mitune.runs import RunFolder
@@ -50,8 +51,8 @@ def segment(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     work.measure(load, pixels, config.seed, own.batch_size, config.score.skip)
     if tuned is not None and tuned is not work:
         tuned.measure(load, pixels, config.seed, own.batch_size, config.score.skip, TUNE)
-    threshold = broadcast(lambda: _threshold(config, pixels, tuned))
-    draw_masks(work, threshold["value"])
+    threshold = Threshold(*broadcast(lambda: [*_threshold(config, pixels, tuned)]))
+    draw_masks(work, threshold.value)
 
     def finish() -> dict[str, Any]:
         figures = _figures(config, pixels, work, threshold)
@@ -88,7 +89,7 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
     found = []
     for row, (text, phrases) in enumerate(zip(source.pictures.texts, source.phrases, strict=True)):
         if phrases is None:
-            own = phrases_of(text, config.pixels.phrases or "auto")
+            own = phrases_of(text, config.pixels.phrases)
             if not own:
                 raise UserError(
                     f"{source.pictures.what(row)}: its caption has no phrase to look for; name them with"
@@ -124,22 +125,20 @@ def _tuned_on(config: DictConfig, run: RunFolder, work: SegmentedPictures) -> Se
     return SegmentedPictures(run.root / TUNE, source, _asked(source, config), config.segment.rows_per_unit)
 
 
-def _threshold(
-    config: DictConfig, pixels: HeatmapConfig, tuned: SegmentedPictures | None
-) -> dict[str, Any]:
+def _threshold(config: DictConfig, pixels: HeatmapConfig, tuned: SegmentedPictures | None) -> Threshold:
     """The heat from which a pixel is a phrase's, and where that number comes from."""
     if tuned is None:
         given = config.pixels.threshold is not None
         origin = "given" if given else f"the default of pixels.method={pixels.method}"
-        return {"value": float(pixels.resolved().threshold), "origin": origin, "oracle": False}
-    where, oracle = tuned.source.pictures.where, config.segment.tune == ORACLE
+        return Threshold(float(pixels.filled().threshold or 0), origin)
+    oracle = config.segment.tune == ORACLE
     labels = sum(label is not None for label in tuned.source.labels)
-    origin = "oracle: fitted on the labels of these very pictures" if oracle else f"fitted on {labels} pictures of {where}"
-    return {"value": fitted(tuned), "origin": origin, "oracle": oracle}
+    on = "the labels of these very pictures" if oracle else f"{labels} pictures of {tuned.source.pictures.where}"
+    return fitted(tuned, on, oracle)
 
 
 def _figures(
-    config: DictConfig, pixels: HeatmapConfig, work: SegmentedPictures, threshold: Mapping[str, Any]
+    config: DictConfig, pixels: HeatmapConfig, work: SegmentedPictures, threshold: Threshold
 ) -> dict[str, Any]:
     """What ``segmentation.json`` says."""
     parts = list(drawn(work))
@@ -156,8 +155,8 @@ def _figures(
         "source": work.source.pictures.where,
         "model": read_json(work.folder / "model.json")["model"],
         "method": pixels.method,
-        "settings": asdict(pixels.resolved()),
-        "threshold": threshold,
+        "settings": asdict(pixels.filled()),
+        "threshold": threshold._asdict(),
         "pictures": len(rows),
         "phrases": sum(len(row["phrases"]) for row in rows),
         "left_out": left_out,
@@ -172,16 +171,22 @@ def _right(rows: Iterable[Mapping[str, Any]], note: str) -> dict[str, Any] | Non
     """How right the masks of labelled pictures are; None where none has a label."""
     tally, objects, count = Tally(), [], 0
     for row in rows:
-        if row["counts"] is None:
-            continue
-        count += 1
-        tally.add(row["counts"])
-        own = [phrase["iou"] for phrase in row["phrases"] if phrase["iou"] is not None]
-        if own:
-            objects.append(math.fsum(own) / len(own))
+        if row["pixels"] is not None:
+            count += 1
+            tally.add(row["pixels"])
+            objects.append([phrase["iou"] for phrase in row["phrases"]])
     if not count:
         return None
-    return {"pictures": count, "note": "; ".join(filter(None, [note, NOT_OPEN])), **tally.figures(objects)}
+    there = any(one is not None for own in objects for one in own)
+    own = object_iou(objects) if there else None
+    return {
+        "pictures": count,
+        "note": "; ".join(filter(None, [note, NOT_OPEN])),
+        "miou": None if math.isnan(tally.mean()) else tally.mean(),
+        "object_iou": None if own is None else own.mean,
+        "object_error": None if own is None else own.error,
+        "classes": tally.classes(),
+    }
 
 
 def _say(figures: Mapping[str, Any], page: Path) -> None:
@@ -201,7 +206,7 @@ def _say(figures: Mapping[str, Any], page: Path) -> None:
         mean = "–" if right["object_iou"] is None else f"{100 * right['object_iou']:.1f}{error}"
         oracle = " with an oracle threshold" if figures["threshold"]["oracle"] else ""
         say(
-            f"mIoU {100 * right['miou']:.1f} over {len(right['classes'])} classes{oracle}, object IoU {mean}, of"
+            f"mIoU {100 * (right['miou'] or 0):.1f} over {len(right['classes'])} classes{oracle}, object IoU {mean}, of"
             f" {right['pictures']} labelled pictures; {right['note']}"
         )
     say(f"page: {page.resolve()}")

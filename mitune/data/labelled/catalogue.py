@@ -65,7 +65,7 @@ LAYOUTS: Catalogue[Layout] = Catalogue(
         splits={"val": "val2017", "train": "train2017"},
         usual=("coco_stuff164k",),
         shift=1,
-        stuff=171,
+        stuff=170,
     ),
     Layout(
         "ade",

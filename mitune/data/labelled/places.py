@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mitune.data.labelled.catalogue import LAYOUTS, Layout
@@ -28,6 +28,25 @@ def check_source(source: str, layout: str | None = None, what: str = "segment.so
         raise UserError(f"{what}={source}: there is no such file; check the path")
     else:
         find_pictures(source)
+
+
+def picture_caption(phrases: Sequence[str], caption: str | None, template: str) -> str:
+    """Give the prompt of one picture: its caption, or one made of the phrases.
+
+    >>> picture_caption(["a cat", "a dog"], None, "a photo of {}")
+    'a photo of a cat, a dog'
+
+    Raises UserError where there is neither.
+    """
+    if caption is None and not phrases:
+        raise UserError(
+            "segment: say what is looked for in the picture: segment.phrases=[a cat,a dog], or segment.caption= with a"
+            " prompt whose phrases are found in it"
+        )
+    text = template.replace("{}", ", ".join(phrases)) if caption is None else caption
+    if not text.strip():
+        raise UserError("segment.caption is empty; give the prompt of the picture, or leave it out")
+    return " ".join(text.split())
 
 
 def find_set(source: str, layout: str | None = None, what: str = "segment.source") -> tuple[Path, Layout] | None:

@@ -13,7 +13,7 @@ import numpy as np
 from mitune.data.labelled.catalogue import Layout
 from mitune.data.labelled.classes import Classes
 from mitune.data.labelled.labels import IGNORED, Label, check_label, decode_label
-from mitune.data.labelled.places import find_set, is_picture
+from mitune.data.labelled.places import find_set, is_picture, picture_caption
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.loading import load_pictures
 from mitune.data.pictures.rows import Pictures
@@ -112,14 +112,7 @@ def load_labelled(
 def _one(path: Path, phrases: Sequence[str], caption: str | None, template: str) -> Labelled:
     """The file of a picture."""
     given = tuple(" ".join(phrase.split()) for phrase in phrases)
-    if caption is None and not given:
-        raise UserError(
-            "segment: say what is looked for in the picture: segment.phrases=[a cat,a dog], or segment.caption= with a"
-            " prompt whose phrases are found in it"
-        )
-    text = make_prompt(template.replace("{}", ", ".join(given)) if caption is None else caption).text
-    if not text:
-        raise UserError("segment.caption is empty; give the prompt of the picture, or leave it out")
+    text = make_prompt(picture_caption(given, caption, template)).text
     place = Place(path.parent, outside=True)
     pictures = Pictures(
         str(path.parent), [text], [path.name], lambda row: place.read(path, f"the picture {path}")

@@ -1,0 +1,57 @@
+"""The page of ``mitune segment``: pictures, masks and heat side by side; self-contained, no script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mitune
+from mitune.files import write_text
+from mitune.pixels.drawings import palette
+from mitune.report import figures as told
+from mitune.report.pictures import shown
+from mitune.report.report import template
+
+PAGE = "segmentation.html"
+
+
+def write_segmentation(folder: Path, figures: Mapping[str, Any], most: int) -> Path:
+    """Write ``segmentation.html`` of what ``segmentation.json`` says, with ``most`` pictures, atomically; gives its
+    path."""
+    rows = figures["rows"][:most]
+    page = template("segmentation.html.j2", percent=_percent).render(
+        version=mitune.__version__,
+        figures=figures,
+        right=figures["right"],
+        facts=_facts(figures),
+        pictures=[_picture(folder, row) for row in rows],
+        more=len(figures["rows"]) > len(rows),
+    )
+    path = folder / PAGE
+    write_text(path, page)
+    return path
+
+
+def _facts(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    threshold = figures["threshold"]
+    return [
+        ("model", figures["model"]),
+        ("method", figures["method"]),
+        ("threshold", f"{threshold['value']:.4g}, {threshold['origin']}"),
+        ("network forwards", told.count(figures["forwards"])),
+        ("time", told.duration(figures["seconds"])),
+    ]
+
+
+def _picture(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    colours = palette(len(row["phrases"]) + 1)
+    phrases = [
+        {**one, "colour": colours[number], "heat": shown(folder, one["overlay"], folder, {})}
+        for number, one in enumerate(row["phrases"], start=1)
+    ]
+    return {**row, "phrases": phrases, "masks": shown(folder, row["overlay"], folder, {})}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
