@@ -210,7 +210,7 @@ class Denoiser(ABC):
         """Give the attention maps of one forward at ``z`` [n, …], which counts in ``forwards``.
 
         ``words``: weights [n, P, tokens] that average the columns of each word (``mitune.maps.words_of``); None: every
-        token by itself. UserError where there are no maps: another backend of attention, a compiled network, no network.
+        token by itself. UserError where there are no maps: a compiled network, another backend of attention, none.
         """
         return self.look(z, t, condition, words)[1]
 

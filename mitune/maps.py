@@ -1,4 +1,4 @@
-"""Maps of attention over a picture, summed while a forward runs: how each of its cells looks at words and other cells."""
+"""Maps of attention over a picture, summed while a forward runs: how its cells look at words and at one another."""
 
 from __future__ import annotations
 

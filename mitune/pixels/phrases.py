@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mitune.errors import UserError, check_known, short
+from mitune.pixels.catalogue import SOURCES
 from mitune.pixels.leaving_out import leave_out, of_pictures
 from mitune.pixels.noun_chunks import noun_chunks
 from mitune.worlds.shapes.grammar import PromptSpec, parse_prompt
@@ -82,13 +83,6 @@ def find(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
         low, high = noun_of(prompt[start:stop])
         found.append(Phrase(prompt[start:stop], start, stop, (start + low, start + high)))
     return tuple(found)
-
-
-SOURCES = {
-    "auto": "the embedded world's grammar where it reads the prompt, else spaCy",
-    "world": "the embedded world's grammar",
-    "spacy": "noun chunks by spaCy (pip install 'mitune[spacy]')",
-}
 
 
 def phrases_of(prompt: str, source: str = "auto") -> tuple[Phrase, ...]:
