@@ -22,7 +22,8 @@ def unambiguous(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
     found = find(prompt, phrases)
     taken = [(phrase.start, phrase.stop) for phrase in found]
     for text in dict.fromkeys(" ".join(phrase.lower().split()) for phrase in phrases):
-        pattern = re.compile(rf"(?<!\w){r'\s+'.join(map(re.escape, text.split()))}(?!\w)", re.IGNORECASE)
+        together = r"\s+".join(map(re.escape, text.split()))
+        pattern = re.compile(rf"(?<!\w){together}(?!\w)", re.IGNORECASE)
         free = [place.span() for place in pattern.finditer(prompt) if _apart(place.span(), taken)]
         if free:
             asked = sum(1 for phrase in phrases if " ".join(phrase.lower().split()) == text)

@@ -19,7 +19,9 @@ _HEAT = ((13, 8, 60), (110, 20, 120), (200, 50, 80), (250, 140, 30), (252, 245, 
 
 def levels(heat: ArrayLike) -> Levels:
     """Give heat in [0, 1] as grey levels, the nearest of 256: what is on the disk, and what masks are made of."""
-    return np.rint(np.clip(np.nan_to_num(np.asarray(heat, dtype=np.float64)), 0, 1) * HOTTEST).astype(np.uint8)
+    return np.rint(np.clip(np.nan_to_num(np.asarray(heat, dtype=np.float64)), 0, 1) * HOTTEST).astype(
+        np.uint8
+    )
 
 
 def grey_png(grey: Levels) -> bytes:

@@ -34,7 +34,10 @@ class Fit:
         each phrase is counted as. Raises UserError for a label that does not fit."""
         self.pictures += 1
         stack = np.stack(list(grey))
-        hottest, top = stack.argmax(axis=0) + 1, stack.max(axis=0)  # of equal ones the first, as ``masks`` has it
+        hottest, top = (
+            stack.argmax(axis=0) + 1,
+            stack.max(axis=0),
+        )  # of equal ones the first, as ``masks`` has it
         order = {name: number for number, name in enumerate(dict.fromkeys([NOTHING, *classes]))}
         one = np.array([order[name] for name in (NOTHING, *classes)])
         found, told = judged(hottest, label, len(classes))

@@ -39,7 +39,9 @@ def decode(written: dict[str, Any]) -> NDArray[np.bool_]:
     height, width = written["size"]
     counts = numbers(written["counts"])
     if min(counts, default=0) < 0 or sum(counts) != height * width:
-        raise UserError(f"a mask's counts add up to {sum(counts)}, not to its {height} x {width} pixels; mend it")
+        raise UserError(
+            f"a mask's counts add up to {sum(counts)}, not to its {height} x {width} pixels; mend it"
+        )
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape((height, width), order="F")
 

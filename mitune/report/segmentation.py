@@ -26,6 +26,7 @@ def write_segmentation(folder: Path, figures: Mapping[str, Any], most: int) -> P
         right=figures["right"],
         facts=_facts(figures),
         pictures=[_picture(folder, row) for row in rows],
+        sorts=1,  # of the style that is shared: one order, and no choice
         more=len(figures["rows"]) > len(rows),
     )
     path = folder / PAGE

@@ -205,7 +205,16 @@ _WHOLE = (
         # Masks are made anew by every command: the threshold may change.
         binds=f"seed {_MODEL} {_but('pixels', 'threshold phrases')} segment.rows_per_unit",
         begun=("plan.json",),
-        writes=("plan.json", "model.json", "unit-*", "heatmaps", "masks", "overlays", "segmentation.*", "tune"),
+        writes=(
+            "plan.json",
+            "model.json",
+            "unit-*",
+            "heatmaps",
+            "masks",
+            "overlays",
+            "segmentation.*",
+            "tune",
+        ),
         swept=False,
         folder="mitune.stages.first_look:segment_folder",
         place="segment.out",

@@ -61,7 +61,9 @@ def draw_masks(work: SegmentedPictures, threshold: float) -> None:
             shown = place + 1
             note = work.note(unit) or {"rows": []}
             rows = [_draw(work, found, threshold) for found in note["rows"]]
-            write_json(_file(work, unit), {"forwards": note["forwards"], "seconds": note["seconds"], "rows": rows})
+            write_json(
+                _file(work, unit), {"forwards": note["forwards"], "seconds": note["seconds"], "rows": rows}
+            )
             bar(sizes[place])
     wait()
 

@@ -30,9 +30,7 @@ from mitune.stages.segmented import SegmentedPictures
 
 SCHEMA = 1
 TUNE = "tune"  # the folder of the heatmaps that the threshold is fitted on
-NOT_OPEN = (
-    "this is not open-vocabulary mIoU: what is in each picture is given, only where it is is judged"
-)
+NOT_OPEN = "this is not open-vocabulary mIoU: what is in each picture is given, only where it is is judged"
 _SHOWN = 6  # pictures that are told of on the screen
 
 
@@ -133,7 +131,11 @@ def _threshold(config: DictConfig, pixels: HeatmapConfig, tuned: SegmentedPictur
         return Threshold(float(pixels.filled().threshold or 0), origin)
     oracle = config.segment.tune == ORACLE
     labels = sum(label is not None for label in tuned.source.labels)
-    on = "the labels of these very pictures" if oracle else f"{labels} pictures of {tuned.source.pictures.where}"
+    on = (
+        "the labels of these very pictures"
+        if oracle
+        else f"{labels} pictures of {tuned.source.pictures.where}"
+    )
     return fitted(tuned, on, oracle)
 
 
@@ -147,7 +149,9 @@ def _figures(
         raise UserError(f"{work.source.pictures.where}: none of its {len(work.source)} pictures decodes")
     left_out = work.source.pictures.left_out + len(work.source) - len(rows)
     if left_out:
-        warn(f"{work.source.pictures.where}: {left_out} pictures are left out: they do not decode, or show no phrase")
+        warn(
+            f"{work.source.pictures.where}: {left_out} pictures are left out: they do not decode, or show no phrase"
+        )
     for note in work.source.pictures.notes:
         warn(note)
     return {

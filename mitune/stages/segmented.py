@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from mitune import leaving
 from mitune.data.decoding import as_tensor, open_picture
@@ -200,7 +202,7 @@ class SegmentedPictures:
                     data, path = grey_png(levels(heat)), self.heatmap(row, phrase)
                     write_bytes(path, data)
                     files[path.relative_to(self.folder).as_posix()] = sha256_of(data)
-                told = {name: [*map(float, getattr(own, name))] for name in ("losses", "scores")}
+                told = {"losses": _plain(own.losses), "scores": _plain(own.scores)}
                 figures.append({"row": row, "size": [*size], **told})
         note = {
             "rows": figures,
@@ -229,3 +231,8 @@ class SegmentedPictures:
             raise UserError(
                 f"a heatmap of {self.source.pictures.what(row)} is not finite; try model.dtype=float32"
             )
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    """Numbers for JSON; None for what was not measured."""
+    return [value if math.isfinite(value) else None for value in values.double().tolist()]

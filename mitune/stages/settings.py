@@ -160,7 +160,9 @@ class SegmentConfig(Settings):
         basic=True,
     )
     phrases: list[str] = key(
-        [], "what is looked for, such as [a cat,a dog] (default: a table's own, or those of the caption)", basic=True
+        [],
+        "what is looked for, such as [a cat,a dog] (default: a table's own, or those of the caption)",
+        basic=True,
     )
     caption: str | None = key(None, "the prompt of a picture (default: made of the phrases)", basic=True)
     template: str = key(

@@ -49,7 +49,9 @@ def picture_caption(phrases: Sequence[str], caption: str | None, template: str) 
     return " ".join(text.split())
 
 
-def find_set(source: str, layout: str | None = None, what: str = "segment.source") -> tuple[Path, Layout] | None:
+def find_set(
+    source: str, layout: str | None = None, what: str = "segment.source"
+) -> tuple[Path, Layout] | None:
     """Find the data set that a folder is, or has in it under its usual name; None for a folder that is none.
 
     Args:

@@ -164,9 +164,7 @@ def _label_of(pictures: Pictures, row: int, cell: Any) -> Callable[[], Label] | 
 # -- data sets ---------------------------------------------------------------------------------------------------------
 
 
-def _data_set(
-    folder: Path, layout: Layout, split: str | None, template: str, limit: int | None
-) -> Labelled:
+def _data_set(folder: Path, layout: Layout, split: str | None, template: str, limit: int | None) -> Labelled:
     """The pictures of a split, in the order of its list, with the classes that their labels have as phrases."""
     named = next(iter(layout.splits)) if split is None else split
     own = layout.splits.get(named, named)
