@@ -28,8 +28,8 @@ def unambiguous(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
         if free:
             asked = sum(1 for phrase in phrases if " ".join(phrase.lower().split()) == text)
             raise UserError(
-                f"the phrase {short(text)!r} is {len(free) + asked} times in the prompt {short(prompt)!r}; give a longer"
-                " phrase that is there once, or give it as often"
+                f"the phrase {short(text)!r} is {len(free) + asked} times in the prompt {short(prompt)!r}; give a"
+                " longer phrase that is there once, or give it as often"
             )
     return found
 

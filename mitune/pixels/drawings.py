@@ -72,7 +72,8 @@ def mask_over(picture: Image.Image, mask: ArrayLike) -> Image.Image:
 
 
 def _mixed(picture: Image.Image, colours: NDArray[np.float64], share: NDArray[np.float64]) -> Image.Image:
-    under = np.asarray(picture.convert("RGB"), dtype=np.float64)
+    # The picture without its colours: those that are laid over it would be other ones.
+    under = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float64)
     return Image.fromarray(np.rint(under + share[..., None] * (colours - under)).astype(np.uint8))
 
 

@@ -106,8 +106,8 @@ def table_path(config: DictConfig) -> Path:
 
 
 def segment_folder(config: DictConfig) -> Path:
-    """Name the folder that ``segment`` writes: ``segment.out``, or one beside the source (in the run folder for one that
-    is no file). Raises UserError without a source."""
+    """Name the folder that ``segment`` writes: ``segment.out``, or one beside the source (in the run folder for one
+    that is no file). Raises UserError without a source."""
     settings = config.segment
     if settings.source is None:
         raise UserError(

@@ -49,13 +49,13 @@ def segment(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     work.measure(load, pixels, config.seed, own.batch_size, config.score.skip)
     if tuned is not None and tuned is not work:
         tuned.measure(load, pixels, config.seed, own.batch_size, config.score.skip, TUNE)
-    threshold = Threshold(*broadcast(lambda: [*_threshold(config, pixels, tuned)]))
+    threshold = Threshold(**broadcast(lambda: _threshold(config, pixels, tuned)._asdict()))
     draw_masks(work, threshold.value)
 
     def finish() -> dict[str, Any]:
         figures = _figures(config, pixels, work, threshold)
         write_json(run.root / "segmentation.json", figures)
-        page = write_segmentation(run.root, figures, own.examples)
+        page = write_segmentation(run.root, figures, source.pictures, own.examples)
         _say(figures, page)
         return {name: value for name, value in figures.items() if name != "rows"}
 
@@ -102,7 +102,7 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
 
 
 def _tuned_on(config: DictConfig, run: RunFolder, work: SegmentedPictures) -> SegmentedPictures | None:
-    """The labelled pictures that the threshold is fitted on; None where it is given. Raises UserError without labels."""
+    """The labelled pictures that the threshold is fitted on; None where it is given. UserError without labels."""
     tune = config.segment.tune
     if tune is None:
         return None

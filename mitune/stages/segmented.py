@@ -1,4 +1,4 @@
-"""Heatmaps of many pictures, unit by unit: the part of ``segment`` that takes the time, and that a kill must not lose."""
+"""Heatmaps of many pictures, unit by unit: the part of ``segment`` that takes time, and that a kill must not lose."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mitune import leaving
 from mitune.data.decoding import as_tensor, open_picture
 from mitune.data.labelled.source import Labelled
 from mitune.data.pictures.contents import Contents, read_contents, read_or_none
-from mitune.denoiser import Denoiser
 from mitune.digests import FILES, changed, intact, seal, sha256_of
 from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
+from mitune.families.adapted import Adapted
 from mitune.files import clean_partial, read_json, write_bytes, write_json
 from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.drawings import Levels, grey_png, levels, read_grey, resized
@@ -28,7 +28,7 @@ from mitune.pixels.heatmaps import heatmaps
 from mitune.pixels.phrases import Asked
 from mitune.reading import read_bytes
 from mitune.stages.picture_scores import picture_seeds
-from mitune.stages.progress import Bar, progress, warn, warn_of_idle
+from mitune.stages.progress import progress, warn, warn_of_idle
 from mitune.stages.units import bind_model
 
 HEATMAPS = "heatmaps"
@@ -96,8 +96,8 @@ class SegmentedPictures:
         return found if whole else None
 
     def todo(self) -> list[int]:
-        """List the units yet to be measured: those that are not whole, and those whose pictures are others by now, which
-        is said. Main process only."""
+        """List the units yet to be measured: those that are not whole, and those whose pictures are others by now,
+        which is said. Main process only."""
         notes = {unit: self.note(unit) for unit in self.units}
         known = [unit for unit, found in notes.items() if found is not None]
         other = []
@@ -116,7 +116,7 @@ class SegmentedPictures:
 
     def measure(
         self,
-        load: Callable[[], Denoiser],
+        load: Callable[[], Adapted],
         settings: HeatmapConfig,
         seed: int,
         batch_size: int,
@@ -167,7 +167,7 @@ class SegmentedPictures:
     def _measure_unit(
         self,
         unit: int,
-        denoiser: Denoiser,
+        denoiser: Adapted,
         settings: HeatmapConfig,
         seeds: Sequence[int],
         batch_size: int,
@@ -175,7 +175,7 @@ class SegmentedPictures:
     ) -> None:
         before, started = denoiser.forwards, time.perf_counter()
         contents = Contents()
-        opened = [(row, found) for row in self.rows(unit) if (found := self._open(row, skip, contents))]
+        opened = [(row, picture) for row in self.rows(unit) if (picture := self._open(row, skip, contents))]
         rows = [row for row, _ in opened]
         figures: list[dict[str, Any]] = []
         files: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Data sets of labelled pictures, each a row: where in its folder pictures and labels lie. Nothing here imports torch."""
+"""Data sets of labelled pictures, a row each: where pictures and labels lie. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def load_labelled(
     """Open what is to be segmented.
 
     Args:
-        source: the file of a picture, a data set's folder, or a source as of :func:`load_pictures`, whose table may have
-            a column ``phrases`` (a list) and one ``label`` or ``mask``: a palette or grey PNG, 1 where the first
+        source: the file of a picture, a data set's folder, or a source as of :func:`load_pictures`, whose table may
+            have a column ``phrases`` (a list) and one ``label`` or ``mask``: a palette or grey PNG, 1 where the first
             phrase is.
         phrases: looked for in every picture; none: those of the table, or of the caption.
         caption: of a picture; none: made of the phrases.
