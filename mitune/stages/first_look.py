@@ -41,6 +41,7 @@ def look(stage: str, config: DictConfig) -> None:
             check(value)
     if stage == "segment":
         check_segment(config.segment)
+        check_uncompiled(config.model)
     if stage == "agree" and config.agree.source is not None:
         check_table(config.agree.source)
     else:
@@ -139,6 +140,12 @@ def check_segment(settings: DictConfig) -> None:
         text = picture_caption(settings.phrases, settings.caption, settings.template)
         if settings.phrases:
             unambiguous(text, settings.phrases)
+
+
+def check_uncompiled(model: DictConfig) -> None:
+    """Raise UserError for a model whose attention is to be looked at and that is compiled."""
+    if model.compile:
+        raise UserError("model.compile: a compiled network shows no attention; say model.compile=false")
 
 
 def check_table(source: str) -> None:

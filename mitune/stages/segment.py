@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mitune.data.labelled.source import Labelled, load_labelled
-from mitune.distributed import broadcast
+from mitune.distributed import broadcast, state
 from mitune.errors import UserError, short
 from mitune.files import read_json, write_json
 from mitune.pixels.asking import unambiguous
@@ -98,6 +98,12 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
         else:  # a data set's caption is made of them, in their order
             own = find(text, phrases)
         found.append(Asked(text, own))
+    lone = sum(len(one.phrases) == 1 for one in found)
+    if lone and state().is_main_process:
+        warn(
+            f"{source.pictures.where}: {lone} of {len(found)} pictures have one phrase only: it is held against the"
+            " background alone, and is not calibrated (S = 1)"
+        )
     return found
 
 

@@ -22,7 +22,9 @@ from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
 from mitune.families.adapted import Adapted
 from mitune.files import clean_partial, read_json, write_bytes, write_json
+from mitune.maps import words_of
 from mitune.pixels.catalogue import HeatmapConfig
+from mitune.pixels.collecting import plan_of
 from mitune.pixels.drawings import Levels, grey_png, levels, read_grey, resized
 from mitune.pixels.heatmaps import heatmaps
 from mitune.pixels.phrases import Asked
@@ -146,8 +148,7 @@ class SegmentedPictures:
             return
         warn_of_idle(len(todo), "units", "segment.rows_per_unit")
         denoiser = load()
-        # Said before hours are spent on the others: a phrase that the text encoder cuts off.
-        denoiser.token_spans([one.prompt for one in self.asked], [[*one.phrases] for one in self.asked])
+        self._check_model(denoiser, settings.filled())
         wait()  # all of them
         if state().is_main_process:
             write_json(self.folder / "plan.json", self.plan)
@@ -163,6 +164,19 @@ class SegmentedPictures:
                 self._measure_unit(unit, denoiser, settings, seeds, batch_size, skip)
                 bar(sizes[place])
         wait()
+
+    def _check_model(self, denoiser: Adapted, settings: HeatmapConfig) -> None:
+        """Raise UserError, before hours are spent and the folder is bound, for a phrase that the text encoder cuts off,
+        and for a model that shows no attention, where that is looked at."""
+        columns = denoiser.token_spans(
+            [one.prompt for one in self.asked], [one.phrases for one in self.asked], str(settings.columns)
+        )
+        if plan_of(self.asked[0], settings).looks:
+            told = denoiser.encode_prompts([self.asked[0].prompt])
+            words = words_of(columns[:1], told.tensors["text"].shape[1])
+            z = torch.zeros(1, *denoiser.latent_shape, device=denoiser.device)
+            with torch.no_grad():
+                denoiser.attention(z, denoiser.schedule.num_train_timesteps / 2, told, words)
 
     def _measure_unit(
         self,
