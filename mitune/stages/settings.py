@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mitune.data.labelled.catalogue import LAYOUTS
+from mitune.data.catalogue import LAYOUTS
 from mitune.data.settings import PromptsConfig
 from mitune.settings import (
     BATCH,
@@ -184,7 +184,7 @@ class SegmentConfig(Settings):
         None, "the folder to write (default: SOURCE-segmented beside the source)", path=True, basic=True
     )
     examples: int = key(24, "pictures on the page, at most", low=0, high=1000)
-    batch_size: int = key(64, "rows a forward; lower it to save memory", low=1, high=BATCH, basic=True)
+    batch_size: int = key(48, "rows a forward; lower it to save memory", low=1, high=BATCH, basic=True)
     rows_per_unit: int = key(
         16, "pictures a unit; what a killed command loses at most", low=1, high=CANDIDATES
     )

@@ -123,8 +123,10 @@ def test_voc_by_its_list_with_border_pixels_that_nobody_judged(tmp_path: Path, l
     assert found.phrases == [("car",), ("plane", "monitor")]
     assert found.pictures.texts[1] == "a photo of plane, monitor"
     label = found.label(1, 2, (3, 4))
-    assert label is not None and label[0].tolist() == [0, 1, 2, IGNORED]
-    assert found.pictures.read is not None and found.pictures.read(1)[:2] == b"\xff\xd8"
+    assert label is not None
+    assert label[0].tolist() == [0, 1, 2, IGNORED]
+    assert found.pictures.read is not None
+    assert found.pictures.read(1)[:2] == b"\xff\xd8"
     assert "only where they are is judged" in found.note
     assert load(voc(tmp_path / "b"), split="train").pictures.names == ["2007_000033.jpg"]
     assert len(load(voc(tmp_path / "c"), limit=1)) == 1
@@ -146,7 +148,8 @@ def test_coco_counts_its_stuff_as_background(tmp_path: Path) -> None:
     found = load(coco(tmp_path), split="val")
     assert found.phrases == [("person", "toothbrush")]
     label = found.label(0, 2, (3, 4))
-    assert label is not None and label[0].tolist() == [1, 2, 0, IGNORED]
+    assert label is not None
+    assert label[0].tolist() == [1, 2, 0, IGNORED]
 
 
 def test_ade(tmp_path: Path) -> None:
@@ -154,23 +157,25 @@ def test_ade(tmp_path: Path) -> None:
     # In the order of their numbers: the table is not that of "pool table".
     assert found.phrases == [("table", "pool table", "flag")]
     label = found.label(0, 3, (3, 4))
-    assert label is not None and label[0].tolist() == [0, 2, 1, 3]
+    assert label is not None
+    assert label[0].tolist() == [0, 2, 1, 3]
 
 
-@pytest.mark.parametrize("make, name", [(voc, "voc"), (context, "context"), (coco, "coco"), (ade, "ade")])
+@pytest.mark.parametrize(("make", "name"), [(voc, "voc"), (context, "context"), (coco, "coco"), (ade, "ade")])
 def test_a_set_is_known_by_its_folders_and_found_below_the_one_that_is_given(
     make: Callable[[Path], Path], name: str, tmp_path: Path
 ) -> None:
     folder = make(tmp_path)
     for given in (folder, tmp_path):
         found = find_set(str(given))
-        assert found is not None and (found[0], found[1].name) == (folder, name)
+        assert found is not None
+        assert (found[0], found[1].name) == (folder, name)
 
 
 def test_a_folder_of_two_sets_has_to_be_told_which(tmp_path: Path) -> None:
     folder = context(tmp_path)
     save(folder / "SegmentationClass" / "2008_000002.png", BAND, True)
-    with pytest.raises(UserError, match="several data sets; say which with segment.layout= voc or context"):
+    with pytest.raises(UserError, match=r"several data sets; say which with segment\.layout= voc or context"):
         load(folder)
     assert load(folder, layout="context").phrases == [("dog", "window", "wood")]
 

@@ -40,4 +40,5 @@ def test_only_what_a_mask_has_is_coloured() -> None:
 def test_heatmaps_are_brought_to_a_picture_of_any_shape() -> None:
     (found,) = drawings.resized([np.eye(4)], (6, 10))
     assert found.shape == (6, 10)
-    assert found.min() >= 0 and found.max() <= 1
+    assert found.min() >= 0
+    assert found.max() <= 1

@@ -18,7 +18,7 @@ HAND = [
 ]
 
 
-@pytest.mark.parametrize("mask, counts", HAND)
+@pytest.mark.parametrize(("mask", "counts"), HAND)
 def test_runs_are_counted_down_the_columns_and_begin_outside(
     mask: list[list[int]], counts: list[int]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mitune.data.labelled.catalogue import LAYOUTS, Layout
+from mitune.data.catalogue import LAYOUTS, Layout
 from mitune.data.places import find_pictures
 from mitune.errors import UserError
 from mitune.reading import home, is_file, is_folder

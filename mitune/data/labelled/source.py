@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mitune.data.labelled.catalogue import Layout
+from mitune.data.catalogue import Layout
 from mitune.data.labelled.classes import Classes
 from mitune.data.labelled.labels import IGNORED, Label, check_label, decode_label
 from mitune.data.labelled.places import find_set, is_picture, picture_caption
