@@ -190,9 +190,9 @@ def check_value(key: Key, value: Any) -> None:
         _check(key, value, value)
 
 
-def check_interval(prefix: str, low: float | None, high: float | None) -> None:
-    """Raise UserError unless ``t_min`` and ``t_max``, after ``prefix``, bound an interval, where both are given."""
-    if low is not None and high is not None and low >= high:
+def check_interval(prefix: str, low: float, high: float) -> None:
+    """Raise UserError unless ``t_min`` and ``t_max``, after ``prefix``, bound an interval."""
+    if low >= high:
         raise UserError(f"{prefix}t_min={low} is not below {prefix}t_max={high}")
 
 

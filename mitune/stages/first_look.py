@@ -21,7 +21,6 @@ from mitune.errors import UserError, short
 from mitune.families.adapter_place import find_file
 from mitune.families.source import is_hub_adapter, look_for_model
 from mitune.files import LOCK, user_errors
-from mitune.pixels.asking import unambiguous
 from mitune.reading import check_regular, home, is_file, is_folder
 from mitune.referees.catalogue import JUDGES
 from mitune.referees.judge_files import HEAD, check_head, find_judge
@@ -139,6 +138,8 @@ def check_segment(settings: DictConfig) -> None:
     if is_picture(settings.source) and settings.layout is None:
         text = picture_caption(settings.phrases, settings.caption, settings.template)
         if settings.phrases:
+            from mitune.pixels.asking import unambiguous  # its grammar takes numpy
+
             unambiguous(text, settings.phrases)
 
 
