@@ -33,6 +33,14 @@ EQUAL_COST = (
     *("scorer.contrast.edits=8", "scorer.contrast.times=2"),
     *("scorer.cas.steps=4", "scorer.cas.probes=1", "scorer.cas.recursion=1"),
 )
+# What the attention tells, beside the scores that the network's errors give: on prompts that nothing was chosen on.
+GROUNDED = (
+    "experiment=shapes",
+    "prompts.split=test",
+    "sampler.steps=20",
+    "agree.scorers=[mi,llr,elbo,contrast,grounding,grounding_image,z(contrast)+z(elbo),z(contrast)+z(grounding),"
+    "z(contrast)+z(elbo)+z(grounding),oracle]",
+)
 PRESETS: dict[str, tuple[str, ...]] = {
     "guided": EQUAL_COST,
     "unguided": (*EQUAL_COST, "sampler.guidance=1"),
@@ -42,6 +50,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
         *EQUAL_COST,
         *(f"scorer.{name}.t_min=20" for name in ("mi_image", "elbo", "llr_image", "contrast")),
     ),
+    "grounding-1.5": (*GROUNDED, "sampler.guidance=1.5"),
+    "grounding-3": (*GROUNDED, "sampler.guidance=3"),
 }
 
 

@@ -16,6 +16,7 @@ from mitune.information.scoring import Scoring, check_no_path, check_oracle
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.scores import COLUMNS, LATENT_SCORERS, PICTURE_SCORERS, SCORERS
+from mitune.tasks import tasks_of
 from tests.cli import compose
 
 PROMPTS = ["a red circle and a blue square", "a blue circle and a red square", "a green star and a red dog"]
@@ -38,7 +39,7 @@ def test_every_scorer_gives_one_finite_number_a_candidate(tiny_pipeline_folder: 
     # Those who judge pictures are tried apart, and so is what only flows have.
     names = [name for name in SCORERS if name not in (*PICTURE_SCORERS, "rfmi")]
     judge = scoring(names, tiny_pipeline_folder, pool)
-    observers = judge.observers()
+    observers = judge.observers(tasks_of(texts))
     z = sample(
         judge.denoiser,
         judge.denoiser.encode_prompts(texts),
@@ -58,8 +59,9 @@ def test_every_scorer_gives_one_finite_number_a_candidate(tiny_pipeline_folder: 
 def test_a_latent_score_does_not_depend_on_its_neighbours(tiny_pipeline_folder: Path) -> None:
     judge = scoring(list(LATENT_SCORERS), tiny_pipeline_folder)
     z = torch.randn(3, *judge.denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
-    together = judge.on_latents(z, PROMPTS, [5, 6, 7])
-    alone = judge.on_latents(z[1:2], PROMPTS[1:2], [6])
+    texts = [*PROMPTS[:2], "a green circle and a red square"]  # grounding reads the world's own grammar
+    together = judge.on_latents(z, texts, [5, 6, 7])
+    alone = judge.on_latents(z[1:2], texts[1:2], [6])
     for name in LATENT_SCORERS:
         # CAS divides a float32 network's finite difference by epsilon.
         loose = 1e-2 if name == "cas" else 1e-4
