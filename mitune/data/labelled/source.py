@@ -14,16 +14,20 @@ from mitune.data.catalogue import Layout
 from mitune.data.labelled.classes import Classes
 from mitune.data.labelled.labels import IGNORED, Label, check_label, decode_label
 from mitune.data.labelled.places import find_set, is_picture, picture_caption
+from mitune.data.labelled.world import SCENES, scene_label, scene_png, world_scenes
 from mitune.data.pictures.cells import Place
 from mitune.data.pictures.loading import load_pictures
 from mitune.data.pictures.rows import Pictures
 from mitune.data.prompts import make_prompt
+from mitune.data.settings import WORLD
 from mitune.errors import UserError, short
 from mitune.reading import home, is_file, is_folder, lines, parse_json, read_text
 from mitune.threads import side_by_side
 
 PHRASES, LABELS = "phrases", ("label", "mask")
 """Columns of a table, beside the picture's file and its caption: the phrases, and the file of their places."""
+SOURCE = "segment.source"
+PARTS = ("train", "test")
 _MEND = "mend it, or leave its row out"
 
 
@@ -35,7 +39,8 @@ class Labelled:
         pictures: with their captions.
         phrases: of each picture, in the order of its caption; None: they are yet to be found in it.
         labels: the contents of each picture's label file as numbers; None where there is none.
-        own: label value -> number of the phrase, from 1, of each picture of a data set; None: they are the same.
+        own: label value -> number of the phrase, from 1, of each picture of a data set, whose caption names all of its
+            classes in order; None: the label has the phrases' numbers.
         most: the highest number that a label may have, where that is not the number of phrases.
         classes: what each phrase is counted as; None: as itself.
         note: what is to be said of figures on these pictures.
@@ -44,7 +49,7 @@ class Labelled:
     pictures: Pictures
     phrases: list[tuple[str, ...] | None]
     labels: list[Callable[[], Label] | None]
-    own: list[Mapping[int, int]] | None = None
+    own: Sequence[Mapping[int, int]] | None = None
     most: int | None = None
     classes: list[tuple[str, ...]] | None = None
     note: str = ""
@@ -75,14 +80,14 @@ def load_labelled(
     template: str = "{}",
     layout: str | None = None,
     split: str | None = None,
-    what: str = "segment.source",
+    what: str = SOURCE,
     **asked: Any,
 ) -> Labelled:
     """Open what is to be segmented.
 
     Args:
-        source: the file of a picture, a data set's folder, or a source as of :func:`load_pictures`, whose table may
-            have a column ``phrases`` (a list) and one ``label`` or ``mask``: a palette or grey PNG, 1 where the first
+        source: the file of a picture, a data set's folder, "shapes", or a source as of :func:`load_pictures`, whose table
+            may have a column ``phrases`` (a list) and one ``label`` or ``mask``: a palette or grey PNG, 1 where the first
             phrase is.
         phrases: looked for in every picture; none: those of the table, or of the caption.
         caption: of a picture; none: made of the phrases.
@@ -99,6 +104,9 @@ def load_labelled(
         return _one(home(source), phrases, caption, template)
     if caption is not None:
         raise UserError(f"segment.caption is of one picture, and {what}={source} is none; leave it out")
+    if source == WORLD:
+        part = split or ("test" if what == SOURCE else "train")
+        return _world(part, asked.get("limit") or SCENES, asked.get("seed") or 0, phrases)
     found = find_set(source, layout, what) if layout or is_folder(home(source)) else None
     if found is not None:
         if phrases:
@@ -118,6 +126,24 @@ def _one(path: Path, phrases: Sequence[str], caption: str | None, template: str)
         str(path.parent), [text], [path.name], lambda row: place.read(path, f"the picture {path}")
     )
     return Labelled(pictures, [given or None], [None])
+
+
+def _world(part: str, count: int, seed: int, phrases: Sequence[str]) -> Labelled:
+    """Scenes of the embedded world."""
+    if phrases:
+        raise UserError("segment.phrases: the scenes of the embedded world have their own; leave it out")
+    if part not in PARTS:
+        raise UserError(f"the embedded world has no split '{short(part)}'; give {' or '.join(PARTS)}")
+    scenes = world_scenes(part, count, seed)
+    pictures = Pictures(
+        f"the embedded world ({part})",
+        [text for text, _, _ in scenes],
+        [f"scene {row}" for row in range(len(scenes))],
+        lambda row: scene_png(scenes[row][2]),
+    )
+    own = [{number: number for number in range(1, len(told) + 1)} for _, told, _ in scenes]
+    labels = [functools.partial(scene_label, scene) for _, _, scene in scenes]
+    return Labelled(pictures, [told for _, told, _ in scenes], [*labels], [*own])
 
 
 def _table(
