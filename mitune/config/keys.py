@@ -66,6 +66,7 @@ class Config(Settings):
     evaluate: stages.EvaluateConfig = section(stages.EvaluateConfig)
     sample: stages.SampleConfig = section(stages.SampleConfig)
     score: stages.ScoreConfig = section(stages.ScoreConfig)
+    segment: stages.SegmentConfig = section(stages.SegmentConfig)
     agree: stages.AgreeConfig = section(stages.AgreeConfig)
     calibrate: stages.CalibrateConfig = section(stages.CalibrateConfig)
     export: stages.ExportConfig = section(stages.ExportConfig)
