@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mitune import leaving, reading
 from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, user_errors
+from mitune.pixels.settings import BalancingConfig
 from mitune.runs import dependencies
 from mitune.stages.inputs import selecting
 from mitune.stages.progress import say
@@ -32,7 +34,7 @@ from mitune.tasks import Task
 # Keys that came when folders had names already: null says what it was without them, and their names stay.
 _LATER = (
     "prompts.picture_column", "model.picture_guidance", "scorer.mi.form", "sampler.guidance_interval",
-    "generate.passes",
+    "generate.passes", "sampler.balance", *(f"sampler.balancing.{item.name}" for item in fields(BalancingConfig)),
 )  # fmt: skip
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
