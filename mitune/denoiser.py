@@ -192,7 +192,7 @@ class Denoiser(ABC):
 
     @property
     def one_grid(self) -> bool:
-        """Whether all layers look at that grid, and none at a coarser one."""
+        """Tell whether all layers look at that grid, and none at a coarser one."""
         return True
 
     def look(
@@ -287,14 +287,19 @@ class Denoiser(ABC):
         reference, cond = outputs
         return cond, reference, torch.lerp(reference, cond, guidance)
 
-    def outputs(self, z: Tensor, t: Time, given: Condition, guidance: float) -> tuple[Tensor, ...]:
+    def outputs(
+        self, z: Tensor, t: Time, given: Condition, guidance: float, tap: Tap | Sums | None = None
+    ) -> tuple[Tensor, ...]:
         """The network's raw outputs [n, …] at ``z`` [n, …], the one to go by last, from one forward.
 
-        They are those of ``combine`` where ``given`` is ``widened``, the one with c alone where it has n rows.
+        Args:
+            z, t, tap: as of ``predict``.
+            given: ``widened``, for the outputs of ``combine``; of n rows for the one with c alone.
+            guidance: of ``combine``.
         """
         if len(given) <= len(z):
-            return (self.predict(z, t, given).to(z.dtype),)
+            return (self.predict(z, t, given, tap).to(z.dtype),)
         count = self.branches
         times = torch.cat([t] * count) if isinstance(t, Tensor) and t.ndim else t
-        outputs = self.predict(torch.cat([z] * count), times, given).to(z.dtype)
+        outputs = self.predict(torch.cat([z] * count), times, given, tap).to(z.dtype)
         return self.combine(outputs.chunk(count), guidance)

@@ -81,6 +81,10 @@ class Sums:
         grid: (H, W) of the picture's tokens at the network's door.
         words: weights [n, P, tokens] that average the columns of each word; None: every token by itself.
         one_grid: whether all layers look at that grid, so that maps of a fine one have to be averaged down.
+        own: whether the maps of the picture to itself are wanted.
+
+    Where the batch has more rows than ``words``, the last ones are looked at: of a guided step those that are told the
+    prompt.
     """
 
     def __init__(
@@ -89,13 +93,20 @@ class Sums:
         grid: Shape,
         words: Tensor | None = None,
         one_grid: bool = False,
+        own: bool = True,
     ) -> None:
         self._parts, self._grid, self._words, self._one_grid = parts, grid, words, one_grid
+        self._wants_own = own
         self._cross: list[tuple[str, Tensor]] = []
         self._own = _Mean()
         self._late = _Mean()
         self._at: Shape | None = None
         self._left = False  # coarser layers came since the last one that counts
+
+    @property
+    def batch(self) -> slice:
+        """The rows of the batch that are looked at."""
+        return slice(None) if self._words is None else slice(-len(self._words), None)
 
     def take(self, place: str, kind: str, size: Shape, maps: Callable[[slice], Iterator[Tensor]]) -> None:
         """Look at a layer of ``size`` (queries, keys).
@@ -105,7 +116,7 @@ class Sums:
         parts = self._parts(kind, *size)
         queries = len(range(*parts.rows.indices(size[0])))
         shape = shape_of(queries, self._grid)
-        target = self._target(shape) if parts.picture is not None else None
+        target = self._target(shape) if parts.picture is not None and self._wants_own else None
         if parts.text is None and target is None:
             return
         text, own = [], []

@@ -7,6 +7,7 @@ that function is caught, so no processor is replaced, adapters are included, and
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,10 +30,14 @@ def tapped(network: nn.Module, tap: Tap | Sums, kind: Callable[[bool, int], str]
 
     ``kind(told, queries)`` names a call: whether its layer reads a text, and its number of queries.
 
-    Raises UserError where the maps cannot be seen: a compiled network, gradient checkpointing (which computes the maps
-    a second time, unseen), another attention backend, a network without attention.
+    Raises UserError where the maps cannot be seen: a network that is compiled, if only in parts, gradient checkpointing
+    (which computes the maps a second time, unseen), another backend of attention, if only in some layers that read a
+    text, a network without attention. (Layers without a softmax, as linear attention is, have no maps to be seen.)
     """
-    if getattr(network, "_compiled_call_impl", None) is not None:
+    modules = dict(network.named_modules())
+    if any(
+        one._compiled_call_impl is not None or name.endswith("_orig_mod") for name, one in modules.items()
+    ):
         raise UserError("a compiled network shows no attention maps; say model.compile=false")
     if getattr(network, "is_gradient_checkpointing", False):
         raise UserError(
@@ -40,7 +45,7 @@ def tapped(network: nn.Module, tap: Tap | Sums, kind: Callable[[bool, int], str]
         )
     capture = _Capture(tap, kind)
     # The layers that an adapter may have wrapped keep their names: it changes the projections inside them.
-    layers = [(name, layer) for name, layer in network.named_modules() if hasattr(layer, "to_q")]
+    layers = [(name, layer) for name, layer in modules.items() if hasattr(layer, "to_q")]
     hooks = [
         layer.register_forward_pre_hook(capture.entering(name, layer), with_kwargs=True)
         for name, layer in layers
@@ -51,10 +56,7 @@ def tapped(network: nn.Module, tap: Tap | Sums, kind: Callable[[bool, int], str]
     finally:
         for hook in hooks:
             hook.remove()
-    if not capture.calls:
-        raise UserError(
-            "the network computed no attention by torch's own function, so there are no maps; use the native backend"
-        )
+    capture.check()
 
 
 class _Capture(TorchFunctionMode):
@@ -64,28 +66,48 @@ class _Capture(TorchFunctionMode):
         super().__init__()
         self._tap, self._kind = tap, kind
         self._place, self._told = "", False
-        self.calls = 0
+        self._calls = 0
+        self._reading = False  # a layer that reads a text was entered, and no call has come from it yet
+        self._unseen = ""
 
     def entering(self, name: str, layer: Any) -> Callable[..., None]:
         """Make the hook that notes which layer comes, and whether it reads a text beside the picture."""
         joint = getattr(layer, "add_k_proj", None) is not None
 
         def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._leave()
             text = named.get("encoder_hidden_states", given[1] if len(given) > 1 else None)
             self._place, self._told = name, text is not None and not joint
+            self._reading = text is not None
 
         return note
+
+    def _leave(self) -> None:
+        if self._reading:
+            self._unseen = self._unseen or self._place
+        self._reading = False
+
+    def check(self) -> None:
+        """Raise UserError where attention was computed in a way that shows no maps."""
+        self._leave()
+        if self._unseen or not self._calls:
+            where = f" in {self._unseen}" if self._unseen else ""
+            raise UserError(
+                f"the network computed no attention by torch's own function{where}, so there are no maps of it; use the"
+                " native backend, neither sliced nor by xformers"
+            )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        self.calls += 1
+        self._calls += 1
+        self._reading = False
         call = _Call(*args, **kwargs)
         kind = self._kind(self._told, call.query.shape[-2])
         if isinstance(self._tap, Sums):
             size = call.query.shape[-2], call.key.shape[-2]
-            self._tap.take(self._place, kind, size, call.means)
+            self._tap.take(self._place, kind, size, functools.partial(call.means, self._tap.batch))
             return func(*args, **kwargs)
         maps = call.maps(slice(None))
         changed = self._tap.layer(self._place, kind, maps)
@@ -119,10 +141,12 @@ class _Call:
             attn_mask = torch.ones(size, dtype=torch.bool, device=query.device).tril()
         self._mask = attn_mask
 
-    def maps(self, rows: slice) -> Tensor:
-        """The maps [n, heads, rows, keys] of some of the queries, float32."""
-        logits = (self.query[..., rows, :] @ self.key.transpose(-2, -1) * self._scale).float()
+    def maps(self, rows: slice, batch: slice = slice(None)) -> Tensor:
+        """The maps [n, heads, rows, keys] of some of the queries of some of the batch, float32."""
+        logits = (self.query[batch][..., rows, :] @ self.key[batch].transpose(-2, -1) * self._scale).float()
         mask = self._mask
+        if mask is not None and mask.ndim == 4 and len(mask) > 1:
+            mask = mask[batch]
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., rows, :]
         if mask is not None and mask.dtype == torch.bool:
@@ -131,13 +155,14 @@ class _Call:
             logits = logits + mask
         return logits.softmax(-1)
 
-    def means(self, rows: slice) -> Iterator[Tensor]:
+    def means(self, batch: slice, rows: slice) -> Iterator[Tensor]:
         """The mean of the maps over the heads [n, rows, keys], a part of the rows at a time."""
-        n, heads, queries, _ = self.query.shape
+        every, heads, queries, _ = self.query.shape
+        n = len(range(*batch.indices(every)))
         start, stop, _ = rows.indices(queries)
         step = max(1, _ROOM // (n * heads * self.key.shape[-2]))
         for at in range(start, stop, step):
-            yield self.maps(slice(at, min(at + step, stop))).mean(1)
+            yield self.maps(slice(at, min(at + step, stop)), batch).mean(1)
 
     def output(self, maps: Tensor) -> Tensor:
         """What the call gives with these maps."""

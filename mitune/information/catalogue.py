@@ -2,7 +2,8 @@
 
 The code of a row (``make``) is called, with ``settings`` made of its keys,
 
-* of the path: (schedule, settings), once a population; it gives an :class:`mitune.sampling.loop.Observer` of its name;
+* of the path: (schedule, settings), once a population; it gives an :class:`mitune.sampling.loop.Observer` of its name
+  (``reads_prompts``: other arguments);
 * of latents: (denoiser, z0, given, noising, settings), as :mod:`mitune.information.given` and ``noising`` say; it gives
   [n], or {score: [n]} with those that it ``shares_pass_with``; ``opens`` is called likewise, and gives an
   :class:`mitune.information.in_passes.Unfinished`.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mitune.parts import Catalogue, Part
+from mitune.pixels.catalogue import SOURCES
 from mitune.settings import GUIDANCE, STEPS, Settings, key
 
 NOISES = {
@@ -134,6 +136,23 @@ class CASConfig(Settings):
     spacing: str = key("angle", "of the steps", choices=SPACINGS)
 
 
+@dataclass
+class GroundingConfig(Settings):
+    t_max: int = key(250, "grounding: steps above are left out (of 1000)", low=1, high=STEPS)
+    phrases: str = key("auto", "who finds the things that a prompt names", choices=SOURCES)
+
+
+@dataclass
+class GroundingImageConfig(TimesConfig):
+    """Set ``grounding_image``: maps of attention tell most where little noise is left."""
+
+    times: int = key(4, "times a picture is noised at", low=1, high=STEPS)
+    t_min: int = key(0, "lowest time (of 1000)", low=0, high=STEPS)
+    t_max: int = key(200, "highest time", low=0, high=STEPS)
+    weighting: str = key("uniform", "what a time counts", choices=WEIGHTINGS)
+    phrases: str = key("auto", "who finds the things that a prompt names", choices=SOURCES)
+
+
 # -- the rows ----------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +189,9 @@ class Score(Part):
         steers: a search can be steered by it in a reward's place.
         flow_only: it is defined on rectified flows alone.
         needs_noise: of a path: it is measured on the noise that a stochastic sampler adds.
+        reads_prompts: of a path: its code is called with (denoiser, tasks, settings), the tasks none where only asked
+            whether the model will do.
+        checks: ``module:function`` called with (texts, settings, key), which refuses prompts that it cannot score.
         needs_pool: it tells a prompt from others, found in a pool of them.
         external: it judges by weights of its own, whose identity is noted.
         note: what was measured about it, said where pictures are chosen by it.
@@ -189,6 +211,8 @@ class Score(Part):
     flow_only: bool = False
     needs_noise: bool = False
     needs_pool: bool = False
+    reads_prompts: bool = False
+    checks: str = ""
     external: bool = False
     note: str = ""
     noted: Callable[[Any], bool] = _always
@@ -279,6 +303,13 @@ SCORES = Catalogue(
     Score("contrast", "how much better the prompt explains the picture than minimal edits of it do",
           "mitune.information.contrast:measure", ContrastConfig, rows=lambda own: (own.edits + 1) * own.times,
           unit=_ranking, races=True, steers=True, needs_pool=True, opens="mitune.information.contrast:opened"),
+    Score("grounding", "whether every thing that the prompt names is somewhere in the picture and apart from the"
+          " others, by attention along the sampler's path", "mitune.pixels.grounding:PathGrounding",
+          GroundingConfig, where="path", on_pictures="grounding_image", reads_prompts=True,
+          checks="mitune.pixels.grounding:check_phrases"),
+    Score("grounding_image", "the same by attention on the finished picture", "mitune.pixels.grounding:measure",
+          GroundingImageConfig, rows=lambda own: own.times, unit=_ranking,
+          checks="mitune.pixels.grounding:check_phrases"),
     Score("cas", "log p(z|c) − log p(z) along the probability-flow ODE, nats",
           "mitune.information.cas:measure", CASConfig, rows=_cas_rows),
 )  # fmt: skip

@@ -101,11 +101,14 @@ class Scoring:
         own = {name: repr(settings) for name, settings in self._own.items()}
         return [list(self.names), self._combined, own, times]
 
-    def observers(self) -> list[Any]:
-        """Make fresh observers of one batch's path."""
-        schedule = self.denoiser.schedule
-        path = (name for name in self.scorers if self._rows[name].where == "path")
-        return [self._code[name](schedule, self._own[name]) for name in path]
+    def observers(self, tasks: Sequence[Task] = ()) -> list[Any]:
+        """Make fresh observers of one batch's path, of candidates for these tasks."""
+        model, found = self.denoiser, []
+        for name in self.scorers:
+            if self._rows[name].where == "path":
+                asked = (model, tasks) if self._rows[name].reads_prompts else (model.schedule,)
+                found.append(self._code[name](*asked, self._own[name]))
+        return found
 
     def on_latents(
         self,
@@ -232,12 +235,15 @@ def check_oracle(names: Sequence[str], texts: Sequence[str], key: str, combined:
 
 
 def check_judges(names: Sequence[str], texts: Sequence[str], key: str, settings: Mapping[str, Any]) -> None:
-    """Check that those who judge pictures can: the oracle these prompts, the referees at all. No weights are read.
+    """Check that those who judge can: the oracle and what looks for phrases these prompts, referees at all. No weights
+    are read.
 
     ``settings``: section ``scorer``. Raises UserError.
     """
     check_oracle(names, texts, key, settings["combined"])
     for name in scorers_of(names, settings["combined"]):
+        if SCORES[name].checks:
+            SCORES[name].load_from("checks")(texts, SCORES[name].own(settings), key)
         if SCORES[name].where == "picture":
             load_reward(name, OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings)  # type: ignore[arg-type]
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
+from mitune.maps import Sums
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import NoiseStreams
@@ -90,6 +91,15 @@ class Observer(Protocol):
 
     def result(self) -> Tensor:
         """Give what was measured so far, [n] on the device; valid after any step."""
+
+
+@runtime_checkable
+class Looker(Protocol):
+    """Looks at the attention of a step's forwards, too: what an observer may be beside. It costs no forward."""
+
+    def tap(self, at: StepCoefficients, rows: slice) -> Sums | None:
+        """Give what looks at the forward of ``rows`` of the population at this step, None for none. ``observe`` comes
+        once all batches of the step were seen."""
 
 
 class Noise(Protocol):
@@ -251,7 +261,8 @@ def walk(
     schedule, kind, device = denoiser.schedule, denoiser.prediction_type, denoiser.device
     observed = bool(observers) or guide.reads_steps
     widened = observed or denoiser.needs_branches(guidance)
-    network = _Network(denoiser, condition, guidance, widened, batch_size, interval)
+    lookers = [observer for observer in observers if isinstance(observer, Looker)]
+    network = _Network(denoiser, condition, guidance, widened, batch_size, interval, lookers)
     rows = torch.arange(len(condition))
     by_name = {observer.name: observer for observer in observers}
     for observer in observers:
@@ -308,9 +319,10 @@ class _Network:
         widened: bool,
         batch_size: int | None,
         interval: Sequence[float] | None,
+        lookers: Sequence[Looker] = (),
     ) -> None:
         self._denoiser, self._guidance, self._batch_size = denoiser, guidance, batch_size
-        self._interval = interval
+        self._interval, self._lookers = interval, lookers
         # Widened once: where a text encoder is adapted, ∅ is encoded each time that it is asked for.
         self._given = denoiser.widened(condition) if widened else condition
         self._branches, self._n = denoiser.branches if widened else 1, len(condition)
@@ -351,7 +363,8 @@ class _Network:
             own = z[part].detach().requires_grad_() if guide.gradient else z[part]
             with torch.set_grad_enabled(guide.gradient):
                 given = self._given_at(at.t, part, given)
-                outputs = self._denoiser.outputs(own, at.time, given, self._guidance)
+                taps = [tap for looker in self._lookers if (tap := looker.tap(at, part)) is not None]
+                outputs = self._denoiser.outputs(own, at.time, given, self._guidance, *taps)
                 guide.look(at, own, outputs, part)
             parts.append([output.detach() for output in outputs] if guide.gradient else outputs)
         return (

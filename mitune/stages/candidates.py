@@ -273,7 +273,7 @@ def _draw_batches(
         bar(first, {name: values.tolist() for name, values in batches[0].scores.items()}, here=False)
     for start in range(first, len(seeds), how.batch_size):
         part = slice(start, start + how.batch_size)
-        observers = how.scoring.observers()
+        observers = how.scoring.observers(tasks[part])
         condition = encoded[owner[part]]
         with _fitting(how, condition, seeds[part]):
             found = sample_population(
@@ -302,7 +302,7 @@ def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
     encoded = denoiser.encode(unit.prompts)
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
     condition = encoded[owner]
-    observers = scoring.observers()
+    observers = scoring.observers(tasks)
     watcher = Watcher(None, observers, lambda _: {})
     if how.watch is not None:
         watcher = how.watch.begin(tasks, seeds, owner, observers)

@@ -139,10 +139,12 @@ def running_score(scoring: Scoring, tasks: Sequence[Task], seeds: Sequence[int])
     return look
 
 
-def _together(observers: Sequence[Observer], scorings: Iterable[Scoring]) -> list[Observer]:
+def _together(
+    observers: Sequence[Observer], scorings: Iterable[Scoring], tasks: Sequence[Task]
+) -> list[Observer]:
     """``observers``, and those of ``scorings`` that are not among them."""
     there = {observer.name for observer in observers}
-    more = [other for scoring in scorings for other in scoring.observers()]
+    more = [other for scoring in scorings for other in scoring.observers(tasks)]
     return [*observers, *(other for other in more if other.name not in there)]
 
 
@@ -169,7 +171,7 @@ class Race:
             steps = guide.dropped_at.tolist()
             return {"dropped_at": [step or None for step in steps], "race": guide.score.tolist()}
 
-        return Watcher(guide, _together(observers, [self.scoring]), columns)
+        return Watcher(guide, _together(observers, [self.scoring], tasks), columns)
 
 
 def race_of(config: DictConfig, denoiser: Denoiser) -> Race | None:
@@ -218,7 +220,7 @@ class PilotRace:
         from the finished latents."""
         by = {name: running_score(scoring, tasks, seeds) for name, scoring in self.scorings.items()}
         guide = Pilot(by, dict(self.at))
-        together = _together(observers, self.scorings.values())
+        together = _together(observers, self.scorings.values(), tasks)
         own = {observer.name: observer for observer in together}
 
         def columns(latents: Tensor) -> dict[str, list[Any]]:

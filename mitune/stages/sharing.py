@@ -14,28 +14,29 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mitune import leaving, reading
+from mitune.config.keys import keys
 from mitune.distributed import broadcast, state, wait
 from mitune.errors import UserError
 from mitune.files import PARTIAL, user_errors
-from mitune.pixels.settings import BalancingConfig
 from mitune.runs import dependencies
+from mitune.stages.catalogue import covers
 from mitune.stages.inputs import selecting
 from mitune.stages.progress import say
 from mitune.stages.racing import survivors_of
 from mitune.tasks import Task
 
-# Keys that came when folders had names already: null says what it was without them, and their names stay.
+# Keys and sections that came when folders had names already: their defaults say what it was without them, and the names
+# stay.
 _LATER = (
-    "prompts.picture_column", "model.picture_guidance", "scorer.mi.form", "sampler.guidance_interval",
-    "generate.passes", "sampler.balance", *(f"sampler.balancing.{item.name}" for item in fields(BalancingConfig)),
-)  # fmt: skip
+    "prompts.picture_column model.picture_guidance scorer.mi.form sampler.guidance_interval generate.passes"
+    " scorer.grounding scorer.grounding_image sampler.balance sampler.balancing"
+)
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
 
@@ -98,8 +99,13 @@ def _depends(config: DictConfig) -> dict[str, Any]:
 
 
 def as_named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out keys that came later and are null: folders are named by what is left."""
-    return {key: value for key, value in values.items() if value is not None or key not in _LATER}
+    """Leave out keys that came later and have their default: folders are named by what is left."""
+    declared = keys()
+    return {
+        key: value
+        for key, value in values.items()
+        if not (covers(_LATER, key) and value == declared[key].default)
+    }
 
 
 def _name(kind: str, values: Mapping[str, Any]) -> str:
