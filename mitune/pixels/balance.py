@@ -113,7 +113,9 @@ class Balanced(Wrapped):
         """Do as the model inside, which is not told of phrases."""
         return self.inner.predict(z, t, plain_of(condition), tap)
 
-    def outputs(self, z: Tensor, t: Time, given: Condition, guidance: float) -> tuple[Tensor, ...]:
+    def outputs(
+        self, z: Tensor, t: Time, given: Condition, guidance: float, tap: Any = None
+    ) -> tuple[Tensor, ...]:
         """The network's raw outputs, told the phrases by their weights."""
         plain, own = plain_of(given), given[len(given) - len(z) :]
         weights = self.weights(z, t, own) if self.early(t) else None
@@ -121,7 +123,7 @@ class Balanced(Wrapped):
             text = plain.tensors["text"]
             louder = weighed(own.tensors["text"], self._nothing, own.tensors[COLUMNS], weights)
             plain = Condition({**plain.tensors, "text": torch.cat([text[: len(text) - len(z)], louder])})
-        return self.inner.outputs(z, t, plain, guidance)
+        return self.inner.outputs(z, t, plain, guidance, tap)
 
     def weights(self, z: Tensor, t: Time, own: Condition) -> Tensor | None:
         """Give the weight [n, P] of each phrase at ``z`` [n, …], which is told ``own`` [n]; None: all are 1."""
