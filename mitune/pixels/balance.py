@@ -25,6 +25,7 @@ from mitune.tasks import Task
 
 _OWN = "balance."  # the condition's tensors that the network does not see
 COLUMNS = f"{_OWN}columns"
+SAME = f"{_OWN}same"
 _TOLD = f"{_OWN}told."
 
 
@@ -39,6 +40,15 @@ def balanced(denoiser: Any, sampler: SamplerConfig) -> Any:
 def worth_balancing(phrases: Sequence[Phrase]) -> bool:
     """Tell whether there is anything to balance: two phrases at least."""
     return len(phrases) > 1
+
+
+def distinct(phrases: Sequence[Phrase]) -> list[str]:
+    """List the texts of phrases, each once, capitals aside."""
+    return list(dict.fromkeys(map(_plain_text, phrases)))
+
+
+def _plain_text(phrase: Phrase) -> str:
+    return " ".join(phrase.text.lower().split())
 
 
 class Balanced(Wrapped):
@@ -142,20 +152,29 @@ class Uniform(Balanced):
 class ByGap(Balanced):
     """The phrases whose own prediction is far from the prompt's are told louder (Zhou et al., arXiv 2506.09740).
 
-    Its condition also has that of every phrase alone, [n, P, …].
+    Its condition also has that of every phrase alone, [n, P, …], and ``SAME`` [n, P]: the first place of the same text
+    among the phrases of the prompt. A text that is there twice is asked once: two answers would differ by rounding, and
+    the spread would make that 0 and 1.
     """
 
     def _described(
         self, prompts: Sequence[str], phrases: Sequence[Sequence[Phrase]], tokens: int
     ) -> dict[str, Tensor]:
         found = super()._described(prompts, phrases, tokens)
-        texts = list(dict.fromkeys(phrase.text for of in phrases for phrase in of))
+        texts = {_plain_text(phrase): phrase.text for of in phrases for phrase in of}
         if not texts:
             return found
-        place = {text: number for number, text in enumerate(texts)}
         most = found[COLUMNS].shape[1]
-        index = torch.tensor([[*(place[one.text] for one in of), *[0] * (most - len(of))] for of in phrases])
-        told = self.inner.encode_prompts(texts)
+        index, same = (
+            torch.zeros(len(phrases), most, dtype=torch.long),
+            torch.arange(most).repeat(len(phrases), 1),
+        )
+        for row, of in enumerate(phrases):
+            for place, phrase in enumerate(of):
+                index[row, place] = [*texts].index(_plain_text(phrase))
+                same[row, place] = [_plain_text(one) for one in of].index(_plain_text(phrase))
+        found[SAME] = same
+        told = self.inner.encode_prompts([*texts.values()])
         return found | {
             f"{_TOLD}{name}": value[index.to(value.device)] for name, value in told.tensors.items()
         }
@@ -163,10 +182,14 @@ class ByGap(Balanced):
     def weights(self, z: Tensor, t: Time, own: Condition) -> Tensor | None:
         """Give strengthⁿ, n the phrase's gap brought to 0…1 among those of its prompt."""
         there = own.tensors[COLUMNS].any(-1)
-        rows, places = there.nonzero(as_tuple=True)
-        if not len(rows):
+        if not there.shape[1]:
             return None
-        asked = there.any(1).nonzero().flatten()
+        same = own.tensors[SAME]
+        first = there & (same == torch.arange(there.shape[1], device=same.device))
+        asked = (first.sum(1) > 1).nonzero().flatten()  # else all are alike
+        if not len(asked):
+            return None
+        rows, places = (first & (first.sum(1, keepdim=True) > 1)).nonzero(as_tuple=True)
         told = {
             name.removeprefix(_TOLD): value for name, value in own.tensors.items() if name.startswith(_TOLD)
         }
@@ -183,6 +206,7 @@ class ByGap(Balanced):
         gaps = (outputs[len(asked) :] - whole[rows]).flatten(1).square().mean(1)
         losses = gaps.new_zeros(there.shape)
         losses[rows, places] = gaps
+        losses = losses.gather(1, same)
         return float(self.settings.strength or 1) ** spread(losses, there)
 
     def _predict(self, z: Tensor, t: Time, told: Condition, at_once: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from mitune.pixels.balance import worth_balancing
+from mitune.pixels.balance import distinct, worth_balancing
 from mitune.pixels.excitation import REFINED
 from mitune.pixels.phrases import phrases_of
 from mitune.pixels.settings import BALANCES, BalancingConfig
@@ -47,7 +47,8 @@ def balancing_rows(config: DictConfig, tasks: Sequence[Task]) -> int:
     if balance is None or not BALANCES[balance].asks:
         return 0
     found = [phrases_of(task.text, _source(config)) for task in tasks]
-    counts = [len(own) for own in found if worth_balancing(own)]
+    few = 0 if BALANCES[balance].gradient else 1
+    counts = [count for own in found if worth_balancing(own) and (count := len(distinct(own))) > few]
     own = settings_of(BalancingConfig, config.sampler.balancing).filled(balance)
     early = max(1, math.ceil(float(own.share or 1) * config.sampler.steps - 1e-9))
     if BALANCES[balance].gradient:
