@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
 from mitune.finetune.catalogue import OBJECTIVES
+from mitune.pixels.settings import BALANCES, BalancingConfig
 from mitune.sampling.catalogue import SAMPLERS, is_deterministic
 from mitune.scores import (
     COLUMNS,
@@ -111,6 +112,7 @@ for _stage in STAGES.values():
         )
 
 
+_BALANCING = "sampler.balancing."
 _NOISE = "sampler.name sampler.eta"  # what tells whether the sampler adds noise
 
 
@@ -427,6 +429,63 @@ def _guidance_interval(interval: list[float] | None, speedup: float | None) -> N
             "sampler.racing.speedup with sampler.guidance_interval: steps take different numbers of rows, and no cuts"
             " are reckoned for that; say how many go on with sampler.racing.survivors="
         )
+
+
+@relation(" ".join(("sampler.balance", *(key for key in keys() if key.startswith(_BALANCING)))))
+def _balancing(balance: str | None, *given: Any) -> None:
+    own = BalancingConfig(*given)
+    if found := own.foreign(balance):
+        readers = [name for name in BALANCES if found[0] not in own.foreign(name)]
+        raise UserError(
+            f"{_BALANCING}{found[0]}={getattr(own, found[0])}: nothing reads it with"
+            f" sampler.balance={balance or 'null'}; leave it out, or say sampler.balance={' or '.join(readers)}"
+        )
+
+
+@relation("sampler.balance sampler.racing.by")
+def _balanced_race(balance: str | None, race: str | None) -> None:
+    if balance is not None and race is not None and BALANCES[balance].asks:
+        raise UserError(
+            f"sampler.racing.by={race} with sampler.balance={balance}: steps take different numbers of rows, and no"
+            " race is reckoned for that; set one of them to null, or say sampler.balance=uniform"
+        )
+
+
+@relation("sampler.balance calibrate.by", stage="calibrate")
+def _balanced_pilot(balance: str | None, by: list[str]) -> None:
+    _balanced_race(balance, by[0] if by else "mi")
+
+
+@relation("sampler.balance search.by")
+def _balanced_search(balance: str | None, search: str | None) -> None:
+    if balance is not None and search is not None:
+        raise UserError(
+            f"search.by={search} with sampler.balance={balance}: particles are steered from the model's own path; set"
+            " one of them to null"
+        )
+
+
+@relation("sampler.balance model.compile")
+def _balanced_compiled(balance: str | None, compiled: bool) -> None:
+    if balance is not None and compiled and BALANCES[balance].gradient:
+        raise UserError(
+            f"sampler.balance={balance}: a compiled network shows no attention maps; say model.compile=false"
+        )
+
+
+def _has_density(name: str, value: list[str] | str | None, combined: str, balance: str | None) -> None:
+    """The ratio of path densities is there where the sampler's steps are all that moves a picture."""
+    if balance is None or not BALANCES[balance].gradient:
+        return
+    if found := _needing_noise(_listed(value), combined):
+        raise UserError(
+            f"{name}: {found[0]} is a ratio of path densities, and sampler.balance={balance} moves pictures beside"
+            " their path; leave one of them out"
+        )
+
+
+for _key in ("scorers", *_MEANS, "sample.scorers", "sample.by", "agree.scorers", "calibrate.target"):
+    relation(f"{_key} scorer.combined sampler.balance")(functools.partial(_has_density, _key))
 
 
 def _check_racer(key: str, by: str, times: int | None, sampler: str, eta: float) -> None:

@@ -282,6 +282,8 @@ def walk(
 
     z = noise.next()
     for index, at in enumerate(solver.steps):
+        if denoiser.moves:
+            z = network.placed(z, at)
         outputs = network.outputs(z, at, guide)
         mean = solver.mean(at, z, outputs[-1], network.guided)
         chosen = guide.before(index, at)
@@ -349,6 +351,10 @@ class _Network:
         """Go on with ``rows`` of the population."""
         self._given, self._n = self._given[self._of(rows)], len(rows)
         self._batches = self._split()
+
+    def placed(self, z: Tensor, at: StepCoefficients) -> Tensor:
+        """Where the step begins [n, …], batch by batch, by a denoiser that moves z."""
+        return torch.cat([self._denoiser.placed(z[part], at.time, given) for part, given in self._batches])
 
     def outputs(self, z: Tensor, at: StepCoefficients, guide: Guide) -> list[Tensor]:
         """Raw outputs [n, …], the guided one last, every batch shown to the guide before the next is evaluated."""

@@ -29,6 +29,7 @@ from mitune.information.scoring import check_judges
 from mitune.reading import home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
 from mitune.scores import INFORMATION, SCORES, scorers_of
+from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, cost, draw, each_picture
 from mitune.stages.catalogue import STAGES, covers
 from mitune.stages.inputs import (
@@ -204,6 +205,7 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
     texts = [prompt.text for prompt in prompts]
     check_judges(names, texts, "sample.scorers", config.scorer)
     check_search(config, prompts, drawn)
+    check_balance(config, prompts)
     return by, drawn, names
 
 
