@@ -171,6 +171,10 @@ class Denoiser(ABC):
         """
         raise self._no_tokens()
 
+    def to_picture(self, kind: str, maps: Tensor) -> Tensor | None:
+        """Cut from maps how the picture looks at itself [n, heads, picture, picture]; None where it does not."""
+        return maps if kind == "self" else None
+
     def spans(self, text: str) -> list[Span]:
         """Find the words of a text, and which columns of the condition's ``text`` each has in every encoder.
 

@@ -375,6 +375,15 @@ class LatentDenoiser(Adapted):
             return maps[..., text:, :text]
         return maps[..., : self._picture_tokens, self._picture_tokens :]
 
+    def to_picture(self, kind: str, maps: Tensor) -> Tensor | None:
+        """Cut from maps how the picture looks at itself [n, heads, picture, picture]; None where it does not."""
+        if kind != "joint":
+            return super().to_picture(kind, maps)
+        text = maps.shape[-1] - self._picture_tokens
+        if self.joint == "text first":
+            return maps[..., text:, text:]
+        return maps[..., : self._picture_tokens, : self._picture_tokens]
+
     def spans(self, text: str) -> list[Span]:
         """Find the words of a text, and which columns of the condition's ``text`` each has in every encoder."""
         return attention.spans(text, self._readers())

@@ -79,3 +79,14 @@ def find(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
         low, high = noun_of(prompt[start:stop])
         found.append(Phrase(prompt[start:stop], start, stop, (start + low, start + high)))
     return tuple(found)
+
+
+def phrases_of(prompt: str, source: str = "auto") -> tuple[Phrase, ...]:
+    """Find the phrases of a prompt of the embedded world (a stand-in until the branch that has all is merged)."""
+    from mitune.worlds.shapes.grammar import parse_prompt
+
+    try:
+        spec = parse_prompt(prompt)
+    except ValueError as error:
+        raise UserError(f"the prompt {short(prompt)!r}: {error}") from error
+    return find(prompt, [str(thing) for thing in spec.objects])

@@ -87,5 +87,5 @@ _INNER = {
         "dtype",
         "identity",
     ),
-    *("branches", "edits_pictures", "forwards", "sampler_defaults", "pictures_at_once", "to_text", "spans"),
+    *("branches", "edits_pictures", "forwards", "sampler_defaults", "pictures_at_once", "to_text", "to_picture", "spans"),
 }
