@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser, Tap
 from mitune.errors import UserError, nearest
+from mitune.maps import Sums
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 
 
@@ -87,7 +88,7 @@ class AnalyticDenoiser(Denoiser):
         """The marginal mixture, ``n`` times."""
         return Condition({"log_weights": self._null_weights.log().expand(n, -1)})
 
-    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | Sums | None = None) -> Tensor:
         """Give the exact output [n, d] of this prediction type, in the dtype of ``z``. UserError for a ``tap``."""
         if tap is not None:
             raise UserError("the analytic model has no attention to look at; use a network")

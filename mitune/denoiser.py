@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mitune.errors import UserError
+from mitune.errors import UserError, short
+from mitune.maps import AttentionMaps, Columns, Parts, Place, Shape, Sums
 from mitune.noise import NoiseSchedule, Time
 from mitune.tasks import Task, check_texts_only
 
@@ -137,11 +138,11 @@ class Denoiser(ABC):
         """Give ``n`` rows of ∅: nothing is said at all."""
 
     @abstractmethod
-    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | Sums | None = None) -> Tensor:
         """Give the raw network output [n, …] at ``z`` [n, …], time ``t`` (a number or [n]); differentiable.
 
         The implementation adds n to ``forwards`` and casts ``z`` to the network's own dtype. ``tap`` looks at the
-        attention; UserError where there is none to be seen.
+        attention (``Sums`` add up its maps); UserError where there is none to be seen.
         """
 
     @abstractmethod
@@ -171,16 +172,75 @@ class Denoiser(ABC):
         """
         raise self._no_tokens()
 
-    def to_picture(self, kind: str, maps: Tensor) -> Tensor | None:
-        """Cut from maps how the picture looks at itself [n, heads, picture, picture]; None where it does not."""
-        return maps if kind == "self" else None
-
     def spans(self, text: str) -> list[Span]:
         """Find the words of a text, and which columns of the condition's ``text`` each has in every encoder.
 
         UserError where the model reads no tokens of a text.
         """
         raise self._no_tokens()
+
+    def parts(self, kind: str, queries: int, keys: int) -> Parts:
+        """Tell where picture and text are in the maps of a layer. UserError where the model reads no tokens."""
+        raise self._no_tokens()
+
+    @property
+    def map_grid(self) -> Shape:
+        """(H, W) of the tokens that the network makes of a latent."""
+        return self.latent_shape[-2], self.latent_shape[-1]
+
+    @property
+    def one_grid(self) -> bool:
+        """Whether all layers look at that grid, and none at a coarser one."""
+        return True
+
+    def look(
+        self, z: Tensor, t: Time, condition: Condition, words: Tensor | None = None
+    ) -> tuple[Tensor, AttentionMaps]:
+        """Give what ``predict`` gives, and the attention maps of the same forward; as ``attention``."""
+        if len(self.latent_shape) < 2:
+            raise self._no_tokens()
+        sums = Sums(self.parts, self.map_grid, words, self.one_grid)
+        with torch.no_grad():
+            output = self.predict(z, t, condition, sums)
+        return output, sums.result()
+
+    def attention(
+        self, z: Tensor, t: Time, condition: Condition, words: Tensor | None = None
+    ) -> AttentionMaps:
+        """Give the attention maps of one forward at ``z`` [n, …], which counts in ``forwards``.
+
+        ``words``: weights [n, P, tokens] that average the columns of each word (``mitune.maps.words_of``); None: every
+        token by itself. UserError where there are no maps: another backend of attention, a compiled network, no network.
+        """
+        return self.look(z, t, condition, words)[1]
+
+    def token_spans(
+        self, prompts: Sequence[str], phrases: Sequence[Sequence[Place]], columns: str = "noun"
+    ) -> list[list[Columns]]:
+        """Find the columns of the condition's text that each phrase of each prompt has, by encoder.
+
+        ``columns``: those of its "noun" alone, or of the whole "phrase". An encoder that does not read it is left out;
+        UserError where none does.
+        """
+        return [
+            [self._columns(prompt, phrase, columns) for phrase in of]
+            for prompt, of in zip(prompts, phrases, strict=True)
+        ]
+
+    def _columns(self, prompt: str, phrase: Place, columns: str) -> Columns:
+        start, stop = phrase.noun if columns == "noun" else (phrase.start, phrase.stop)
+        found: dict[str, tuple[int, ...]] = {}
+        for span in self.spans(prompt):
+            if span.start < stop and span.stop > start:
+                for encoder, places in span.columns.items():
+                    found[encoder] = tuple(dict.fromkeys((*found.get(encoder, ()), *places)))
+        found = {encoder: places for encoder, places in found.items() if places}
+        if not found:
+            raise UserError(
+                f"the phrase {short(phrase.text)!r} is not read: the text encoder cuts the prompt {short(prompt)!r}"
+                " off before it; write a shorter prompt, or leave the phrase out"
+            )
+        return found
 
     def _no_tokens(self) -> UserError:
         return UserError(

@@ -21,6 +21,7 @@ FLOORS = {
     "noise": 0,
     "scheduler_config": 0,
     "denoiser": 0,
+    "maps": 0,
     "analytic": 0,
     "tasks": 0,
     "out_of_memory": 0,

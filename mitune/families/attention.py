@@ -18,12 +18,13 @@ from torch.overrides import TorchFunctionMode
 
 from mitune.denoiser import Span, Tap
 from mitune.errors import UserError
+from mitune.maps import Sums
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 @contextlib.contextmanager
-def tapped(network: nn.Module, tap: Tap, kind: Callable[[bool, int], str]) -> Iterator[None]:
+def tapped(network: nn.Module, tap: Tap | Sums, kind: Callable[[bool, int], str]) -> Iterator[None]:
     """Show the attention maps of the block's forwards to ``tap``; gradients flow through them.
 
     ``kind(told, queries)`` names a call: whether its layer reads a text, and its number of queries.
@@ -59,7 +60,7 @@ def tapped(network: nn.Module, tap: Tap, kind: Callable[[bool, int], str]) -> It
 class _Capture(TorchFunctionMode):
     """Computes attention by its maps, and hands them to the tap."""
 
-    def __init__(self, tap: Tap, kind: Callable[[bool, int], str]) -> None:
+    def __init__(self, tap: Tap | Sums, kind: Callable[[bool, int], str]) -> None:
         super().__init__()
         self._tap, self._kind = tap, kind
         self._place, self._told = "", False
@@ -76,11 +77,28 @@ class _Capture(TorchFunctionMode):
         return note
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return self._attend(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        self.calls += 1
+        call = _Call(*args, **kwargs)
+        kind = self._kind(self._told, call.query.shape[-2])
+        if isinstance(self._tap, Sums):
+            size = call.query.shape[-2], call.key.shape[-2]
+            self._tap.take(self._place, kind, size, call.means)
+            return func(*args, **kwargs)
+        maps = call.maps(slice(None))
+        changed = self._tap.layer(self._place, kind, maps)
+        return call.output(maps if changed is None else changed)
 
-    def _attend(
+
+_ROOM = 2**24  # numbers of a map that are held at once where only its mean over the heads is wanted: 64 MiB
+
+
+class _Call:
+    """A call of attention, softmax(q kᵀ · scale + mask) v, with the parameters of the function that is caught."""
+
+    def __init__(
         self,
         query: Tensor,
         key: Tensor,
@@ -90,23 +108,40 @@ class _Capture(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> Tensor:
-        """softmax(q kᵀ · scale + mask) v, as the function that is caught computes it."""
-        self.calls += 1
+    ) -> None:
         if enable_gqa:
             groups = query.shape[-3] // key.shape[-3]
             key, value = (part.repeat_interleave(groups, -3) for part in (key, value))
-        logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        logits = logits.float()
+        self.query, self.key, self._value, self._dropout = query, key, value, dropout_p
+        self._scale = query.shape[-1] ** -0.5 if scale is None else scale
         if is_causal:
-            attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            logits = logits.masked_fill(~attn_mask, float("-inf"))
-        elif attn_mask is not None:
-            logits = logits + attn_mask
-        maps = logits.softmax(-1)
-        changed = self._tap.layer(self._place, self._kind(self._told, query.shape[-2]), maps)
-        return F.dropout((maps if changed is None else changed).to(value.dtype), dropout_p) @ value
+            size = query.shape[-2], key.shape[-2]
+            attn_mask = torch.ones(size, dtype=torch.bool, device=query.device).tril()
+        self._mask = attn_mask
+
+    def maps(self, rows: slice) -> Tensor:
+        """The maps [n, heads, rows, keys] of some of the queries, float32."""
+        logits = (self.query[..., rows, :] @ self.key.transpose(-2, -1) * self._scale).float()
+        mask = self._mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., rows, :]
+        if mask is not None and mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask, float("-inf"))
+        elif mask is not None:
+            logits = logits + mask
+        return logits.softmax(-1)
+
+    def means(self, rows: slice) -> Iterator[Tensor]:
+        """The mean of the maps over the heads [n, rows, keys], a part of the rows at a time."""
+        n, heads, queries, _ = self.query.shape
+        start, stop, _ = rows.indices(queries)
+        step = max(1, _ROOM // (n * heads * self.key.shape[-2]))
+        for at in range(start, stop, step):
+            yield self.maps(slice(at, min(at + step, stop))).mean(1)
+
+    def output(self, maps: Tensor) -> Tensor:
+        """What the call gives with these maps."""
+        return F.dropout(maps.to(self._value.dtype), self._dropout) @ self._value
 
 
 # -- words and tokens --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ prompts are encoded and how (z, t, c) go through the network. It is found by ``l
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from mitune.families.options import find_device, find_dtype
 from mitune.families.settings import ModelConfig
 from mitune.families.source import ModelSource, fingerprint
 from mitune.families.wholeness import check_whole
+from mitune.maps import Parts, Shape, Sums
 from mitune.noise import NoiseSchedule, Time, check_prediction_type
 from mitune.scheduler_config import sampler_defaults
 
@@ -337,7 +339,7 @@ class LatentDenoiser(Adapted):
 
     # -- the network -----------------------------------------------------------------------------------------
 
-    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | Sums | None = None) -> Tensor:
         """Give the raw network output [n, C, H, W] in the dtype of ``z``; one forward, differentiable."""
         n = len(z)
         self.forwards += n
@@ -359,30 +361,40 @@ class LatentDenoiser(Adapted):
         return "self" if self.joint is None or queries == self._picture_tokens else "joint"
 
     @property
-    def _picture_tokens(self) -> int:
+    def map_grid(self) -> Shape:
+        """(H, W) of the tokens that the network makes of a latent."""
         side = max(self.latent_patch, self._patch())
-        return (self.latent_shape[1] // side) * (self.latent_shape[2] // side)
+        return self.latent_shape[1] // side, self.latent_shape[2] // side
+
+    @property
+    def one_grid(self) -> bool:
+        """Whether all layers look at that grid: those of a transformer do, those of a UNet at coarser ones too."""
+        return getattr(self.network.config, "down_block_types", None) is None
+
+    @property
+    def _picture_tokens(self) -> int:
+        return math.prod(self.map_grid)
+
+    def parts(self, kind: str, queries: int, keys: int) -> Parts:
+        """Tell where picture and text are in the maps of a layer."""
+        every = slice(None)
+        if kind == "cross":
+            return Parts(every, every, None)
+        if kind == "self":
+            # A layer may look at fewer keys than it has cells: no map of the picture to itself.
+            return Parts(every, None, every if queries == keys else None)
+        text = keys - self._picture_tokens
+        if self.joint == "text first":
+            return Parts(slice(text, None), slice(0, text), slice(text, None))
+        return Parts(slice(0, queries - text), slice(keys - text, None), slice(0, keys - text))
 
     def to_text(self, kind: str, maps: Tensor) -> Tensor | None:
         """Cut from maps how the picture looks at the text [n, heads, picture, text]; None where it does not.
 
         Rows of joint maps sum to less than 1: the rest looks at the picture.
         """
-        if kind != "joint":
-            return maps if kind == "cross" else None
-        text = maps.shape[-1] - self._picture_tokens
-        if self.joint == "text first":
-            return maps[..., text:, :text]
-        return maps[..., : self._picture_tokens, self._picture_tokens :]
-
-    def to_picture(self, kind: str, maps: Tensor) -> Tensor | None:
-        """Cut from maps how the picture looks at itself [n, heads, picture, picture]; None where it does not."""
-        if kind != "joint":
-            return super().to_picture(kind, maps)
-        text = maps.shape[-1] - self._picture_tokens
-        if self.joint == "text first":
-            return maps[..., text:, text:]
-        return maps[..., : self._picture_tokens, : self._picture_tokens]
+        parts = self.parts(kind, *maps.shape[-2:])
+        return None if parts.text is None else maps[..., parts.rows, parts.text]
 
     def spans(self, text: str) -> list[Span]:
         """Find the words of a text, and which columns of the condition's ``text`` each has in every encoder."""

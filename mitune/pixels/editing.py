@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser, Tap
 from mitune.errors import UserError
+from mitune.maps import Parts, resized, shape_of
 from mitune.noise import Time
 from mitune.pixels.plans import Plan
 from mitune.pixels.settings import EditConfig
@@ -30,6 +31,9 @@ from mitune.sampling.solver import Solver, StepCoefficients, solver_of
 PAIRED = "pair"
 LARGEST = 32**2
 """Queries of the largest layers whose maps of the picture to itself are taken over: finer ones hold its details."""
+
+SEEN = 0.4
+"""Share of the steps, the first, whose maps of the words do not tell where things are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,14 +132,17 @@ class Editor(Wrapped):
         self.weights = torch.tensor([one.weights for one in plans], device=device)
         self.weighed = bool((self.weights != 1).any())
         width = self.take.shape[1]
-        words = [_averages(groups, width) for one in plans for groups in (one.source_words, one.target_words)]
-        self.words = torch.stack(words).to(device)
+        self.mine = _averages([one.source_words for one in plans], width).to(device)
+        self.theirs = _averages([one.target_words for one in plans], width).to(device)
+        most = max(len(one.others) for one in plans)
+        rest = [[*one.others, *[()] * (most - len(one.others))] for one in plans]
+        self.rest = torch.stack([_averages(groups, width) for groups in rest]).to(device)
         times = [at.time for at in solver.steps]
         self.cross_after = _after(times, settings.cross_share)
         self.self_after = _after(times, settings.self_share)
-        self.grid = _grid(inner)
-        self.sums = torch.zeros(len(words), *self.grid, device=device)
-        self.shown = torch.zeros(len(words), device=device)
+        self.seen_from = _after(times, SEEN)
+        self.grid = inner.map_grid
+        self.sums = torch.zeros(len(plans), 2 + most, *self.grid, device=device)
 
     def told(self) -> Condition:
         """Give the conditions of all pairs, which know whose they are."""
@@ -171,30 +178,39 @@ class _Exchange:
         self._target = torch.tensor([there[number] for number in targets], device=device)
         self._pairs = torch.tensor([number // 2 for number in targets], device=device)
         self._cross, self._self = t > editor.cross_after, t > editor.self_after
+        self._seen = t <= editor.seen_from
 
     def layer(self, place: str, kind: str, maps: Tensor) -> Tensor | None:
         """Take over the maps of the sources."""
         editor = self._editor
-        text, own = editor.to_text(kind, maps), editor.to_picture(kind, maps)
-        if text is not None:
-            self._look(text)
+        parts = editor.parts(kind, *maps.shape[-2:])
+        if parts.text is not None and self._seen:
+            self._look(maps[..., parts.rows, parts.text])
         fine = kind == "self" and maps.shape[-2] > LARGEST
-        moved = self._self and own is not None and not fine
-        if not moved and (text is None or not (self._cross or editor.weighed)):
+        moved = self._self and parts.picture is not None and not fine
+        words = parts.text is not None and (self._cross or editor.weighed)
+        if not moved and not words:
             return None
         maps = maps.clone()
-        text, own = editor.to_text(kind, maps), editor.to_picture(kind, maps)
-        if moved and own is not None:
+        if moved and parts.picture is not None:
+            own = maps[..., parts.rows, parts.picture]
             own[self._target] = own[self._source]
-        if text is not None:
-            mine = text[self._target]
-            words = self._words(text[self._source], mine) if self._cross else mine
-            if own is not None:  # of one sequence: what the picture looks at itself makes the rest of a row
-                whole = own[self._target]
-                rest = whole.sum(-1, keepdim=True).clamp(min=1e-12)
-                own[self._target] = whole * ((1 - words.sum(-1, keepdim=True)) / rest)
-            text[self._target] = words * editor.weights[self._pairs][:, None, None] if editor.weighed else words
+        if words and parts.text is not None:
+            self._exchange(maps, parts)
         return maps
+
+    def _exchange(self, maps: Tensor, parts: Parts) -> None:
+        """Write the source's maps of the words over the target's; the rows of joint maps still sum to 1."""
+        editor = self._editor
+        text = maps[..., parts.rows, parts.text or slice(0)]
+        mine = text[self._target]
+        words = self._words(text[self._source], mine) if self._cross else mine
+        if parts.picture is not None:
+            picture = maps[..., parts.rows, parts.picture]
+            own = picture[self._target]
+            rest = own.sum(-1, keepdim=True).clamp(min=1e-12)
+            picture[self._target] = own * ((1 - words.sum(-1, keepdim=True)) / rest)
+        text[self._target] = words * editor.weights[self._pairs][:, None, None] if editor.weighed else words
 
     def _words(self, source: Tensor, mine: Tensor) -> Tensor:
         """The source's maps, column by column as the plan has them, and one's own where the word is new."""
@@ -202,18 +218,18 @@ class _Exchange:
         return torch.where(use, source.gather(-1, take.expand_as(mine)), mine)
 
     def _look(self, text: Tensor) -> None:
-        """Add to the sums how much each place looks at the words that tell where the picture changes."""
-        editor = self._editor
-        height, width = editor.grid
-        scale = (height * width / text.shape[-2]) ** 0.5
-        side = (round(height / scale), round(width / scale))
-        if side[0] * side[1] != text.shape[-2]:
-            return
-        for offset, rows in ((0, self._source), (1, self._target)):
-            numbers = 2 * self._pairs + offset
-            seen = torch.einsum("nqw,nw->nq", text[rows].mean(1), editor.words[numbers])
-            seen = F.interpolate(seen.reshape(len(seen), 1, *side), editor.grid, mode="bilinear")[:, 0]
-            editor.sums[numbers] += seen
+        """Add to the sums how much each place looks at what changes, in source and target, and at each other thing."""
+        editor, pairs = self._editor, self._pairs
+        source, target = text[self._source].mean(1), text[self._target].mean(1)
+        seen = torch.cat(
+            [
+                torch.einsum("nqw,ngw->ngq", source, editor.mine[pairs][:, None]),
+                torch.einsum("nqw,ngw->ngq", target, editor.theirs[pairs][:, None]),
+                torch.einsum("nqw,ngw->ngq", source, editor.rest[pairs]),
+            ],
+            1,
+        )
+        editor.sums[pairs] += resized(seen.unflatten(-1, shape_of(seen.shape[-1], editor.grid)), editor.grid)
 
 
 class Blend(Guide):
@@ -232,17 +248,11 @@ class Blend(Guide):
     def masks(self) -> Tensor:
         """Give where each picture may change [n, H, W]: 1 or 0, on the grid of the latent."""
         editor = self._editor
-        everywhere = (editor.words != 0).flatten(1).any(1).unflatten(0, (-1, 2)).any(1).logical_not()
+        everywhere = (editor.mine + editor.theirs).sum(1) == 0
         if not self._on:
             everywhere = torch.ones_like(everywhere)
-        if self._fixed is not None:
-            masks = self._fixed.to(editor.sums)
-        else:
-            sums = editor.sums.flatten(1)
-            low, high = sums.amin(1, keepdim=True), sums.amax(1, keepdim=True)
-            seen = ((sums - low) / (high - low).clamp(min=1e-12)).view_as(editor.sums)
-            masks = (seen.unflatten(0, (-1, 2)).amax(1) >= self._threshold).to(seen.dtype)
-            masks = _to(masks, editor.latent_shape[-2:])
+        masks = self._fixed if self._fixed is not None else region(editor.sums, self._threshold)
+        masks = resized(masks.to(editor.sums)[:, None], editor.latent_shape[-2:], "nearest")[:, 0]
         return torch.where(everywhere[:, None, None], torch.ones_like(masks), masks)
 
     def move(self, at: StepCoefficients, mean: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -259,11 +269,26 @@ class Blend(Guide):
         return z, drawn
 
 
+def region(sums: Tensor, threshold: float) -> Tensor:
+    """Give where a picture changes [n, H, W], 1 or 0, of maps [n, 2 + K, H, W]: of what changes in the source and in the
+    target, and of the K things that stay. Each is stretched to [0, 1]. A place belongs to what changes where its map
+    reaches ``threshold``, or beside such a place, and where no map of another thing is higher.
+    """
+    flat = sums.flatten(2)
+    low, high = flat.amin(2)[..., None, None], flat.amax(2)[..., None, None]
+    maps = (sums - low) / (high - low).clamp(min=1e-12)
+    mine = maps[:, :2].amax(1)
+    others = maps[:, 2:].amax(1) if maps.shape[1] > 2 else torch.zeros_like(mine)
+    core = ((mine >= threshold) & (mine >= others)).to(sums.dtype)
+    around = F.max_pool2d(core[:, None], 3, 1, 1)[:, 0]
+    return around * ((others < threshold) | (mine >= others)).to(sums.dtype)
+
+
 def _averages(groups: Sequence[Sequence[int]], width: int) -> Tensor:
-    """Weights [width] that average the columns of each word, and then the words; zeros where there is none."""
-    weights = torch.zeros(width)
-    for own in groups:
-        weights[list(own)] += 1 / (len(own) * len(groups))
+    """Weights [groups, width] that average the columns of each group; zeros where it has none."""
+    weights = torch.zeros(len(groups), width)
+    for row, own in zip(weights, groups, strict=True):
+        row[list(own)] = 1 / max(1, len(own))
     return weights
 
 
@@ -274,15 +299,3 @@ def _after(times: Sequence[float], share: float) -> float:
     if count == len(falling):
         return -float("inf")
     return falling[count] if count else float("inf")
-
-
-def _grid(denoiser: Denoiser) -> tuple[int, int]:
-    """Rows and columns of the picture's places that maps are brought to: the latent's."""
-    return int(denoiser.latent_shape[-2]), int(denoiser.latent_shape[-1])
-
-
-def _to(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks [n, h, w] on another grid: the nearest place says."""
-    if tuple(masks.shape[-2:]) == tuple(size):
-        return masks
-    return F.interpolate(masks[:, None], tuple(size), mode="nearest")[:, 0]

@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mitune.errors import UserError, short
+from mitune.errors import UserError, check_known, short
+from mitune.pixels.leaving_out import leave_out, of_pictures
+from mitune.pixels.noun_chunks import noun_chunks
+from mitune.worlds.shapes.grammar import PromptSpec, parse_prompt
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,76 @@ def find(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
     return tuple(found)
 
 
-def phrases_of(prompt: str, source: str = "auto") -> tuple[Phrase, ...]:
-    """Find the phrases of a prompt of the embedded world (a stand-in until the branch that has all is merged)."""
-    from mitune.worlds.shapes.grammar import parse_prompt
+SOURCES = {
+    "auto": "the embedded world's grammar where it reads the prompt, else spaCy",
+    "world": "the embedded world's grammar",
+    "spacy": "noun chunks by spaCy (pip install 'mitune[spacy]')",
+}
 
+
+def phrases_of(prompt: str, source: str = "auto") -> tuple[Phrase, ...]:
+    """Find the phrases of a prompt that name things, in text order: by the embedded world's grammar, or by spaCy.
+
+    Words of the picture itself ("a photo", "the left") are none. ``source``: one of ``SOURCES``.
+
+    UserError for a prompt that is not of the grammar where that alone was asked for, and where spaCy or its English
+    model is wanted and not installed.
+
+    >>> [phrase.text for phrase in phrases_of("a red circle above a square")]
+    ['a red circle', 'a square']
+    """
+    check_known("phrases", source, SOURCES)
+    if source != "spacy":
+        try:
+            return _of_world(prompt, parse_prompt(prompt))
+        except ValueError as error:
+            if source == "world":
+                raise UserError(
+                    f"the prompt {short(prompt)!r} is not of the embedded world's grammar ({error}); have its phrases"
+                    " found by spacy"
+                ) from error
+    try:
+        found = [
+            Phrase(prompt[start:stop], start, stop, noun)
+            for (start, stop), noun in noun_chunks(prompt)
+            if not of_pictures(prompt[slice(*noun)])
+        ]
+    except UserError as error:
+        raise UserError(f"the phrases of the prompt {short(prompt)!r}: {error}; or give them") from error
+    return tuple(found)
+
+
+def without(prompt: str, phrase: Phrase) -> str:
+    """Leave a phrase out of a prompt: by the grammar of the embedded world, with the relation that needs it; of other
+    texts by rule, with the word that ties it to the rest.
+
+    UserError where nothing is left.
+
+    >>> prompt = "a red circle above a square and a cross"
+    >>> without(prompt, find(prompt, ["a square"])[0])
+    'a red circle and a cross'
+    """
     try:
         spec = parse_prompt(prompt)
-    except ValueError as error:
-        raise UserError(f"the prompt {short(prompt)!r}: {error}") from error
+    except ValueError:
+        rest = leave_out(prompt, phrase.start, phrase.stop)
+    else:
+        there = _of_world(prompt, spec)
+        place = next((i for i, own in enumerate(there) if own.noun == phrase.noun), None)
+        if place is None:
+            rest = leave_out(prompt, phrase.start, phrase.stop)
+        else:
+            others = spec.objects[:place] + spec.objects[place + 1 :]
+            # A relation is one of the first object to the second.
+            rest = str(PromptSpec(others, spec.relation if place > 1 else None)) if others else ""
+    if not rest:
+        raise UserError(
+            f"nothing is left of the prompt {short(prompt)!r} without the phrase {short(phrase.text)!r}; give a prompt"
+            " that names more"
+        )
+    return rest
+
+
+def _of_world(prompt: str, spec: PromptSpec) -> tuple[Phrase, ...]:
+    """The objects of a prompt that the grammar reads."""
     return find(prompt, [str(thing) for thing in spec.objects])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mitune.denoiser import Denoiser, Span
 from mitune.errors import UserError, short
 from mitune.pixels.alignment import Columns, alike, check_whole, columns_of, matched
 from mitune.pixels.phrases import Phrase, find, phrases_of
-
-EVERYWHERE = "everywhere"
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,9 @@ class Plan:
         mode: replace, refine or reweight.
         columns: where each column of the target's text takes its map from.
         weights: of each column.
-        source_words, target_words: groups of columns, a group a word, whose maps tell where the picture changes; none
-            at all: everywhere.
-        region: the same in words.
+        source_words, target_words: columns whose maps tell where the picture changes; none at all: everywhere.
+        others: columns of each thing of the source that stays.
+        region: what changes, in words.
     """
 
     source: str
@@ -50,8 +48,9 @@ class Plan:
     mode: str
     columns: Columns
     weights: tuple[float, ...]
-    source_words: tuple[tuple[int, ...], ...]
-    target_words: tuple[tuple[int, ...], ...]
+    source_words: tuple[int, ...]
+    target_words: tuple[int, ...]
+    others: tuple[tuple[int, ...], ...]
     region: tuple[str, ...]
 
 
@@ -75,14 +74,20 @@ def plan(denoiser: Denoiser, wanted: Wanted) -> Plan:
                 for column in own:
                     weights[column] = wanted.weight
     ours, theirs, region = _region(wanted, source, target)
+    rest = [
+        [source[number] for number in _nouns(source, [phrase])]
+        for phrase in _phrases(wanted.source, ())
+        if not any(phrase.start < span.stop and phrase.stop > span.start for span in ours)
+    ]
     return Plan(
         wanted.source,
         wanted.target,
         mode,
         columns_of(source, target, words, width),
         tuple(weights),
-        tuple(own for span in ours for own in span.columns.values()),
-        tuple(own for span in theirs for own in span.columns.values()),
+        _columns(ours),
+        _columns(theirs),
+        tuple(_columns(own) for own in rest if own),
         region,
     )
 
@@ -165,6 +170,10 @@ def _phrases(text: str, changed: Sequence[Span]) -> tuple[Phrase, ...]:
         return phrases_of(text)
     except UserError:
         return tuple(Phrase(span.word, span.start, span.stop, (span.start, span.stop)) for span in changed)
+
+
+def _columns(spans: Sequence[Span]) -> tuple[int, ...]:
+    return tuple(sorted({column for span in spans for own in span.columns.values() for column in own}))
 
 
 def _within(spans: Sequence[Span], phrase: Phrase) -> list[Span]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser, Tap
+from mitune.maps import Sums
 from mitune.noise import Time
 from mitune.tasks import Task
 
@@ -51,7 +52,7 @@ class Wrapped(Denoiser):
         """Do as the model inside."""
         return self.inner.null(n)
 
-    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | Sums | None = None) -> Tensor:
         """Do as the model inside."""
         return self.inner.predict(z, t, condition, tap)
 
@@ -87,5 +88,6 @@ _INNER = {
         "dtype",
         "identity",
     ),
-    *("branches", "edits_pictures", "forwards", "sampler_defaults", "pictures_at_once", "to_text", "to_picture", "spans"),
+    *("branches", "edits_pictures", "forwards", "sampler_defaults", "pictures_at_once", "to_text", "spans"),
+    *("parts", "map_grid", "one_grid"),
 }
