@@ -9,23 +9,16 @@ redraw from the same noise, which is what one does without editing, edit the sam
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from benchmarks import common
 from mitune.denoiser import Denoiser
-from mitune.evaluate.bootstrap import cell
-from mitune.families import load_denoiser
 from mitune.pixels.editing import edit
 from mitune.pixels.plans import Wanted, plan
 from mitune.pixels.settings import EditConfig
@@ -141,7 +134,11 @@ def judged(case: Case, before: Tensor, after: Tensor) -> dict[str, float]:
         near = mine.mask
     else:
         wanted = case.target.objects[case.place].stated()
-        at = [thing for thing in new if (thing.mask & mine.mask).any() and not any(_same(o, thing) for o in others)]
+        at = [
+            thing
+            for thing in new
+            if (thing.mask & mine.mask).any() and not any(_same(o, thing) for o in others)
+        ]
         right = float(any(_has(thing, wanted) for thing in at))
         near = np.logical_or.reduce([mine.mask, *(thing.mask for thing in at)])
     outside = ~ndimage.binary_dilation(near, np.ones((3, 3), bool), iterations=NEAR)
@@ -173,7 +170,8 @@ def _assign(spec: PromptSpec, found: Sequence[ParsedObject]) -> list[int]:
 
 def _has(thing: ParsedObject, stated: dict[str, str]) -> bool:
     return all(
-        value == (size_word(thing.radius) if name == "size" else getattr(thing, name)) for name, value in stated.items()
+        value == (size_word(thing.radius) if name == "size" else getattr(thing, name))
+        for name, value in stated.items()
     )
 
 

@@ -39,7 +39,10 @@ def matched(source: Sequence[Span], target: Sequence[Span], replace: bool = Fals
 
 def alike(source: Sequence[Span], target: Sequence[Span]) -> bool:
     """Tell whether both have the same number of words, and each as many tokens as the other's at its place."""
-    counts = [[{name: len(own) for name, own in span.columns.items()} for span in spans] for spans in (source, target)]
+    counts = [
+        [{name: len(own) for name, own in span.columns.items()} for span in spans]
+        for spans in (source, target)
+    ]
     return counts[0] == counts[1]
 
 
@@ -55,9 +58,7 @@ def check_whole(text: str, spans: Sequence[Span]) -> None:
         )
 
 
-def columns_of(
-    source: Sequence[Span], target: Sequence[Span], words: dict[int, int], width: int
-) -> Columns:
+def columns_of(source: Sequence[Span], target: Sequence[Span], words: dict[int, int], width: int) -> Columns:
     """Give the columns of a text of ``width`` columns: those of words as ``words`` match them, one by one where they
     have equally many; those between words, and after the last, by their place between the same neighbours.
     """

@@ -18,21 +18,21 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser, Tap
 from mitune.errors import UserError
-from mitune.maps import Parts, resized, shape_of
+from mitune.maps import Parts, Sums, resized, shape_of
 from mitune.noise import Time
 from mitune.pixels.plans import Plan
 from mitune.pixels.settings import EditConfig
 from mitune.pixels.wrapped import Wrapped
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.inversion import invert
-from mitune.sampling.loop import Guide, Noise, noise_of, walk
+from mitune.sampling.loop import Guide, noise_of, walk
 from mitune.sampling.solver import Solver, StepCoefficients, solver_of
 
 PAIRED = "pair"
 LARGEST = 32**2
 """Queries of the largest layers whose maps of the picture to itself are taken over: finer ones hold its details."""
 
-SEEN = 0.4
+SEEN = 0.2
 """Share of the steps, the first, whose maps of the words do not tell where things are."""
 
 
@@ -90,7 +90,9 @@ def edit(
         if pictures is not None:
             sources = denoiser.encode_prompts([one.source for one in plans[own]])
             path = invert(denoiser, pictures[own], sources, sampler)
-        noise: Any = noise_of(denoiser, [seed for seed in seeds[own] for _ in range(2)]) if path is None else None
+        noise: Any = (
+            noise_of(denoiser, [seed for seed in seeds[own] for _ in range(2)]) if path is None else None
+        )
         blend = Blend(editor, settings, path, None if fixed is None else fixed[own])
         found = walk(
             editor,
@@ -157,7 +159,7 @@ class Editor(Wrapped):
     def _marked(condition: Condition, numbers: Sequence[int]) -> Condition:
         return Condition({**condition.tensors, PAIRED: torch.tensor(list(numbers))})
 
-    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | None = None) -> Tensor:
+    def predict(self, z: Tensor, t: Time, condition: Condition, tap: Tap | Sums | None = None) -> Tensor:
         """Give the raw output, with the attention of the targets edited. ValueError for half a pair."""
         tensors = dict(condition.tensors)
         numbers = tensors.pop(PAIRED).tolist()
@@ -263,15 +265,16 @@ class Blend(Guide):
             z[0::2] = self._path[self._next]
             z[1::2] += missed
         self._next += 1
-        if self._on:
+        # Before the maps tell where things are nothing is held back: what comes later sets the outside right.
+        if self._on and (self._fixed is not None or at.time <= self._editor.seen_from):
             masks = self.masks().to(z.dtype)[:, None]
             z[1::2] = torch.where(masks > 0, z[1::2], z[0::2])
         return z, drawn
 
 
 def region(sums: Tensor, threshold: float) -> Tensor:
-    """Give where a picture changes [n, H, W], 1 or 0, of maps [n, 2 + K, H, W]: of what changes in the source and in the
-    target, and of the K things that stay. Each is stretched to [0, 1]. A place belongs to what changes where its map
+    """Give where a picture changes [n, H, W], 1 or 0, of maps [n, 2 + K, H, W]: of what changes in the source and in
+    the target, and of the K things that stay. Each is stretched to [0, 1]. A place belongs to what changes where its map
     reaches ``threshold``, or beside such a place, and where no map of another thing is higher.
     """
     flat = sums.flatten(2)

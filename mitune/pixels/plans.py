@@ -128,7 +128,9 @@ def _region(
         return _asked(wanted, source, target)
     words = matched(source, target, alike(source, target))
     same = {
-        there: here for there, here in words.items() if source[here].word.casefold() == target[there].word.casefold()
+        there: here
+        for there, here in words.items()
+        if source[here].word.casefold() == target[there].word.casefold()
     }
     changed = [span for number, span in enumerate(source) if number not in same.values()]
     added = [span for number, span in enumerate(target) if number not in same]

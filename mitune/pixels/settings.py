@@ -45,11 +45,14 @@ class EditConfig(Settings):
         0.8, "share of the steps, the first, in which the words look where the source's do", low=0, high=1
     )
     self_share: float = key(
-        0.4, "share of the steps, the first, in which the picture looks at itself as the source does", low=0, high=1
+        0.4,
+        "share of the steps, the first, in which the picture looks at itself as the source does",
+        low=0,
+        high=1,
     )
     blend: bool = key(True, "keep the source outside of the part that changes", basic=True)
     threshold: float = key(
-        0.3, "blend: a place changes where its map reaches this share of the map's highest", above=0, high=1
+        0.6, "blend: a place changes where its map reaches this share of the map's highest", above=0, high=1
     )
     scorers: list[str] = key([], "scores of the target prompt that the pictures get, before and after")
     round: int | None = key(
@@ -58,9 +61,7 @@ class EditConfig(Settings):
         low=0,
         high=ROUNDS,
     )
-    rows_per_unit: int = key(
-        32, "edits a file; what a killed command loses at most", low=1, high=CANDIDATES
-    )
+    rows_per_unit: int = key(32, "edits a file; what a killed command loses at most", low=1, high=CANDIDATES)
     out: str | None = key(
         None, "the folder to write (default: a numbered one, RUN/edits/001 and on)", path=True, basic=True
     )
