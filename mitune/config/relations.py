@@ -85,6 +85,7 @@ _GIVE = {
     "model.path": "a diffusers folder, Hub id or .safetensors file; or model=, a known one",
     "prompts.source": "a file with a prompt a line, a table, or a Hub dataset id",
     "evaluate.prompts.source": "such a file of held-out prompts",
+    "edit.source": "the picture's prompt, and edit.target=, what it shall be; or edit.pairs=, a table of both",
 }
 
 
@@ -170,7 +171,7 @@ def _combined(combined: str) -> None:
 
 
 SCORE_KEYS = (
-    *("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers"),
+    *("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers", "edit.scorers"),
     *("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by"),
 )
 # Where what a search says of its particles (``STEERED``) can be had.
@@ -553,6 +554,36 @@ def _sample_of(of: int | None, pictures: int, by: str | None, search: str | None
     if of is not None and of > pictures and by is None and search is None:
         raise UserError(
             f"sample.of={of}: say which score picks {pictures} of them: sample.by=mi (or another)"
+        )
+
+
+@relation("edit.source edit.target edit.pairs edit.picture edit.picture_seed", stage="edit")
+def _one_edit(
+    source: str | None, target: str | None, pairs: str | None, picture: str | None, seed: int | None
+) -> None:
+    for name, value in (("source", source), ("target", target)):
+        if value is not None and not value.strip():
+            raise UserError(f"edit.{name} is empty: give a prompt")
+    if pairs is None:
+        if picture is not None and seed is not None:
+            raise UserError(
+                "edit.picture and edit.picture_seed: a picture is given or drawn; leave one of them out"
+            )
+        return
+    alone = {"source": source, "target": target, "picture": picture, "picture_seed": seed}
+    given = [name for name, value in alone.items() if value is not None]
+    if given:
+        raise UserError(
+            f"edit.pairs and edit.{given[0]}: the table says it edit by edit; leave one of them out"
+        )
+
+
+@relation(f"edit.picture {_NOISE}", stage="edit")
+def _edit_noise(picture: str | None, sampler: str, eta: float) -> None:
+    if picture is not None and not is_deterministic(sampler, eta):
+        raise UserError(
+            "edit.picture: a picture is followed back to its noise by a sampler that adds none; say sampler=ddim"
+            " sampler.eta=0"
         )
 
 
