@@ -190,7 +190,7 @@ class Denoiser(ABC):
 
     @property
     def one_grid(self) -> bool:
-        """Whether all layers look at that grid, and none at a coarser one."""
+        """Tell whether all layers look at that grid, and none at a coarser one."""
         return True
 
     def look(

@@ -121,7 +121,10 @@ def _beside(*ends: str) -> list[str]:
 
 
 for _section in _beside("t_min", "t_max"):
-    relation(f"{_section}.t_min {_section}.t_max")(functools.partial(check_interval, f"{_section}."))
+    if (
+        keys()[f"{_section}.t_min"].default is not None
+    ):  # else a method says it, which fills it in and looks itself
+        relation(f"{_section}.t_min {_section}.t_max")(functools.partial(check_interval, f"{_section}."))
 
 
 @relation("model.adapter model.adapter_weights")

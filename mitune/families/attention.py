@@ -29,10 +29,14 @@ def tapped(network: nn.Module, tap: Tap | Sums, kind: Callable[[bool, int], str]
 
     ``kind(told, queries)`` names a call: whether its layer reads a text, and its number of queries.
 
-    Raises UserError where the maps cannot be seen: a compiled network, gradient checkpointing (which computes the maps
-    a second time, unseen), another attention backend, a network without attention.
+    Raises UserError where the maps cannot be seen: a network that is compiled, if only in parts, gradient checkpointing
+    (which computes the maps a second time, unseen), another backend of attention, if only in some layers that read a
+    text, a network without attention. (Layers without a softmax, as linear attention is, have no maps to be seen.)
     """
-    if getattr(network, "_compiled_call_impl", None) is not None:
+    modules = dict(network.named_modules())
+    if any(
+        one._compiled_call_impl is not None or name.endswith("_orig_mod") for name, one in modules.items()
+    ):
         raise UserError("a compiled network shows no attention maps; say model.compile=false")
     if getattr(network, "is_gradient_checkpointing", False):
         raise UserError(
@@ -40,7 +44,7 @@ def tapped(network: nn.Module, tap: Tap | Sums, kind: Callable[[bool, int], str]
         )
     capture = _Capture(tap, kind)
     # The layers that an adapter may have wrapped keep their names: it changes the projections inside them.
-    layers = [(name, layer) for name, layer in network.named_modules() if hasattr(layer, "to_q")]
+    layers = [(name, layer) for name, layer in modules.items() if hasattr(layer, "to_q")]
     hooks = [
         layer.register_forward_pre_hook(capture.entering(name, layer), with_kwargs=True)
         for name, layer in layers
@@ -51,10 +55,7 @@ def tapped(network: nn.Module, tap: Tap | Sums, kind: Callable[[bool, int], str]
     finally:
         for hook in hooks:
             hook.remove()
-    if not capture.calls:
-        raise UserError(
-            "the network computed no attention by torch's own function, so there are no maps; use the native backend"
-        )
+    capture.check()
 
 
 class _Capture(TorchFunctionMode):
@@ -64,23 +65,43 @@ class _Capture(TorchFunctionMode):
         super().__init__()
         self._tap, self._kind = tap, kind
         self._place, self._told = "", False
-        self.calls = 0
+        self._calls = 0
+        self._reading = False  # a layer that reads a text was entered, and no call has come from it yet
+        self._unseen = ""
 
     def entering(self, name: str, layer: Any) -> Callable[..., None]:
         """Make the hook that notes which layer comes, and whether it reads a text beside the picture."""
         joint = getattr(layer, "add_k_proj", None) is not None
 
         def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._leave()
             text = named.get("encoder_hidden_states", given[1] if len(given) > 1 else None)
             self._place, self._told = name, text is not None and not joint
+            self._reading = text is not None
 
         return note
+
+    def _leave(self) -> None:
+        if self._reading:
+            self._unseen = self._unseen or self._place
+        self._reading = False
+
+    def check(self) -> None:
+        """Raise UserError where attention was computed in a way that shows no maps."""
+        self._leave()
+        if self._unseen or not self._calls:
+            where = f" in {self._unseen}" if self._unseen else ""
+            raise UserError(
+                f"the network computed no attention by torch's own function{where}, so there are no maps of it; use the"
+                " native backend, neither sliced nor by xformers"
+            )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        self.calls += 1
+        self._calls += 1
+        self._reading = False
         call = _Call(*args, **kwargs)
         kind = self._kind(self._told, call.query.shape[-2])
         if isinstance(self._tap, Sums):

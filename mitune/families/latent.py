@@ -368,7 +368,7 @@ class LatentDenoiser(Adapted):
 
     @property
     def one_grid(self) -> bool:
-        """Whether all layers look at that grid: those of a transformer do, those of a UNet at coarser ones too."""
+        """Tell whether all layers look at that grid: a transformer's do, a UNet's at coarser ones too."""
         return getattr(self.network.config, "down_block_types", None) is None
 
     @property

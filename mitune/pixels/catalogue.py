@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mitune.errors import UserError
 from mitune.parts import Catalogue, Part
-from mitune.settings import STEPS, Settings, key
+from mitune.settings import STEPS, Settings, check_interval, key
 
 CAPTIONS = {"prompt": "the whole prompt", "phrase": "each phrase alone"}
 COLUMNS = {"noun": "its head noun", "phrase": "all its words"}
@@ -73,9 +74,9 @@ class Method(Part):
 
 
 _ATTENTION = {
-    "caption": "prompt", "times": 10, "t_min": 0, "t_max": 500, "columns": "noun", "layers": "inner", "refine": "rows",
-    "power": 1, "gap": "product", "calibration": "elbo", "losses": "drop", "loss_times": 20, "normalise": "scale",
-    "gamma": 1 / 3, "scale": 4.0, "order": "refine", "upsample": "guided", "threshold": 0.65,
+    "caption": "prompt", "times": 10, "t_min": 0, "t_max": 500, "columns": "noun", "layers": "stretched",
+    "refine": "rows", "power": 1, "gap": "product", "calibration": "elbo", "losses": "drop", "loss_times": 20,
+    "normalise": "error", "gamma": 1 / 3, "scale": 6.0, "order": "refine", "upsample": "guided", "threshold": 0.65,
 }  # fmt: skip
 _PLAIN = _ATTENTION | {"refine": "none", "gap": "none", "calibration": "none", "upsample": "bilinear"}
 
@@ -125,14 +126,23 @@ class HeatmapConfig(Settings):
         None, "times a picture is noised at for that, and for gaps", low=1, high=STEPS
     )
     normalise: str | None = key(None, "how losses become strengths", choices=NORMALISES)
-    scale: float | None = key(None, "difference of losses that counts in full, in these units", above=0)
+    scale: float | None = key(
+        None, "difference of losses that counts in full, in these units", above=0, high=1e6
+    )
     gamma: float | None = key(
         None, "strength of the worst phrase: its map to the power 1/gamma", above=0, high=1
     )
     order: str | None = key(None, "what comes first", choices=ORDERS)
 
     def filled(self) -> HeatmapConfig:
-        """Give the settings with the method's values in the place of nulls."""
+        """Give the settings with the method's values in the place of nulls. UserError for times that do not fit."""
         own = METHODS.find(self.method, "pixels.method").sets
         empty = {item.name for item in dataclasses.fields(self) if getattr(self, item.name) is None}
-        return dataclasses.replace(self, **{name: own[name] for name in empty})
+        found = dataclasses.replace(self, **{name: own[name] for name in empty})
+        check_interval("pixels.", low := int(found.t_min or 0), high := int(found.t_max or 0))
+        if int(found.times or 1) > high - low:
+            raise UserError(
+                f"pixels.times={found.times}: there are {high - low} steps between pixels.t_min={low} and"
+                f" pixels.t_max={high}; say fewer, or a wider range"
+            )
+        return found

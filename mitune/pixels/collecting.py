@@ -1,7 +1,7 @@
 """What heatmaps are made of, from forwards on noisy versions of pictures: attention, gaps and losses of each phrase.
 
 A forward serves all that wants it: that of the whole prompt gives attention, half of each gap and half of each loss;
-and what is left of "a red circle and a blue square" without the circle *is* the other phrase: its errors are measured once.
+and what is left of "a circle and a square" without the circle *is* the other phrase: its errors are measured once.
 """
 
 from __future__ import annotations
@@ -275,13 +275,15 @@ class _Group:
         numbers = torch.tensor([row.look for row in rows])
         output, maps = self._denoiser.look(z, t, told, self._words[numbers])
         if self._maps is None:
-            zeros = [
-                None if own is None else own.new_zeros(len(self._looks), *own.shape[1:]) for own in maps[:3]
-            ]
-            self._maps = AttentionMaps(*zeros, *maps[3:])  # type: ignore[arg-type]
-        for total, own in zip(self._maps[:3], maps[:3], strict=True):
-            if total is not None and own is not None:
-                total.index_add_(0, numbers.to(own.device), own)
+            cross, own, late = (
+                None if part is None else part.new_zeros(len(self._looks), *part.shape[1:])
+                for part in maps[:3]
+            )
+            assert cross is not None
+            self._maps = maps._replace(cross=cross, own=own, late=late)
+        for total, part in zip(self._maps[:3], maps[:3], strict=True):
+            if total is not None and part is not None:
+                total.index_add_(0, numbers.to(part.device), part)
         return output
 
     def _compare(self, rows: Sequence[_Row], eps_hat: Tensor, eps: Tensor) -> None:

@@ -7,6 +7,7 @@ from ``Common``, whose tests every family has, and calls the checks on variants 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,9 @@ from mitune.files import read_json
 from mitune.finetune.adapters import attach, trainable_parameters
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
+from mitune.maps import words_of
 from mitune.noise import MIN_ALPHA
+from mitune.pixels.phrases import find
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
@@ -248,10 +251,48 @@ def same_after_a_break(model: Model, folder: Path) -> None:
     assert torch.equal(sampled(model, loaded), sampled(model, resumed))
 
 
+@torch.no_grad()
+def sees_attention(model: Model, own: bool = True) -> None:
+    """Maps are shares of attention, and the forward that shows them is the plain one; ``own``: of the picture too."""
+    denoiser = model.load()
+    text = "a red circle and a circle"
+    phrases = find(text, ["a circle", "a red circle"])
+    spans = denoiser.token_spans([text], [phrases])
+    last, first = spans[0]
+    assert all(
+        min(last[encoder]) > max(first[encoder]) for encoder in first
+    )  # the first circle is the red one's
+    condition = denoiser.encode_prompts([text] * 2)
+    words = words_of(spans * 2, condition.tensors["text"].shape[1])
+    z, t = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0)), 400
+    plain = denoiser.predict(z, t, condition)
+    denoiser.forwards = 0
+    output, maps = denoiser.look(z, t, condition, words)
+    assert denoiser.forwards == 2
+    assert (output - plain).abs().max() <= 1e-6 * plain.abs().max()
+    every = denoiser.attention(z, t, condition)
+    rows = every.cross.sum(2)
+    assert maps.cross.dtype == torch.float32
+    assert maps.cross.shape[:3] == (2, len(maps.places), 2)
+    assert rows.min() > 0
+    assert rows.max() <= 1 + 1e-5
+    if denoiser.joint is None:
+        assert rows.min() >= 1 - 1e-5
+    read = torch.einsum("npt,nlthw->nlphw", words, every.cross)
+    assert (read - maps.cross).abs().max() <= 1e-6
+    assert (maps.own is not None) == own
+    if maps.own is not None and maps.grid is not None:
+        assert maps.own.shape == (2, math.prod(maps.grid), math.prod(maps.grid))
+        assert (maps.own.sum(-1) - 1).abs().max() <= 1e-5
+    alone = denoiser.attention(z[1:], t, condition[1:], words[1:])
+    assert (alone.cross[0] - maps.cross[1]).abs().max() <= 1e-5
+
+
 class Common:
     """The tests every family has, of its file's ``model``. ``text_adapters``: whether text encoders take them too."""
 
     text_adapters: bool
+    own_maps = True
 
     def test_latents(self, model: Model) -> None:
         same_latents(model)
@@ -259,6 +300,9 @@ class Common:
     @pytest.mark.parametrize("name", solvers.CLASSES)
     def test_solvers(self, model: Model, name: str) -> None:
         solvers.same_as(model, name, SEEDS)
+
+    def test_attention(self, model: Model) -> None:
+        sees_attention(model, self.own_maps)
 
     def test_epsilon(self, model: Model) -> None:
         same_epsilon(model)

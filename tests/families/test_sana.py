@@ -86,6 +86,7 @@ def build(folder: Path) -> Path:
 
 class TestSana(checks.Common):
     text_adapters = False
+    own_maps = False  # linear attention has no softmax
 
 
 def test_it_knows_its_shapes(model: checks.Model) -> None:
