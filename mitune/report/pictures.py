@@ -100,9 +100,13 @@ def _picture(folder: Path, relative: str | None, run: Path) -> tuple[str | None,
     if not path.is_relative_to(run.resolve()) or not path.is_file():
         return None, False
     try:
-        picture = open_picture(read_bytes(path), str(path))
+        return embedded(open_picture(read_bytes(path), str(path)))
     except UserError:
         return None, False
+
+
+def embedded(picture: Image.Image) -> tuple[str, bool]:
+    """Give a picture as a data URI, reduced if it is large, and whether it is small."""
     buffer = io.BytesIO()
     if max(picture.size) <= LOSSLESS:
         picture.save(buffer, "PNG", optimize=True)

@@ -60,7 +60,7 @@ def write_report(run_folder: str | Path) -> Path:
         )
         for number in sorted(numbers.keys() | written.keys())
     ]
-    page = _template().render(
+    page = template("template.html.j2").render(
         version=mitune.__version__,
         name=folder.resolve().name,
         made=summary.get("made") or {},
@@ -78,11 +78,11 @@ def write_report(run_folder: str | Path) -> Path:
     return path
 
 
-def _template() -> jinja2.Template:
-    """The page's template; everything put into it is escaped (autoescape), a missing name is an error
-    (StrictUndefined)."""
+def template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
+    """Load the template of a page, with further filters; everything put into it is escaped (autoescape), a missing name
+    is an error (StrictUndefined)."""
     own = importlib.resources.files("mitune.report")
-    names = ("template.html.j2", "style.css.j2")
+    names = (name, "style.css.j2")
     sources = {name: own.joinpath(name).read_text(encoding="utf-8") for name in names}
     environment = jinja2.Environment(
         autoescape=True,
@@ -96,8 +96,9 @@ def _template() -> jinja2.Template:
         "bounds": bounds,
         "duration": figures.duration,
         "count": figures.count,
+        **filters,
     }
-    return environment.get_template(names[0])
+    return environment.get_template(name)
 
 
 def _facts(

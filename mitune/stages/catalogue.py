@@ -77,7 +77,7 @@ class Stage(Part):
 
 
 # What is of one command, and not of the run whose configuration later commands start from.
-ONCE = "round launch sample score export"
+ONCE = "round launch sample edit score segment export"
 # What every command goes by.
 _ALWAYS = "name run seed launch tracker"
 # A model, and what it draws with; which device does it, and how, changes nothing of what is made.
@@ -177,6 +177,21 @@ _WHOLE = (
         guard="mitune.stages.sample:check_place",
     ),
     Stage(
+        "edit",
+        "change what was asked in a picture, and nothing else (Prompt-to-Prompt)",
+        "mitune.stages.edit:edit",
+        asks="model.path edit.source|edit.pairs",
+        reads=f"{_ALWAYS} edit model prompts sampler -sampler.racing scorer generate.batch_size",
+        # Which edits they are is known by what they say, not by the table that says it.
+        binds=f"seed {_MODEL} sampler -sampler.racing scorer {_but('edit', 'out round pairs rows_per_unit')}",
+        begun=("edited/plan.json",),
+        swept=False,
+        folder="mitune.stages.edit:edit_folder",
+        settle="mitune.stages.edit:settled",
+        place="edit.out",
+        guard="mitune.stages.edit:check_place",
+    ),
+    Stage(
         "score",
         "score any pictures with captions; keep the best of them",
         "mitune.stages.score:score",
@@ -193,6 +208,31 @@ _WHOLE = (
         swept=False,
         folder="mitune.stages.score:score_folder",
         place="score.out",
+    ),
+    Stage(
+        "segment",
+        "where in pictures each phrase is: heatmaps, masks, how right they are",
+        "mitune.stages.segment:segment",
+        asks="model.path",
+        # How a table of pictures is read is said by the keys of ``score``.
+        reads=f"{_ALWAYS} segment pixels model score.split score.image_column score.text_column score.caption"
+        " score.outside score.skip",
+        # Masks are made anew by every command: the threshold may change.
+        binds=f"seed {_MODEL} {_but('pixels', 'threshold phrases')} segment.rows_per_unit",
+        begun=("plan.json",),
+        writes=(
+            "plan.json",
+            "model.json",
+            "unit-*",
+            "heatmaps",
+            "masks",
+            "overlays",
+            "segmentation.*",
+            "tune",
+        ),
+        swept=False,
+        folder="mitune.stages.first_look:segment_folder",
+        place="segment.out",
     ),
     Stage(
         "agree",

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.config.relations import SCORE_KEYS
+from mitune.data.labelled.places import check_source, is_picture, picture_caption
 from mitune.data.places import find_pictures, find_prompts
 from mitune.errors import UserError, short
 from mitune.families.adapter_place import find_file
@@ -37,6 +38,9 @@ def look(stage: str, config: DictConfig) -> None:
     for key, check in _LOOKS.items():
         if _opens(stage, key, config) and (value := OmegaConf.select(config, key)) is not None:
             check(value)
+    if stage == "segment":
+        check_segment(config.segment)
+        check_uncompiled(config.model)
     if stage == "agree" and config.agree.source is not None:
         check_table(config.agree.source)
     else:
@@ -47,10 +51,15 @@ def _written(stage: str, config: DictConfig) -> Path:
     """The folder in which a command of ``stage`` writes. Raises UserError as :func:`table_path`."""
     if stage == "score":
         return table_path(config).parent
-    if stage == "sample":
-        out = config.sample.out
-        return home(config.run) / "samples" if out is None else home(out)
+    if stage == "segment":
+        return segment_folder(config)
+    if stage in _NUMBERED:
+        out = config[stage].out
+        return home(config.run) / _NUMBERED[stage] if out is None else home(out)
     return home(config.run)
+
+
+_NUMBERED = {"sample": "samples", "edit": "edits"}  # which folders lie numbered in which of the run folder
 
 
 def check_folder(folder: Path) -> None:
@@ -99,6 +108,50 @@ def table_path(config: DictConfig) -> Path:
     return home(config.run) / f"{settings.source.replace('/', '--')}-scores.parquet"
 
 
+def segment_folder(config: DictConfig) -> Path:
+    """Name the folder that ``segment`` writes: ``segment.out``, or one beside the source (in the run folder for one
+    that is no file). Raises UserError without a source."""
+    settings = config.segment
+    if settings.source is None:
+        raise UserError(
+            "segment: say which pictures: segment.source=a.png with segment.phrases=[a cat,a dog], a folder with"
+            " metadata.jsonl, or a data set"
+        )
+    if settings.out is not None:
+        return home(settings.out)
+    source = home(settings.source)
+    if is_file(source):
+        return source.parent / f"{source.stem}{SEGMENTED}"
+    if is_folder(source):
+        return source.resolve().parent / f"{source.resolve().name}{SEGMENTED}"
+    return home(config.run) / f"{settings.source.replace('/', '--')}{SEGMENTED}"
+
+
+SEGMENTED = "-segmented"
+ORACLE = "oracle"
+"""``segment.tune``: the threshold is fitted on the labels that it is then judged by."""
+
+
+def check_segment(settings: DictConfig) -> None:
+    """Raise UserError for sources of ``segment`` that are not there, or phrases that are not to be found in the one
+    prompt there is."""
+    check_source(settings.source, settings.layout)
+    if settings.tune not in (None, ORACLE):
+        check_source(settings.tune, what="segment.tune")
+    if is_picture(settings.source) and settings.layout is None:
+        text = picture_caption(settings.phrases, settings.caption, settings.template)
+        if settings.phrases:
+            from mitune.pixels.asking import unambiguous  # its grammar takes numpy
+
+            unambiguous(text, settings.phrases)
+
+
+def check_uncompiled(model: DictConfig) -> None:
+    """Raise UserError for a model whose attention is to be looked at and that is compiled."""
+    if model.compile:
+        raise UserError("model.compile: a compiled network shows no attention; say model.compile=false")
+
+
 def check_table(source: str) -> None:
     """Raise UserError unless ``agree.source`` is a file or a folder."""
     path = home(source)
@@ -140,6 +193,8 @@ _LOOKS: dict[str, Callable[[Any], object]] = {
     "model.device": _device,
     "model.adapter": _adapters,
     "scorer.profile": lambda path: find_profile(path, "scorer.profile"),
+    "edit.pairs": lambda path: check_regular(home(path), f"edit.pairs={path}"),
+    "edit.picture": lambda path: check_regular(home(path), f"edit.picture={path}"),
     "score.source": find_pictures,
     "score.pool": find_prompts,
     "score.adapter": _adapters,

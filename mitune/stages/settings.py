@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mitune.data.catalogue import LAYOUTS
 from mitune.data.settings import PromptsConfig
 from mitune.settings import (
     BATCH,
@@ -147,6 +148,45 @@ class ScoreConfig(Settings):
     batch_size: int = key(192, "rows a forward", low=1, high=BATCH, basic=True)
     rows_per_unit: int = key(
         192, "pictures a unit; what a killed command loses at most", low=1, high=CANDIDATES
+    )
+
+
+@dataclass
+class SegmentConfig(Settings):
+    source: str | None = key(
+        None,
+        "a picture, a data set's folder (VOC, Context, COCO-Stuff, ADE20K), or pictures with captions as score.source",
+        path=True,
+        basic=True,
+    )
+    phrases: list[str] = key(
+        [],
+        "what is looked for, such as [a cat,a dog] (default: a table's own, or those of the caption)",
+        basic=True,
+    )
+    caption: str | None = key(None, "the prompt of a picture (default: made of the phrases)", basic=True)
+    template: str = key(
+        "a photo of {}", "the prompt that is made of phrases, which stand at {} with commas between"
+    )
+    layout: str | None = key(
+        None, "the data set that the source is (default: by its folders)", choices=LAYOUTS.meanings
+    )
+    limit: int | None = key(None, "at most this many pictures", low=1, high=ROWS, basic=True)
+    tune: str | None = key(
+        None,
+        "fit the threshold on this labelled source, a data set or a table with a column label; oracle: on the labels of"
+        " the very pictures",
+        path=True,
+        basic=True,
+    )
+    tune_split: str | None = key(None, "split of segment.tune, where it has several")
+    out: str | None = key(
+        None, "the folder to write (default: SOURCE-segmented beside the source)", path=True, basic=True
+    )
+    examples: int = key(24, "pictures on the page, at most", low=0, high=1000)
+    batch_size: int = key(48, "rows a forward; lower it to save memory", low=1, high=BATCH, basic=True)
+    rows_per_unit: int = key(
+        16, "pictures a unit; what a killed command loses at most", low=1, high=CANDIDATES
     )
 
 

@@ -114,11 +114,13 @@ def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictur
         place.check(table, str(table))
     opened = open_table(table, [name for name in (wanted.image, wanted.text, *IMAGE_COLUMNS) if name])
     columns = find_columns(opened.columns, wanted, str(table)) if opened.columns else None
+    more: list[str] = []
     rows: Sequence[Mapping[str, Any]] = []
     if columns is not None:
         split = split_column(opened.columns)
         own_split = () if split is None else (split,)
-        rows = list(opened.rows([*columns.pictures, columns.caption, *own_split]))
+        more = [name for name in wanted.more if name in opened.columns]
+        rows = list(opened.rows([*columns.pictures, columns.caption, *own_split, *more]))
     if columns is None or not rows:
         raise UserError(f"{table} has no rows; give a source with at least one picture")
     if len(columns.pictures) > 1:
@@ -140,6 +142,8 @@ def read_listed(table: Path, wanted: Wanted, root: Path | None = None) -> Pictur
         ],
         shown,
         lambda row: place.contents(cells[row], f"the picture {short(shown[row])} of {table}"),
+        more={name: [row.get(name) for row in rows] for name in more},
+        beside=place.contents,
     )
 
 

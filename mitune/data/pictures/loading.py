@@ -34,6 +34,7 @@ def load_pictures(
     outside: bool = False,
     caption: str = "first",
     training: bool = False,
+    more: tuple[str, ...] = (),
 ) -> Pictures:
     """Open a source of pictures with captions.
 
@@ -51,12 +52,15 @@ def load_pictures(
         outside: read files outside the source's folder too, where its table or its links name them.
         caption: of several, the ``first`` or one at ``random`` by the seed and the row.
         training: leave out rows that a table marks as held out.
+        more: further columns of a table of file names, read where it has them.
 
     Raises UserError: not there, no rows, no such column, a row without a caption.
     """
     found = _open(
         str(source),
-        Wanted(split, image_column, text_column, limit, seed, outside, caption == "random", training),
+        Wanted(
+            split, image_column, text_column, limit, seed, outside, caption == "random", training, more=more
+        ),
     )
     rows = range(len(found) if limit is None else min(limit, len(found)))
     empty = [row for row in rows if not found.texts[row]]
@@ -92,6 +96,7 @@ def _rows_of(found: Pictures, rows: list[int], left_out: int) -> Pictures:
         scores={name: of(column) for name, column in found.scores.items()},
         left_out=left_out,
         made_from=None if found.made_from is None else of(found.made_from),
+        more={name: of(column) for name, column in found.more.items()},
     )
 
 

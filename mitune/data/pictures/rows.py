@@ -27,6 +27,7 @@ class Wanted:
     at_random: bool = False  # of several captions: any, not the first
     training: bool = False
     named: bool = False  # the name of a folder has told the split
+    more: tuple[str, ...] = ()  # further columns of a table of file names, where it has them
 
     def without_split(self) -> Wanted:
         """Ask the same of a folder that is the split."""
@@ -45,7 +46,8 @@ class Pictures:
     ``read``: file contents of a row's picture (None: there is only a latent), quick where rows are asked for in their
     order. ``latents``: the latents of some rows [n, …]. ``seeds``: those of the candidates; other pictures get theirs
     from :func:`numbers`. ``made_from``: the picture that each candidate was made from, as a line (``PictureRef``).
-    ``notes``: what the user is to know of how the source was read.
+    ``notes``: what the user is to know of how the source was read. ``more``: cells of further columns that were wanted.
+    ``beside``: the contents of another file that a cell names (cell, what it is in messages).
     """
 
     where: str
@@ -59,6 +61,8 @@ class Pictures:
     left_out: int = 0
     notes: tuple[str, ...] = ()
     made_from: list[str] | None = None
+    more: Mapping[str, list[Any]] = field(default_factory=dict)
+    beside: Callable[[Any, str], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
