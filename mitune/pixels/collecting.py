@@ -18,7 +18,7 @@ from mitune.errors import UserError, short
 from mitune.information.given import encode
 from mitune.information.times import time_grid
 from mitune.maps import AttentionMaps, words_of
-from mitune.noise import NoiseSchedule
+from mitune.noise import NoiseSchedule, exact_type
 from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.information import shared, squared
 from mitune.pixels.phrases import Asked, Phrase, without
@@ -292,7 +292,7 @@ class _Group:
         if not place:
             return
         errors = squared(eps_hat - eps)
-        sums = errors.flatten(1).sum(1, dtype=torch.float64).tolist()
+        sums = errors.flatten(1).sum(1, dtype=exact_type(errors.device)).tolist()
         for (job, text), i in place.items():
             self._errors[job.picture][text, job.time] = sums[i]
         jobs = dict.fromkeys(job for job, _ in place)

@@ -76,7 +76,7 @@ def heatmaps(
     chosen = (settings or HeatmapConfig()).filled()
     found = Collector(denoiser, chosen, batch_size).collect(z0, asked, seeds)
     return [
-        _made(one, chosen, tuple(z0.shape[-2:]), None if pictures is None else pictures[i].to(z0.device))
+        _made(one, chosen, tuple(z0.shape[-2:]), None if pictures is None else pictures[i])
         for i, one in enumerate(found)
     ]
 
@@ -91,7 +91,7 @@ def _made(found: Found, settings: HeatmapConfig, grid: tuple[int, ...], picture:
     maps = _maps(found, settings, grid, scores)
     if picture is not None:
         size = (int(picture.shape[-2]), int(picture.shape[-1]))
-        maps = stretched(upsampled(maps, size, str(settings.upsample), picture))
+        maps = stretched(upsampled(maps, size, str(settings.upsample), picture.to(maps.device)))
     known = settings.refine != "none" and any(seen.own is not None for _, seen in found.looks)
     return Heatmaps(maps, losses, scores, found.forwards, known)
 
