@@ -25,7 +25,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     begun = [choice for choice in known if len(name) >= 3 and choice.startswith(name)]
     like = [choice for choice in close if _is_slip(name, choice)]
-    best = min(like, key=lambda choice: _slips(name, choice)) if like else next(iter(begun), None)
+    # Of words as near the one of the same length: letters are exchanged more often than forgotten.
+    best = (
+        min(like, key=lambda choice: (_slips(name, choice), abs(len(choice) - len(name))))
+        if like
+        else next(iter(begun), None)
+    )
     return f", did you mean '{best}'?" if best is not None else ""
 
 
