@@ -42,7 +42,9 @@ class Excited(Balanced):
         goals = self.settings.thresholds or ()
         self._goals = {
             times[min(len(times) - 1, round(share * len(times)))]: goal
-            for share, goal in reversed([*zip(REFINED, goals, strict=False)])  # of few steps the first goal counts
+            for share, goal in reversed(
+                [*zip(REFINED, goals, strict=False)]
+            )  # of few steps the first goal counts
         }
 
     def _described(

@@ -169,7 +169,9 @@ def family(request, tmp_path_factory):
 @pytest.mark.parametrize("balance", BALANCES)
 def test_every_encoder_of_a_family_is_balanced(family, balance):
     few = {"refinements": 1} if balance == "attend_excite" else {}
-    own = replace(settings(balance, **few), name="euler" if family.schedule.kind == "flow" else "ddim", steps=2)
+    own = replace(
+        settings(balance, **few), name="euler" if family.schedule.kind == "flow" else "ddim", steps=2
+    )
     walked = balanced(family, own)
     condition = walked.encode_prompts([TWO])
     spans = family.spans(TWO)
