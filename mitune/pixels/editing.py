@@ -254,7 +254,8 @@ class Blend(Guide):
         if not self._on:
             everywhere = torch.ones_like(everywhere)
         masks = self._fixed if self._fixed is not None else region(editor.sums, self._threshold)
-        masks = resized(masks.to(editor.sums)[:, None], editor.latent_shape[-2:], "nearest")[:, 0]
+        size = (editor.latent_shape[-2], editor.latent_shape[-1])
+        masks = F.interpolate(masks.to(editor.sums)[:, None], size, mode="nearest")[:, 0]
         return torch.where(everywhere[:, None, None], torch.ones_like(masks), masks)
 
     def move(self, at: StepCoefficients, mean: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -274,8 +275,10 @@ class Blend(Guide):
 
 def region(sums: Tensor, threshold: float) -> Tensor:
     """Give where a picture changes [n, H, W], 1 or 0, of maps [n, 2 + K, H, W]: of what changes in the source and in
-    the target, and of the K things that stay. Each is stretched to [0, 1]. A place belongs to what changes where its map
-    reaches ``threshold``, or beside such a place, and where no map of another thing is higher.
+    the target, and of the K things that stay. Each is stretched to [0, 1].
+
+    A place belongs to what changes where its map reaches ``threshold``, or beside such a place, and where no map of
+    another thing is higher.
     """
     flat = sums.flatten(2)
     low, high = flat.amin(2)[..., None, None], flat.amax(2)[..., None, None]
