@@ -19,13 +19,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from mitune.denoiser import Denoiser
-from mitune.pixels.editing import Given, edit
+from mitune.pixels.editing import edit
 from mitune.pixels.plans import Wanted, plan
 from mitune.pixels.settings import EditConfig
 from mitune.sampling.catalogue import SamplerConfig
-from mitune.sampling.loop import sample, walk
+from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_seed
-from mitune.sampling.solver import solver_of
 from mitune.worlds.shapes.grammar import CATEGORIES, ObjectSpec, PromptSpec, parse_prompt, split
 from mitune.worlds.shapes.parsing import ParsedObject, oracle_score, parse_picture
 from mitune.worlds.shapes.vocabulary import COLOURS, DIRECTIONS, SHAPES, SIZES, TEXTURES, size_word
