@@ -273,7 +273,8 @@ class _Group:
     def _look(self, z: Tensor, t: Tensor, told: Condition, rows: Sequence[_Row]) -> Tensor:
         """The network's output, and its maps added to the sums of their looks."""
         numbers = torch.tensor([row.look for row in rows])
-        output, maps = self._denoiser.look(z, t, told, self._words[numbers])
+        refines = self._settings.refine != "none"
+        output, maps = self._denoiser.look(z, t, told, self._words[numbers], refines)
         if self._maps is None:
             cross, own, late = (
                 None if part is None else part.new_zeros(len(self._looks), *part.shape[1:])
