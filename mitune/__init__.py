@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from mitune.api.evaluation import Evaluation
     from mitune.api.loading import load, read_prompts
     from mitune.api.model import Model
+    from mitune.api.segmentation import Segmentation
     from mitune.errors import UserError
     from mitune.families.settings import ModelConfig
     from mitune.finetune.catalogue import AdapterConfig, TrainConfig
+    from mitune.pixels.catalogue import HeatmapConfig
     from mitune.sampling.catalogue import SamplerConfig
     from mitune.scores import ScorerConfig
     from mitune.tasks import Task
@@ -33,11 +35,13 @@ __all__ = [
     "AdapterConfig",
     "Candidates",
     "Evaluation",
+    "HeatmapConfig",
     "Model",
     "ModelConfig",
     "SamplerConfig",
     "Score",
     "ScorerConfig",
+    "Segmentation",
     "Task",
     "TrainConfig",
     "TrainingSet",
@@ -53,9 +57,11 @@ _HOMES = {
     "mitune.api.evaluation": ("Evaluation",),
     "mitune.api.loading": ("load", "read_prompts"),
     "mitune.api.model": ("Model",),
+    "mitune.api.segmentation": ("Segmentation",),
     "mitune.errors": ("UserError",),
     "mitune.families.settings": ("ModelConfig",),
     "mitune.finetune.catalogue": ("AdapterConfig", "TrainConfig"),
+    "mitune.pixels.catalogue": ("HeatmapConfig",),
     "mitune.sampling.catalogue": ("SamplerConfig",),
     "mitune.scores": ("ScorerConfig",),
     "mitune.tasks": ("Task",),

@@ -19,7 +19,8 @@ import torch
 from mitune.api.asking import Asked, Score, bar, check_asked, check_noise, scoring_for, tasks_of_prompts
 from mitune.api.candidates import Candidates, TrainingSet
 from mitune.api.evaluation import Evaluation
-from mitune.api.pictures import open_pictures, several
+from mitune.api.pictures import open_images, open_pictures, several
+from mitune.api.segmentation import Segmentation, asked_of, segmented
 from mitune.api.weights import Adapter, Weights
 from mitune.data.settings import SelectConfig
 from mitune.data.store import LATENT_ROW, plan_units
@@ -32,13 +33,14 @@ from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.keeping import TrainResult
 from mitune.finetune.trainer import train
 from mitune.information.scoring import check_no_path, check_normalised
+from mitune.pixels.catalogue import HeatmapConfig
 from mitune.reading import home, read_bytes
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import ScorerConfig
 from mitune.stages.candidates import Drawing, draw_unit
 from mitune.stages.inputs import check_pictures
 from mitune.stages.picture_scores import picture_seeds, score_batch
-from mitune.stages.settings import EvaluateConfig, GenerateConfig, ScoreConfig
+from mitune.stages.settings import EvaluateConfig, GenerateConfig, ScoreConfig, SegmentConfig
 from mitune.stages.train import counted_on, training_seed
 from mitune.tasks import Task
 from mitune.track import METRICS, JsonLines
@@ -241,6 +243,49 @@ class Model:
             name: torch.cat([part[name] for part in parts]).tolist() for name in parts[0]
         }
         return pd.DataFrame({"text": texts} | found | scoring.on_table(found, texts))
+
+    def segment(
+        self,
+        pictures: Any,
+        prompts: str | Sequence[str],
+        phrases: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        settings: HeatmapConfig | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int = SegmentConfig.batch_size,
+        progress: bool = False,
+    ) -> list[Segmentation]:
+        """Find where in each picture each phrase of its prompt is, as the stage ``segment`` does.
+
+            found = model.segment("a.png", "a red circle and a blue square", ["a red circle", "a blue square"])
+            found[0].overlay().save("masks.png")
+
+        Args:
+            pictures: files, PIL images of any size, or tensors [3, H, W] in [0, 1]; one may come alone.
+            prompts: one a picture.
+            phrases: of each prompt; of one prompt alone, its own. None: they are found in it.
+            settings: how heatmaps are made (default: the method ``ours``).
+            seed: of the noise that is put on pictures.
+            batch_size: rows a forward.
+            progress: show a bar.
+
+        Raises UserError: numbers that differ, a picture that is none, a phrase that is not in its prompt, a model that
+        shows no attention.
+        """
+        SegmentConfig(batch_size=batch_size).check("")
+        chosen = settings or HeatmapConfig()
+        chosen.check("pixels.")
+        opened = open_images(several(pictures))
+        texts = [prompts] if isinstance(prompts, str) else [*prompts]
+        told: Any = [phrases] if phrases and isinstance(phrases[0], str) else phrases
+        if len(opened) != len(texts) or not texts or (told is not None and len(told) != len(texts)):
+            raise UserError(
+                f"{len(opened)} pictures, {len(texts)} prompts and"
+                f" {'no' if told is None else len(told)} lists of phrases; give one of each a picture"
+            )
+        asked = asked_of(texts, told, chosen.phrases)
+        with self._fused() as denoiser:
+            return segmented(denoiser, opened, asked, chosen, seed, batch_size, progress)
 
     # -- training and comparing ----------------------------------------------------------------------------------
 

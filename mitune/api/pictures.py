@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mitune.data.dataset import encode_png
-from mitune.data.decoding import decode_picture
+from mitune.data.decoding import decode_picture, open_picture
 from mitune.errors import UserError
 from mitune.reading import home, read_bytes
 
@@ -47,7 +47,24 @@ def open_pictures(pictures: Tensor | Sequence[Any], size: tuple[int, int]) -> Te
     return torch.stack(found) if found else torch.empty(0, 3, *size)
 
 
+def open_images(pictures: Tensor | Sequence[Any]) -> list[Image.Image]:
+    """Give pictures as RGB images of their own sizes: files, their bytes, PIL images, tensors [3, H, W] in [0, 1].
+
+    Raises UserError for a file that is not there or no picture.
+    """
+    return [
+        images([one])[0] if isinstance(one, Tensor) else open_picture(*_contents(one, place), _MEND)
+        for place, one in enumerate(pictures)
+    ]
+
+
 def _decoded(picture: Any, place: int, size: tuple[int, int]) -> Tensor:
+    data, what = _contents(picture, place)
+    return decode_picture(data, size, what, _MEND)[0]
+
+
+def _contents(picture: Any, place: int) -> tuple[bytes, str]:
+    """The contents of a picture's file, and what it is in messages."""
     what = f"pictures[{place}]"
     if isinstance(picture, (str, Path)):
         what = str(picture)
@@ -58,7 +75,7 @@ def _decoded(picture: Any, place: int, size: tuple[int, int]) -> Tensor:
         )
     if isinstance(picture, Image.Image) and picture.mode not in _OF_PNG:
         picture = picture.convert("RGB")
-    return decode_picture(encode_png(picture), size, what, _MEND)[0]
+    return encode_png(picture), what
 
 
 def _checked(given: Tensor, size: tuple[int, int]) -> Tensor:

@@ -485,8 +485,19 @@ def _has_density(name: str, value: list[str] | str | None, combined: str, balanc
         )
 
 
-for _key in ("scorers", *_MEANS, "sample.scorers", "sample.by", "agree.scorers", "calibrate.target"):
-    relation(f"{_key} scorer.combined sampler.balance")(functools.partial(_has_density, _key))
+for _key, _stage_name in (
+    *((_name, "") for _name in ("scorers", *_MEANS)),
+    *(("sample.scorers", "sample"), ("sample.by", "sample"), ("calibrate.target", "calibrate")),
+):
+    relation(f"{_key} scorer.combined sampler.balance", stage=_stage_name)(
+        functools.partial(_has_density, _key)
+    )
+
+
+@relation("agree.source agree.scorers scorer.combined sampler.balance", stage="agree")
+def _agree_density(source: str | None, *scored: Any) -> None:
+    if source is None:
+        _has_density("agree.scorers", *scored)
 
 
 def _check_racer(key: str, by: str, times: int | None, sampler: str, eta: float) -> None:

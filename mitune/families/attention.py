@@ -114,7 +114,7 @@ class _Capture(TorchFunctionMode):
         return call.output(maps if changed is None else changed)
 
 
-# Numbers of a map that are held at once where only its mean over the heads is wanted: 16 MiB, and 128 on an accelerator,
+# Numbers of a map that are held at once where only the mean over the heads is wanted: 16 MiB, 128 on an accelerator,
 # where many small steps cost more than the room does.
 _ROOM, _ROOM_THERE = 2**22, 2**25
 

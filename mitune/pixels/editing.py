@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ from mitune.pixels.settings import EditConfig
 from mitune.pixels.wrapped import Wrapped
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.inversion import invert
-from mitune.sampling.loop import Guide, noise_of, walk
+from mitune.sampling.loop import Guide, Noise, noise_of, walk
 from mitune.sampling.solver import Solver, StepCoefficients, solver_of
 
 PAIRED = "pair"
@@ -86,19 +85,18 @@ def edit(
     for start in range(0, len(plans), pairs):
         own = slice(start, start + pairs)
         editor = Editor(denoiser, plans[own], solver_of(denoiser, sampler), settings)
-        path = None
+        path: list[Tensor] | None = None
+        noise: Noise = noise_of(denoiser, [seed for seed in seeds[own] for _ in range(2)])
         if pictures is not None:
             sources = denoiser.encode_prompts([one.source for one in plans[own]])
             path = invert(denoiser, pictures[own], sources, sampler)
-        noise: Any = (
-            noise_of(denoiser, [seed for seed in seeds[own] for _ in range(2)]) if path is None else None
-        )
+            noise = Given(path)
         blend = Blend(editor, settings, path, None if fixed is None else fixed[own])
         found = walk(
             editor,
             editor.told(),
             editor.solver,
-            noise or _Given(path),
+            noise,
             sampler.guidance,
             guide=blend,
             interval=sampler.guidance_interval,
@@ -107,12 +105,11 @@ def edit(
     return Edited(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-class _Given:
-    """The noise that pictures come from, in place of a drawn one; no step adds more."""
+class Given:
+    """The noise that pictures come from, for ``rows`` rows each, in place of a drawn one; no step adds more."""
 
-    def __init__(self, path: Sequence[Tensor] | None) -> None:
-        assert path is not None
-        self._first = path[0].repeat_interleave(2, dim=0)
+    def __init__(self, path: Sequence[Tensor], rows: int = 2) -> None:
+        self._first = path[0].repeat_interleave(rows, dim=0)
         self.seeds: list[int] = []
 
     def next(self) -> Tensor:
@@ -254,7 +251,8 @@ class Blend(Guide):
         if not self._on:
             everywhere = torch.ones_like(everywhere)
         masks = self._fixed if self._fixed is not None else region(editor.sums, self._threshold)
-        masks = resized(masks.to(editor.sums)[:, None], editor.latent_shape[-2:], "nearest")[:, 0]
+        size = (editor.latent_shape[-2], editor.latent_shape[-1])
+        masks = F.interpolate(masks.to(editor.sums)[:, None], size, mode="nearest")[:, 0]
         return torch.where(everywhere[:, None, None], torch.ones_like(masks), masks)
 
     def move(self, at: StepCoefficients, mean: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -274,8 +272,10 @@ class Blend(Guide):
 
 def region(sums: Tensor, threshold: float) -> Tensor:
     """Give where a picture changes [n, H, W], 1 or 0, of maps [n, 2 + K, H, W]: of what changes in the source and in
-    the target, and of the K things that stay. Each is stretched to [0, 1]. A place belongs to what changes where its map
-    reaches ``threshold``, or beside such a place, and where no map of another thing is higher.
+    the target, and of the K things that stay. Each is stretched to [0, 1].
+
+    A place belongs to what changes where its map reaches ``threshold``, or beside such a place, and where no map of
+    another thing is higher.
     """
     flat = sums.flatten(2)
     low, high = flat.amin(2)[..., None, None], flat.amax(2)[..., None, None]

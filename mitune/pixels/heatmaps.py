@@ -76,7 +76,7 @@ def heatmaps(
     chosen = (settings or HeatmapConfig()).filled()
     found = Collector(denoiser, chosen, batch_size).collect(z0, asked, seeds)
     return [
-        made(one, chosen, tuple(z0.shape[-2:]), None if pictures is None else pictures[i].to(z0.device))
+        made(one, chosen, tuple(z0.shape[-2:]), None if pictures is None else pictures[i])
         for i, one in enumerate(found)
     ]
 
@@ -92,7 +92,7 @@ def made(found: Found, settings: HeatmapConfig, grid: tuple[int, ...], picture: 
     maps = _maps(found, settings, grid, scores)
     if picture is not None:
         size = (int(picture.shape[-2]), int(picture.shape[-1]))
-        maps = stretched(upsampled(maps, size, str(settings.upsample), picture))
+        maps = stretched(upsampled(maps, size, str(settings.upsample), picture.to(maps.device)))
     known = settings.refine != "none" and any(seen.own is not None for _, seen in found.looks)
     return Heatmaps(maps, losses, scores, found.forwards, known)
 
@@ -121,7 +121,7 @@ def _maps(found: Found, settings: HeatmapConfig, grid: Sequence[int], scores: Te
     if found.gaps is not None:
         gaps = stretched(found.gaps.float().clamp_min(0))
         # Refining spreads a map over the whole of a thing, and a little beyond: the attention itself holds it there.
-        maps = gaps if maps is None else stretched((maps * raw * gaps) ** (1 / 3))
+        maps = gaps if maps is None or raw is None else stretched((maps * raw * gaps) ** (1 / 3))
     assert maps is not None
     return calibrated(maps, scores) if late else maps
 

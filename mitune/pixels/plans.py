@@ -9,6 +9,7 @@ from mitune.denoiser import Denoiser, Span
 from mitune.errors import UserError, short
 from mitune.pixels.alignment import Columns, alike, check_whole, columns_of, matched
 from mitune.pixels.phrases import Phrase, find, phrases_of
+from mitune.pixels.settings import EditConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Wanted:
 
     source: str
     target: str
-    mode: str = "auto"
+    mode: str = EditConfig.mode
     phrase: str | None = None
     weight: float | None = None
 

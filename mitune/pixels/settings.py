@@ -83,7 +83,7 @@ class BalancingConfig(Settings):
         return [name for name in names if getattr(self, name) is not None and name not in own]
 
 
-# -- editing ------------------------------------------------------------------------------------------------------------
+# -- editing -----------------------------------------------------------------------------------------------------------
 
 MODES = {
     "auto": "reweight where the prompts are the same, replace where their words have equally many tokens, else refine",

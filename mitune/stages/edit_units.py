@@ -30,7 +30,15 @@ from mitune.tasks import Task
 
 
 class Editing:
-    """Makes edits unit by unit in ``folder``; many processes may, each its own units."""
+    """Makes edits unit by unit; many processes may, each its own units.
+
+    Args:
+        folder: where the units lie.
+        edits, plans: what is asked for, and how each is done.
+        config: of the command: sections ``edit`` and ``generate``.
+        sampler: that walks.
+        scoring: the scores of the pictures, and the model that is walked and asked.
+    """
 
     def __init__(
         self,

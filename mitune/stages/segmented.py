@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,7 +25,7 @@ from mitune.maps import words_of
 from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.collecting import plan_of
 from mitune.pixels.drawings import Levels, grey_png, levels, read_grey, resized
-from mitune.pixels.heatmaps import heatmaps
+from mitune.pixels.heatmaps import Heatmaps, heatmaps
 from mitune.pixels.phrases import Asked
 from mitune.reading import read_bytes
 from mitune.stages.picture_scores import picture_seeds
@@ -148,7 +147,7 @@ class SegmentedPictures:
             return
         warn_of_idle(len(todo), "units", "segment.rows_per_unit")
         denoiser = load()
-        self._check_model(denoiser, settings.filled())
+        check_model(denoiser, self.asked, settings)
         wait()  # all of them
         if state().is_main_process:
             write_json(self.folder / "plan.json", self.plan)
@@ -165,19 +164,6 @@ class SegmentedPictures:
                 bar(sizes[place])
         wait()
 
-    def _check_model(self, denoiser: Adapted, settings: HeatmapConfig) -> None:
-        """Raise UserError, before hours are spent and the folder is bound, for a phrase that the text encoder cuts off,
-        and for a model that shows no attention, where that is looked at."""
-        columns = denoiser.token_spans(
-            [one.prompt for one in self.asked], [one.phrases for one in self.asked], str(settings.columns)
-        )
-        if plan_of(self.asked[0], settings).looks:
-            told = denoiser.encode_prompts([self.asked[0].prompt])
-            words = words_of(columns[:1], told.tensors["text"].shape[1])
-            z = torch.zeros(1, *denoiser.latent_shape, device=denoiser.device)
-            with torch.no_grad():
-                denoiser.attention(z, denoiser.schedule.num_train_timesteps / 2, told, words)
-
     def _measure_unit(
         self,
         unit: int,
@@ -193,31 +179,18 @@ class SegmentedPictures:
         rows = [row for row, _ in opened]
         figures: list[dict[str, Any]] = []
         files: dict[str, str] = {}
-        if opened:
-            height, width = denoiser.picture_size
-            shown = torch.stack(
-                [as_tensor(one.resize((width, height), Image.Resampling.BILINEAR)) for _, one in opened]
-            ).to(denoiser.device)
-            with torch.no_grad():
-                found = heatmaps(
-                    denoiser,
-                    denoiser.encode_image(shown),
-                    [self.asked[row] for row in rows],
-                    [seeds[row] for row in rows],
-                    settings,
-                    batch_size,
-                    pictures=shown,
-                )
-            for (row, picture), own in zip(opened, found, strict=True):
-                maps = own.maps.float().cpu().numpy()
-                self._check(row, maps)
-                size = (picture.height, picture.width)
-                for phrase, heat in enumerate(resized(list(maps), size), start=1):
-                    data, path = grey_png(levels(heat)), self.heatmap(row, phrase)
-                    write_bytes(path, data)
-                    files[path.relative_to(self.folder).as_posix()] = sha256_of(data)
-                told = {"losses": _plain(own.losses), "scores": _plain(own.scores)}
-                figures.append({"row": row, "size": [*size], **told})
+        asked = [self.asked[row] for row in rows]
+        found = heat_of(
+            denoiser, [one for _, one in opened], asked, [seeds[row] for row in rows], settings, batch_size
+        )
+        for (row, picture), (grey, own) in zip(opened, found, strict=True):
+            self._check(row, own.maps)
+            for phrase, one in enumerate(grey, start=1):
+                data, path = grey_png(one), self.heatmap(row, phrase)
+                write_bytes(path, data)
+                files[path.relative_to(self.folder).as_posix()] = sha256_of(data)
+            told = {"losses": plain(own.losses), "scores": plain(own.scores)}
+            figures.append({"row": row, "size": [picture.height, picture.width], **told})
         note = {
             "rows": figures,
             "forwards": denoiser.forwards - before,
@@ -240,13 +213,68 @@ class SegmentedPictures:
                 raise
             return None
 
-    def _check(self, row: int, maps: Any) -> None:
-        if not np.isfinite(maps).all():
+    def _check(self, row: int, maps: Tensor) -> None:
+        if not bool(torch.isfinite(maps).all()):
             raise UserError(
                 f"a heatmap of {self.source.pictures.what(row)} is not finite; try model.dtype=float32"
             )
 
 
-def _plain(values: Tensor) -> list[float | None]:
-    """Numbers for JSON; None for what was not measured."""
+def check_model(denoiser: Adapted, asked: Sequence[Asked], settings: HeatmapConfig) -> None:
+    """Raise UserError, before hours are spent and a folder is bound, for a phrase that the text encoder cuts off, for a
+    model that edits pictures, and for one that shows no attention, where that is looked at."""
+    if denoiser.edits_pictures:
+        raise UserError(
+            f"{denoiser.identity} edits pictures: what it is told is no text alone; give a model of text to image"
+        )
+    chosen = settings.filled()
+    columns = denoiser.token_spans(
+        [one.prompt for one in asked], [one.phrases for one in asked], str(chosen.columns)
+    )
+    if plan_of(asked[0], chosen).looks:
+        told = denoiser.encode_prompts([asked[0].prompt])
+        words = words_of(columns[:1], told.tensors["text"].shape[1])
+        z = torch.zeros(1, *denoiser.latent_shape, device=denoiser.device)
+        with torch.no_grad():
+            denoiser.attention(z, denoiser.schedule.num_train_timesteps / 2, told, words)
+
+
+def heat_of(
+    denoiser: Adapted,
+    pictures: Sequence[Image.Image],
+    asked: Sequence[Asked],
+    seeds: Sequence[int],
+    settings: HeatmapConfig,
+    batch_size: int,
+) -> list[tuple[list[Levels], Heatmaps]]:
+    """Measure a few pictures: of each its heatmaps as levels at its own size, and what else was found.
+
+    Args:
+        denoiser: the model.
+        pictures: of any size; the whole of each is scaled to the model's, as nothing of it may be cut off.
+        asked, seeds: one a picture.
+        settings, batch_size: as of :func:`mitune.pixels.heatmaps.heatmaps`.
+    """
+    if not pictures:
+        return []
+    height, width = denoiser.picture_size
+    scaled = [as_tensor(one.resize((width, height), Image.Resampling.BILINEAR)) for one in pictures]
+    shown = torch.stack(scaled).to(denoiser.device)
+    with torch.no_grad():
+        latents = denoiser.encode_image(shown)
+        found = heatmaps(denoiser, latents, asked, seeds, settings, batch_size, pictures=shown)
+    return [
+        (
+            [
+                levels(one)
+                for one in resized([*own.maps.float().cpu().numpy()], (picture.height, picture.width))
+            ],
+            own,
+        )
+        for picture, own in zip(pictures, found, strict=True)
+    ]
+
+
+def plain(values: Tensor) -> list[float | None]:
+    """Give numbers for JSON; None for what was not measured."""
     return [value if math.isfinite(value) else None for value in values.double().tolist()]

@@ -80,7 +80,7 @@ def test_counted_from_zero_a_phrase_that_helps_is_left_alone_and_one_that_harms_
 
 
 def test_counted_from_zero_needs_what_the_prompt_loses_without_a_phrase():
-    with pytest.raises(UserError, match="pixels.losses=drop"):
+    with pytest.raises(UserError, match=r"pixels\.losses=drop"):
         HeatmapConfig(losses="phrase").filled()
     assert HeatmapConfig(losses="phrase", normalise="error").filled().normalise == "error"
 

@@ -86,9 +86,9 @@ def load_labelled(
     """Open what is to be segmented.
 
     Args:
-        source: the file of a picture, a data set's folder, "shapes", or a source as of :func:`load_pictures`, whose table
-            may have a column ``phrases`` (a list) and one ``label`` or ``mask``: a palette or grey PNG, 1 where the first
-            phrase is.
+        source: the file of a picture, a data set's folder, "shapes", or a source as of :func:`load_pictures`. Its table
+            may have a column ``phrases`` (a list), and one ``label`` or ``mask``: a palette or grey PNG, which is 1
+            where the first phrase is.
         phrases: looked for in every picture; none: those of the table, or of the caption.
         caption: of a picture; none: made of the phrases.
         template: what a caption is made of; "{}" is the place of the phrases, with commas between.
