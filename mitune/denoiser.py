@@ -117,6 +117,8 @@ class Denoiser(ABC):
     """Network rows of a guided step of one candidate: without the text and with it, and maybe with less than either."""
     edits_pictures: bool = False
     """Whether every task has to have a picture; of other models none may have one."""
+    moves: bool = False
+    """Whether it moves z before a step of the sampler (``placed``)."""
     forwards: int = 0
 
     @property
@@ -248,6 +250,10 @@ class Denoiser(ABC):
         )
 
     # -- guidance ----------------------------------------------------------------------------------------------------
+
+    def placed(self, z: Tensor, t: Time, given: Condition) -> Tensor:
+        """Give where the step at ``t`` begins: ``z`` [n, …], told ``given``, unless the denoiser ``moves``."""
+        return z
 
     def retold(self, given: Condition, told: Condition) -> Condition:
         """Take the text of ``told`` and all else of ``given``: ``told`` itself where a model is told a text alone."""

@@ -173,6 +173,23 @@ class Sums:
         return AttentionMaps(cross, self._own.value, self._late.value, self._at, sides, places)
 
 
+class Together(Sums):
+    """Lets several look at one forward, all at the same rows of it."""
+
+    def __init__(self, each: Sequence[Sums]) -> None:
+        self._each = each
+
+    @property
+    def batch(self) -> slice:
+        """The rows of the batch that all of them look at."""
+        return self._each[0].batch
+
+    def take(self, place: str, kind: str, size: Shape, maps: Callable[[slice], Iterator[Tensor]]) -> None:
+        """Let each look at a layer."""
+        for sums in self._each:
+            sums.take(place, kind, size, maps)
+
+
 class _Mean:
     """The mean of what was added, of which only the sum is held."""
 

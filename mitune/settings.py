@@ -36,7 +36,7 @@ SEED = 2**63 - 1  # as columns of 64 bits hold it
 LONGEST = 10_000  # characters of a text
 _PATH, _NAME = 4000, 255  # bytes of a path, and of one name in it, that file systems take
 _WORDS = {int: "a whole number in plain digits", float: "a number", bool: "true or false", str: "text"}
-_COUNTS = {2: "two numbers"}
+_COUNTS = {2: "two numbers", 3: "three numbers"}
 _LISTS = {int: " of whole numbers", float: " of numbers", str: ""}
 
 

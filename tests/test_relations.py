@@ -63,7 +63,7 @@ def test_a_rule_names_keys_and_some_stage_reads_them() -> None:
 
 
 def test_every_rule_holds_for_run_or_says_whose_it_is() -> None:
-    elsewhere = ("score.", "agree.", "sample.", "calibrate.")
+    elsewhere = ("score.", "agree.", "sample.", "edit.", "calibrate.")
     for rule in RELATIONS:
         own = any(name.startswith(elsewhere) for name in rule.keys)
         assert rule.holds_for("run") or rule.stage or own, rule

@@ -12,6 +12,7 @@ from mitune.data.selection import NOT_SCORES
 from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.information.scoring import Scoring, check_judges
+from mitune.pixels.settings import BALANCES
 from mitune.referees.function import Function, FunctionReward
 from mitune.sampling.catalogue import SamplerConfig, is_deterministic
 from mitune.scores import COLUMNS, COMBINED, NEEDS_NOISE, SCORERS, STEERED, scorers_of
@@ -78,6 +79,11 @@ def check_noise(asked: Asked, sampler: SamplerConfig, combined: str) -> None:
     if needing and is_deterministic(sampler.name, sampler.eta):
         raise UserError(
             f"scores: {needing[0]} needs a sampler that adds noise: SamplerConfig(eta=1), or leave it out"
+        )
+    if needing and sampler.balance and BALANCES[sampler.balance].gradient:
+        raise UserError(
+            f"scores: {needing[0]} is a ratio of path densities, and balance={sampler.balance!r} moves pictures beside"
+            " their path; leave one of them out"
         )
 
 

@@ -13,6 +13,7 @@ from mitune.data.settings import PromptsConfig, SelectConfig
 from mitune.families.settings import ModelConfig
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.pixels.catalogue import HeatmapConfig
+from mitune.pixels.settings import EditConfig
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.scores import ScorerConfig
 from mitune.search.catalogue import SearchConfig
@@ -65,6 +66,7 @@ class Config(Settings):
     train: TrainConfig = section(TrainConfig)
     evaluate: stages.EvaluateConfig = section(stages.EvaluateConfig)
     sample: stages.SampleConfig = section(stages.SampleConfig)
+    edit: EditConfig = section(EditConfig)
     score: stages.ScoreConfig = section(stages.ScoreConfig)
     segment: stages.SegmentConfig = section(stages.SegmentConfig)
     agree: stages.AgreeConfig = section(stages.AgreeConfig)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
 from mitune.finetune.catalogue import OBJECTIVES
+from mitune.pixels.settings import BALANCES, BalancingConfig
 from mitune.sampling.catalogue import SAMPLERS, is_deterministic
 from mitune.scores import (
     COLUMNS,
@@ -84,6 +85,7 @@ _GIVE = {
     "model.path": "a diffusers folder, Hub id or .safetensors file; or model=, a known one",
     "prompts.source": "a file with a prompt a line, a table, or a Hub dataset id",
     "evaluate.prompts.source": "such a file of held-out prompts",
+    "edit.source": "the picture's prompt, and edit.target=, what it shall be; or edit.pairs=, a table of both",
 }
 
 
@@ -111,6 +113,7 @@ for _stage in STAGES.values():
         )
 
 
+_BALANCING = "sampler.balancing."
 _NOISE = "sampler.name sampler.eta"  # what tells whether the sampler adds noise
 
 
@@ -168,7 +171,7 @@ def _combined(combined: str) -> None:
 
 
 SCORE_KEYS = (
-    *("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers"),
+    *("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers", "edit.scorers"),
     *("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by"),
 )
 # Where what a search says of its particles (``STEERED``) can be had.
@@ -429,6 +432,74 @@ def _guidance_interval(interval: list[float] | None, speedup: float | None) -> N
         )
 
 
+@relation(" ".join(("sampler.balance", *(key for key in keys() if key.startswith(_BALANCING)))))
+def _balancing(balance: str | None, *given: Any) -> None:
+    own = BalancingConfig(*given)
+    if found := own.foreign(balance):
+        readers = [name for name in BALANCES if found[0] not in own.foreign(name)]
+        raise UserError(
+            f"{_BALANCING}{found[0]}={getattr(own, found[0])}: nothing reads it with"
+            f" sampler.balance={balance or 'null'}; leave it out, or say sampler.balance={' or '.join(readers)}"
+        )
+
+
+@relation("sampler.balance sampler.racing.by")
+def _balanced_race(balance: str | None, race: str | None) -> None:
+    if balance is not None and race is not None and BALANCES[balance].asks:
+        raise UserError(
+            f"sampler.racing.by={race} with sampler.balance={balance}: steps take different numbers of rows, and no"
+            " race is reckoned for that; set one of them to null, or say sampler.balance=uniform"
+        )
+
+
+@relation("sampler.balance calibrate.by", stage="calibrate")
+def _balanced_pilot(balance: str | None, by: list[str]) -> None:
+    _balanced_race(balance, by[0] if by else "mi")
+
+
+@relation("sampler.balance search.by")
+def _balanced_search(balance: str | None, search: str | None) -> None:
+    if balance is not None and search is not None:
+        raise UserError(
+            f"search.by={search} with sampler.balance={balance}: particles are steered from the model's own path; set"
+            " one of them to null"
+        )
+
+
+@relation("sampler.balance model.compile")
+def _balanced_compiled(balance: str | None, compiled: bool) -> None:
+    if balance is not None and compiled and BALANCES[balance].gradient:
+        raise UserError(
+            f"sampler.balance={balance}: a compiled network shows no attention maps; say model.compile=false"
+        )
+
+
+def _has_density(name: str, value: list[str] | str | None, combined: str, balance: str | None) -> None:
+    """The ratio of path densities is there where the sampler's steps are all that moves a picture."""
+    if balance is None or not BALANCES[balance].gradient:
+        return
+    if found := _needing_noise(_listed(value), combined):
+        raise UserError(
+            f"{name}: {found[0]} is a ratio of path densities, and sampler.balance={balance} moves pictures beside"
+            " their path; leave one of them out"
+        )
+
+
+for _key, _stage_name in (
+    *((_name, "") for _name in ("scorers", *_MEANS)),
+    *(("sample.scorers", "sample"), ("sample.by", "sample"), ("calibrate.target", "calibrate")),
+):
+    relation(f"{_key} scorer.combined sampler.balance", stage=_stage_name)(
+        functools.partial(_has_density, _key)
+    )
+
+
+@relation("agree.source agree.scorers scorer.combined sampler.balance", stage="agree")
+def _agree_density(source: str | None, *scored: Any) -> None:
+    if source is None:
+        _has_density("agree.scorers", *scored)
+
+
 def _check_racer(key: str, by: str, times: int | None, sampler: str, eta: float) -> None:
     """Raise UserError, naming ``key``, unless candidates can be dropped by ``by``; ``times``: of a look."""
     if by not in RACERS:
@@ -494,6 +565,36 @@ def _sample_of(of: int | None, pictures: int, by: str | None, search: str | None
     if of is not None and of > pictures and by is None and search is None:
         raise UserError(
             f"sample.of={of}: say which score picks {pictures} of them: sample.by=mi (or another)"
+        )
+
+
+@relation("edit.source edit.target edit.pairs edit.picture edit.picture_seed", stage="edit")
+def _one_edit(
+    source: str | None, target: str | None, pairs: str | None, picture: str | None, seed: int | None
+) -> None:
+    for name, value in (("source", source), ("target", target)):
+        if value is not None and not value.strip():
+            raise UserError(f"edit.{name} is empty: give a prompt")
+    if pairs is None:
+        if picture is not None and seed is not None:
+            raise UserError(
+                "edit.picture and edit.picture_seed: a picture is given or drawn; leave one of them out"
+            )
+        return
+    alone = {"source": source, "target": target, "picture": picture, "picture_seed": seed}
+    given = [name for name, value in alone.items() if value is not None]
+    if given:
+        raise UserError(
+            f"edit.pairs and edit.{given[0]}: the table says it edit by edit; leave one of them out"
+        )
+
+
+@relation(f"edit.picture {_NOISE}", stage="edit")
+def _edit_noise(picture: str | None, sampler: str, eta: float) -> None:
+    if picture is not None and not is_deterministic(sampler, eta):
+        raise UserError(
+            "edit.picture: a picture is followed back to its noise by a sampler that adds none; say sampler=ddim"
+            " sampler.eta=0"
         )
 
 

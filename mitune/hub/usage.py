@@ -45,7 +45,9 @@ class Drawn:
         eta = f" (eta {self.sampler.eta:g})" if SAMPLERS[self.sampler.name].noise == "eta" else ""
         own = self.sampler.guidance_interval
         between = "" if own is None else f" between times {own[0]:g} and {own[1]:g}"
-        return f"{self.sampler.steps} steps of {self.sampler.name}{eta} at guidance {self.sampler.guidance:g}{between}"
+        balance = f", phrases balanced by {self.sampler.balance}" if self.sampler.balance else ""
+        guidance = f"guidance {self.sampler.guidance:g}{between}"
+        return f"{self.sampler.steps} steps of {self.sampler.name}{eta} at {guidance}{balance}"
 
 
 def usage(
@@ -107,6 +109,8 @@ def _otherwise(own: SamplerConfig, flow: bool | None) -> list[str]:
     if own.guidance_interval is not None:
         low, high = own.guidance_interval
         found.append(f"guided between times {low:g} and {high:g} only; this pipeline guides everywhere")
+    if own.balance is not None:
+        found.append(f"balanced the phrases of its prompts by {own.balance}; this pipeline does not")
     return found
 
 
@@ -116,14 +120,19 @@ def usage_here(base: str, adapter: str, prompts: Iterable[str], drawn: Drawn) ->
     told = [repr(own.name), f"steps={own.steps}", f"eta={own.eta!r}", f"guidance={own.guidance!r}"]
     if own.guidance_interval is not None:
         told.append(f"guidance_interval={[*own.guidance_interval]!r}")
+    if own.balance is not None:
+        told += [f"balance={own.balance!r}", f"balancing={own.balancing!r}"]
     return [
         "from mitune.evaluate.drawings import to_image",
         "from mitune.families import load_denoiser",
+        *(["from mitune.pixels.balance import balanced"] if own.balance else []),
+        *(["from mitune.pixels.settings import BalancingConfig"] if own.balance else []),
         "from mitune.sampling.catalogue import SamplerConfig",
         "from mitune.sampling.loop import sample",
         "",
         f'denoiser = load_denoiser("{base}", adapter="{adapter}")',
         f"sampler = SamplerConfig({', '.join([*told, *_layout(own, ours=True)])})",
+        *(["denoiser = balanced(denoiser, sampler)"] if own.balance else []),
         f"condition = denoiser.encode_prompts([{json.dumps(_prompt(prompts))}])",
         "latents = sample(denoiser, condition, [0], sampler)",
         'to_image(denoiser.decode(latents)[0]).save("picture.png")',

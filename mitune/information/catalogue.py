@@ -305,7 +305,7 @@ SCORES = Catalogue(
           unit=_ranking, races=True, steers=True, needs_pool=True, opens="mitune.information.contrast:opened"),
     Score("grounding", "whether every thing that the prompt names is somewhere in the picture and apart from the"
           " others, by attention along the sampler's path", "mitune.pixels.grounding:PathGrounding",
-          GroundingConfig, where="path", on_pictures="grounding_image", reads_prompts=True,
+          GroundingConfig, where="path", on_pictures="grounding_image", steers=True, reads_prompts=True,
           checks="mitune.pixels.grounding:check_phrases"),
     Score("grounding_image", "the same by attention on the finished picture", "mitune.pixels.grounding:measure",
           GroundingImageConfig, rows=lambda own: own.times, unit=_ranking,

@@ -76,7 +76,7 @@ class Method(Part):
 _ATTENTION = {
     "caption": "prompt", "times": 10, "t_min": 0, "t_max": 500, "columns": "noun", "layers": "stretched",
     "refine": "rows", "power": 1, "gap": "product", "calibration": "elbo", "losses": "drop", "loss_times": 20,
-    "normalise": "error", "gamma": 1 / 3, "scale": 6.0, "order": "refine", "upsample": "guided", "threshold": 0.65,
+    "normalise": "error", "gamma": 1 / 3, "scale": 6.0, "order": "refine", "upsample": "guided", "threshold": 0.7,
 }  # fmt: skip
 _PLAIN = _ATTENTION | {"refine": "none", "gap": "none", "calibration": "none", "upsample": "bilinear"}
 

@@ -13,6 +13,7 @@ training prompts; Attend-and-Excite (Chefer et al., 2301.13826) goes by the high
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -92,6 +93,7 @@ class PathGrounding:
         self._weights, self._there = self._words.weights.to(device), self._words.there.to(device)
         self._total: Tensor | None = None
         self._looks: list[Sums] = []  # of the step that is taken, batch by batch
+        self._reached = math.inf
 
     def tap(self, at: StepCoefficients, rows: slice) -> Sums | None:
         """Look at the forward of some rows at this step, if it counts."""
@@ -104,19 +106,27 @@ class PathGrounding:
 
     def observe(self, step: Step) -> None:
         """Add what was seen of the step."""
+        self._add_looks()
+        self._reached = step.t_prev
+
+    def _add_looks(self) -> None:
         if self._looks:
             seen = torch.cat([sums.result().cross.mean(1) for sums in self._looks])
             self._total = seen if self._total is None else self._total + seen
             self._looks.clear()
 
     def select(self, rows: Tensor) -> None:
-        """Go on with ``rows`` of the population."""
+        """Go on with ``rows`` of the population; a search resamples it when the step's forwards have been looked at."""
+        self._add_looks()
         self._weights, self._there = self._weights[rows], self._there[rows]
         if self._total is not None:
             self._total = self._total[rows]
 
     def result(self) -> Tensor:
-        """Measure the maps so far [n]."""
+        """Measure the maps so far [n]; nothing, 0, where the steps that count are to come."""
+        self._add_looks()
+        if self._total is None and self._reached > 0:
+            return torch.zeros(len(self._there), dtype=torch.float64, device=self._there.device)
         if self._total is None:
             raise UserError(
                 f"grounding: no step of the sampler lies at or below scorer.grounding.t_max={self._t_max}; raise it, or"

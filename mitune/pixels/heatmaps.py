@@ -38,12 +38,15 @@ class Heatmaps:
         losses: [P] float64, how badly each phrase explains the picture; NaN where that was not measured.
         scores: [P] float64, S: 1 for the phrase that explains it best, less for others (γ at least).
         forwards: network rows that it took.
+        refined: whether attention was refined by the picture's attention to itself: a family may have none (linear
+            attention), and its maps are then left as they are.
     """
 
     maps: Tensor
     losses: Tensor
     scores: Tensor
     forwards: int
+    refined: bool
 
 
 def heatmaps(
@@ -89,7 +92,8 @@ def _made(found: Found, settings: HeatmapConfig, grid: tuple[int, ...], picture:
     if picture is not None:
         size = (int(picture.shape[-2]), int(picture.shape[-1]))
         maps = stretched(upsampled(maps, size, str(settings.upsample), picture))
-    return Heatmaps(maps, losses, scores, found.forwards)
+    known = settings.refine != "none" and any(seen.own is not None for _, seen in found.looks)
+    return Heatmaps(maps, losses, scores, found.forwards, known)
 
 
 def _count(found: Found) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from mitune.errors import UserError
 from mitune.information.catalogue import SCORES
 from mitune.parts import Catalogue, Part
+from mitune.pixels.settings import BALANCES, BalancingConfig
 from mitune.settings import CANDIDATES, GUIDANCE, STEPS, Settings, key, section
 
 
@@ -146,6 +147,12 @@ class SamplerConfig(Settings):
     set_alpha_to_one: bool | None = key(
         None, "ddim: end at clean data, not at the first timestep (default: as the model's scheduler says)"
     )
+    balance: str | None = key(
+        None,
+        "keep phrases of a prompt from being forgotten; prompts of fewer than two are drawn as ever (null: off)",
+        choices=BALANCES.meanings,
+    )
+    balancing: BalancingConfig = section(BalancingConfig)
     racing: RacingConfig = section(RacingConfig)
 
     def resolved(self, defaults: Mapping[str, Any]) -> SamplerConfig:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mitune.denoiser import Condition, Denoiser
 from mitune.errors import UserError
-from mitune.maps import Sums
+from mitune.maps import Sums, Together
 from mitune.noise import NoiseSchedule
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.seeds import NoiseStreams
@@ -282,6 +282,8 @@ def walk(
 
     z = noise.next()
     for index, at in enumerate(solver.steps):
+        if denoiser.moves:
+            z = network.placed(z, at)
         outputs = network.outputs(z, at, guide)
         mean = solver.mean(at, z, outputs[-1], network.guided)
         chosen = guide.before(index, at)
@@ -350,6 +352,10 @@ class _Network:
         self._given, self._n = self._given[self._of(rows)], len(rows)
         self._batches = self._split()
 
+    def placed(self, z: Tensor, at: StepCoefficients) -> Tensor:
+        """Where the step begins [n, …], batch by batch, by a denoiser that moves z."""
+        return torch.cat([self._denoiser.placed(z[part], at.time, given) for part, given in self._batches])
+
     def outputs(self, z: Tensor, at: StepCoefficients, guide: Guide) -> list[Tensor]:
         """Raw outputs [n, …], the guided one last, every batch shown to the guide before the next is evaluated."""
         parts = []
@@ -358,7 +364,8 @@ class _Network:
             with torch.set_grad_enabled(guide.gradient):
                 given = self._given_at(at.t, part, given)
                 taps = [tap for looker in self._lookers if (tap := looker.tap(at, part)) is not None]
-                outputs = self._denoiser.outputs(own, at.time, given, self._guidance, *taps)
+                tap = Together(taps) if taps else None
+                outputs = self._denoiser.outputs(own, at.time, given, self._guidance, tap)
                 guide.look(at, own, outputs, part)
             parts.append([output.detach() for output in outputs] if guide.gradient else outputs)
         return (

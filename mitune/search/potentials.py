@@ -16,6 +16,7 @@ from mitune.referees.reward import Reward
 from mitune.sampling.loop import Observer
 from mitune.scores import INFORMATION, SCORES
 from mitune.search.path_contrast import PathContrast
+from mitune.tasks import Task
 
 
 class RewardPotential:
@@ -75,8 +76,8 @@ def path_potential(
         denoiser: the model.
         prompts: P texts.
         particles: of each prompt.
-        by: "llr" or "mi", which cost no forward beyond guidance's own, or "contrast", which costs one a particle and
-            step for each of a prompt's ``negatives``.
+        by: "llr", "mi" or "grounding", which cost no forward beyond guidance's own, or "contrast", which costs one a
+            particle and step for each of a prompt's ``negatives``.
         negatives: P lists of other prompts, equally long.
         batch_size: particles a forward of "contrast".
         scorer: the section ``scorer``, by whose keys "mi" is measured (default: as they are by default).
@@ -86,7 +87,9 @@ def path_potential(
     check_known("search.reward", by, INFORMATION)
     score = SCORES[by]
     if score.where == "path":
-        observer: Observer = score.load()(denoiser.schedule, score.own(scorer or {}))
+        tasks = [Task.of(text) for text in prompts for _ in range(max(particles, 1))]
+        asked = (denoiser, tasks) if score.reads_prompts else (denoiser.schedule,)
+        observer: Observer = score.load()(*asked, score.own(scorer or {}))
     else:
         lengths = {len(texts) for texts in negatives or ()}
         if negatives is None or len(negatives) != len(prompts) or len(lengths) != 1 or 0 in lengths:

@@ -22,6 +22,7 @@ from mitune.information.scoring import check_judges
 from mitune.reading import check_regular, home, is_folder, reading
 from mitune.runs import RunFolder
 from mitune.scores import columns, is_sum, scorers_of, sums
+from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, cost, draw, scored_table
 from mitune.stages.inputs import check_tasks, load_model, prompt_pool, sampler_of, scoring_of, study_prompts
 from mitune.stages.progress import say
@@ -83,6 +84,7 @@ def _draw(config: DictConfig, folder: Path) -> Callable[[], Found]:
     settings, combined = config.agree, config.scorer.combined
     prompts = study_prompts(config, "agree")
     check_judges(settings.scorers, [prompt.text for prompt in prompts], "agree.scorers", config.scorer)
+    check_balance(config, prompts)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     check_tasks(denoiser, prompts, config.prompts, "prompts")

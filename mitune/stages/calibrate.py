@@ -18,6 +18,7 @@ from mitune.files import clean_partial, read_json, write_bytes, write_json, writ
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.scores import scorers_of
+from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, cost, draw
 from mitune.stages.inputs import (
     candidate_sampler,
@@ -95,6 +96,7 @@ def _draw(
     settings, combined = config.calibrate, config.scorer.combined
     prompts = study_prompts(config, "calibrate")
     check_judges([target], [prompt.text for prompt in prompts], "calibrate.target", config.scorer)
+    check_balance(config, prompts)
     units = plan_units(prompts, settings.candidates, config.generate.rows_per_unit)
     denoiser = load_model(config)
     sampler = candidate_sampler(config, denoiser)

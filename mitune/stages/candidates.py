@@ -25,6 +25,7 @@ from mitune.information.in_passes import Contest
 from mitune.information.scoring import Scoring
 from mitune.leaving import Leave
 from mitune.out_of_memory import advice, largest_that_fits
+from mitune.pixels.balance import balanced
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.grids import laid
 from mitune.sampling.loop import sample, sample_population
@@ -69,6 +70,14 @@ class Drawing:
     watch: Watch | None = None
     search: Search | None = None
     contest: Contest | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.denoiser  # a model that its sampler cannot balance is refused before anything is written
+
+    @functools.cached_property
+    def denoiser(self) -> Any:
+        """The model as the sampler walks with it: that of the scores, unless phrases are balanced."""
+        return balanced(self.scoring.denoiser, self.sampler)
 
     @property
     def judges(self) -> dict[str, str]:
@@ -255,7 +264,7 @@ def _draw_batches(
     unit: Unit, seeds: list[int], how: Drawing, begun: BegunUnit | None, bar: Bar | None
 ) -> _Drawn:
     """Draw the candidates of a unit batch by batch, from where an earlier command left it."""
-    denoiser, tasks = how.scoring.denoiser, [prompt for prompt, _ in unit.candidates()]
+    denoiser, tasks = how.denoiser, [prompt for prompt, _ in unit.candidates()]
     encoded = denoiser.encode(unit.prompts)
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
     first = 0 if begun is None else begun.resume(seeds)
@@ -288,7 +297,7 @@ def _draw_batches(
 def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
     """Draw the candidates of a unit as one population: who goes on is settled among all candidates of a prompt, so
     races and searches split their forwards themselves."""
-    scoring, denoiser, search = how.scoring, how.scoring.denoiser, how.search
+    scoring, denoiser, search = how.scoring, how.denoiser, how.search
     tasks = [prompt for prompt, _ in unit.candidates()]
     encoded = denoiser.encode(unit.prompts)
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
@@ -321,7 +330,7 @@ def _fitting(how: Drawing, condition: Condition, seeds: Sequence[int]) -> Iterat
         yield
     except torch.OutOfMemoryError as error:
         few = slice(how.batch_size)
-        line = _too_large(how.scoring.denoiser, condition[few], seeds[few], how.sampler)
+        line = _too_large(how.denoiser, condition[few], seeds[few], how.sampler)
         raise UserError(line) from error
 
 

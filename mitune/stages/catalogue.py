@@ -77,7 +77,7 @@ class Stage(Part):
 
 
 # What is of one command, and not of the run whose configuration later commands start from.
-ONCE = "round launch sample score segment export"
+ONCE = "round launch sample edit score segment export"
 # What every command goes by.
 _ALWAYS = "name run seed launch tracker"
 # A model, and what it draws with; which device does it, and how, changes nothing of what is made.
@@ -175,6 +175,21 @@ _WHOLE = (
         settle="mitune.stages.sample:settled",
         place="sample.out",
         guard="mitune.stages.sample:check_place",
+    ),
+    Stage(
+        "edit",
+        "change what was asked in a picture, and nothing else (Prompt-to-Prompt)",
+        "mitune.stages.edit:edit",
+        asks="model.path edit.source|edit.pairs",
+        reads=f"{_ALWAYS} edit model prompts sampler -sampler.racing scorer generate.batch_size",
+        # Which edits they are is known by what they say, not by the table that says it.
+        binds=f"seed {_MODEL} sampler -sampler.racing scorer {_but('edit', 'out round pairs rows_per_unit')}",
+        begun=("edited/plan.json",),
+        swept=False,
+        folder="mitune.stages.edit:edit_folder",
+        settle="mitune.stages.edit:settled",
+        place="edit.out",
+        guard="mitune.stages.edit:check_place",
     ),
     Stage(
         "score",

@@ -18,6 +18,7 @@ from mitune.files import read_json
 from mitune.runs import RunFolder
 from mitune.sampling.grids import laid
 from mitune.scores import SCORES, scorers_of
+from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, draw, each_picture, without_places
 from mitune.stages.inputs import (
     check_tasks,
@@ -47,6 +48,7 @@ _NOT_BASELINE = ("evaluate.prompts.", "evaluate.batch_size", "evaluate.examples"
 def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     """Write ``round-N/evaluation.json`` and pictures; gives its tables, difference and diversity, and the cost."""
     prompts = held_out_prompts(config)
+    check_balance(config, prompts, "evaluate.prompts", quiet=number != config.round)
     adapter = round_adapter(run, number)
     denoiser = load_model(config)
     check_tasks(denoiser, prompts, config.evaluate.prompts, "evaluate.prompts")

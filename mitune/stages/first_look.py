@@ -54,10 +54,13 @@ def _written(stage: str, config: DictConfig) -> Path:
         return table_path(config).parent
     if stage == "segment":
         return segment_folder(config)
-    if stage == "sample":
-        out = config.sample.out
-        return home(config.run) / "samples" if out is None else home(out)
+    if stage in _NUMBERED:
+        out = config[stage].out
+        return home(config.run) / _NUMBERED[stage] if out is None else home(out)
     return home(config.run)
+
+
+_NUMBERED = {"sample": "samples", "edit": "edits"}  # which folders lie numbered in which of the run folder
 
 
 def check_folder(folder: Path) -> None:
@@ -200,6 +203,8 @@ _LOOKS: dict[str, Callable[[Any], object]] = {
     "model.device": _device,
     "model.adapter": _adapters,
     "scorer.profile": lambda path: find_profile(path, "scorer.profile"),
+    "edit.pairs": lambda path: check_regular(home(path), f"edit.pairs={path}"),
+    "edit.picture": lambda path: check_regular(home(path), f"edit.picture={path}"),
     "score.source": find_pictures,
     "score.pool": find_prompts,
     "score.adapter": _adapters,

@@ -18,6 +18,7 @@ from mitune.runs import RunFolder
 from mitune.sampling.grids import laid
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import IN_PASSES, SCORES, columns, scorers_of
+from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, Keep, draw
 from mitune.stages.contest import contest_of
 from mitune.stages.inputs import (
@@ -47,6 +48,7 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
     ):  # a model that edits pictures may have more branches: once it is loaded
         cuts_of(config)
     check_search(config, prompts, config.generate.candidates)
+    check_balance(config, prompts, quiet=number != config.round)
     check_control(config)
     if number == config.round:  # once a command, not in every round
         say_what_was_measured(config)

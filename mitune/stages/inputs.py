@@ -81,6 +81,8 @@ def _amount(stage: str, config: DictConfig) -> str:
     if stage in ("score", "segment"):
         return f"; {config[stage].source}"
     own = config[stage]
+    if stage == "edit":
+        return f"; {own.pairs or 'one edit'}, {config.sampler.steps} steps of {config.sampler.name}"
     drawn = (own.of or own.pictures) if stage == "sample" else own.candidates
     return f"; {drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
 

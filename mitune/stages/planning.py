@@ -18,6 +18,7 @@ from mitune.finetune.catalogue import OBJECTIVES
 from mitune.information.negatives import Pool
 from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import INFORMATION, SCORES, passes, scorers_of
+from mitune.stages.balancing import balancing_rows, bounds_balancing
 from mitune.stages.inputs import (
     given_negatives,
     held_out_prompts,
@@ -43,8 +44,8 @@ class Work:
     Attributes:
         round, stage: which one.
         pictures: that it draws, or looks at.
-        rows: network rows by what they are spent on: "drawing", "looks" of a race, "steering", a score, "training",
-            "reference" (the model that a loss compares with), "validation".
+        rows: network rows by what they are spent on: "drawing", "balancing" phrases, "looks" of a race, "steering", a
+            score, "training", "reference" (the model that a loss compares with), "validation".
         steps: of the optimizer.
         decoded: pictures that go through the decoder.
         latents: that it leaves on the disk.
@@ -169,6 +170,7 @@ def _generate(count: _Counter, prompts: Sequence[Task]) -> Work:
     others = count.others(lambda: prompt_pool(config.prompts))
     rows = {
         "drawing": len(prompts) * count.drawing(config.scorers, guidance, candidates, cuts),
+        "balancing": candidates * balancing_rows(config, prompts),
         "looks": count.looks(cuts, prompts, others),
         "steering": len(prompts) * candidates * count.steering(),
         **{name: left * each for name, each in count.scores(config.scorers, prompts, others).items()},
@@ -213,6 +215,7 @@ def _train(count: _Counter, training: Sequence[Task]) -> Work:
     if own.keep_best_by:
         prompts = validation_prompts(count.config, own.validation_prompts, training)
         each = len(prompts) * count.drawing([own.keep_best_by], count.config.sampler.guidance)
+        each += balancing_rows(count.config, prompts)
         others = count.others(lambda: prompt_pool(count.config.prompts))
         each += sum(count.scores([own.keep_best_by], prompts, others).values())
         rows["validation"] = each * -(-own.steps // own.checkpoint_every)
@@ -230,6 +233,7 @@ def _evaluate(count: _Counter, prompts: Sequence[Task]) -> Work:
     pictures = len(prompts) * own.candidates
     rows = {
         "drawing": pictures * count.drawing(own.scorers, guidance),
+        "balancing": own.candidates * balancing_rows(config, prompts),
         **{name: own.candidates * each for name, each in count.scores(own.scorers, prompts, others).items()},
     }
     return Work(
@@ -315,8 +319,9 @@ class _Counter:
         return count
 
     def bounds(self, names: Sequence[str]) -> bool:
-        """Tell whether the rows of these scores are bounds only; so are all where guidance does not work everywhere."""
-        if self.config.sampler.guidance_interval is not None:
+        """Tell whether the rows of these scores are bounds only; so are all where guidance does not work
+        everywhere, or goals of balancing may be reached early."""
+        if self.config.sampler.guidance_interval is not None or bounds_balancing(self.config):
             return True
         return not self.exact and any(SCORES[name].needs_pool for name in self._scorers(names))
 

@@ -20,6 +20,7 @@ from mitune.reading import is_there
 from mitune.report import write_report
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import clear, harmed, require, told
+from mitune.stages.balancing import check_balance
 from mitune.stages.catalogue import ROUND, STAGES
 from mitune.stages.inputs import (
     check_pictures,
@@ -133,6 +134,8 @@ def _check_drawn(config: DictConfig, run: RunFolder, prompts: Sequence[list[Task
 def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     """Do every stage of every round; the summary is written after each round, so that a long run can be watched."""
     prompts = check_prompts(config)
+    for tasks in prompts:
+        check_balance(config, tasks, quiet=True)  # the stages say it
     _check_drawn(config, run, prompts)
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     if logs():

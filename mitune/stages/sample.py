@@ -29,6 +29,7 @@ from mitune.information.scoring import check_judges
 from mitune.reading import home, is_file, is_folder, is_there, read_json
 from mitune.runs import RunFolder
 from mitune.scores import INFORMATION, SCORES, scorers_of
+from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, cost, draw, each_picture
 from mitune.stages.catalogue import STAGES, covers
 from mitune.stages.inputs import (
@@ -55,9 +56,14 @@ def sample_folder(config: DictConfig) -> Path:
 
     The same command goes on in the folder where it was; any other has one of its own, so nothing is in its way.
     """
-    if config.sample.out is not None:
-        return home(config.sample.out)
-    place, own = home(config.run) / "samples", _asked(flatten(config))
+    return numbered_folder(config, "sample", "samples")
+
+
+def numbered_folder(config: DictConfig, stage: str, beside: str) -> Path:
+    """Name the folder of a command of ``stage``: its key ``out``, or a numbered one in ``beside`` of the run folder."""
+    if config[stage].out is not None:
+        return home(config[stage].out)
+    place, own = home(config.run) / beside, _asked(stage, flatten(config))
     numbers = sorted(int(path.name) for path in place.glob("[0-9]*") if path.name.isdecimal())
     taken = 0
     for number in numbers:
@@ -65,7 +71,7 @@ def sample_folder(config: DictConfig) -> Path:
         saved = folder / "config.yaml"
         # What cannot be read is somebody else's, or harmed: it is left alone.
         with contextlib.suppress(UserError):
-            if is_file(saved) and _asked(read_saved(saved)) == own:
+            if is_file(saved) and _asked(stage, read_saved(saved)) == own:
                 return folder
         # A command that was refused leaves nothing, or its configuration alone.
         left = {path.name for path in folder.iterdir()} if is_folder(folder) else {""}
@@ -77,16 +83,21 @@ def sample_folder(config: DictConfig) -> Path:
 def settled(config: DictConfig) -> dict[str, Any]:
     """Tell what ``sample.round`` stands for where it is not given: the last round that the run has trained on this
     model, or 0, the base model."""
-    if config.sample.round is not None:
+    return last_round(config, "sample")
+
+
+def last_round(config: DictConfig, stage: str) -> dict[str, Any]:
+    """Tell what the key ``round`` of ``stage`` stands for, as :func:`settled`."""
+    if config[stage].round is not None:
         return {}
     saved = home(config.run) / "config.yaml"
     own = is_file(saved) and read_saved(saved).get("model.path") == config.model.path
-    return {"sample.round": max(RunFolder(config.run).trained(), default=0) if own else 0}
+    return {f"{stage}.round": max(RunFolder(config.run).trained(), default=0) if own else 0}
 
 
-def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What tells the pictures of one command from those of another."""
-    binds = f"{STAGES['sample'].binds} sample.round"
+    binds = f"{STAGES[stage].binds} {stage}.round"
     return {name: values.get(name, one.default) for name, one in keys().items() if covers(binds, name)}
 
 
@@ -204,6 +215,7 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
     texts = [prompt.text for prompt in prompts]
     check_judges(names, texts, "sample.scorers", config.scorer)
     check_search(config, prompts, drawn)
+    check_balance(config, prompts)
     return by, drawn, names
 
 

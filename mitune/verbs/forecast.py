@@ -13,6 +13,7 @@ from mitune.families.footprint import Footprint
 from mitune.families.options import find_device, find_dtype
 from mitune.families.source import ModelSource
 from mitune.reading import home
+from mitune.stages.balancing import check_balance
 from mitune.stages.forecast import BYTES, Disk, disk, memory
 from mitune.stages.generate import check_control
 from mitune.stages.inputs import check_prompts, held_out_prompts, quiet, training_prompts
@@ -38,6 +39,8 @@ def forecast(
     family = family_of(source)
     training, held_out = training_prompts(config), held_out_prompts(config)
     check_prompts(config)
+    for tasks in (training, held_out):
+        check_balance(config, tasks, quiet=True)
     yield (
         "prompts",
         [

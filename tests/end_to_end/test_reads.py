@@ -140,6 +140,11 @@ def test_pilots(stage: str, words: tuple[str, ...], seen: Seen, arguments: Argum
     check(stage, found)
 
 
+def test_edits(seen: Seen, arguments: Arguments) -> None:
+    own = ("edit.source=a red circle", "edit.target=a blue circle", "edit.scorers=[mi_image]")
+    check("edit", seen(arguments("edit", *own)))
+
+
 def test_what_binds_a_run_folder_is_read() -> None:
     for stage in STAGES.values():
         for name in keys():

@@ -253,8 +253,8 @@ def same_after_a_break(model: Model, folder: Path) -> None:
 
 @torch.no_grad()
 def sees_attention(model: Model, own: bool = True) -> None:
-    """Maps are shares of attention, and the forward that shows them is the plain one; ``own``: of the picture too."""
-    denoiser = model.load()
+    """Maps are shares of attention, an adapter counts, the forward is the plain one; ``own``: of the picture too."""
+    denoiser = shaken(model, "lora", False)
     text = "a red circle and a circle"
     phrases = find(text, ["a circle", "a red circle"])
     spans = denoiser.token_spans([text], [phrases])
@@ -284,6 +284,8 @@ def sees_attention(model: Model, own: bool = True) -> None:
     if maps.own is not None and maps.grid is not None:
         assert maps.own.shape == (2, math.prod(maps.grid), math.prod(maps.grid))
         assert (maps.own.sum(-1) - 1).abs().max() <= 1e-5
+    with denoiser.base():
+        assert (denoiser.attention(z, t, condition, words).cross - maps.cross).abs().max() > 1e-5
     alone = denoiser.attention(z[1:], t, condition[1:], words[1:])
     assert (alone.cross[0] - maps.cross[1]).abs().max() <= 1e-5
 

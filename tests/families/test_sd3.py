@@ -22,9 +22,11 @@ def describe(folder: Path) -> checks.Model:
     return checks.Model(folder, checks.EULER, {"max_tokens": 20}, call={"max_sequence_length": 20})
 
 
-def build(folder: Path, encoders: str = "123", wide: bool = True, **scheduler: Any) -> Path:
+def build(
+    folder: Path, encoders: str = "123", wide: bool = True, dual: tuple[int, ...] = (), **scheduler: Any
+) -> Path:
     """A tiny pipeline with the first CLIP (1), the second (2) and T5 (3), as asked for; its network made for all
-    three, or (not ``wide``) for the first alone.
+    three, or (not ``wide``) for the first alone. ``dual``: its layers with a second attention, of the picture alone.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
@@ -48,6 +50,7 @@ def build(folder: Path, encoders: str = "123", wide: bool = True, **scheduler: A
         pooled_projection_dim=40 if wide else 16,
         out_channels=4,
         pos_embed_max_size=16,
+        dual_attention_layers=dual,
     )
     pipeline = StableDiffusion3Pipeline(
         transformer=tiny.enliven(transformer),
@@ -73,6 +76,14 @@ def test_it_knows_its_shapes(model: checks.Model) -> None:
 
 def test_latents_with_a_shift_that_follows_the_size(tmp_path: Path) -> None:
     checks.same_latents(describe(build(tmp_path, use_dynamic_shifting=True)))
+
+
+def test_dual_attention_is_the_pictures_own(tmp_path: Path) -> None:
+    model = describe(build(tmp_path, dual=(0, 1)))
+    checks.sees_attention(model)
+    denoiser = model.load()
+    z, told = torch.randn(1, *denoiser.latent_shape), denoiser.encode_prompts(["a cat"])
+    assert len(denoiser.attention(z, 400, told).places) == 2  # the second attention reads no text
 
 
 def test_latents_without_t5(tmp_path: Path) -> None:

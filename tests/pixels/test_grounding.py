@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -132,6 +133,31 @@ def test_batches_and_drops_leave_a_candidates_score_alone(model):
         found.append(observer.result())
     assert (found[0] - found[1]).abs().max() < 1e-3
     assert (found[0][1:] - found[2]).abs().max() < 1e-3
+
+
+def test_a_search_is_steered_by_it_and_still_measures_it(tmp_path, capsys):
+    """Particles are resampled between a step's forward and its end: the maps follow their rows."""
+    words = [
+        "sample",
+        "sampler=das",
+        "search.reward=grounding",
+        "search.alpha=0.05",
+        "sampler.steps=8",
+        "sample.of=6",
+    ]
+    words += [
+        "sample.prompt=a red circle and a blue square",
+        "sample.scorers=[grounding]",
+        "sample.pictures=6",
+    ]
+    assert main([*words, f"sample.out={tmp_path / 'drawn'}"]) == 0
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "drawn" / "pictures" / "metadata.jsonl").read_text().splitlines()
+    ]
+    assert rows
+    for row in rows:
+        assert row["grounding"] == pytest.approx(row["reward"], abs=1e-6)
 
 
 def test_a_picture_is_scored_alike_in_any_batch(model):

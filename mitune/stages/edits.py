@@ -1,0 +1,113 @@
+"""Which edits a command asks for: the one of its keys, or a table of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mitune.data.pictures.cells import Place
+from mitune.data.table_files import check_column, open_table
+from mitune.digests import sha256_of
+from mitune.errors import UserError, check_known, short
+from mitune.pixels.plans import Wanted
+from mitune.pixels.settings import MODES
+from mitune.reading import home, is_number, is_whole
+from mitune.sampling.seeds import candidate_seed
+from mitune.settings import SEED
+from mitune.tasks import PictureRef
+
+COLUMNS = ("source", "target", "picture", "seed", "mode", "phrase", "weight")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Asks for one edit: of the picture that is drawn from ``seed``, or of ``picture``."""
+
+    wanted: Wanted
+    seed: int
+    picture: PictureRef | None = None
+
+    @property
+    def said(self) -> list[Any]:
+        """Give all that its result depends on."""
+        own = self.wanted
+        picture = self.picture and self.picture.sha256
+        return [own.source, own.target, own.mode, own.phrase, own.weight, self.seed, picture]
+
+
+def digest(edits: list[Edit]) -> str:
+    """Give the digest of what is asked for."""
+    return sha256_of(json.dumps([one.said for one in edits]).encode(errors="surrogatepass"))
+
+
+def read_edits(config: DictConfig) -> list[Edit]:
+    """Read the edits of a command. Raises UserError: none, both ways at once, a row that is none."""
+    own = config.edit
+    if own.pairs is not None:
+        return _of_table(config)
+    wanted = Wanted(own.source, own.target or own.source, own.mode, own.phrase, own.weight)
+    picture = None if own.picture is None else PictureRef.of(home(own.picture))
+    return [Edit(wanted, _seed(config, wanted, own.picture_seed), picture)]
+
+
+def _seed(config: DictConfig, wanted: Wanted, given: int | None) -> int:
+    return candidate_seed(config.seed, wanted.source, config.edit.number) if given is None else given
+
+
+def _of_table(config: DictConfig) -> list[Edit]:
+    path = home(config.edit.pairs)
+    table = open_table(path, COLUMNS)
+    for name in COLUMNS[:2]:
+        check_column(name, table.columns, str(path), "edit.pairs")
+    wanted = [name for name in COLUMNS if name in table.columns]
+    edits = [
+        _of_row(config, row, f"{path}, edit {number}", path)
+        for number, row in enumerate(table.rows(wanted), 1)
+    ]
+    if not edits:
+        raise UserError(f"edit.pairs={path} holds no edit; give rows with source and target")
+    return edits
+
+
+def _of_row(config: DictConfig, row: Mapping[str, Any], where: str, path: Path) -> Edit:
+    """One row of the table; what it leaves open is as the keys say."""
+    texts: dict[str, Any] = {name: row.get(name) for name in COLUMNS if row.get(name) not in (None, "")}
+    for name in ("source", "target", "mode", "phrase", "picture"):
+        if not isinstance(texts.get(name, ""), str):
+            raise UserError(f"{where}: {name} is no text; correct it")
+    source = texts.get("source", "")
+    target = texts.get("target", source)
+    if not source.strip():
+        raise UserError(f"{where}: the source prompt is empty; give one")
+    mode = texts.get("mode", config.edit.mode)
+    check_known(f"{where}: mode", mode, MODES)
+    phrase = texts.get("phrase", config.edit.phrase)
+    weight = _number(texts.get("weight", config.edit.weight), f"{where}: weight")
+    seed = _number(texts.get("seed"), f"{where}: seed")
+    if seed is not None and not (is_whole(seed) and 0 <= seed <= SEED):
+        raise UserError(f"{where}: the seed {short(str(seed))} is no whole number from 0 on; correct it")
+    picture = None
+    if "picture" in texts:
+        place = Place(path.parent, way_out="copy it there")
+        picture = PictureRef.of(place.find(texts["picture"], f"{where}: the picture"))
+    wanted = Wanted(source, target, mode, phrase, None if weight is None else float(weight))
+    return Edit(wanted, _seed(config, wanted, seed), picture)
+
+
+def _number(value: Any, where: str) -> Any:
+    """A number of a cell, which a csv holds as a text. Raises UserError for what is none."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not is_number(value):
+        raise UserError(f"{where} is no number; correct it")
+    return value

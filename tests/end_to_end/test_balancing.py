@@ -1,0 +1,146 @@
+"""Balanced phrases by the command line: what is drawn, said, planned and refused; a killed command goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mitune.files import read_json
+from mitune.pixels.settings import BALANCES
+from mitune.stages.planning import plan
+from tests.cli import compose, main
+
+SMALL = [
+    "experiment=shapes", "prompts.limit=3", "generate.candidates=2", "generate.guidance=2", "generate.keep=2",
+    "generate.rows_per_unit=2", "select.k=1", "sampler.steps=4", "scorers=[mi]", "select.by=mi",
+]  # fmt: skip
+FEW = {
+    "elbo": [],
+    "uniform": ["sampler.balancing.share=0.5"],
+    "attend_excite": ["sampler.balancing.refinements=0", "sampler.balancing.step=1"],
+}
+
+
+def words(run: Path, balance: str | None, *more: str) -> list[str]:
+    own = FEW[balance] if balance else []
+    return ["generate", f"run={run}", *SMALL, f"sampler.balance={balance or 'null'}", *own, *more]
+
+
+def latents(run: Path) -> torch.Tensor:
+    return torch.cat(
+        [value for path in sorted(run.rglob("*.safetensors")) for value in load_file(path).values()]
+    )
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_candidates_are_balanced_as_planned_and_a_command_goes_on(balance: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = words(run, balance)
+    assert main(command) == 0
+    first = latents(run)
+    mark = read_json(run / "round-1" / "done" / "generate.json")
+    planned = plan(compose([*command[2:], f"run={run}"], "run"), exact=True).of("generate")
+    assert mark["forwards"] == planned.total
+    assert planned.rows.get("balancing", 0) == mark["forwards"] - 3 * 2 * 2 * 4
+    assert not planned.at_most
+    folder = run / "round-1" / "candidates"
+    (folder / "unit-000001.parquet").unlink()  # as a kill leaves it
+    shutil.rmtree(run / "round-1" / "done")
+    assert main(command) == 0
+    assert torch.equal(latents(run), first)
+    plain = tmp_path / "plain"
+    assert main(words(plain, None)) == 0
+    assert not torch.equal(latents(plain), first)
+    columns = [set(pd.read_parquet(path).columns) for path in sorted(tmp_path.rglob("unit-000001.parquet"))]
+    assert columns[0] == columns[1]
+
+
+def test_goals_are_counted_as_a_bound(tmp_path: Path) -> None:
+    command = words(tmp_path / "run", "attend_excite", "sampler.balancing.refinements=2")
+    found = plan(compose([*command[2:], f"run={tmp_path / 'run'}"], "run"), exact=True).of("generate")
+    assert found.at_most
+    assert found.rows["balancing"] == 3 * 2 * (2 + 3 * 2)
+    assert main(command) == 0
+    spent = read_json(tmp_path / "run" / "round-1" / "done" / "generate.json")["forwards"]
+    assert found.total - 3 * 2 * 3 * 2 <= spent <= found.total
+
+
+def test_pictures_of_one_phrase_are_said_to_be_drawn_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    for balance in ("null", "elbo"):
+        out = tmp_path / balance
+        command = ["sample", "sample.prompt=a red circle", f"sample.out={out}", "sample.pictures=1"]
+        assert main([*command, "sampler.steps=2", f"sampler.balance={balance}"]) == 0
+        made.append((out / "pictures" / "000000.png").read_bytes())
+    assert made[0] == made[1]
+    assert "sampler.balance=elbo: 1 of 1 prompts name fewer than two phrases" in capsys.readouterr().out
+
+
+def test_a_run_that_was_begun_without_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path, None)) == 0
+    assert main(words(tmp_path, "uniform")) == 2
+    assert "sampler.balance (None there, uniform now)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["sampler.balance=elbow"], "did you mean 'elbo'"),
+        (["sampler.balancing.strength=2"], "nothing reads it with sampler.balance=null"),
+        (["sampler.balance=elbo", "sampler.balancing.step=2"], "say sampler.balance=attend_excite"),
+        (["sampler.balance=elbo", "sampler.balancing.share=0"], "must be above 0"),
+        (["sampler.balance=attend_excite", "sampler.balancing.thresholds=[0.5]"], "give three numbers"),
+        (["sampler.balance=attend_excite", "scorers=[mi,llr]"], "llr is a ratio of path densities"),
+        (["sampler.balance=attend_excite", "model.compile=true"], "say model.compile=false"),
+        (["sampler.balance=elbo", "sampler=das", "reward=mi"], "steered from the model's own path"),
+        (
+            ["sampler.balance=elbo", "sampler.racing.by=mi", "sampler.racing.survivors=[1]"],
+            "different numbers of rows",
+        ),
+        (["sampler.balance=uniform", "sampler.balancing.phrases=spacey"], "did you mean 'spacy'"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["generate", f"run={run}", *SMALL, *more]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not run.exists()
+
+
+def test_prompts_whose_phrases_nobody_finds_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = "sample.prompt=a cat and a dog"
+    more = ["sampler.balance=elbo", "sampler.balancing.phrases=world"]
+    assert main(["sample", prompt, f"sample.out={tmp_path / 'out'}", *more]) == 2
+    assert "'a cat and a dog' is not of the embedded world's grammar" in capsys.readouterr().err
+
+
+def test_a_race_is_balanced_by_the_control(tmp_path: Path) -> None:
+    race = ["sampler.racing.by=mi", "sampler.racing.at=[2]", "sampler.racing.survivors=[1]"]
+    assert main(words(tmp_path, "uniform", *race)) == 0
+    assert latents(tmp_path).isfinite().all()
+
+
+@pytest.mark.exhaustive
+def test_the_pictures_of_an_evaluation_are_balanced_too(tmp_path: Path) -> None:
+    more = ["train.steps=2", "evaluate.prompts.limit=2", "evaluate.candidates=1", "evaluate.scorers=[mi]"]
+    command = words(tmp_path, "elbo", *more)
+    assert main(["run", *command[1:]]) == 0
+    summary = read_json(tmp_path / "summary.json")
+    planned = plan(compose([*command[2:], f"run={tmp_path}"], "run"), exact=True)
+    assert planned.of("evaluate").rows["balancing"] > 0
+    assert summary["forwards"] == planned.rows
