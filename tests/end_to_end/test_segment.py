@@ -104,7 +104,7 @@ def test_heatmaps_masks_figures_and_a_page(
     shown = capsys.readouterr()
     assert "segmented 5 pictures" in shown.out
     assert "threshold 0.4, given" in shown.out
-    assert "this is not open-vocabulary mIoU: what is in each picture is given" in shown.out
+    assert "This is not open-vocabulary mIoU: what is in each picture is given" in shown.out
     folder = tmp_path / "pictures-segmented"
     figures = found(folder)
     assert (figures["schema"], figures["pictures"], figures["phrases"], figures["method"]) == (
@@ -210,6 +210,8 @@ def test_a_data_set_and_a_threshold_that_is_fitted_elsewhere_or_by_an_oracle(
     folder = tmp_path / "VOC2012-segmented"
     figures = found(folder)
     assert figures["threshold"]["oracle"] is False
+    assert figures["tune"]["pictures"] == 5
+    assert figures["tune"]["forwards"] > 0
     assert [one["class"] for one in figures["rows"][2]["phrases"]] == ["plane", "cow"]
     heat = (folder / "heatmaps" / "000000-1.png").stat().st_mtime_ns
     assert main(segment(f"segment.source={place}", "segment.tune=oracle")) == 0
