@@ -290,6 +290,19 @@ def test_pictures_that_are_others_by_now_are_measured_again(
     assert changed == {"000003"}
 
 
+def test_pictures_that_do_not_decode_are_refused_or_left_out(
+    segment: Arguments, pictures: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "1.png").write_bytes(b"no picture")
+    assert "the picture 1.png" in (said := refused(segment()))
+    assert "score.skip=true" in said
+    assert main(segment("score.skip=true")) == 0
+    assert "1 pictures are left out" in capsys.readouterr().err
+    figures = found(tmp_path / "pictures-segmented")
+    assert (figures["pictures"], figures["left_out"]) == (4, 1)
+    assert [row["number"] for row in figures["rows"]] == [0, 2, 3, 4]
+
+
 def test_file_names_and_pages_take_nothing_from_words(segment: Arguments, tmp_path: Path) -> None:
     folder = tmp_path / "words"
     photo(folder / "a.png", 1)
