@@ -22,16 +22,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if len(name) > _NAME:  # no slip of the finger, and comparing takes long
         return ""
     known = list(choices)
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     begun = [choice for choice in known if len(name) >= 3 and choice.startswith(name)]
-    like = [choice for choice in close if _is_slip(name, choice)]
-    # Of words as near the one of the same length: letters are exchanged more often than forgotten.
-    best = (
-        min(like, key=lambda choice: (_slips(name, choice), abs(len(choice) - len(name))))
-        if like
-        else next(iter(begun), None)
-    )
+    best = closest(name, known) or next(iter(begun), None)
     return f", did you mean '{best}'?" if best is not None else ""
+
+
+def closest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Give the choice that ``name`` is a slip of; of those as near one of the same length, as letters are exchanged
+    more often than forgotten. ``cutoff``: the least likeness of the two (``difflib``). None where there is none."""
+    close = difflib.get_close_matches(name, list(choices), n=5, cutoff=cutoff)
+    like = [choice for choice in close if _is_slip(name, choice)]
+    return min(like, key=lambda choice: (_slips(name, choice), abs(len(choice) - len(name))), default=None)
 
 
 def _is_slip(given: str, meant: str) -> bool:

@@ -18,7 +18,7 @@ from mitune.config.relations import check
 from mitune.config.saved import read_saved
 from mitune.config.values import parse
 from mitune.data.settings import SUFFIXES, WORLD
-from mitune.errors import UserError, nearest, short
+from mitune.errors import UserError, closest, nearest, short
 from mitune.reading import home, is_file
 from mitune.settings import check_value
 from mitune.stages.catalogue import ONCE, OPEN, STAGES, begun, covers
@@ -291,9 +291,9 @@ def _nearest_key(name: str, names: Sequence[str], options: dict[str, list[str]])
         return f", it is a group of keys: {', '.join(inside[:4])}{', …' if len(inside) > 4 else ''}"
     last = [full for full in names if full.rpartition(".")[2] == name.rpartition(".")[2]]
     if not last and "." not in name:
-        ends = {full.rpartition(".")[2] for full in names}
-        like = difflib.get_close_matches(name, sorted(ends), n=1, cutoff=0.75)
-        last = [full for full in names if like and full.rpartition(".")[2] == like[0]]
+        ends = sorted({full.rpartition(".")[2] for full in names})
+        like = closest(name, [*ends, *options], cutoff=0.75)
+        last = [full for full in names if full.rpartition(".")[2] == like]
     if last:
         return f", did you mean '{difflib.get_close_matches(name, last, n=1, cutoff=0)[0]}'?"
     return nearest(name, [*names, *options])
