@@ -163,3 +163,9 @@ def test_the_memory_of_a_gradient_is_foretold() -> None:
     ]
     assert drawn[0].beside == drawn[1].beside
     assert drawn[2].beside["drawing"] > drawn[0].beside["drawing"]
+
+
+def test_an_edit_is_not_balanced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["edit.source=a red circle", "edit.target=a blue circle", f"edit.out={tmp_path / 'out'}"]
+    assert main(["edit", *words, "sampler.balance=uniform"]) == 2
+    assert "phrases are not balanced there; say sampler.balance=null" in capsys.readouterr().err
