@@ -331,12 +331,11 @@ def _figures(tables: dict[str, Any], paired: dict[str, Any], given: dict[str, An
     found += [
         line(f"ours, {kind}", tables["ours"][kind], key) for kind in (*KINDS, "relation") for key in _SAID
     ]
-    found += [
+    return found + [
         line(f"pictures that nobody drew, {among}", given[among], key)
         for among in ("all", "one object")
         for key in _SAID
     ]
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -345,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "editing",
         __doc__,
         "editing",
-        each=(48, "edits of each kind"),
+        each=(36, "edits of each kind"),
         seed=2026,
         threads=torch.get_num_threads(),
     )

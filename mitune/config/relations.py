@@ -581,9 +581,6 @@ def _sample_of(of: int | None, pictures: int, by: str | None, search: str | None
 def _one_edit(
     source: str | None, target: str | None, pairs: str | None, picture: str | None, seed: int | None
 ) -> None:
-    for name, value in (("source", source), ("target", target)):
-        if value is not None and not value.strip():
-            raise UserError(f"edit.{name} is empty: give a prompt")
     if pairs is None:
         if picture is not None and seed is not None:
             raise UserError(

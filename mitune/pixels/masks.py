@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mitune.errors import UserError
+from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.iou import Tally, counts
 
 BACKGROUND = 0
@@ -31,8 +32,7 @@ def masks(maps: Tensor, threshold: float) -> Tensor:
     the published code's masks (Zhou et al., arXiv 2506.09740). UserError for a threshold outside 0…1, maps that are no
     [P, h, w], and a map that is not finite.
     """
-    if not 0 <= threshold <= 1:  # NaN too
-        raise UserError(f"a threshold of {threshold} for masks: heat is from 0 to 1; give one between")
+    HeatmapConfig(threshold=float(threshold)).check()
     if maps.ndim != 3 or not len(maps):
         raise UserError(f"masks need heatmaps [phrases, height, width], not {list(maps.shape)}")
     if not bool(torch.isfinite(maps).all()):
@@ -56,22 +56,25 @@ def fixed(value: float) -> Threshold:
     return Threshold(value, "fixed beforehand")
 
 
-def fitted(scores: Callable[[float], float], on: str, oracle: bool = False) -> Threshold:
-    """Give the threshold of ``GRID`` with the highest score, in the middle of neighbours that are as good.
+def fitted(
+    scores: Callable[[float], float], on: str, oracle: bool = False, grid: Sequence[float] = GRID
+) -> Threshold:
+    """Give the threshold of ``grid`` with the highest score, in the middle of neighbours that are as good.
 
     Args:
         scores: the score of a threshold, higher = better: :func:`agreement` or a mean of object IoUs.
         on: what it is fitted on, in words.
         oracle: whether these are the labels that it is then judged by.
+        grid: rising thresholds to try.
     """
-    found = np.array([scores(value) for value in GRID])
+    found = np.array([scores(value) for value in grid])
     if not np.isfinite(found).all():
         raise UserError(f"no threshold can be fitted on {on}: it has no labelled pixels")
     best = int(found.argmax())
     last = best
     while last + 1 < len(found) and math.isclose(found[last + 1], found[best], rel_tol=0, abs_tol=1e-12):
         last += 1
-    value = GRID[(best + last) // 2]
+    value = grid[(best + last) // 2]
     return Threshold(value, f"{'oracle: ' if oracle else ''}fitted on {on}", oracle)
 
 

@@ -76,8 +76,8 @@ def _solved(
 ) -> Tensor:
     """z_t with A z_t + B f(z_t) = z_s, of each row by itself: what came nearest of all iterates.
 
-    Near pure noise a step of a short path is no contraction, and putting it into itself alone would run away; Anderson's
-    mixing takes of the last iterates the combination whose residual is least.
+    Near pure noise a step of a short path is no contraction, and putting it into itself alone would run away;
+    Anderson's mixing takes of the last iterates the combination whose residual is least.
 
     Args:
         denoiser, given, guidance: what is asked, and how.
