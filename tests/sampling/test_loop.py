@@ -225,7 +225,7 @@ class HalfPrecision:
         self._exact = three_clouds()
         self.schedule, self.latent_shape = self._exact.schedule, (4, 2, 2)
         self.prediction_type, self.dtype, self.device = "epsilon", torch.bfloat16, torch.device("cpu")
-        self.branches = 2
+        self.branches, self.moves = 2, False
 
     sampler_defaults = Denoiser.sampler_defaults
 
