@@ -238,7 +238,7 @@ class HalfPrecision:
     def needs_branches(self, guidance: float) -> bool:
         return guidance != 1
 
-    def outputs(self, z, t, pair, scale):
+    def outputs(self, z, t, pair, scale, tap=None):
         assert z.dtype == torch.float32
         out = torch.cat([z, z]).to(torch.bfloat16) * 0.5 + pair.tensors["shift"][:, None, None, None]
         null, cond = out.to(z.dtype).chunk(2)
