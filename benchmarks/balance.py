@@ -1,9 +1,9 @@
 """Whether balancing phrases pays on the embedded world, by the oracle: ``python -m benchmarks.balance``.
 
 Held-out prompts, each drawn with the same seeds: plain, by ``elbo``, by its control ``uniform``, which asks the network
-nothing more, and by Attend-and-Excite, whose step was chosen on training prompts (``--dev``); beside them the best of
-as many plain pictures as elbo's forwards draw, chosen by ``mi``, which is free, or by a short ``contrast``, never by the
-oracle. Intervals are over prompts. About 12 minutes of one core.
+nothing more, and by Attend-and-Excite, whose step was chosen on training prompts (``--dev``). Beside them the best of
+as many plain pictures as elbo's forwards draw, chosen by ``mi``, which is free, or by a short ``contrast``, never by
+the oracle. Intervals are over prompts. About 12 minutes of one core.
 """
 
 from __future__ import annotations
