@@ -136,6 +136,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "study": results_tables.study,
     "agreement": results_tables.agreement,
     "steering": results_tables.steering,
+    "balance": results_tables.balance,
+    "balance-categories": results_tables.balance_categories,
     "speed": lambda: results_tables.ratios("speed"),
     "training-objectives": lambda: results_tables.ratios("objectives"),
     "racing": lambda: results_tables.ratios("racing"),

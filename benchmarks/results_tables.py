@@ -211,6 +211,38 @@ def steering() -> str:
     return markdown(heading, rows)
 
 
+def balance() -> str:
+    """Write what each way to balance phrases came to."""
+    arms = record("benchmarks/results/balance.json")["arms"]
+    rows = []
+    for name, arm in arms.items():
+        differences = [
+            measured(arm[key]["mean"], arm[key]["ci95"]) if key in arm else ""
+            for key in ("less_plain", "less_uniform")
+        ]
+        oracle = [written(arm["oracle"]["mean"], ".3f"), written(arm["exact"], ".0f%") + " %"]
+        rows.append([_code(name), *oracle, *differences, written(arm["rows"], ".0f")])
+    return markdown(["", "oracle", "exact", "less plain", "less `uniform`", "network rows a picture"], rows)
+
+
+def balance_categories() -> str:
+    """Write the differences from plain pictures by category."""
+    arms = {
+        name: arm["less_plain"]["categories"]
+        for name, arm in record("benchmarks/results/balance.json")["arms"].items()
+        if "less_plain" in arm
+    }
+    names = next(iter(arms.values()))
+    rows = [
+        [name, *(measured(own[name]["mean"], own[name]["ci95"]) for own in arms.values())] for name in names
+    ]
+    return markdown(["category", *map(_code, arms)], rows)
+
+
+def _code(name: str) -> str:
+    return f"`{name}`" if name.isidentifier() and name != "plain" else name
+
+
 def ratios(name: str) -> str:
     """Write a benchmark's ratios of times, ours over theirs."""
     rows = []

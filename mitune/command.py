@@ -149,6 +149,7 @@ def work(stage: str, config: Any) -> None:
                         own.load()(config, place)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                "out of memory on the device; lower generate.batch_size, evaluate.batch_size or train.micro_batch"
+                "out of memory on the device; lower generate.batch_size, evaluate.batch_size,"
+                " segment.batch_size or train.micro_batch"
                 " (and see model.dtype, model.offload, train.gradient_checkpointing)"
             ) from error

@@ -196,25 +196,34 @@ class Denoiser(ABC):
         return True
 
     def look(
-        self, z: Tensor, t: Time, condition: Condition, words: Tensor | None = None
+        self, z: Tensor, t: Time, condition: Condition, words: Tensor | None = None, own: bool = True
     ) -> tuple[Tensor, AttentionMaps]:
-        """Give what ``predict`` gives, and the attention maps of the same forward; as ``attention``."""
+        """Give what ``predict`` gives, and the attention maps of the same forward.
+
+        Args:
+            z, t, condition, words, own: as of ``attention``.
+        """
         if len(self.latent_shape) < 2:
             raise self._no_tokens()
-        sums = Sums(self.parts, self.map_grid, words, self.one_grid)
+        sums = Sums(self.parts, self.map_grid, words, self.one_grid, own)
         with torch.no_grad():
             output = self.predict(z, t, condition, sums)
         return output, sums.result()
 
     def attention(
-        self, z: Tensor, t: Time, condition: Condition, words: Tensor | None = None
+        self, z: Tensor, t: Time, condition: Condition, words: Tensor | None = None, own: bool = True
     ) -> AttentionMaps:
-        """Give the attention maps of one forward at ``z`` [n, …], which counts in ``forwards``.
+        """Give the attention maps of one forward, which counts in ``forwards``.
 
-        ``words``: weights [n, P, tokens] that average the columns of each word (``mitune.maps.words_of``); None: every
-        token by itself. UserError where there are no maps: a compiled network, another backend of attention, none.
+        Args:
+            z, t, condition: as of ``predict``.
+            words: weights [n, P, tokens] that average the columns of each word (``mitune.maps.words_of``); None: every
+                token by itself.
+            own: whether the maps of the picture to itself are wanted.
+
+        UserError where there are no maps: a compiled network, another backend of attention, none.
         """
-        return self.look(z, t, condition, words)[1]
+        return self.look(z, t, condition, words, own)[1]
 
     def token_spans(
         self, prompts: Sequence[str], phrases: Sequence[Sequence[Place]], columns: str = "noun"

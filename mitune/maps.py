@@ -211,12 +211,15 @@ def _half(shape: Shape) -> Shape:
 
 
 def shape_of(cells: int, grid: Shape) -> Shape:
-    """(h, w) of a layer of so many cells: ``grid``, halved as often as a network halves it. ValueError for none."""
+    """(h, w) of a layer of so many cells: ``grid``, halved as often as a network halves it. UserError for none."""
     shape = grid
     while math.prod(shape) > cells and max(shape) > 1:
         shape = _half(shape)
     if math.prod(shape) != cells:
-        raise ValueError(f"a layer of {cells} cells is no halving of {grid}")
+        raise UserError(
+            f"attention on {cells} cells of a picture of {grid[0]} x {grid[1]} is no map that can be read; take another"
+            " model"
+        )
     return shape
 
 

@@ -466,6 +466,15 @@ def _balanced_search(balance: str | None, search: str | None) -> None:
         )
 
 
+@relation("sampler.balance", stage="edit")
+def _balanced_edit(balance: str | None) -> None:
+    if balance is not None:
+        raise UserError(
+            f"sampler.balance={balance}: an edit draws both prompts with one another's attention, and phrases are not"
+            " balanced there; say sampler.balance=null"
+        )
+
+
 @relation("sampler.balance model.compile")
 def _balanced_compiled(balance: str | None, compiled: bool) -> None:
     if balance is not None and compiled and BALANCES[balance].gradient:

@@ -126,7 +126,11 @@ class Balanced(Wrapped):
     def outputs(
         self, z: Tensor, t: Time, given: Condition, guidance: float, tap: Any = None
     ) -> tuple[Tensor, ...]:
-        """The network's raw outputs, told the phrases by their weights."""
+        """Give the network's raw outputs, told the phrases by their weights.
+
+        Args:
+            z, t, given, guidance, tap: as of the model inside.
+        """
         plain, own = plain_of(given), given[len(given) - len(z) :]
         weights = self.weights(z, t, own) if self.early(t) else None
         if weights is not None:

@@ -1,8 +1,9 @@
 """How strongly each phrase stands for what is in the picture: S = γ^n of its loss; a map is raised to the power 1/S.
 
 Zhou et al. (ELBO-T2IAlign, arXiv 2506.09740) stretch the losses of one picture to 0…1, whatever they are: with two
-phrases a coin decides which map is pressed down. Here n is in the losses' own units by default, so that a difference
-that means nothing changes nothing.
+phrases a coin decides which map is pressed down. Here the loss of a phrase is by default what the prompt's error loses
+or gains with it, and n counts from none: a phrase that helps is left alone, however much the others help, and one
+without which the network does better, which is therefore not in the picture, is pressed down.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ def shares(losses: Tensor, normalise: str, scale: float) -> Tensor:
 
     Args:
         normalise: "minmax" stretches them; "scale": (loss − least) / scale; "error": (loss − least) in units of
-            ``scale`` standard errors, over the times, of that difference.
+            ``scale`` standard errors, over the times, of that difference; "zero": loss in those of the loss itself, so
+            that n is 0 for every loss below 0.
     """
     losses = losses.double()
     mean = losses.mean(0)
     more = mean - mean.min()
     if normalise == "minmax":
         return more / more.max() if more.max() > 0 else more
-    if normalise == "error":
-        difference = losses - losses[:, mean.argmin()].unsqueeze(1)
+    if normalise in ("error", "zero"):
+        difference = losses if normalise == "zero" else losses - losses[:, mean.argmin()].unsqueeze(1)
+        more = mean.clamp_min(0) if normalise == "zero" else more
         spread = difference.std(0, correction=min(1, len(losses) - 1)) / len(losses) ** 0.5
         more = torch.where(spread > 0, more / spread, more.sign() * torch.inf)
     return (more / scale).clamp(0, 1).nan_to_num(0.0)

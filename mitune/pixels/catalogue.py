@@ -20,16 +20,18 @@ LAYERS = {
     "gaussian": "the middle ones most, along a bell",
     "paper": "by their grid, the coarsest most",
     "stretched": "each grid stretched to 0…1 first, the coarse ones most",
+    "grids": "each grid stretched to 0…1 first, their geometric mean",
 }
 REFINES = {
     "none": "not at all",
     "rows": "by self-attention, to its power",
+    "mutual": "the same, by how cells look at each other in both directions",
     "twice": "by that of all layers, then by that of the last ones",
     "cells": "by the mean self-attention of the cells above 0.4",
 }
 GAPS = {
     "none": "attention alone",
-    "product": "attention times how far the network moves without the phrase (geometric mean)",
+    "product": "the geometric mean of attention, refined attention and how far the network moves without the phrase",
     "gap": "how far it moves without the phrase, no attention",
     "elbo": "how much worse it tells the noise without the phrase, no attention",
     "mi": "how far it moves from nothing said to the phrase alone, no attention",
@@ -47,6 +49,7 @@ LOSSES = {
 NORMALISES = {
     "scale": "in the losses' own units",
     "error": "in standard errors of their difference",
+    "zero": "in standard errors above none: only where the prompt does better without the phrase",
     "minmax": "from the best to the worst, as published",
 }
 ORDERS = {"refine": "refined, then calibrated", "calibrate": "calibrated, then refined"}
@@ -74,9 +77,9 @@ class Method(Part):
 
 
 _ATTENTION = {
-    "caption": "prompt", "times": 10, "t_min": 0, "t_max": 500, "columns": "noun", "layers": "stretched",
-    "refine": "rows", "power": 1, "gap": "product", "calibration": "elbo", "losses": "drop", "loss_times": 20,
-    "normalise": "error", "gamma": 1 / 3, "scale": 6.0, "order": "refine", "upsample": "guided", "threshold": 0.7,
+    "caption": "prompt", "times": 10, "t_min": 0, "t_max": 500, "columns": "noun", "layers": "grids",
+    "refine": "mutual", "power": 1, "gap": "product", "calibration": "elbo", "losses": "drop", "loss_times": 20,
+    "normalise": "zero", "gamma": 1 / 3, "scale": 2.0, "order": "refine", "upsample": "guided", "threshold": 0.7,
 }  # fmt: skip
 _PLAIN = _ATTENTION | {"refine": "none", "gap": "none", "calibration": "none", "upsample": "bilinear"}
 
@@ -139,6 +142,15 @@ class HeatmapConfig(Settings):
         own = METHODS.find(self.method, "pixels.method").sets
         empty = {item.name for item in dataclasses.fields(self) if getattr(self, item.name) is None}
         found = dataclasses.replace(self, **{name: own[name] for name in empty})
+        if (
+            found.normalise == "zero"
+            and found.losses == "phrase"
+            and found.calibration not in ("none", "constant")
+        ):
+            raise UserError(
+                "pixels.normalise=zero asks whether the prompt does better without a phrase, which pixels.losses=phrase"
+                " does not tell; say pixels.losses=drop, or another pixels.normalise"
+            )
         check_interval("pixels.", low := int(found.t_min or 0), high := int(found.t_max or 0))
         if int(found.times or 1) > high - low:
             raise UserError(

@@ -18,7 +18,7 @@ from mitune.errors import UserError, short
 from mitune.information.given import encode
 from mitune.information.times import time_grid
 from mitune.maps import AttentionMaps, words_of
-from mitune.noise import NoiseSchedule
+from mitune.noise import NoiseSchedule, exact_type
 from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.information import shared, squared
 from mitune.pixels.phrases import Asked, Phrase, without
@@ -273,7 +273,8 @@ class _Group:
     def _look(self, z: Tensor, t: Tensor, told: Condition, rows: Sequence[_Row]) -> Tensor:
         """The network's output, and its maps added to the sums of their looks."""
         numbers = torch.tensor([row.look for row in rows])
-        output, maps = self._denoiser.look(z, t, told, self._words[numbers])
+        refines = self._settings.refine != "none"
+        output, maps = self._denoiser.look(z, t, told, self._words[numbers], refines)
         if self._maps is None:
             cross, own, late = (
                 None if part is None else part.new_zeros(len(self._looks), *part.shape[1:])
@@ -292,7 +293,7 @@ class _Group:
         if not place:
             return
         errors = squared(eps_hat - eps)
-        sums = errors.flatten(1).sum(1, dtype=torch.float64).tolist()
+        sums = errors.flatten(1).sum(1, dtype=exact_type(errors.device)).tolist()
         for (job, text), i in place.items():
             self._errors[job.picture][text, job.time] = sums[i]
         jobs = dict.fromkeys(job for job, _ in place)

@@ -150,7 +150,7 @@ def measure(
         total: Tensor | float = 0.0
         for time, weight, noise in zip(noising.t, noising.weights.tolist(), noises, strict=True):
             z = denoiser.schedule.add_noise(z0[rows], noise, time)
-            maps = denoiser.attention(z, time, condition[rows], words.weights[rows]).cross.mean(1)
+            maps = denoiser.attention(z, time, condition[rows], words.weights[rows], own=False).cross.mean(1)
             total = total + weight * maps
         assert isinstance(total, Tensor)
         found.append(grounding(total, words.there[rows]))

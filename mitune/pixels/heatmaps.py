@@ -76,12 +76,13 @@ def heatmaps(
     chosen = (settings or HeatmapConfig()).filled()
     found = Collector(denoiser, chosen, batch_size).collect(z0, asked, seeds)
     return [
-        _made(one, chosen, tuple(z0.shape[-2:]), None if pictures is None else pictures[i].to(z0.device))
+        made(one, chosen, tuple(z0.shape[-2:]), None if pictures is None else pictures[i])
         for i, one in enumerate(found)
     ]
 
 
-def _made(found: Found, settings: HeatmapConfig, grid: tuple[int, ...], picture: Tensor | None) -> Heatmaps:
+def made(found: Found, settings: HeatmapConfig, grid: tuple[int, ...], picture: Tensor | None) -> Heatmaps:
+    """Make the heatmaps of one picture of what was measured; ``settings``: without nulls, and of what was measured."""
     count = len(found.losses[0]) if found.losses is not None else _count(found)
     losses = torch.full((count,), torch.nan, dtype=torch.float64)
     table = torch.zeros(1, count)
@@ -91,7 +92,7 @@ def _made(found: Found, settings: HeatmapConfig, grid: tuple[int, ...], picture:
     maps = _maps(found, settings, grid, scores)
     if picture is not None:
         size = (int(picture.shape[-2]), int(picture.shape[-1]))
-        maps = stretched(upsampled(maps, size, str(settings.upsample), picture))
+        maps = stretched(upsampled(maps, size, str(settings.upsample), picture.to(maps.device)))
     known = settings.refine != "none" and any(seen.own is not None for _, seen in found.looks)
     return Heatmaps(maps, losses, scores, found.forwards, known)
 
@@ -103,19 +104,24 @@ def _count(found: Found) -> int:
 def _maps(found: Found, settings: HeatmapConfig, grid: Sequence[int], scores: Tensor) -> Tensor:
     """Attention, gap or both [P, H, W], calibrated."""
     late = settings.order == "refine" or settings.refine == "none"
-    maps = None
+    maps = raw = None
     if found.looks:
         parts: dict[int, Tensor] = {}
+        plain: dict[int, Tensor] = {}
         for numbers, seen in found.looks:
             own = stretched(weighted(seen, str(settings.layers)))
             own = own if late else calibrated(own, scores[list(numbers)])
             refined_maps = refined(own, seen, str(settings.refine), int(settings.power or 0))
             parts |= dict(zip(numbers, refined_maps, strict=True))
-        attention = torch.stack([parts[i] for i in range(len(parts))])
-        maps = stretched(resized(attention[None], grid)[0])
+            plain |= dict(zip(numbers, own, strict=True))
+        maps, raw = (
+            stretched(resized(torch.stack([own[i] for i in range(len(own))])[None], grid)[0])
+            for own in (parts, plain)
+        )
     if found.gaps is not None:
         gaps = stretched(found.gaps.float().clamp_min(0))
-        maps = gaps if maps is None else stretched((maps * gaps).sqrt())
+        # Refining spreads a map over the whole of a thing, and a little beyond: the attention itself holds it there.
+        maps = gaps if maps is None or raw is None else stretched((maps * raw * gaps) ** (1 / 3))
     assert maps is not None
     return calibrated(maps, scores) if late else maps
 
@@ -130,12 +136,15 @@ def stretched(maps: Tensor) -> Tensor:
 def weighted(maps: AttentionMaps, layers: str) -> Tensor:
     """The mean [P, H, W] over the layers of the cross maps of one row, weighted as ``layers`` says."""
     cross = maps.cross[0]
-    if layers == "stretched":
+    if layers in ("stretched", "grids"):
         sides = sorted(set(maps.sides))
         of = {
             side: stretched(cross[[i for i, own in enumerate(maps.sides) if own == side]].mean(0))
             for side in sides
         }
+        if layers == "grids":
+            # The coarse grid knows which thing, the fine one where: a cell has to be warm in both.
+            return torch.stack([*of.values()]).prod(0) ** (1 / len(of))
         weights = _by_side(sides, _STRETCHED)
         return sum(of[side] * weight for side, weight in zip(sides, weights, strict=True)) / sum(weights)  # type: ignore[return-value]
     weight = torch.tensor(_layer_weights(maps, layers)).to(cross)
@@ -175,6 +184,8 @@ def refined(maps: Tensor, seen: AttentionMaps, how: str, power: int) -> Tensor:
     elif how == "twice":
         cells = cells @ own.T @ late.T
     else:
+        by = own + own.T if how == "mutual" else own
+        by = by / by.sum(1, keepdim=True)
         for _ in range(power):
-            cells = cells @ own.T
+            cells = cells @ by.T
     return cells.unflatten(1, seen.grid)

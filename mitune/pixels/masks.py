@@ -56,22 +56,25 @@ def fixed(value: float) -> Threshold:
     return Threshold(value, "fixed beforehand")
 
 
-def fitted(scores: Callable[[float], float], on: str, oracle: bool = False) -> Threshold:
-    """Give the threshold of ``GRID`` with the highest score, in the middle of neighbours that are as good.
+def fitted(
+    scores: Callable[[float], float], on: str, oracle: bool = False, grid: Sequence[float] = GRID
+) -> Threshold:
+    """Give the threshold of ``grid`` with the highest score, in the middle of neighbours that are as good.
 
     Args:
         scores: the score of a threshold, higher = better: :func:`agreement` or a mean of object IoUs.
         on: what it is fitted on, in words.
         oracle: whether these are the labels that it is then judged by.
+        grid: rising thresholds to try.
     """
-    found = np.array([scores(value) for value in GRID])
+    found = np.array([scores(value) for value in grid])
     if not np.isfinite(found).all():
         raise UserError(f"no threshold can be fitted on {on}: it has no labelled pixels")
     best = int(found.argmax())
     last = best
     while last + 1 < len(found) and math.isclose(found[last + 1], found[best], rel_tol=0, abs_tol=1e-12):
         last += 1
-    value = GRID[(best + last) // 2]
+    value = grid[(best + last) // 2]
     return Threshold(value, f"{'oracle: ' if oracle else ''}fitted on {on}", oracle)
 
 

@@ -42,7 +42,7 @@ BALANCES = Catalogue(
 
 @dataclass
 class BalancingConfig(Settings):
-    """How ``sampler.balance`` balances; null is as the method has it."""
+    """Set how ``sampler.balance`` balances; null is as the method has it."""
 
     strength: float | None = key(
         None, "how much louder: 1.2 of elbo (the weakest phrase), 1.1 of uniform (each)", above=0, high=10

@@ -10,8 +10,9 @@ from mitune.maps import resized
 
 CELL = 8
 """Pixels a cell of the map at which a picture guides: a larger picture is made smaller first."""
-_REACH = 8  # pixels to each side that are averaged
-_NEAR = 5.0  # deviation of the weight of a distance, in pixels
+_REACH = 16  # pixels to each side that are averaged: two cells
+_STEP = 2  # every other one of them
+_NEAR = 12.0  # deviation of the weight of a distance, in pixels
 _ALIKE = 25 / 255  # and of a difference of colours
 
 
@@ -35,8 +36,8 @@ def _guided(maps: Tensor, colours: Tensor) -> Tensor:
     around, there = F.pad(maps, pad), F.pad(colours, pad)
     inside = F.pad(torch.ones_like(colours[:1]), pad)
     total, weights = torch.zeros_like(maps), torch.zeros_like(colours[0])
-    for down in range(2 * _REACH + 1):
-        for right in range(2 * _REACH + 1):
+    for down in range(0, 2 * _REACH + 1, _STEP):
+        for right in range(0, 2 * _REACH + 1, _STEP):
             part = slice(down, down + height), slice(right, right + width)
             distance = (down - _REACH) ** 2 + (right - _REACH) ** 2
             unlike = (there[(slice(None), *part)] - colours).square().sum(0)

@@ -7,6 +7,7 @@ them, in the same words. Nothing here imports torch.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -109,8 +110,11 @@ def table_path(config: DictConfig) -> Path:
 
 
 def segment_folder(config: DictConfig) -> Path:
-    """Name the folder that ``segment`` writes: ``segment.out``, or one beside the source (in the run folder for one
-    that is no file). Raises UserError without a source."""
+    """Name the folder that ``segment`` writes: ``segment.out``, or one beside the folder that the source is.
+
+    For one picture it is in the run folder, one for each way to look at it: nothing is written among the user's own
+    pictures, and other phrases are looked for without more ado. Raises UserError without a source.
+    """
     settings = config.segment
     if settings.source is None:
         raise UserError(
@@ -120,10 +124,16 @@ def segment_folder(config: DictConfig) -> Path:
     if settings.out is not None:
         return home(settings.out)
     source = home(settings.source)
-    if is_file(source):
-        return source.parent / f"{source.stem}{SEGMENTED}"
     if is_folder(source):
         return source.resolve().parent / f"{source.resolve().name}{SEGMENTED}"
+    if is_file(source) and not is_picture(settings.source):
+        return source.parent / f"{source.stem}{SEGMENTED}"
+    if is_file(source):
+        asked = {name: settings[name] for name in ("phrases", "caption", "template")}
+        how = {name: value for name, value in config.pixels.items() if name != "threshold"}
+        told = repr((str(source.resolve()), asked, how, config.model.path, config.model.adapter, config.seed))
+        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+        return home(config.run) / "segmented" / f"{source.stem[:100]}-{digest}"
     return home(config.run) / f"{settings.source.replace('/', '--')}{SEGMENTED}"
 
 

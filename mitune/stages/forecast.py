@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from mitune.families.footprint import ALIVE, KEPT, Footprint
 from mitune.finetune.catalogue import OBJECTIVES
+from mitune.pixels.settings import BALANCES
 from mitune.stages.planning import Plan
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -62,11 +63,14 @@ def memory(config: DictConfig, found: Footprint, branches: int, adapter: int, wi
     half = own.mixed_precision != "no"
     batch = min(own.micro_batch or own.batch_size, own.batch_size)
     batch = max(batch, OBJECTIVES[own.objective].rows)
+    balance = config.sampler.balance
+    # A walk that is moved along a gradient keeps what a training step keeps, of the prompt's row alone.
+    moved = KEPT * found.outputs * width if balance and BALANCES[balance].gradient else 0.0
     beside = {
         # A score is measured in batches of two rows for each candidate of a batch.
-        "drawing": row * config.generate.batch_size * branches,
+        "drawing": max(row * branches, moved) * config.generate.batch_size,
         "scoring": row * config.generate.batch_size * 2,
-        "evaluating": row * config.evaluate.batch_size * branches,
+        "evaluating": max(row * branches, moved) * config.evaluate.batch_size,
         "decoding": ALIVE * found.decoded * width * decoded,
         "training": batch * kept * (min(width, 2) if half else width) + _STATE * adapter,
     }

@@ -30,7 +30,7 @@ from mitune.stages.segmented import SegmentedPictures
 
 SCHEMA = 1
 TUNE = "tune"  # the folder of the heatmaps that the threshold is fitted on
-NOT_OPEN = "this is not open-vocabulary mIoU: what is in each picture is given, only where it is is judged"
+NOT_OPEN = "This is not open-vocabulary mIoU: what is in each picture is given, only where it is is judged"
 _SHOWN = 6  # pictures that are told of on the screen
 
 
@@ -54,6 +54,8 @@ def segment(config: DictConfig, run: RunFolder) -> dict[str, Any]:
 
     def finish() -> dict[str, Any]:
         figures = _figures(config, pixels, work, threshold)
+        if tuned is not None and tuned is not work:
+            figures["tune"] = {"pictures": len(tuned.source), "forwards": tuned.forwards}
         write_json(run.root / "segmentation.json", figures)
         page = write_segmentation(run.root, figures, source.pictures, own.examples)
         _say(figures, page)
@@ -191,7 +193,7 @@ def _right(rows: Iterable[Mapping[str, Any]], note: str) -> dict[str, Any] | Non
     own = object_iou(objects) if there else None
     return {
         "pictures": count,
-        "note": "; ".join(filter(None, [note, NOT_OPEN])),
+        "note": ". ".join(filter(None, [note, NOT_OPEN])),
         "miou": None if math.isnan(tally.mean()) else tally.mean(),
         "object_iou": None if own is None else own.mean,
         "object_error": None if own is None else own.error,
@@ -217,6 +219,6 @@ def _say(figures: Mapping[str, Any], page: Path) -> None:
         oracle = " with an oracle threshold" if figures["threshold"]["oracle"] else ""
         say(
             f"mIoU {100 * (right['miou'] or 0):.1f} over {len(right['classes'])} classes{oracle}, object IoU {mean}, of"
-            f" {right['pictures']} labelled pictures; {right['note']}"
+            f" {right['pictures']} labelled pictures. {right['note']}"
         )
     say(f"page: {page.resolve()}")

@@ -96,6 +96,11 @@ class SegmentedPictures:
         whole = intact(found) and FILES in found and not changed(found[FILES], self.folder)
         return found if whole else None
 
+    @property
+    def forwards(self) -> int:
+        """Count the network rows that the units took."""
+        return sum((self.note(unit) or {"forwards": 0})["forwards"] for unit in self.units)
+
     def todo(self) -> list[int]:
         """List the units yet to be measured: those that are not whole, and those whose pictures are others by now,
         which is said. Main process only."""

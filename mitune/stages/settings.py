@@ -181,7 +181,10 @@ class SegmentConfig(Settings):
     )
     tune_split: str | None = key(None, "split of segment.tune, where it has several")
     out: str | None = key(
-        None, "the folder to write (default: SOURCE-segmented beside the source)", path=True, basic=True
+        None,
+        "the folder to write (default: SOURCE-segmented beside a folder; of a picture, in RUN/segmented)",
+        path=True,
+        basic=True,
     )
     examples: int = key(24, "pictures on the page, at most", low=0, high=1000)
     batch_size: int = key(48, "rows a forward; lower it to save memory", low=1, high=BATCH, basic=True)

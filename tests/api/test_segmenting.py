@@ -25,9 +25,10 @@ def test_python_gives_what_the_command_leaves(
 ) -> None:
     picture().save(tmp_path / "a.png")
     words = [f"segment.source={tmp_path / 'a.png'}", f"segment.phrases=[{','.join(PHRASES)}]"]
+    words += [f"segment.out={tmp_path / 'out'}"]
     words += [f"segment.caption={PROMPT}", "pixels.times=1", "pixels.loss_times=1", "pixels.threshold=0.4"]
     assert main(["segment", f"model.path={tiny_pipeline_folder}", "model.device=cpu", *words]) == 0
-    folder = tmp_path / "a-segmented"
+    folder = tmp_path / "out"
     (found,) = model.segment(picture(), PROMPT, PHRASES, QUICK)
     assert (found.mask == np.asarray(Image.open(folder / "masks" / "000000.png"))).all()
     for number, heat in enumerate(found.heatmaps, start=1):

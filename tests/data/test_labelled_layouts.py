@@ -180,6 +180,24 @@ def test_a_folder_of_two_sets_has_to_be_told_which(tmp_path: Path) -> None:
     assert load(folder, layout="context").phrases == [("dog", "window", "wood")]
 
 
+def test_scenes_of_the_world_have_the_renderers_own_labels() -> None:
+    found = load_labelled("shapes", limit=7, seed=3)
+    again = load_labelled("shapes", limit=7, seed=3)
+    tune = load_labelled("shapes", limit=7, seed=3, what="segment.tune")
+    assert found.pictures.texts == again.pictures.texts
+    assert not {*found.pictures.texts} & {*tune.pictures.texts}  # other prompts
+    for row, phrases in enumerate(found.phrases):
+        assert phrases is not None
+        assert all(phrase in found.pictures.texts[row] for phrase in phrases)
+        label = found.label(row, len(phrases), (64, 64))
+        assert label is not None
+        assert {*np.unique(label).tolist()} == {*range(len(phrases) + 1)}
+        assert found.pictures.read is not None
+        assert again.pictures.read is not None
+        assert found.pictures.read(row) == again.pictures.read(row)
+    assert "has no split 'val'; give train or test" in refused(lambda: load_labelled("shapes", split="val"))
+
+
 def refused(make: Callable[[], object]) -> str:
     with pytest.raises(UserError) as caught:
         make()

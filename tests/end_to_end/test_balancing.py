@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mitune.families.footprint import footprint
+from mitune.families.source import find_model
 from mitune.files import read_json
 from mitune.pixels.settings import BALANCES
+from mitune.stages.forecast import memory
 from mitune.stages.planning import plan
 from tests.cli import compose, main
 
@@ -144,3 +147,25 @@ def test_the_pictures_of_an_evaluation_are_balanced_too(tmp_path: Path) -> None:
     planned = plan(compose([*command[2:], f"run={tmp_path}"], "run"), exact=True)
     assert planned.of("evaluate").rows["balancing"] > 0
     assert summary["forwards"] == planned.rows
+
+
+def test_the_memory_of_a_gradient_is_foretold() -> None:
+    found = footprint(find_model("shapes"))
+    drawn = [
+        memory(
+            compose(["experiment=shapes", f"sampler.balance={balance}", "scorers=[mi]", "select.by=mi"]),
+            found,
+            2,
+            0,
+            4,
+        )
+        for balance in ("null", "elbo", "attend_excite")
+    ]
+    assert drawn[0].beside == drawn[1].beside
+    assert drawn[2].beside["drawing"] > drawn[0].beside["drawing"]
+
+
+def test_an_edit_is_not_balanced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["edit.source=a red circle", "edit.target=a blue circle", f"edit.out={tmp_path / 'out'}"]
+    assert main(["edit", *words, "sampler.balance=uniform"]) == 2
+    assert "phrases are not balanced there; say sampler.balance=null" in capsys.readouterr().err

@@ -73,6 +73,7 @@ def segment(tiny_pipeline_folder: Path, pictures: Path) -> Arguments:
         source = () if any(word.startswith("segment.source=") for word in overrides) else (pictures,)
         return [
             *("segment", f"model.path={tiny_pipeline_folder}", "model.device=cpu", *QUICK),
+            f"run={pictures.parent / 'run'}",
             *(f"segment.source={one}" for one in source),
             *overrides,
         ]
@@ -103,7 +104,7 @@ def test_heatmaps_masks_figures_and_a_page(
     shown = capsys.readouterr()
     assert "segmented 5 pictures" in shown.out
     assert "threshold 0.4, given" in shown.out
-    assert "this is not open-vocabulary mIoU: what is in each picture is given" in shown.out
+    assert "This is not open-vocabulary mIoU: what is in each picture is given" in shown.out
     folder = tmp_path / "pictures-segmented"
     figures = found(folder)
     assert (figures["schema"], figures["pictures"], figures["phrases"], figures["method"]) == (
@@ -144,26 +145,27 @@ def test_heatmaps_masks_figures_and_a_page(
     assert "a green star" in page
 
 
-def test_one_picture_and_its_phrases(
-    segment: Arguments, pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_picture_and_its_phrases(segment: Arguments, pictures: Path, tmp_path: Path) -> None:
     alone = segment(
         f"segment.source={pictures / '0.png'}",
         "segment.phrases=[a red circle,a blue square]",
         f"segment.caption={PROMPTS[0]}",
     )
     assert main(alone) == 0
-    figures = found(pictures / "0-segmented")
+    (place,) = (tmp_path / "run" / "segmented").iterdir()
+    figures = found(place)
     assert [one["text"] for one in figures["rows"][0]["phrases"]] == PHRASES[0]
     assert figures["right"] is None
     assert figures["threshold"]["origin"] == "the default of pixels.method=ours"
+    # Other phrases have a folder of their own, the same ones go on in theirs.
+    for phrases, count in (("[a red circle,a blue square]", 1), ("[a blue square]", 2)):
+        assert main([*alone, f"segment.phrases={phrases}"]) == 0
+        assert len([*place.parent.iterdir()]) == count
     # The same picture in a folder has the same heatmaps: the noise is of the prompt, not of the place.
     assert main(segment("segment.limit=1")) == 0
     heatmaps = ["heatmaps/000000-1.png", "heatmaps/000000-2.png"]
     for name in heatmaps:
-        both = [
-            (place / name).read_bytes() for place in (pictures / "0-segmented", Path(f"{pictures}-segmented"))
-        ]
+        both = [(one / name).read_bytes() for one in (place, Path(f"{pictures}-segmented"))]
         assert both[0] == both[1]
 
 
@@ -208,6 +210,8 @@ def test_a_data_set_and_a_threshold_that_is_fitted_elsewhere_or_by_an_oracle(
     folder = tmp_path / "VOC2012-segmented"
     figures = found(folder)
     assert figures["threshold"]["oracle"] is False
+    assert figures["tune"]["pictures"] == 5
+    assert figures["tune"]["forwards"] > 0
     assert [one["class"] for one in figures["rows"][2]["phrases"]] == ["plane", "cow"]
     heat = (folder / "heatmaps" / "000000-1.png").stat().st_mtime_ns
     assert main(segment(f"segment.source={place}", "segment.tune=oracle")) == 0
@@ -286,6 +290,19 @@ def test_pictures_that_are_others_by_now_are_measured_again(
     assert changed == {"000003"}
 
 
+def test_pictures_that_do_not_decode_are_refused_or_left_out(
+    segment: Arguments, pictures: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "1.png").write_bytes(b"no picture")
+    assert "the picture 1.png" in (said := refused(segment()))
+    assert "score.skip=true" in said
+    assert main(segment("score.skip=true")) == 0
+    assert "1 pictures are left out" in capsys.readouterr().err
+    figures = found(tmp_path / "pictures-segmented")
+    assert (figures["pictures"], figures["left_out"]) == (4, 1)
+    assert [row["number"] for row in figures["rows"]] == [0, 2, 3, 4]
+
+
 def test_file_names_and_pages_take_nothing_from_words(segment: Arguments, tmp_path: Path) -> None:
     folder = tmp_path / "words"
     photo(folder / "a.png", 1)
@@ -324,11 +341,12 @@ def test_phrases_that_cannot_be_looked_for_are_refused_in_a_line(
 
 
 def test_one_phrase_only_is_said_and_not_calibrated(
-    segment: Arguments, pictures: Path, capsys: pytest.CaptureFixture[str]
+    segment: Arguments, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(segment(*lone("a red circle", "[a red circle]", pictures))) == 0
     assert "1 of 1 pictures have one phrase only" in capsys.readouterr().err
-    (only,) = found(pictures / "0-segmented")["rows"][0]["phrases"]
+    (place,) = (tmp_path / "run" / "segmented").iterdir()
+    (only,) = found(place)["rows"][0]["phrases"]
     assert only["S"] == 1
 
 

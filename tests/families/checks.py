@@ -25,7 +25,9 @@ from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.finetune.trainer import train
 from mitune.maps import words_of
 from mitune.noise import MIN_ALPHA
-from mitune.pixels.phrases import find
+from mitune.pixels.catalogue import HeatmapConfig
+from mitune.pixels.heatmaps import heatmaps
+from mitune.pixels.phrases import Asked, find
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.sampling.seeds import candidate_noise
@@ -290,6 +292,19 @@ def sees_attention(model: Model, own: bool = True) -> None:
     assert (alone.cross[0] - maps.cross[1]).abs().max() <= 1e-5
 
 
+def makes_heatmaps(model: Model, own: bool = True) -> None:
+    """Heatmaps of every phrase in [0, 1]; that they were not refined is said where there is nothing to refine by."""
+    denoiser, text = model.ours, "a red circle and a circle"
+    asked = [Asked(text, find(text, phrases)) for phrases in (["a circle"], ["a circle", "a red circle"])]
+    z = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    found = heatmaps(denoiser, z, asked, SEEDS[:2], HeatmapConfig(times=2, loss_times=4), 3)
+    assert [tuple(one.maps.shape) for one in found] == [(1, *z.shape[-2:]), (2, *z.shape[-2:])]
+    assert all(one.maps.min() >= 0 and one.maps.amax((1, 2)).min() == 1 for one in found)
+    assert all(one.losses.isfinite().all() for one in found)
+    assert [one.refined for one in found] == [own] * 2
+    assert [one.forwards for one in found] == [2 * 4, 3 * 4]
+
+
 class Common:
     """The tests every family has, of its file's ``model``. ``text_adapters``: whether text encoders take them too."""
 
@@ -305,6 +320,9 @@ class Common:
 
     def test_attention(self, model: Model) -> None:
         sees_attention(model, self.own_maps)
+
+    def test_heatmaps(self, model: Model) -> None:
+        makes_heatmaps(model, self.own_maps)
 
     def test_epsilon(self, model: Model) -> None:
         same_epsilon(model)

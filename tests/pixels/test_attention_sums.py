@@ -93,8 +93,8 @@ def test_a_layer_is_a_halving_of_the_grid(cells, shape):
     assert shape_of(cells, (8, 12)) == shape
 
 
-def test_a_layer_that_is_no_halving_is_our_fault():
-    with pytest.raises(ValueError, match="no halving"):
+def test_a_layer_that_is_no_halving_is_refused():
+    with pytest.raises(UserError, match="7 cells of a picture of 8 x 8"):
         shape_of(7, (8, 8))
 
 

@@ -73,6 +73,18 @@ def test_shares_in_own_units_and_in_standard_errors():
     assert torch.allclose(shares(table, "error", 4.0), torch.tensor([0.0, 0.25], dtype=torch.float64))
 
 
+def test_counted_from_zero_a_phrase_that_helps_is_left_alone_and_one_that_harms_is_pressed_down():
+    table = torch.tensor([[-5.0, -0.1, 1.0], [-7.0, -0.3, 3.0]])  # means -6, -0.2 and 2 with standard error 1
+    assert torch.allclose(shares(table, "zero", 4.0), torch.tensor([0.0, 0.0, 0.5], dtype=torch.float64))
+    assert shares(table[:, 2:], "zero", 1.0).tolist() == [1.0]  # one phrase alone, too
+
+
+def test_counted_from_zero_needs_what_the_prompt_loses_without_a_phrase():
+    with pytest.raises(UserError, match=r"pixels\.losses=drop"):
+        HeatmapConfig(losses="phrase").filled()
+    assert HeatmapConfig(losses="phrase", normalise="error").filled().normalise == "error"
+
+
 @pytest.mark.parametrize("normalise", ["minmax", "scale", "error"])
 def test_equal_losses_and_a_single_phrase_are_left_alone(normalise):
     assert shares(torch.ones(3, 2), normalise, 1.0).tolist() == [0.0, 0.0]
@@ -96,7 +108,7 @@ def test_the_maps_sum_is_the_integrand_of_mi():
 def test_what_is_left_without_a_phrase_is_measured_once():
     """Of two phrases either is what is left of the other: gaps and both kinds of losses need N + 1 texts."""
     for losses in ("drop", "phrase"):
-        plan = plan_of(asked(TEXTS[0]), HeatmapConfig(losses=losses).filled())
+        plan = plan_of(asked(TEXTS[0]), HeatmapConfig(losses=losses, normalise="minmax").filled())
         assert len(plan.texts) == 3
     assert len(plan_of(asked(TEXTS[2]), HeatmapConfig().filled()).texts) == 4
     assert plan_of(asked(TEXTS[1]), HeatmapConfig().filled()).texts == (TEXTS[1], None)
