@@ -2,8 +2,8 @@
 
 Scenes of held-out prompts are drawn, and the embedded models are asked where their objects are: by ours and its parts,
 by the formulas of others, with fewer network evaluations, with and without calibration, and with a phrase in the prompt
-that is not in the picture. Settings were chosen on dev scenes; thresholds are fitted on them in the same run, but that of
-``ours`` is its default. Figures are of fresh scenes. A quarter of an hour of one core.
+that is not in the picture. Settings were chosen on dev scenes; thresholds are fitted on them in the same run, but that
+of ``ours`` is its default. Figures are of fresh scenes. A quarter of an hour of one core.
 """
 
 from __future__ import annotations

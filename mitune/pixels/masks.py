@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mitune.errors import UserError
+from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.iou import Tally, counts
 
 BACKGROUND = 0
@@ -31,8 +32,7 @@ def masks(maps: Tensor, threshold: float) -> Tensor:
     the published code's masks (Zhou et al., arXiv 2506.09740). UserError for a threshold outside 0…1, maps that are no
     [P, h, w], and a map that is not finite.
     """
-    if not 0 <= threshold <= 1:  # NaN too
-        raise UserError(f"a threshold of {threshold} for masks: heat is from 0 to 1; give one between")
+    HeatmapConfig(threshold=float(threshold)).check()
     if maps.ndim != 3 or not len(maps):
         raise UserError(f"masks need heatmaps [phrases, height, width], not {list(maps.shape)}")
     if not bool(torch.isfinite(maps).all()):
