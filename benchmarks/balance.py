@@ -1,9 +1,9 @@
 """Whether balancing phrases pays on the embedded world, by the oracle: ``python -m benchmarks.balance``.
 
 Held-out prompts, each drawn with the same seeds: plain, by ``elbo``, by its control ``uniform``, which asks the network
-nothing more, and by Attend-and-Excite, whose step was chosen on training prompts (``--dev``); beside them the best of
-as many plain pictures as elbo's forwards draw, chosen by ``mi``, which is free, never by the oracle. Intervals are over
-prompts. About 12 minutes of one core.
+nothing more, and by Attend-and-Excite, whose step was chosen on training prompts (``--dev``). Beside them the best of
+as many plain pictures as elbo's forwards draw, chosen by ``mi``, which is free, or by a short ``contrast``, never by
+the oracle. Intervals are over prompts. About 12 minutes of one core.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ DEV = {
     },
     "attend_excite, step 1, goals": ("sampler.balance=attend_excite", "sampler.balancing.step=1"),
 }
+SHORT = ("scorer.contrast.times=2", "scorer.contrast.edits=3")  # two pictures and this take what elbo takes
 Drawn = dict[str, NDArray[np.float64]]
 
 
@@ -69,8 +70,13 @@ def prompts_of(part: str, count: int) -> list[Task]:
     return found
 
 
+def split_all(part: str) -> list[str]:
+    """List the prompts of all categories, in which ``contrast`` finds its edits."""
+    return [text for category in CATEGORIES for text in split(category, part)]
+
+
 def drawn(words: Iterable[str], tasks: Sequence[Task], pictures: int, options: argparse.Namespace) -> Drawn:
-    """Draw ``pictures`` of each prompt: oracle and mi [prompts, pictures], and the rows that a picture took.
+    """Draw ``pictures`` of each prompt: oracle, mi or contrast [prompts, pictures], and the rows that a picture took.
 
     With ``--kept`` what an earlier command drew is read from there.
     """
@@ -88,14 +94,15 @@ def drawn(words: Iterable[str], tasks: Sequence[Task], pictures: int, options: a
             return {name: there[name] for name in there.files}
     config = compose(["experiment=shapes", *SAMPLER, f"seed={options.seed}", *words])
     denoiser = options.denoiser
-    scoring = scoring_of(config, denoiser, ["oracle", "mi"], lambda: ())
+    names = ["oracle", "contrast" if words == SHORT else "mi"]
+    scoring = scoring_of(config, denoiser, names, lambda: split_all("train"))
     how = Drawing(sampler_of(config, denoiser), scoring, config.seed, options.batch)
     denoiser.forwards = 0
     began = time.perf_counter()
     tables = [draw_unit(unit, how)[0] for unit in plan_units(tasks, pictures, options.batch)]
     found = {
         name: np.asarray([value for table in tables for value in table[name]]).reshape(len(tasks), pictures)
-        for name in ("oracle", "mi")
+        for name in names
     }
     rows = denoiser.forwards / (len(tasks) * pictures)
     print(f"{' '.join(words) or 'plain'}: oracle {found['oracle'].mean():.3f}, {rows:.1f} rows a picture,"
@@ -107,10 +114,10 @@ def drawn(words: Iterable[str], tasks: Sequence[Task], pictures: int, options: a
     return found
 
 
-def best_of(plain: Drawn, pictures: int, many: int) -> NDArray[np.float64]:
-    """The oracle of the best by mi of ``many`` plain pictures, of which one is that of the other arms' seed."""
-    oracle, mi = (plain[name][:, : pictures * many].reshape(-1, many, pictures) for name in ("oracle", "mi"))
-    return np.take_along_axis(oracle, mi.argmax(1)[:, None], 1)[:, 0]
+def best_of(plain: Drawn, by: str, pictures: int, many: int) -> NDArray[np.float64]:
+    """The oracle of the best by a score of ``many`` plain pictures, of which one is that of the other arms' seed."""
+    oracle, own = (plain[name][:, : pictures * many].reshape(-1, many, pictures) for name in ("oracle", by))
+    return np.take_along_axis(oracle, own.argmax(1)[:, None], 1)[:, 0]
 
 
 def outcome(
@@ -154,8 +161,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         found["elbo"] = outcome(oracle["elbo"], both, tasks, found["elbo"]["rows"])
         for many in BEST:
             found[f"best of {many} by mi"] = outcome(
-                best_of(plain, options.pictures, many), both, tasks, many * rows
+                best_of(plain, "mi", options.pictures, many), both, tasks, many * rows
             )
+        short = drawn(SHORT, tasks, 2 * options.pictures, options)
+        best = best_of(short, "contrast", options.pictures, 2)
+        found["best of 2 by contrast"] = outcome(best, both, tasks, 2 * float(short["rows"]))
     figures = [
         common.figure(
             f"{name}: oracle less {other}", arm[f"less_{other}"]["mean"], "",

@@ -135,6 +135,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "other-presets": results_tables.other_presets,
     "study": results_tables.study,
     "agreement": results_tables.agreement,
+    "grounding": results_tables.grounding,
+    "pixels": results_tables.pixels,
     "steering": results_tables.steering,
     "balance": results_tables.balance,
     "balance-categories": results_tables.balance_categories,

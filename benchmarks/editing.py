@@ -264,7 +264,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Give what ``common.write`` takes."""
     torch.set_num_threads(options.threads)
     denoiser = load_denoiser("shapes", device=options.device)
-    sampler = SamplerConfig()
+    sampler = SamplerConfig(guidance=options.guidance)
     every, left = shown(denoiser, cases(options.part, options.each, options.seed), sampler, options.seed)
     print(f"{len(every)} edits; {left} prompts were shown by none of {TRIES} pictures", flush=True)
     rows, forwards = {}, {}
@@ -286,7 +286,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if name != "ours"
     }
     scenes, z = _scenes(denoiser, every, options.seed)
-    still = SamplerConfig(eta=0.0)
+    still = dataclasses.replace(sampler, eta=0.0)
     given = _table(scenes, arm(denoiser, scenes, still, EditConfig(), z))
     drift = {
         f"guidance {scale:g}": _drift(denoiser, scenes[:32], z[:32], scale, still.steps)
@@ -349,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads=torch.get_num_threads(),
     )
     parser.add_argument("--part", default="test", choices=("train", "test"), help="of the world's prompts")
+    parser.add_argument("--guidance", type=float, default=SamplerConfig.guidance)
     parser.set_defaults(device="cpu")
     options = parser.parse_args(arguments)
     return common.run(options, lambda: measure(options))

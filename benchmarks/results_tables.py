@@ -188,6 +188,41 @@ def agreement() -> str:
     return markdown(heading, rows)
 
 
+def grounding() -> str:
+    """Write how well attention ranks the candidates of held-out prompts, in two pools."""
+    pools = {
+        name: record(f"benchmarks/agreement/results/{name}.json")["scores"]
+        for name in ("grounding-1.5", "grounding-3")
+    }
+    rows = [
+        [
+            f"`{score}`", f"{found['forwards']:.0f}",
+            *(measured(pool[score]["tau"], pool[score]["tau_ci95"], "+.2f") for pool in pools.values()),
+            *(written(pool[score]["share_of_room"], ".2f") for pool in pools.values()),
+        ]
+        for score, found in pools["grounding-1.5"].items()
+        if score != "oracle"
+    ]  # fmt: skip
+    heading = [
+        "score", "evaluations a candidate", "τ, guidance 1.5", "τ, guidance 3", "of the best possible gain, at 1.5",
+        "at 3",
+    ]  # fmt: skip
+    return markdown(heading, rows)
+
+
+def pixels() -> str:
+    """Write what the study of heatmaps found on fresh scenes of the embedded world."""
+    rows = [
+        [
+            found["name"],
+            f"{found['value']:.3g}",
+            "" if found["at_least"] is None else f"{found['at_least']:g}",
+        ]
+        for found in record("benchmarks/results/pixels.json")["figures"]
+    ]
+    return markdown(["figure (IoU in points)", "measured", "aim: at least"], rows)
+
+
 def steering() -> str:
     """Write what steering did on the embedded world."""
     names = {

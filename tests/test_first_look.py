@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.server import ENVIRONMENT
-from tests.cli import main
+from mitune.errors import UserError
+from mitune.stages.first_look import segment_folder
+from tests.cli import compose, main
 
 HEAVY = ("torch", "pandas", "datasets", "diffusers", "transformers", "accelerate", "pyarrow", "numpy")
 ASK = """
@@ -151,3 +153,9 @@ def test_a_finished_run_is_told_again_though_its_prompts_have_gone(
     assert main(["generate", *words]) == 0
     prompts.unlink()
     assert main(["generate", *words]) == 0
+
+
+def test_pictures_are_not_segmented_into_their_own_folder(tmp_path: Path) -> None:
+    words = [f"segment.source={tmp_path}", f"segment.out={tmp_path}"]
+    with pytest.raises(UserError, match=r"is the folder of segment\.source"):
+        segment_folder(compose(words, "segment"))

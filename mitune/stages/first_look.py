@@ -121,9 +121,11 @@ def segment_folder(config: DictConfig) -> Path:
             "segment: say which pictures: segment.source=a.png with segment.phrases=[a cat,a dog], a folder with"
             " metadata.jsonl, or a data set"
         )
-    if settings.out is not None:
-        return home(settings.out)
     source = home(settings.source)
+    if settings.out is not None:
+        if is_folder(source) and home(settings.out).resolve() == source.resolve():
+            raise UserError("segment.out is the folder of segment.source; name another, or leave it out")
+        return home(settings.out)
     if is_folder(source):
         return source.resolve().parent / f"{source.resolve().name}{SEGMENTED}"
     if is_file(source) and not is_picture(settings.source):

@@ -217,8 +217,9 @@ def _say(figures: Mapping[str, Any], page: Path) -> None:
         error = "" if right["object_error"] is None else f" ± {100 * right['object_error']:.1f}"
         mean = "–" if right["object_iou"] is None else f"{100 * right['object_iou']:.1f}{error}"
         oracle = " with an oracle threshold" if figures["threshold"]["oracle"] else ""
+        miou = "–" if right["miou"] is None else f"{100 * right['miou']:.1f}"
         say(
-            f"mIoU {100 * (right['miou'] or 0):.1f} over {len(right['classes'])} classes{oracle}, object IoU {mean}, of"
+            f"mIoU {miou} over {len(right['classes'])} classes{oracle}, object IoU {mean}, of"
             f" {right['pictures']} labelled pictures. {right['note']}"
         )
     say(f"page: {page.resolve()}")

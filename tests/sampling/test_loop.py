@@ -225,7 +225,7 @@ class HalfPrecision:
         self._exact = three_clouds()
         self.schedule, self.latent_shape = self._exact.schedule, (4, 2, 2)
         self.prediction_type, self.dtype, self.device = "epsilon", torch.bfloat16, torch.device("cpu")
-        self.branches = 2
+        self.branches, self.moves = 2, False
 
     sampler_defaults = Denoiser.sampler_defaults
 
@@ -238,7 +238,7 @@ class HalfPrecision:
     def needs_branches(self, guidance: float) -> bool:
         return guidance != 1
 
-    def outputs(self, z, t, pair, scale):
+    def outputs(self, z, t, pair, scale, tap=None):
         assert z.dtype == torch.float32
         out = torch.cat([z, z]).to(torch.bfloat16) * 0.5 + pair.tensors["shift"][:, None, None, None]
         null, cond = out.to(z.dtype).chunk(2)
