@@ -133,6 +133,7 @@ def _draw(work: SegmentedPictures, found: Mapping[str, Any], threshold: float) -
         "name": pictures.names[row],
         "prompt": asked.prompt,
         "size": found["size"],
+        "refined": found.get("refined"),  # units of earlier versions do not tell
         **files,
         "phrases": told,
         "pixels": None if label is None else counts(mask, label, classes),

@@ -173,12 +173,19 @@ def _figures(
         )
     for note in work.source.pictures.notes:
         warn(note)
+    filled = pixels.filled()
+    looks = filled.gap in ("none", "product")  # else no attention is looked at
+    if looks and filled.refine != "none" and any(row["refined"] is False for row in rows):
+        warn(
+            "the model's attention of a picture to itself has no map (linear attention has none): heatmaps are not"
+            f" refined, though pixels.refine={filled.refine}"
+        )
     return {
         "schema": SCHEMA,
         "source": work.source.pictures.where,
         "model": read_json(work.folder / "model.json")["model"],
         "method": pixels.method,
-        "settings": asdict(pixels.filled()),
+        "settings": asdict(filled),
         "threshold": threshold._asdict(),
         "pictures": len(rows),
         "phrases": sum(len(row["phrases"]) for row in rows),

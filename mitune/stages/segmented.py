@@ -200,7 +200,7 @@ class SegmentedPictures:
                 data, path = grey_png(one), self.heatmap(row, phrase)
                 write_bytes(path, data)
                 files[path.relative_to(self.folder).as_posix()] = sha256_of(data)
-            told = {"losses": plain(own.losses), "scores": plain(own.scores)}
+            told = {"losses": plain(own.losses), "scores": plain(own.scores), "refined": own.refined}
             figures.append({"row": row, "size": [picture.height, picture.width], **told})
         note = {
             "rows": figures,

@@ -16,6 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 from mitune.files import read_json
+from mitune.maps import Sums
 from mitune.pixels import rle
 from mitune.pixels.drawings import mask_png
 from mitune.stages import segment as stage
@@ -412,6 +413,18 @@ def test_models_that_show_no_attention_are_refused_in_a_line(
     # What was refused has bound the folder to nothing.
     monkeypatch.undo()
     assert main(segment("pixels.method=daam")) == 0
+
+
+def test_maps_that_no_self_attention_refines_are_told_of(
+    segment: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(segment("segment.limit=1", f"segment.out={tmp_path / 'a'}")) == 0
+    assert "not refined" not in " ".join(capsys.readouterr().err.split())
+    assert found(tmp_path / "a")["rows"][0]["refined"] is True
+    monkeypatch.setattr(Sums, "_target", lambda *_: None)  # as of linear attention
+    assert main(segment("segment.limit=1", f"segment.out={tmp_path / 'b'}")) == 0
+    assert "not refined, though pixels.refine=mutual" in " ".join(capsys.readouterr().err.split())
+    assert found(tmp_path / "b")["rows"][0]["refined"] is False
 
 
 def test_other_phrases_need_another_folder(segment: Arguments, pictures: Path, refused: Refused) -> None:
