@@ -24,7 +24,7 @@ from mitune.api.segmentation import Segmentation, asked_of, segmented
 from mitune.api.weights import Adapter, Weights
 from mitune.data.settings import SelectConfig
 from mitune.data.store import LATENT_ROW, plan_units
-from mitune.errors import UserError
+from mitune.errors import UserError, short
 from mitune.families.adapted import Adapted
 from mitune.families.adapter_place import ADAPTER_FILE
 from mitune.files import atomic_folder, write_bytes
@@ -277,6 +277,10 @@ class Model:
         chosen.check("pixels.")
         opened = open_images(several(pictures))
         texts = [prompts] if isinstance(prompts, str) else [*prompts]
+        if isinstance(phrases, str):
+            raise UserError(
+                f"phrases={short(phrases)!r} is one text; give a list, even of one: [{short(phrases)!r}]"
+            )
         told: Any = [phrases] if phrases and isinstance(phrases[0], str) else phrases
         if len(opened) != len(texts) or not texts or (told is not None and len(told) != len(texts)):
             raise UserError(

@@ -93,7 +93,8 @@ def segmented(
     with bar("segment", len(pictures), progress, "pictures") as advance:
         for start in range(0, len(pictures), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            found = heat_of(denoiser, pictures[part], asked[part], seeds[part], settings, batch_size)
+            names = [f"pictures[{place}]" for place in range(len(pictures))[part]]
+            found = heat_of(denoiser, pictures[part], asked[part], seeds[part], settings, batch_size, names)
             for picture, one, (grey, own) in zip(pictures[part], asked[part], found, strict=True):
                 result.append(
                     Segmentation(

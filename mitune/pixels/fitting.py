@@ -74,10 +74,14 @@ class Fit:
             on: what it is fitted on, in words.
             oracle: whether these are the labels that it is then judged by.
 
-        Raises UserError where no labelled picture was counted.
+        Raises UserError where no labelled picture was counted, or nobody judged a pixel of them.
         """
         if not self.pictures:
             raise UserError(f"no threshold can be fitted on {on}: none of them decodes and has a label")
+        if not any(self._true.values()):
+            raise UserError(
+                f"no threshold can be fitted on {on}: every pixel of their labels is {IGNORED}, not judged"
+            )
         found = self.curve()[1:]
         equal = np.flatnonzero(found >= found.max() - 1e-12)
         run = equal[: int((np.diff(equal, prepend=equal[0]) <= 1).cumprod().sum())]  # neighbours of the first

@@ -127,10 +127,10 @@ def _maps(found: Found, settings: HeatmapConfig, grid: Sequence[int], scores: Te
 
 
 def stretched(maps: Tensor) -> Tensor:
-    """Each map [P, h, w] from 0 to 1; a flat one is 0."""
+    """Each map [P, h, w] from 0 to 1; a flat one is 0, and one with values that are no numbers stays none."""
     low, high = maps.flatten(1).aminmax(dim=1)
     low, spread = low.reshape(-1, 1, 1), (high - low).reshape(-1, 1, 1)
-    return torch.where(spread > 0, (maps - low) / spread.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
+    return torch.where(spread == 0, 0.0, (maps - low) / spread.clamp_min(torch.finfo(maps.dtype).tiny))
 
 
 def weighted(maps: AttentionMaps, layers: str) -> Tensor:

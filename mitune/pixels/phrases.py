@@ -60,11 +60,13 @@ def noun_of(text: str) -> tuple[int, int]:
 def find(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
     """Find phrases in a prompt, whole words only, whatever their case; each place is used once, in the order given.
 
+    Longer phrases choose first: "dog" is not the dog of "hot dog" where both are asked for.
     UserError for a phrase that is not there (again), or is empty.
     """
     taken: list[tuple[int, int]] = []
-    found = []
-    for text in phrases:
+    found: dict[int, Phrase] = {}
+    for number in sorted(range(len(phrases)), key=lambda number: -len(phrases[number].split())):
+        text = phrases[number]
         words = text.split()
         if not words:
             raise UserError(f"an empty phrase for the prompt {short(prompt)!r}; leave it out")
@@ -81,8 +83,8 @@ def find(prompt: str, phrases: Sequence[str]) -> tuple[Phrase, ...]:
         taken.append(place)
         start, stop = place
         low, high = noun_of(prompt[start:stop])
-        found.append(Phrase(prompt[start:stop], start, stop, (start + low, start + high)))
-    return tuple(found)
+        found[number] = Phrase(prompt[start:stop], start, stop, (start + low, start + high))
+    return tuple(found[number] for number in range(len(phrases)))
 
 
 def phrases_of(prompt: str, source: str = "auto") -> tuple[Phrase, ...]:

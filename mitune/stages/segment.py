@@ -72,6 +72,7 @@ def _load(config: DictConfig, source: str, what: str) -> Labelled:
         caption=own.caption if main else None,
         template=own.template,
         layout=own.layout if main else None,
+        of_several=own.layout,
         split=how.split if main else own.tune_split,
         what=what,
         limit=own.limit if main else None,
@@ -104,9 +105,19 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
     if lone and state().is_main_process:
         warn(
             f"{source.pictures.where}: {lone} of {len(found)} pictures have one phrase only: it is held against the"
-            " background alone, and is not calibrated (S = 1)"
+            f" background alone, and is {_alone(settings_of(HeatmapConfig, config.pixels).filled())}"
         )
     return found
+
+
+def _alone(settings: HeatmapConfig) -> str:
+    """Say what calibration, which holds phrases against each other, does with a phrase alone; ``settings``: filled."""
+    if settings.calibration == "constant":
+        return "pressed down as every phrase is"
+    if settings.calibration == "none" or settings.normalise != "zero":
+        return "not calibrated (S = 1)"
+    harms = "better" if settings.calibration == "elbo" else "worse"
+    return f"pressed down only where the network does {harms} without it"
 
 
 def _tuned_on(config: DictConfig, run: RunFolder, work: SegmentedPictures) -> SegmentedPictures | None:

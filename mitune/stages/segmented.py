@@ -185,11 +185,17 @@ class SegmentedPictures:
         figures: list[dict[str, Any]] = []
         files: dict[str, str] = {}
         asked = [self.asked[row] for row in rows]
+        names = [self.source.pictures.what(row) for row in rows]
         found = heat_of(
-            denoiser, [one for _, one in opened], asked, [seeds[row] for row in rows], settings, batch_size
+            denoiser,
+            [one for _, one in opened],
+            asked,
+            [seeds[row] for row in rows],
+            settings,
+            batch_size,
+            names,
         )
         for (row, picture), (grey, own) in zip(opened, found, strict=True):
-            self._check(row, own.maps)
             for phrase, one in enumerate(grey, start=1):
                 data, path = grey_png(one), self.heatmap(row, phrase)
                 write_bytes(path, data)
@@ -218,12 +224,6 @@ class SegmentedPictures:
                 raise
             return None
 
-    def _check(self, row: int, maps: Tensor) -> None:
-        if not bool(torch.isfinite(maps).all()):
-            raise UserError(
-                f"a heatmap of {self.source.pictures.what(row)} is not finite; try model.dtype=float32"
-            )
-
 
 def check_model(denoiser: Adapted, asked: Sequence[Asked], settings: HeatmapConfig) -> None:
     """Raise UserError, before hours are spent and a folder is bound, for a phrase that the text encoder cuts off, for a
@@ -251,6 +251,7 @@ def heat_of(
     seeds: Sequence[int],
     settings: HeatmapConfig,
     batch_size: int,
+    names: Sequence[str],
 ) -> list[tuple[list[Levels], Heatmaps]]:
     """Measure a few pictures: of each its heatmaps as levels at its own size, and what else was found.
 
@@ -259,6 +260,9 @@ def heat_of(
         pictures: of any size; the whole of each is scaled to the model's, as nothing of it may be cut off.
         asked, seeds: one a picture.
         settings, batch_size: as of :func:`mitune.pixels.heatmaps.heatmaps`.
+        names: what each picture is in messages.
+
+    Raises UserError for a picture whose heatmaps are not finite.
     """
     if not pictures:
         return []
@@ -268,6 +272,9 @@ def heat_of(
     with torch.no_grad():
         latents = denoiser.encode_image(shown)
         found = heatmaps(denoiser, latents, asked, seeds, settings, batch_size, pictures=shown)
+    for name, own in zip(names, found, strict=True):
+        if not bool(torch.isfinite(own.maps).all()):
+            raise UserError(f"a heatmap of {name} is not finite; try model.dtype=float32")
     return [
         (
             [

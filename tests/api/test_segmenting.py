@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mitune
+from mitune.families.latent import LatentDenoiser
 from mitune.files import read_json
 from tests.cli import main
 
@@ -51,5 +53,17 @@ def test_what_does_not_fit_is_refused_in_a_line(model: mitune.Model) -> None:
         model.segment(picture(), [PROMPT, PROMPT])
     with pytest.raises(mitune.UserError, match="the phrase 'a dog' is not in the prompt"):
         model.segment(picture(), PROMPT, ["a dog"])
+    with pytest.raises(mitune.UserError, match="phrases='a red circle' is one text"):
+        model.segment(picture(), PROMPT, "a red circle")
     with pytest.raises(mitune.UserError, match=r"pixels\.times=0"):
         model.segment(picture(), PROMPT, settings=mitune.HeatmapConfig(times=0))
+
+
+def test_a_model_that_gives_no_numbers_is_no_picture_of_nothing(
+    model: mitune.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        LatentDenoiser, "encode_image", lambda own, pictures: torch.full((1, *own.latent_shape), torch.nan)
+    )
+    with pytest.raises(mitune.UserError, match=r"a heatmap of pictures\[0\] is not finite"):
+        model.segment(picture(), PROMPT, PHRASES, QUICK)

@@ -178,6 +178,10 @@ def test_a_folder_of_two_sets_has_to_be_told_which(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"several data sets; say which with segment\.layout= voc or context"):
         load(folder)
     assert load(folder, layout="context").phrases == [("dog", "window", "wood")]
+    # What a threshold is fitted on is of the same layout as what is segmented, where it can be.
+    asked = load_labelled(str(folder), of_several="context", what="segment.tune")
+    assert len(asked) == 1
+    assert asked.note.startswith("PASCAL Context")
 
 
 def test_scenes_of_the_world_have_the_renderers_own_labels() -> None:

@@ -340,14 +340,22 @@ def test_phrases_that_cannot_be_looked_for_are_refused_in_a_line(
     assert "say what is looked for in the picture" in nothing
 
 
-def test_one_phrase_only_is_said_and_not_calibrated(
+def test_one_phrase_only_is_said_and_held_against_none(
     segment: Arguments, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(segment(*lone("a red circle", "[a red circle]", pictures))) == 0
-    assert "1 of 1 pictures have one phrase only" in capsys.readouterr().err
-    (place,) = (tmp_path / "run" / "segmented").iterdir()
-    (only,) = found(place)["rows"][0]["phrases"]
-    assert only["S"] == 1
+    for words, told in (
+        ((), "pressed down only where the network does better without it"),
+        (("pixels.normalise=minmax",), "not calibrated"),
+    ):
+        out = tmp_path / f"out{len(words)}"
+        alone = lone("a red circle", "[a red circle]", pictures)
+        assert main(segment(*alone, *words, f"segment.out={out}")) == 0
+        said = capsys.readouterr().err
+        assert "1 of 1 pictures have one phrase only" in said
+        assert told in said
+        (only,) = found(out)["rows"][0]["phrases"]
+        # A single time has no standard error: the loss's sign alone says which it is.
+        assert only["S"] == (1 if words or only["loss"] <= 0 else pytest.approx(1 / 3))
 
 
 def table(folder: Path, **changes: Any) -> list[str]:

@@ -53,3 +53,10 @@ def test_of_thresholds_that_are_as_good_the_middle_one_is_taken() -> None:
 def test_without_a_labelled_picture_there_is_nothing_to_fit() -> None:
     with pytest.raises(UserError, match="no threshold can be fitted on no pictures"):
         Fit().best("no pictures")
+
+
+def test_labels_of_which_nothing_was_judged_fit_no_threshold() -> None:
+    fit = Fit()
+    fit.add([np.zeros((2, 2), np.uint8)], np.full((2, 2), 255), ("cat",))
+    with pytest.raises(UserError, match="no threshold can be fitted on one: every pixel"):
+        fit.best("one")

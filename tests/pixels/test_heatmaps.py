@@ -122,6 +122,13 @@ def test_a_flat_map_is_cold():
     assert stretched(maps).tolist() == [[[0, 0], [0, 0]], [[0, 0.25], [0.5, 1]]]
 
 
+def test_a_map_of_no_numbers_does_not_pass_for_a_cold_one():
+    maps = torch.rand(2, 4, 4)
+    for wrong in (torch.nan, torch.inf):
+        maps[1, 0, 0] = wrong
+        assert stretched(maps).isfinite().flatten(1).all(1).tolist() == [True, False]
+
+
 def test_a_guided_map_ends_where_the_colour_does():
     picture = torch.zeros(3, 32, 32)
     picture[:, :, 13:] = 1.0  # an edge within a cell

@@ -15,6 +15,13 @@ def test_each_occurrence_is_used_once():
     assert [prompt[slice(*one.noun)] for one in found] == ["circle", "circle"]
 
 
+def test_a_longer_phrase_keeps_its_words_from_a_shorter_one():
+    prompt = "a hot dog and a dog"
+    for phrases in (["dog", "hot dog"], ["hot dog", "dog"]):
+        assert {one.text: one.start for one in find(prompt, phrases)} == {"hot dog": 2, "dog": 16}
+        assert [one.text for one in find(prompt, phrases)] == phrases
+
+
 def test_only_whole_words_are_a_phrase():
     with pytest.raises(UserError, match="'cat' is not in the prompt"):
         find("a category of caterpillars", ["cat"])

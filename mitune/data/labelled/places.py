@@ -50,7 +50,7 @@ def picture_caption(phrases: Sequence[str], caption: str | None, template: str) 
 
 
 def find_set(
-    source: str, layout: str | None = None, what: str = "segment.source"
+    source: str, layout: str | None = None, what: str = "segment.source", of_several: str | None = None
 ) -> tuple[Path, Layout] | None:
     """Find the data set that a folder is, or has in it under its usual name; None for a folder that is none.
 
@@ -58,6 +58,7 @@ def find_set(
         source: the folder.
         layout: the set that it has to be.
         what: the key that names it.
+        of_several: the set that it is where it could be several.
 
     Raises UserError where it is not ``layout``, or where it is several and none is named.
     """
@@ -70,6 +71,8 @@ def find_set(
             f"{what}={source} is not {own.meaning.partition(',')[0]}: it has no"
             f" {' or '.join(_shown(part, own) for part in own.labels)} beside {_shown(own.pictures, own)}"
         )
+    if len(found) > 1:
+        found = [(place, own) for place, own in found if own.name == of_several] or found
     if len({own.name for _, own in found}) > 1:
         names = " or ".join(dict.fromkeys(own.name for _, own in found))
         raise UserError(f"{what}={source} is several data sets; say which with segment.layout= {names}")

@@ -79,6 +79,7 @@ def load_labelled(
     caption: str | None = None,
     template: str = "{}",
     layout: str | None = None,
+    of_several: str | None = None,
     split: str | None = None,
     what: str = SOURCE,
     **asked: Any,
@@ -93,6 +94,7 @@ def load_labelled(
         caption: of a picture; none: made of the phrases.
         template: what a caption is made of; "{}" is the place of the phrases, with commas between.
         layout: the data set that the source is; none: told by its folders.
+        of_several: the one that it is where its folders could be several.
         split: of a data set, or of a source that has several.
         what: the key that names the source.
         asked: ``limit``, ``skip``, ``seed``, ``outside``, ``image_column``, ``text_column``, as of ``load_pictures``;
@@ -107,7 +109,7 @@ def load_labelled(
     if source == WORLD:
         part = split or ("test" if what == SOURCE else "train")
         return _world(part, asked.get("limit") or SCENES, asked.get("seed") or 0, phrases)
-    found = find_set(source, layout, what) if layout or is_folder(home(source)) else None
+    found = find_set(source, layout, what, of_several) if layout or is_folder(home(source)) else None
     if found is not None:
         if phrases:
             raise UserError(
