@@ -211,16 +211,19 @@ def grounding() -> str:
 
 
 def pixels() -> str:
-    """Write what the study of heatmaps found on fresh scenes of the embedded world."""
+    """Write how well each kind of heatmap finds the objects of fresh scenes of the embedded world, in points."""
+    unet, flow = (
+        record("benchmarks/results/pixels.json")["models"][name]["rows"] for name in ("shapes", "shapes_flow")
+    )
     rows = [
         [
-            found["name"],
-            f"{found['value']:.3g}",
-            "" if found["at_least"] is None else f"{found['at_least']:g}",
+            name,
+            f"{found['forwards']:.0f}",
+            *(measured(own[name]["mean"], own[name]["ci95"], ".1f") for own in (unet, flow)),
         ]
-        for found in record("benchmarks/results/pixels.json")["figures"]
+        for name, found in unet.items()
     ]
-    return markdown(["figure (IoU in points)", "measured", "aim: at least"], rows)
+    return markdown(["heatmap", "evaluations a picture", "object IoU, UNet", "object IoU, flow"], rows)
 
 
 def steering() -> str:

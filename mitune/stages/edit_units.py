@@ -72,7 +72,7 @@ class Editing:
             }
             path = self.folder / "plan.json"
             if path.exists() and read_json(path) != plan:
-                raise UserError(f"{self.folder} holds other edits; choose another edit.out=, or delete it")
+                raise UserError(f"{self.folder} holds other edits; choose another edit.out=")
             write_json(path, plan)
             bind_model(self.folder, self.denoiser.identity, "edits by", "edit.out=", self.scoring.judges)
             return [unit for unit in range(len(self.units)) if not whole_unit(self.path(unit))]

@@ -62,8 +62,9 @@ def _seed(config: DictConfig, wanted: Wanted, given: int | None) -> int:
 def _of_table(config: DictConfig) -> list[Edit]:
     path = home(config.edit.pairs)
     table = open_table(path, COLUMNS)
-    for name in COLUMNS[:2]:
-        check_column(name, table.columns, str(path), "edit.pairs")
+    check_column("source", table.columns, str(path), "edit.pairs")
+    if "phrase" not in table.columns:  # a phrase may be told louder with the prompts the same
+        check_column("target", table.columns, str(path), "edit.pairs")
     wanted = [name for name in COLUMNS if name in table.columns]
     edits = [
         _of_row(config, row, f"{path}, edit {number}", path)
@@ -90,7 +91,9 @@ def _of_row(config: DictConfig, row: Mapping[str, Any], where: str, path: Path) 
     weight = _number(texts.get("weight", config.edit.weight), f"{where}: weight")
     seed = _number(texts.get("seed"), f"{where}: seed")
     if seed is not None and not (is_whole(seed) and 0 <= seed <= SEED):
-        raise UserError(f"{where}: the seed {short(str(seed))} is no whole number from 0 on; correct it")
+        raise UserError(
+            f"{where}: the seed {short(str(seed))} is no whole number from 0 to {SEED}; correct it"
+        )
     picture = None
     if "picture" in texts:
         place = Place(path.parent, way_out="copy it there")

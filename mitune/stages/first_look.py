@@ -41,6 +41,7 @@ def look(stage: str, config: DictConfig) -> None:
             check(value)
     if stage == "segment":
         check_segment(config.segment)
+    if stage in ("segment", "edit"):
         check_uncompiled(config.model)
     if stage == "agree" and config.agree.source is not None:
         check_table(config.agree.source)

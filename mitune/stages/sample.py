@@ -97,7 +97,7 @@ def last_round(config: DictConfig, stage: str) -> dict[str, Any]:
 
 def _asked(stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What tells the pictures of one command from those of another."""
-    binds = f"{STAGES[stage].binds} {stage}.round"
+    binds = f"{STAGES[stage].binds} {stage}.round edit.pairs"
     return {name: values.get(name, one.default) for name, one in keys().items() if covers(binds, name)}
 
 

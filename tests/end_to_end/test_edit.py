@@ -188,3 +188,15 @@ def test_what_somebody_else_put_there_stays(arguments: Arguments, refused: Refus
     (tmp_path / "out" / "after" / "mine.txt").write_text("kept")
     assert "move it away" in refused(arguments("edit", *ONE, own))
     assert (tmp_path / "out" / "after" / "mine.txt").read_text() == "kept"
+
+
+def test_another_table_has_a_folder_of_its_own_and_a_phrase_needs_no_target(
+    arguments: Arguments, tmp_path: Path
+) -> None:
+    for number, weight in enumerate((2, 3), 1):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps({"source": "a red circle", "phrase": "red", "weight": weight}) + "\n")
+        assert main(arguments("edit", f"edit.pairs={path}")) == 0
+    edits = tmp_path / "run" / "edits"
+    assert sorted(path.name for path in edits.iterdir()) == ["001", "002"]
+    assert all((edits / name / "edit.json").exists() for name in ("001", "002"))
