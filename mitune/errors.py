@@ -28,11 +28,18 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def closest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Give the choice that ``name`` is a slip of; of those as near one of the same length, as letters are exchanged
-    more often than forgotten. ``cutoff``: the least likeness of the two (``difflib``). None where there is none."""
+    """Give the choice that ``name`` is a slip of, or None; of those as near one that begins alike, and then one of the
+    same length: first letters are seldom wrong, and letters exchanged more often than forgotten.
+
+    ``cutoff``: the least likeness of the two (``difflib``).
+    """
     close = difflib.get_close_matches(name, list(choices), n=5, cutoff=cutoff)
     like = [choice for choice in close if _is_slip(name, choice)]
-    return min(like, key=lambda choice: (_slips(name, choice), abs(len(choice) - len(name))), default=None)
+
+    def far(choice: str) -> tuple[int, bool, int]:
+        return _slips(name, choice), choice[:1] != name[:1], abs(len(choice) - len(name))
+
+    return min(like, key=far, default=None)
 
 
 def _is_slip(given: str, meant: str) -> bool:

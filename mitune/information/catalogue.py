@@ -138,7 +138,9 @@ class CASConfig(Settings):
 
 @dataclass
 class GroundingConfig(Settings):
-    t_max: int = key(250, "grounding: steps above are left out (of 1000)", low=1, high=STEPS)
+    t_max: int = key(
+        250, "grounding: steps above are left out, but for the last (of 1000)", low=1, high=STEPS
+    )
     phrases: str = key("auto", "who finds the things that a prompt names", choices=SOURCES)
 
 

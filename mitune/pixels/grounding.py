@@ -13,7 +13,6 @@ training prompts; Attend-and-Excite (Chefer et al., 2301.13826) goes by the high
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -67,7 +66,8 @@ class Words:
 
 
 class PathGrounding:
-    """Measures it along the sampler's path, on the forwards that draw: the mean map of the steps at or below ``t_max``.
+    """Measures it along the sampler's path, on the forwards that draw: the mean map of the steps at or below ``t_max``,
+    and of the last.
 
     Only what the network is told of the prompt is looked at, and only in those steps.
 
@@ -76,8 +76,7 @@ class PathGrounding:
         tasks: of the n candidates.
         settings: its keys.
 
-    UserError as :func:`mitune.pixels.phrases.phrases_of`; ``result`` raises one where no step lies at or below
-    ``t_max``.
+    UserError as :func:`mitune.pixels.phrases.phrases_of`.
     """
 
     name = "grounding"
@@ -93,11 +92,10 @@ class PathGrounding:
         self._weights, self._there = self._words.weights.to(device), self._words.there.to(device)
         self._total: Tensor | None = None
         self._looks: list[Sums] = []  # of the step that is taken, batch by batch
-        self._reached = math.inf
 
     def tap(self, at: StepCoefficients, rows: slice) -> Sums | None:
         """Look at the forward of some rows at this step, if it counts."""
-        if at.t > self._t_max:
+        if at.t > self._t_max and at.t_prev > 0:  # the last one always does, however few there are
             return None
         model = self._denoiser
         sums = Sums(model.parts, model.map_grid, self._weights[rows], model.one_grid, own=False)
@@ -107,7 +105,6 @@ class PathGrounding:
     def observe(self, step: Step) -> None:
         """Add what was seen of the step."""
         self._add_looks()
-        self._reached = step.t_prev
 
     def _add_looks(self) -> None:
         if self._looks:
@@ -125,13 +122,8 @@ class PathGrounding:
     def result(self) -> Tensor:
         """Measure the maps so far [n]; nothing, 0, where the steps that count are to come."""
         self._add_looks()
-        if self._total is None and self._reached > 0:
-            return torch.zeros(len(self._there), dtype=torch.float64, device=self._there.device)
         if self._total is None:
-            raise UserError(
-                f"grounding: no step of the sampler lies at or below scorer.grounding.t_max={self._t_max}; raise it, or"
-                " take more steps"
-            )
+            return torch.zeros(len(self._there), dtype=torch.float64, device=self._there.device)
         return grounding(self._total, self._there)
 
 

@@ -58,8 +58,8 @@ class SearchConfig(Settings):
     by: str | None = key(None, "which search (null: off)", choices=SEARCHES.meanings)
     reward: str | None = key(
         None,
-        "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or what the model itself"
-        f" says on the way: {', '.join(SCORES.where(lambda score: score.steers))}. Short: reward=",
+        "what draws the particles: a judge of pictures (clip, jpeg, aesthetic+20*clip, …), or the model itself:"
+        f" {', '.join(SCORES.where(lambda score: score.steers))}. Short: reward=",
         basic=True,
     )
     alpha: float = key(

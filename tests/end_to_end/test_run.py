@@ -166,6 +166,13 @@ def test_every_scorer_and_a_sum_chooses_watches_and_evaluates(
         *("generate.keep=3", "train.steps=1", f"scorers=[{','.join(scores)}]"),
         f"evaluate.scorers=[{','.join(scores)}]",
     ]
+    # Whose things the world's own grammar finds: grounding asks for them.
+    for key, texts in (
+        ("prompts.source", "a red circle\na blue square\n"),
+        ("evaluate.prompts.source", "a green cross\n"),
+    ):
+        (tmp_path / f"{key}.txt").write_text(texts)
+        settings.append(f"{key}={tmp_path / f'{key}.txt'}")
     assert main(arguments("generate", *settings)) == 0
     folder = tmp_path / "run" / "round-1"
     table = CandidateStore(folder / "candidates").table()

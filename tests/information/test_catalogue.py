@@ -28,7 +28,8 @@ DEFAULTS = {
 @pytest.mark.parametrize("name", SCORES)
 def test_the_code_of_a_row_is_there_and_takes_what_it_is_given(name: str) -> None:
     score = SCORES[name]
-    assert list(inspect.signature(score.load()).parameters) == ARGUMENTS[score.where]
+    takes = ["denoiser", "tasks", "settings"] if score.reads_prompts else ARGUMENTS[score.where]
+    assert list(inspect.signature(score.load()).parameters) == takes
     own = score.own(DEFAULTS)
     assert (own is None) == (score.settings is None)
     assert (score.rows(own) > 0) == (score.where == "latent")
