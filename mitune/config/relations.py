@@ -475,12 +475,40 @@ def _balanced_edit(balance: str | None) -> None:
         )
 
 
+@relation("search.by", stage="edit")
+def _searched_edit(search: str | None) -> None:
+    if search is not None:
+        raise UserError(
+            f"search.by={search}: an edit is one walk beside its source's, and no population is steered there; say"
+            " search.by=null"
+        )
+
+
 @relation("sampler.balance model.compile")
 def _balanced_compiled(balance: str | None, compiled: bool) -> None:
     if balance is not None and compiled and BALANCES[balance].gradient:
         raise UserError(
             f"sampler.balance={balance}: a compiled network shows no attention maps; say model.compile=false"
         )
+
+
+@relation(
+    "sampler.balance train.gradient_checkpointing train.compile train.pictures_every train.keep_best_by"
+)
+def _balanced_training(
+    balance: str | None, checkpointing: bool, compiled: bool, pictures: int | None, best: str | None
+) -> None:
+    """What is drawn while an adapter is trained is drawn by the network as training has it."""
+    drawn = (
+        "train.pictures_every" if pictures is not None else "train.keep_best_by" if best is not None else None
+    )
+    if balance is None or not BALANCES[balance].gradient or drawn is None or not (checkpointing or compiled):
+        return
+    given = "train.gradient_checkpointing" if checkpointing else "train.compile"
+    raise UserError(
+        f"sampler.balance={balance}: {drawn} draws by attention maps, which {given}=true does not show; say"
+        f" {given}=false, or {drawn}=null"
+    )
 
 
 def _has_density(name: str, value: list[str] | str | None, combined: str, balance: str | None) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mitune.data.store import LATENT_ROW, LEFT, PICTURE, UNIT, CandidateStore, Unit
-from mitune.denoiser import Condition, Denoiser
+from mitune.denoiser import Denoiser
 from mitune.digests import sha256_of
 from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
@@ -275,7 +275,7 @@ def _draw_batches(
         part = slice(start, start + how.batch_size)
         observers = how.scoring.observers(tasks[part])
         condition = encoded[owner[part]]
-        with _fitting(how, condition, seeds[part]):
+        with _fitting(how, tasks[part], seeds[part]):
             found = sample_population(
                 denoiser, condition, seeds[part], how.sampler, observers, None, how.batch_size
             )
@@ -307,7 +307,7 @@ def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
     if how.watch is not None:
         watcher = how.watch.begin(tasks, seeds, owner, observers)
     steered: dict[str, list[float]] = {}
-    with _fitting(how, condition, seeds):
+    with _fitting(how, tasks, seeds):
         if search is None:
             found = sample_population(
                 denoiser, condition, seeds, how.sampler, watcher.observers, watcher.guide, how.batch_size
@@ -324,13 +324,13 @@ def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
 
 
 @contextlib.contextmanager
-def _fitting(how: Drawing, condition: Condition, seeds: Sequence[int]) -> Iterator[None]:
+def _fitting(how: Drawing, tasks: Sequence[Task], seeds: Sequence[int]) -> Iterator[None]:
     """Say of a batch that does not fit into memory how many candidates would."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         few = slice(how.batch_size)
-        line = _too_large(how.denoiser, condition[few], seeds[few], how.sampler)
+        line = _too_large(how.scoring.denoiser, tasks[few], seeds[few], how.sampler)
         raise UserError(line) from error
 
 
@@ -348,12 +348,16 @@ def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequenc
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: SamplerConfig) -> str:
+def _too_large(
+    denoiser: Denoiser, tasks: Sequence[Task], seeds: Sequence[int], sampler: SamplerConfig
+) -> str:
     """What to say of a batch that does not fit: how many candidates would, by one step each."""
     probe = dataclasses.replace(
         sampler, steps=1, guidance_interval=None
     )  # the largest forward is a guided one
-    fits = largest_that_fits(len(seeds), lambda n: sample(denoiser, condition[:n], seeds[:n], probe))
+    walked = balanced(denoiser, probe)  # anew: which steps are early is told by their times
+    condition = walked.encode(tasks)
+    fits = largest_that_fits(len(seeds), lambda n: sample(walked, condition[:n], seeds[:n], probe))
     keys = "generate.batch_size={fits} (in an evaluation: evaluate.batch_size={fits})"
     return advice("a batch", len(seeds), fits, keys)
 

@@ -181,7 +181,7 @@ _WHOLE = (
         "change what was asked in a picture, and nothing else (Prompt-to-Prompt)",
         "mitune.stages.edit:edit",
         asks="model.path edit.source|edit.pairs",
-        reads=f"{_ALWAYS} edit model prompts sampler -sampler.racing scorer generate.batch_size",
+        reads=f"{_ALWAYS} edit model prompts sampler -sampler.racing search.by scorer generate.batch_size",
         # Which edits they are is known by what they say, not by the table that says it.
         binds=f"seed {_MODEL} sampler -sampler.racing scorer {_but('edit', 'out round pairs rows_per_unit')}",
         begun=("edited/plan.json",),

@@ -169,3 +169,18 @@ def test_an_edit_is_not_balanced(tmp_path: Path, capsys: pytest.CaptureFixture[s
     words = ["edit.source=a red circle", "edit.target=a blue circle", f"edit.out={tmp_path / 'out'}"]
     assert main(["edit", *words, "sampler.balance=uniform"]) == 2
     assert "phrases are not balanced there; say sampler.balance=null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("drawn", ["train.pictures_every=5", "train.keep_best_by=mi"])
+@pytest.mark.parametrize("hidden", ["train.gradient_checkpointing", "train.compile"])
+def test_what_training_hides_is_not_asked_for_while_it_draws(
+    hidden: str, drawn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is drawn, and only where pictures are drawn in the training, by maps."""
+    words = ["run", *SMALL, "sampler.balance=attend_excite", f"{hidden}=true", "--cfg"]
+    assert main([*words, drawn]) == 2
+    error = capsys.readouterr().err
+    assert f"which {hidden}=true does not show; say {hidden}=false" in error
+    assert error.count("\n") == 1
+    assert main(words) == 0
+    assert main([word.replace("attend_excite", "elbo") for word in [*words, drawn]]) == 0
