@@ -89,10 +89,12 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
 
 def _first_look(stage: str, config: Any) -> None:
     """Refuse what is wrong to see without the libraries that compute: they take seconds to import."""
+    from mitune.files import PLACE
     from mitune.pace import log_every
     from mitune.stages.first_look import look
     from mitune.track import CHARTS, check_trackers
 
+    PLACE.set(STAGES[stage].place)
     log_every()
     if not STAGES[stage].inherits:
         check_trackers(name for name in CHARTS if config.tracker[name])

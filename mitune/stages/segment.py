@@ -18,7 +18,7 @@ from mitune.files import read_json, write_json
 from mitune.pixels.asking import unambiguous
 from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.iou import Tally, object_iou
-from mitune.pixels.masks import Threshold
+from mitune.pixels.masks import MOST, Threshold
 from mitune.pixels.phrases import Asked, find, phrases_of
 from mitune.report.segmentation import write_segmentation
 from mitune.runs import RunFolder
@@ -100,6 +100,10 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
             own = unambiguous(text, phrases)
         else:  # a data set's caption is made of them, in their order
             own = find(text, phrases)
+        if len(own) > MOST:
+            raise UserError(
+                f"{source.pictures.what(row)}: {len(own)} phrases, and a mask has numbers for {MOST}; name fewer"
+            )
         found.append(Asked(text, own))
     lone = sum(len(one.phrases) == 1 for one in found)
     if lone and state().is_main_process:
