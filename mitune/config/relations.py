@@ -434,13 +434,7 @@ def _guidance_interval(interval: list[float] | None, speedup: float | None) -> N
 
 @relation(" ".join(("sampler.balance", *(key for key in keys() if key.startswith(_BALANCING)))))
 def _balancing(balance: str | None, *given: Any) -> None:
-    own = BalancingConfig(*given)
-    if found := own.foreign(balance):
-        readers = [name for name in BALANCES if found[0] not in own.foreign(name)]
-        raise UserError(
-            f"{_BALANCING}{found[0]}={getattr(own, found[0])}: nothing reads it with"
-            f" sampler.balance={balance or 'null'}; leave it out, or say sampler.balance={' or '.join(readers)}"
-        )
+    BalancingConfig(*given).check_read(balance)
 
 
 @relation("sampler.balance sampler.racing.by")

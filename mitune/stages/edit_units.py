@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -73,8 +74,8 @@ class Editing:
                 "sha256": digest(self.edits),
             }
             path = self.folder / "plan.json"
-            if path.exists() and read_json(path) != plan:
-                raise UserError(f"{self.folder} holds other edits; choose another edit.out=")
+            if path.exists() and (before := read_json(path)) != plan:
+                raise UserError(f"{self.folder} holds {_other(before, plan)}; choose another edit.out=")
             write_json(path, plan)
             bind_model(self.folder, self.denoiser.identity, "edits by", "edit.out=", self.scoring.judges)
             return [unit for unit in range(len(self.units)) if not whole_unit(self.path(unit))]
@@ -160,6 +161,16 @@ class Editing:
             there = score_batch(self.scoring, latents.to(self.denoiser.device), None, tasks, seeds)
             found |= {f"{name}_{when}": values.tolist() for name, values in there.items()}
         return found
+
+
+def _other(before: Any, plan: dict[str, Any]) -> str:
+    """In which way what a folder was begun with is another plan."""
+    size = before.get("rows_per_unit") if isinstance(before, dict) else None
+    return (
+        f"units of {size} edits (edit.rows_per_unit)"
+        if before == plan | {"rows_per_unit": size}
+        else "other edits"
+    )
 
 
 def _opened(edit: Edit, denoiser: Denoiser) -> Tensor:

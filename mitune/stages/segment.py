@@ -90,7 +90,10 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
     found = []
     for row, (text, phrases) in enumerate(zip(source.pictures.texts, source.phrases, strict=True)):
         if phrases is None:
-            own = phrases_of(text, config.pixels.phrases)
+            try:
+                own = phrases_of(text, config.pixels.phrases)
+            except UserError as error:
+                raise UserError(f"{error}; or name them with segment.phrases=") from error
             if not own:
                 raise UserError(
                     f"{source.pictures.what(row)}: its caption has no phrase to look for; name them with"

@@ -184,3 +184,16 @@ def test_what_training_hides_is_not_asked_for_while_it_draws(
     assert error.count("\n") == 1
     assert main(words) == 0
     assert main([word.replace("attend_excite", "elbo") for word in [*words, drawn]]) == 0
+
+
+def test_prompts_that_training_draws_are_looked_at_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are beyond those that are trained on, and so nobody else's."""
+    (tmp_path / "prompts.txt").write_text("a red circle and a blue square\na circle\na cat and a dog\n")
+    words = ["prompts=file", f"prompts.source={tmp_path / 'prompts.txt'}", "prompts.limit=2"]
+    more = ["sampler.balance=elbo", "sampler.balancing.phrases=world", "evaluate.prompts.limit=1"]
+    run = ["run", *SMALL, f"run={tmp_path / 'run'}", *words, *more, "train.pictures_every=1"]
+    assert main(run) == 2
+    assert "'a cat and a dog' is not of the embedded world's grammar" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "round-1").exists()

@@ -213,3 +213,9 @@ def test_another_table_has_a_folder_of_its_own_and_a_phrase_needs_no_target(
     edits = tmp_path / "run" / "edits"
     assert sorted(path.name for path in edits.iterdir()) == ["001", "002"]
     assert all((edits / name / "edit.json").exists() for name in ("001", "002"))
+
+
+def test_units_of_another_size_are_said_to_be_that(arguments: Arguments, refused: Refused) -> None:
+    assert main(arguments("edit", *ONE)) == 0
+    line = refused(arguments("edit", *ONE, "edit.rows_per_unit=5"))
+    assert "holds units of 32 edits (edit.rows_per_unit)" in line
