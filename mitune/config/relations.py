@@ -21,6 +21,7 @@ from mitune.scores import (
     COLUMNS,
     COMBINED,
     INFORMATION,
+    LOOKING,
     NEEDS_NOISE,
     PATH_SCORERS,
     RACERS,
@@ -448,7 +449,11 @@ def _balanced_race(balance: str | None, race: str | None) -> None:
 
 @relation("sampler.balance calibrate.by", stage="calibrate")
 def _balanced_pilot(balance: str | None, by: list[str]) -> None:
-    _balanced_race(balance, by[0] if by else "mi")
+    if balance is not None and BALANCES[balance].asks:
+        raise UserError(
+            f"calibrate.by={by} with sampler.balance={balance}: a race, which calibrate is a pilot of, goes together"
+            " with sampler.balance=uniform alone; say that, or null"
+        )
 
 
 @relation("sampler.balance search.by")
@@ -496,13 +501,28 @@ def _balanced_training(
     drawn = (
         "train.pictures_every" if pictures is not None else "train.keep_best_by" if best is not None else None
     )
-    if balance is None or not BALANCES[balance].gradient or drawn is None or not (checkpointing or compiled):
+    hidden = _hidden(checkpointing, compiled)
+    if balance is None or not BALANCES[balance].gradient or drawn is None or hidden is None:
         return
-    given = "train.gradient_checkpointing" if checkpointing else "train.compile"
     raise UserError(
-        f"sampler.balance={balance}: {drawn} draws by attention maps, which {given}=true does not show; say"
-        f" {given}=false, or {drawn}=null"
+        f"sampler.balance={balance}: {drawn} draws by attention maps, which {hidden}=true does not show; say"
+        f" {hidden}=false, or {drawn}=null"
     )
+
+
+@relation("train.keep_best_by scorer.combined train.gradient_checkpointing train.compile")
+def _looked_at_in_training(best: str | None, combined: str, checkpointing: bool, compiled: bool) -> None:
+    looking = [name for name in scorers_of(_listed(best), combined) if name in LOOKING]
+    if looking and (hidden := _hidden(checkpointing, compiled)):
+        raise UserError(
+            f"train.keep_best_by={best}: {looking[0]} looks at attention maps, which {hidden}=true does not show; say"
+            f" {hidden}=false, or keep the best by another score"
+        )
+
+
+def _hidden(checkpointing: bool, compiled: bool) -> str | None:
+    """The key that hides the attention of the network in training; None for neither."""
+    return "train.gradient_checkpointing" if checkpointing else "train.compile" if compiled else None
 
 
 def _has_density(name: str, value: list[str] | str | None, combined: str, balance: str | None) -> None:

@@ -197,3 +197,21 @@ def test_prompts_that_training_draws_are_looked_at_before_anything_is_drawn(
     assert main(run) == 2
     assert "'a cat and a dog' is not of the embedded world's grammar" in capsys.readouterr().err
     assert not (tmp_path / "run" / "round-1").exists()
+
+
+def test_a_pilot_of_races_is_refused_by_its_own_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "experiment=shapes", "sampler.balance=elbo", "--cfg"]) == 2
+    error = capsys.readouterr().err
+    assert "calibrate.by=" in error
+    assert "sampler.racing" not in error
+    assert main(["calibrate", "experiment=shapes", "sampler.balance=uniform", "--cfg"]) == 0
+
+
+@pytest.mark.parametrize("score", ["grounding", "mi+2*grounding_image"])
+def test_a_score_by_maps_does_not_judge_a_training_that_hides_them(
+    score: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", *SMALL, f"train.keep_best_by={score}", "--cfg"]
+    assert main([*words, "train.gradient_checkpointing=true"]) == 2
+    assert "looks at attention maps, which train.gradient_checkpointing=true" in capsys.readouterr().err
+    assert main(words) == 0
