@@ -1,0 +1,92 @@
+"""Pictures of a benchmark judged: a number each, and what the benchmark's own files say beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mitune.data.decoding import as_tensor, open_picture
+from mitune.data.pictures.contents import Contents
+from mitune.errors import UserError, short
+from mitune.evaluate.benchmarks.lines import Answer, Line, Shown
+from mitune.evaluate.catalogue import Category
+from mitune.reading import read_bytes
+from mitune.referees.catalogue import JUDGES
+from mitune.referees.reward import Reward
+
+_WAY = "mend it, or draw it anew"
+
+
+def settings_for(category: Category, name: str, scorer: Mapping[str, Any]) -> dict[str, Any]:
+    """Give section ``scorer`` with the keys of the judge ``name`` as the benchmark has them, where they have their
+    defaults and the judge is the benchmark's own.
+    """
+    if name != category.original.judge or name not in JUDGES:
+        return dict(scorer)
+    own, kind = dict(scorer[name]), JUDGES[name].settings
+    assert kind is not None
+    defaults = kind()
+    for key, value in category.original.settings.items():
+        if own[key] == getattr(defaults, key):
+            own[key] = value
+    return {**scorer, name: own}
+
+
+def is_original(category: Category, name: str, scorer: Mapping[str, Any]) -> bool:
+    """Tell whether a judge is the one of the published numbers; ``scorer``: what :func:`settings_for` gives."""
+    wanted = category.original
+    return (
+        bool(wanted.judge)
+        and name == wanted.judge
+        and all(scorer[name].get(key) == value for key, value in wanted.settings.items())
+    )
+
+
+def judge_all(
+    reward: Reward, name: str, shown: Sequence[Shown], batch_size: int, contents: Contents
+) -> Iterator[Answer]:
+    """Judge pictures in their order, ``batch_size`` at a time, each in its own size.
+
+    Args:
+        reward, name: the judge, and the name of its row.
+        shown: the pictures.
+        batch_size: at once, where they are of one size.
+        contents: takes what was read.
+
+    Raises UserError: a picture that does not decode, an answer that is no finite number.
+    """
+    for start in range(0, len(shown), batch_size):
+        part = shown[start : start + batch_size]
+        pictures = [_open(one, contents) for one in part]
+        found: dict[int, Answer] = {}
+        for size in dict.fromkeys(picture.shape for picture in pictures):
+            rows = [row for row, picture in enumerate(pictures) if picture.shape == size]
+            batch = torch.stack([pictures[row] for row in rows])
+            found |= zip(rows, _answers(reward, name, batch, [part[row].line for row in rows]), strict=True)
+        for row, one in enumerate(part):
+            if not math.isfinite(found[row].value):
+                raise UserError(f"{one.path}: the judge {name} says {found[row].value}, no finite number")
+            yield found[row]
+
+
+def _open(one: Shown, contents: Contents) -> Tensor:
+    data = read_bytes(one.path)
+    contents.picture(data)
+    return as_tensor(open_picture(data, short(str(one.path), 300), _WAY))
+
+
+@torch.no_grad()
+def _answers(reward: Any, name: str, pictures: Tensor, lines: Sequence[Line]) -> list[Answer]:
+    """What a judge says of pictures of one size."""
+    texts = [line.text for line in lines]
+    if detailed := getattr(reward, "detailed", None):  # a judge that says more than a number
+        found = detailed(pictures, texts, [line.note for line in lines])
+        return [
+            Answer(float(one["value"]), {key: one[key] for key in one if key != "value"}) for one in found
+        ]
+    scores = reward.score(pictures, texts)
+    return [Answer(float(value), {}) for value in scores.double().cpu().tolist()]
