@@ -164,7 +164,7 @@ BENCHMARKS: Catalogue[Benchmark] = Catalogue(
 
 @dataclass
 class JudgesConfig(Settings):
-    """Who judges a category, by what it is about; any judge of pictures may be named."""
+    """Names the judge of a category, by what it is about: any judge of pictures."""
 
     attribute: str | None = key("blip_vqa", "of T2I-CompBench's color, shape and texture")
     spatial: str | None = key("spatial_owlv2", "of its spatial")
@@ -177,6 +177,8 @@ class JudgesConfig(Settings):
 
 @dataclass
 class BenchmarkConfig(Settings):
+    """Says which benchmark, of which files, and how it is judged."""
+
     name: str | None = key(None, "which one", choices=BENCHMARKS.meanings, basic=True)
     source: str | None = key(
         None, "its prompt files as they are: their folder, or one of them", path=True, basic=True

@@ -18,7 +18,7 @@ from mitune.distributed import broadcast, visible, wait, work_queue
 from mitune.errors import UserError
 from mitune.evaluate.benchmarks.lines import Files, Line, Shown
 from mitune.evaluate.drawings import grid, png, to_image
-from mitune.files import read_json, write_bytes, write_json, write_text
+from mitune.files import clean_partial, read_json, write_bytes, write_json, write_text
 from mitune.stages.balancing import check_balance
 from mitune.stages.benchmark_units import WORK
 from mitune.stages.candidates import Drawing, decode_each, draw
@@ -81,7 +81,14 @@ class Drawn:
     def draw(self, config: DictConfig) -> None:
         """Draw what is not there yet, on all processes."""
         units = self.units(config.generate.rows_per_unit)
-        todo = set(broadcast(lambda: [unit.index for unit in units if not self._whole(unit)]))
+
+        def begin() -> list[int]:
+            """As the first process sees it; what a kill left half-written would be taken for a picture."""
+            for folder in {path for one in self.shown for path in (one.path.parent, one.path.parent.parent)}:
+                clean_partial(folder)
+            return [unit.index for unit in units if not self._whole(unit)]
+
+        todo = set(broadcast(begin))
         if not todo:
             return
         denoiser = load_model(config, self.adapter)
@@ -112,7 +119,8 @@ class Drawn:
             noted = read_json(path)
         except UserError:
             return False
-        return digests.intact(noted) and not digests.changed(noted[digests.FILES], self.root)
+        whole = digests.intact(noted) and digests.FILES in noted
+        return whole and not digests.changed(noted[digests.FILES], self.root)
 
     def _write(self, units: Sequence[Unit], denoiser: Any, batch: int, sheets: bool) -> None:
         """Decode units and write their pictures; each process takes the next one when it is free."""

@@ -113,7 +113,9 @@ class JudgedPictures:
             found: dict[str, Any] = read_json(path)
         except UserError:
             return None
-        if not digests.intact(found) or (names is not None and found["name"] != names[unit.category]):
+        if not digests.intact(found) or digests.FILES not in found:
+            return None
+        if names is not None and found["name"] != names[unit.category]:
             return None
         told = [(row["line"], row["picture"]) for row in found["rows"]]
         if told != [(self.shown[row].line.number, self.shown[row].number) for row in unit.rows]:

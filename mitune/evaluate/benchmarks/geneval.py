@@ -22,6 +22,7 @@ FILE = "evaluation_metadata.jsonl"
 METADATA, RESULTS = "metadata.jsonl", "results.jsonl"
 _SAMPLES = "samples"
 _PICTURE = re.compile(r"(\d+)\.png")
+_OTHER = "these pictures were drawn from another version of it; give that one as benchmark.source"
 RAW = "raw"  # of a line's note: the text that its metadata was read from
 
 
@@ -145,16 +146,12 @@ class GenEval:
                 raise UserError(f"{folder}: prompt {line.number} ({short(line.text)!r}) is missing; draw it")
             if _bare(told[line.number]) != _bare(line):
                 raise UserError(
-                    f"{folder / f'{line.number:05d}' / METADATA} says {short(told[line.number].text)!r}, the"
-                    f" prompt file {short(line.text)!r}: these pictures were drawn from another version of it; give that one as"
-                    " benchmark.source"
+                    f"{folder / f'{line.number:05d}' / METADATA} says {short(told[line.number].text)!r}, the prompt"
+                    f" file says {short(line.text)!r}: {_OTHER}"
                 )
         extra = sorted(told.keys() - {line.number for line in lines})
         if extra and not drawn_part:
-            raise UserError(
-                f"{folder}: prompt {extra[0]} is not in the prompt file: these pictures were drawn from another version"
-                " of it; give that one as benchmark.source"
-            )
+            raise UserError(f"{folder}: prompt {extra[0]} is not in the prompt file: {_OTHER}")
 
     def _pictures(self, line: Line, place: Path) -> list[Shown]:
         folder = place / _SAMPLES
