@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,16 @@ class Detective:
 
     name, differentiable, identity = "geneval", False, "detective#1"
 
-    def detailed(self, pictures: Any, texts: list[str], notes: list[Any]) -> list[dict[str, Any]]:
+    def verdicts(self, pictures: Any, notes: list[Any]) -> list[Any]:
         bright = pictures.flatten(1).mean(1).tolist()
         return [
-            {"value": float(value > 0.5), "correct": value > 0.5, "reason": f"brightness of {note['tag']}",
-             "details": {"bench": [[0, 0, 1, 1, value]]}}
+            SimpleNamespace(
+                correct=value > 0.5,
+                reason=f"brightness of {note['tag']}",
+                details={"bench": [[0, 0, 1, 1, value]]},
+            )
             for value, note in zip(bright, notes, strict=True)
-        ]  # fmt: skip
+        ]
 
 
 def official_summary(path: Path) -> tuple[float, dict[str, float], float]:
@@ -263,14 +267,12 @@ class Asker:
 
     name, differentiable, identity = "blip_vqa", False, "asker#1"
 
-    def detailed(self, pictures: Any, texts: list[str], notes: list[Any]) -> list[dict[str, Any]]:
+    def answers(self, pictures: Any, prompts: list[str]) -> list[Any]:
         return [
-            {
-                "value": 0.5,
-                "phrases": ["a red box", "a dog"][: 1 + len(text) % 2],
-                "answers": ["0.5000", "1.0000"],
-            }
-            for text in texts
+            SimpleNamespace(
+                score=0.5, phrases=["a red box", "a dog"][: 1 + len(text) % 2], answers=["0.5000", "1.0000"]
+            )
+            for text in prompts
         ]
 
 

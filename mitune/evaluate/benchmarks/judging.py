@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,14 +79,34 @@ def _open(one: Shown, contents: Contents) -> Tensor:
     return as_tensor(open_picture(data, short(str(one.path), 300), _WAY))
 
 
+def _of_verdicts(reward: Any, pictures: Tensor, lines: Sequence[Line]) -> list[Answer]:
+    """The answers of a judge that knows GenEval's metadata."""
+    found = reward.verdicts(pictures, [line.note for line in lines])
+    return [
+        Answer(float(one.correct), {"correct": one.correct, "reason": one.reason, "details": one.details})
+        for one in found
+    ]
+
+
+def _of_phrases(reward: Any, pictures: Tensor, lines: Sequence[Line]) -> list[Answer]:
+    """The answers of a judge that asks about each phrase of a prompt, as T2I-CompBench's BLIP-VQA does."""
+    found = reward.answers(pictures, [line.text for line in lines])
+    return [Answer(one.score, {"phrases": list(one.phrases), "answers": list(one.answers)}) for one in found]
+
+
+# What some judges say beside a number, by the method that says it.
+_DETAILED: dict[str, Callable[[Any, Tensor, Sequence[Line]], list[Answer]]] = {
+    "verdicts": _of_verdicts,
+    "answers": _of_phrases,
+}
+
+
 @torch.no_grad()
 def _answers(reward: Any, name: str, pictures: Tensor, lines: Sequence[Line]) -> list[Answer]:
     """What a judge says of pictures of one size."""
     texts = [line.text for line in lines]
-    if detailed := getattr(reward, "detailed", None):  # a judge that says more than a number
-        found = detailed(pictures, texts, [line.note for line in lines])
-        return [
-            Answer(float(one["value"]), {key: one[key] for key in one if key != "value"}) for one in found
-        ]
+    for method, told in _DETAILED.items():
+        if hasattr(reward, method):
+            return told(reward, pictures, lines)
     scores = reward.score(pictures, texts)
     return [Answer(float(value), {}) for value in scores.double().cpu().tolist()]
