@@ -174,7 +174,7 @@ def _combined(combined: str) -> None:
 
 SCORE_KEYS = (
     *("scorers", "evaluate.scorers", "score.scorers", "agree.scorers", "sample.scorers", "edit.scorers"),
-    *("train.keep_best_by", "score.by", "agree.referee", "calibrate.target", "sample.by"),
+    *("train.keep_best_by", "score.by", "agree.referee", "agree.ranked_by", "calibrate.target", "sample.by"),
 )
 # Where what a search says of its particles (``STEERED``) can be had.
 _WITH_SEARCH = ("scorers", "sample.scorers", "sample.by")
@@ -612,15 +612,17 @@ def _agree_noise(source: str | None, *scored: Any) -> None:
         _has_noise("agree.scorers", *scored)
 
 
-@relation("agree.source agree.scorers agree.referee scorer.combined", stage="agree")
-def _agree_referee(source: str | None, names: list[str], referee: str | None, combined: str) -> None:
-    if source is not None or referee is None:
-        return
-    if not set(columns([referee], combined)) <= {*columns(names, combined), "exact"}:
-        raise UserError(
-            f"agree.referee={referee}: the candidates do not get this score; add it:"
-            f" agree.scorers=[{','.join([*names, referee])}]"
-        )
+@relation("agree.source agree.scorers agree.referee agree.ranked_by scorer.combined", stage="agree")
+def _agree_others(
+    source: str | None, names: list[str], referee: str | None, ranked_by: str | None, combined: str
+) -> None:
+    there = {*columns(names, combined), "exact"}
+    for key, name in (("agree.referee", referee), ("agree.ranked_by", ranked_by)):
+        if source is None and name is not None and not set(columns([name], combined)) <= there:
+            raise UserError(
+                f"{key}={name}: the candidates do not get this score; add it:"
+                f" agree.scorers=[{','.join([*names, name])}]"
+            )
 
 
 @relation(f"calibrate.by calibrate.times {_NOISE}", stage="calibrate")

@@ -34,6 +34,7 @@ def agreement(
     forwards: Mapping[str, float] | None = None,
     seed: int = 0,
     resamples: int = 2000,
+    ranked_by: str | None = None,
 ) -> dict[str, Any]:
     """Study a table of candidates: one row each, with ``prompt_id`` and a column for every score.
 
@@ -43,16 +44,19 @@ def agreement(
             a prompt has fewer candidates than the last of them, the same shares of its candidates are taken.
         fractions: top shares of each prompt's candidates by a score whose mean by the referee is given.
         forwards: network rows a candidate that each score took, beyond drawing it.
+        seed, resamples: of the bootstrap.
+        ranked_by: the score whose ranks ``positions`` are for every two scores, as in the paper, which compares three
+            scores on the pictures that one of them has ranked; by default that of the row.
 
     Gives ``{"schema", "prompts", "candidates", "referee", "scores": {name: {"forwards", "tau", "tau_ci95", "winner",
     "winner_ci95", "share_of_room"}}, "tau": {row: {column: cell}}, "tau_positions": {row: {column: cell}},
-    "positions", "curves": {name: [{"top", "mean", "ci95"}]}, "pool", "best"}``; a cell is ``{"mean", "ci95",
-    "prompts"}``: prompts whose candidates either score cannot tell apart have no τ and are not counted. Intervals are
-    bootstraps over prompts.
+    "positions", "ranked_by", "curves": {name: [{"top", "mean", "ci95"}]}, "pool", "best"}``; a cell is ``{"mean",
+    "ci95", "prompts"}``: prompts whose candidates either score cannot tell apart have no τ and are not counted.
+    Intervals are bootstraps over prompts.
 
     Raises UserError: fewer than two prompts with two candidates, an unknown score, a score that is not finite.
     """
-    groups = _groups(table, [*scores, referee])
+    groups = _groups(table, [*scores, referee, *([] if ranked_by is None else [ranked_by])])
     taus: dict[str, dict[str, Any]] = {name: {} for name in scores}
     taus_at: dict[str, dict[str, Any]] = {name: {} for name in scores}
     for number, row in enumerate(scores):
@@ -61,7 +65,10 @@ def agreement(
                 values = [tau(group[row], group[column]) for group in groups]
                 taus[row][column] = taus[column][row] = _cell(values, seed, resamples)
             if place != number:
-                values = [tau_at(group[row], group[column], positions) for group in groups]
+                values = [
+                    tau(*(group[name][ranked(group[ranked_by or row], positions)] for name in (row, column)))
+                    for group in groups
+                ]
                 taus_at[row][column] = _cell(values, seed, resamples)
     curves = {
         name: [
@@ -99,6 +106,7 @@ def agreement(
         "tau": taus,
         "tau_positions": taus_at,
         "positions": places(max(sizes), positions),
+        "ranked_by": ranked_by,
         "curves": curves,
         "pool": pool,
         "best": best,
@@ -141,11 +149,10 @@ def tau(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float(stats.kendalltau(one, other).statistic)
 
 
-def tau_at(one: NDArray[np.float64], other: NDArray[np.float64], positions: Sequence[int]) -> float:
-    """τ over the candidates at the given ranks by ``one`` (1 = best; ties in the order of the candidates)."""
-    order = np.argsort(-one, kind="stable")
-    chosen = order[[place - 1 for place in places(len(one), positions)]]
-    return tau(one[chosen], other[chosen])
+def ranked(score: NDArray[np.float64], positions: Sequence[int]) -> NDArray[np.int64]:
+    """Find the candidates at the given ranks by ``score`` (1 = best; ties in the order of the candidates)."""
+    order = np.argsort(-score, kind="stable")
+    return order[[place - 1 for place in places(len(score), positions)]]
 
 
 def places(candidates: int, positions: Sequence[int]) -> list[int]:
@@ -199,7 +206,10 @@ def markdown(result: Mapping[str, Any]) -> str:
         )
     for title, key in (
         ("all candidates", "tau"),
-        (f"the candidates at ranks {at} by the score of the row", "tau_positions"),
+        (
+            f"the candidates at ranks {at} by {result.get('ranked_by') or 'the score of the row'}",
+            "tau_positions",
+        ),
     ):
         lines += ["", f"Kendall's τ over {title}, mean over prompts:", ""]
         lines += ["| | " + " | ".join(f"`{name}`" for name in names) + " |", "|---|" + "---|" * len(names)]

@@ -243,7 +243,7 @@ _WHOLE = (
         "mitune.stages.agree:agree",
         asks="model.path|agree.source prompts.source|agree.source",
         reads=f"{_ALWAYS} agree {_PLAIN} generate.rows_per_unit",
-        binds=f"{_DRAWN} {_but('agree', 'referee positions fractions resamples source')}",
+        binds=f"{_DRAWN} {_but('agree', 'referee positions ranked_by examples fractions resamples source')}",
         begun=("agree/candidates/plan.json",),
         writes=("agree",),
     ),

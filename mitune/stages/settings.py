@@ -215,6 +215,10 @@ class AgreeConfig(Settings):
         low=1,
         high=CANDIDATES,
     )
+    ranked_by: str | None = key(
+        None, "the score whose ranks they are for every two scores (default: that of the row)"
+    )
+    examples: int = key(6, "prompts whose pictures at these ranks are shown", low=0, high=100)
     fractions: list[float] = key(
         [0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0],
         "top shares of the referee's curve",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from mitune.files import read_json
 from tests.cli import main
@@ -65,6 +66,31 @@ def test_it_leaves_figures_table_and_plot(
     assert again["referee"] == "mi"
     assert len(again["curves"]["llr"]) == 2
     assert again["tau"]["mi"]["elbo"] == figures["tau"]["mi"]["elbo"]
+
+
+def test_pictures_at_the_ranks_are_shown_and_compared(agree: Arguments, tmp_path: Path) -> None:
+    """The paper's study: first, middle and last by one score, and every other score on these."""
+    asked = agree("agree.ranked_by=llr", "agree.positions=[1,3]", "agree.examples=2")
+    assert main(asked) == 0
+    folder = tmp_path / "run" / "agree"
+    table, figures = pd.read_parquet(folder / "scores.parquet"), read_json(folder / "agreement.json")
+    values = []
+    for _, rows in table.groupby("prompt_id"):
+        ends = rows.sort_values("llr", ascending=False).iloc[[0, 2]]
+        values.append(1.0 if ends["elbo"].is_monotonic_decreasing else -1.0)
+    assert figures["tau_positions"]["elbo"]["llr"]["mean"] == pytest.approx(sum(values) / 4)
+    assert figures["ranked_by"] == "llr"
+    with Image.open(folder / "ranks.png") as sheet:
+        wide, high = sheet.size
+    assert main([*asked, "agree.examples=1"]) == 0  # nothing is drawn anew
+    with Image.open(folder / "ranks.png") as sheet:
+        assert sheet.size[0] == wide
+        assert sheet.size[1] < high
+
+
+def test_ranks_by_a_score_that_is_not_there_are_refused(agree: Arguments, refused: Refused) -> None:
+    line = refused(agree("agree.ranked_by=cas"))
+    assert "agree.ranked_by=cas: the candidates do not get this score; add it: agree.scorers=[" in line
 
 
 def test_scores_of_the_same_pictures_can_be_compared_again(agree: Arguments, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mitune.errors import UserError
-from mitune.evaluate.agreement import agreement, markdown, places, plot, tau, tau_at, top_mean
+from mitune.evaluate.agreement import agreement, markdown, places, plot, ranked, tau, top_mean
 
 SCORES = st.lists(st.integers(0, 5).map(float), min_size=2, max_size=8)
 
@@ -55,7 +55,9 @@ def test_the_papers_positions() -> None:
     score = np.arange(50, 0, -1.0)
     other = np.zeros(50)
     other[[0, 24, 49]] = [3.0, 1.0, 2.0]
-    assert tau_at(score, other, (1, 25, 50)) == pytest.approx(1 / 3)
+    chosen = ranked(score, (1, 25, 50))
+    assert chosen.tolist() == [0, 24, 49]
+    assert tau(score[chosen], other[chosen]) == pytest.approx(1 / 3)
     assert places(50, (1, 25, 50)) == [1, 25, 50]
     assert places(32, (1, 25, 50)) == [1, 16, 32]
     assert places(2, (1, 25, 50)) == [1, 2]
@@ -144,3 +146,18 @@ def test_what_is_refused() -> None:
         agreement(table.assign(mi=[0, 1, math.nan, 1, 2, 3]), ["mi", "oracle"], "oracle")
     with pytest.raises(UserError, match="1 prompts have two candidates"):
         agreement(table.iloc[:3], ["mi", "oracle"], "oracle")
+
+
+def test_every_two_scores_are_compared_on_the_pictures_that_one_has_ranked() -> None:
+    table = candidates(6, 9)
+    found = agreement(table, ["mi", "elbo"], "oracle", positions=(1, 5, 9), ranked_by="mi", resamples=20)
+    values = []
+    for _, rows in table.groupby("prompt_id"):
+        three = rows.sort_values("mi", ascending=False).iloc[[0, 4, 8]]
+        values.append(three["elbo"].corr(three["mi"], method="kendall"))
+    assert found["tau_positions"]["elbo"]["mi"]["mean"] == pytest.approx(np.mean(values))
+    assert found["tau_positions"]["elbo"]["mi"]["mean"] == found["tau_positions"]["mi"]["elbo"]["mean"]
+    assert "at ranks 1, 5, 9 by mi, mean over prompts" in markdown(found)
+    by_row = agreement(table, ["mi", "elbo"], "oracle", positions=(1, 5, 9), resamples=20)
+    assert by_row["tau_positions"]["mi"] == found["tau_positions"]["mi"]
+    assert by_row["tau_positions"]["elbo"] != found["tau_positions"]["elbo"]
