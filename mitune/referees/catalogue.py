@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mitune.information.catalogue import Score
 from mitune.parts import Catalogue
+from mitune.pixels.catalogue import SOURCES
 from mitune.settings import BATCH, Settings, key
 
 CLIP_FORMS = {"clipscore": "2.5 max(cos, 0)", "cosine": "the cosine itself", "logit": "times the temperature"}
@@ -80,7 +81,93 @@ class JpegConfig(Settings):
     )
 
 
+# -- on detectors ------------------------------------------------------------------------------------------------------
+
+PROMPT_FORMS = {
+    "simple": "its first and its last noun are the objects",
+    "complex": "the nouns around its preposition are",
+}
+GENEVAL_CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9
+"""GenEval's own."""
+OWLV2, GROUNDING_DINO, DETR = (
+    ("google/owlv2-base-patch16-ensemble", "an OWLv2: transformers folder or Hub id"),
+    ("IDEA-Research/grounding-dino-tiny", "a Grounding DINO: transformers folder or Hub id"),
+    ("PekingU/rtdetr_v2_r50vd", "a DETR, RT-DETRv2, D-FINE or Mask2Former: transformers folder or Hub id"),
+)
+
+
+@dataclass
+class DetectorConfig(RefereeConfig):
+    """A judge that looks for objects."""
+
+    path: str = key("", "a detector: transformers folder or Hub id", path=True)
+    revision: str | None = key(None, "Hub branch, tag or commit")
+    confidence: float | None = key(
+        None,
+        "least confidence of an object (default: 0.1 OWLv2, 0.25 Grounding DINO, else 0.5)",
+        low=0,
+        below=1,
+    )
+    phrases: str = key("auto", "how the words of a prompt are found", choices=SOURCES)
+
+
+@dataclass
+class PlacementConfig(DetectorConfig):
+    form: str = key("simple", "of T2I-CompBench's prompts", choices=PROMPT_FORMS)
+
+
+@dataclass
+class SpatialOwlv2Config(PlacementConfig):
+    path: str = key(*OWLV2, path=True)
+
+
+@dataclass
+class SpatialGroundingDinoConfig(PlacementConfig):
+    path: str = key(*GROUNDING_DINO, path=True)
+
+
+@dataclass
+class SpatialDetrConfig(PlacementConfig):
+    path: str = key(*DETR, path=True)
+
+
+@dataclass
+class NumeracyOwlv2Config(DetectorConfig):
+    path: str = key(*OWLV2, path=True)
+
+
+@dataclass
+class NumeracyGroundingDinoConfig(DetectorConfig):
+    path: str = key(*GROUNDING_DINO, path=True)
+
+
+@dataclass
+class NumeracyDetrConfig(DetectorConfig):
+    path: str = key(*DETR, path=True)
+
+
+@dataclass
+class GenevalConfig(RefereeConfig):
+    detector: str = key(
+        "facebook/mask2former-swin-small-coco-instance",
+        "finds the objects: a Mask2Former, or another detector; transformers folder or Hub id",
+        path=True,
+    )
+    revision: str | None = key(None, "Hub branch, tag or commit of the detector")
+    clip: str = key(
+        "openai/clip-vit-large-patch14",
+        "tells their colours: a CLIP, transformers folder or Hub id",
+        path=True,
+    )
+    confidence: float = key(GENEVAL_CONFIDENCE, "least confidence of an object", low=0, below=1)
+    counting_confidence: float = key(
+        COUNTING_CONFIDENCE, "least confidence where objects are counted", low=0, below=1
+    )
+
+
 _judge = functools.partial(Score, where="picture", external=True)
+_placed = functools.partial(_judge, checks="mitune.referees.placement_judge:check_told")
+_counted = functools.partial(_judge, checks="mitune.referees.numeracy:check_told")
 JUDGES = Catalogue(
     "reward",
     Score("oracle", "alignment as the embedded world's oracle sees it, 0 to 1", "mitune.referees.oracle:OracleReward",
@@ -94,4 +181,21 @@ JUDGES = Catalogue(
     _judge("imagereward", "how people would rate the picture for the prompt, by ImageReward",
            "mitune.referees.imagereward:ImageRewardReward", ImageRewardConfig),
     _judge("jpeg", "minus the picture's kilobytes as JPEG", "mitune.referees.jpeg:JpegReward", JpegConfig),
+    _placed("spatial_owlv2", "where two things stand to each other, by T2I-CompBench's rule on OWLv2's boxes",
+            "mitune.referees.placement_judge:spatial_owlv2", SpatialOwlv2Config),
+    _placed("spatial_grounding_dino", "the same on Grounding DINO's boxes",
+            "mitune.referees.placement_judge:spatial_grounding_dino", SpatialGroundingDinoConfig),
+    _placed("spatial_detr", "the same on the boxes of a DETR (COCO's 80 objects)",
+            "mitune.referees.placement_judge:spatial_detr", SpatialDetrConfig,
+            checks="mitune.referees.placement_judge:check_detr"),
+    _counted("numeracy_owlv2", "how many of each thing are there, by T2I-CompBench's rule on OWLv2's boxes",
+             "mitune.referees.numeracy:numeracy_owlv2", NumeracyOwlv2Config),
+    _counted("numeracy_grounding_dino", "the same on Grounding DINO's boxes",
+             "mitune.referees.numeracy:numeracy_grounding_dino", NumeracyGroundingDinoConfig),
+    _counted("numeracy_detr", "the same on the boxes of a DETR (COCO's 80 objects)",
+             "mitune.referees.numeracy:numeracy_detr", NumeracyDetrConfig,
+             checks="mitune.referees.numeracy:check_detr"),
+    _judge("geneval", "whether all is there that was asked for, 1 or 0, by GenEval's rules",
+           "mitune.referees.geneval_judge:GenevalReward", GenevalConfig,
+           checks="mitune.referees.geneval_judge:check_prompts"),
 )  # fmt: skip
