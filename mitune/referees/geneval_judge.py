@@ -70,11 +70,12 @@ class GenevalReward:
         """Raise UserError, naming ``key``, for a prompt that cannot be judged. No weights are read."""
         for prompt in prompts:
             try:
-                self._check_request(request_of(prompt), prompt)
+                self.check_request(request_of(prompt), prompt)
             except UserError as error:
                 raise UserError(f"{key}: {error}") from error
 
-    def _check_request(self, request: Request, prompt: str) -> None:
+    def check_request(self, request: Request, prompt: str) -> None:
+        """Raise UserError, naming ``prompt``, for an object that cannot be found. No weights are read."""
         labels = [_LABELS.get(name, name) for name in classes_of(request)]
         self.detector.check_names(labels, f"the prompt {short(prompt)!r}")
 
@@ -93,7 +94,7 @@ class GenevalReward:
         UserError for an object that the detector cannot find.
         """
         for request in requests:
-            self._check_request(request, str(request.get("prompt", "")))
+            self.check_request(request, str(request.get("prompt", "")))
         names = [[_LABELS.get(name, name) for name in classes_of(request)] for request in requests]
         least = min(self.settings.confidence, self.settings.counting_confidence)
         seen = self.detector.detect(pictures, names, least)

@@ -181,10 +181,25 @@ def _judges(
             )
         JUDGES.find(judge, key)
         settings = settings_for(category, judge, scorer)
-        texts = {one.line.text for shown in sides.values() for one in shown if one.line.category == name}
-        check_judges([judge], sorted(texts), key, settings)
+        own = {
+            one.line.text: one.line for shown in sides.values() for one in shown if one.line.category == name
+        }
+        _check_judge(judge, settings, list(own.values()), key)
         found[name] = (judge, settings)
     return found
+
+
+def _check_judge(judge: str, settings: dict[str, Any], lines: Sequence[Line], key: str) -> None:
+    """Raise UserError, naming ``key``, for a judge that cannot judge these lines; no weights are read."""
+    reward: Any = load_reward(judge, settings)
+    if not hasattr(reward, "check_request"):
+        check_judges([judge], [line.text for line in lines], key, settings)
+        return
+    for line in lines:  # it goes by what GenEval's file says of them, not by their texts
+        try:
+            reward.check_request(line.note, line.text)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
 
 
 def _present(asked: Asked, sides: Mapping[str, Sequence[Shown]]) -> list[str]:

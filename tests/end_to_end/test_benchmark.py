@@ -20,6 +20,8 @@ from mitune.files import read_json
 from mitune.reading import lines
 from tests.cli import main
 from tests.evaluate.benchmark_files import compbench, compbench_pictures, geneval, geneval_pictures
+from tests.referees.conftest import build_clip
+from tests.referees.small_detectors import build_mask2former
 
 Arguments = Callable[..., list[str]]
 Refused = Callable[[list[str]], str]
@@ -356,3 +358,37 @@ def test_a_category_without_a_judge_and_a_judge_that_is_none_are_refused(
     assert "benchmark.categories=[color]" in line
     line = refused([*words, f"benchmark.out={tmp_path / 'out'}", "benchmark.judge.depth=elbo"])
     assert "benchmark.judge.depth" in line
+
+
+def test_geneval_is_judged_by_its_own_rules_on_a_detector_and_a_clip(
+    tmp_path: Path, refused: Refused
+) -> None:
+    """Both of random weights. An object that the detector cannot find is told before anything is judged."""
+    source = geneval(
+        tmp_path / "evaluation_metadata.jsonl", {"single_object": 2, "counting": 1, "color_attr": 1}
+    )
+    folder = geneval_pictures(tmp_path / "mine", source, per=2)
+    detector = build_mask2former(tmp_path / "detector")
+    words = [
+        "evaluate",
+        "benchmark=geneval",
+        f"pictures={folder}",
+        "benchmark.whole=false",
+        "benchmark.per_prompt=2",
+    ]
+    words += [f"scorer.geneval.detector={detector}", f"scorer.geneval.clip={build_clip(tmp_path / 'clip')}"]
+    words += ["scorer.geneval.confidence=0.01", "scorer.geneval.counting_confidence=0.01"]
+    assert main(words) == 0
+    out = tmp_path / "mine-geneval"
+    overall, tasks, _ = official_summary(out / "results.jsonl")
+    made = read_json(out / "benchmark.json")
+    assert made["models"]["pictures"]["overall"]["mean"] == pytest.approx(overall)
+    assert set(tasks) == {"single_object", "counting", "color_attr"}
+    assert made["judged_by"]["counting"]["name"] == "geneval"
+    rows = [json.loads(text) for text in lines((out / "results.jsonl").read_text())]
+    assert any(len(json.loads(row["details"])) for row in rows)
+    assert all(row["correct"] == (row["reason"] == "") for row in rows)
+    changed = folder / "00000" / "metadata.jsonl"
+    changed.write_text(changed.read_text().replace('"bench"', '"unicorn"'))
+    assert "benchmark.judge.objects" in (line := refused([*words, f"benchmark.out={tmp_path / 'out'}"]))
+    assert "unicorn" in line
