@@ -78,7 +78,7 @@ def _said(found: Mapping[str, Any], cells: Mapping[str, Any], measured: bool) ->
     if found["falling"]:
         line += f"; falling: {told(found['falling'])}"
     elif measured:
-        line += "; none of them falls"
+        line += "; none of them falls with its whole interval below 0"
     return (
         line
         if measured

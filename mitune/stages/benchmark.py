@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mitune.distributed import broadcast
 from mitune.errors import UserError, check_known, printable
-from mitune.evaluate.benchmarks.judging import is_original, settings_for
 from mitune.evaluate.benchmarks.lines import Answer, Asked, Files, Line, Shown
 from mitune.evaluate.benchmarks.table import (
     BASE,
@@ -31,13 +29,11 @@ from mitune.evaluate.tables import plain_table
 from mitune.evaluate.watch import watched
 from mitune.families.options import find_device
 from mitune.files import read_json, write_json, write_text
-from mitune.information.scoring import check_judges
 from mitune.reading import home, is_folder
-from mitune.referees.catalogue import JUDGES
-from mitune.referees.weighted import load_reward
 from mitune.report.benchmark import write_benchmark
 from mitune.runs import RunFolder
 from mitune.stages.benchmark_drawing import Drawn
+from mitune.stages.benchmark_judges import Chosen, chosen_judges
 from mitune.stages.benchmark_units import WORK, JudgedPictures
 from mitune.stages.evaluate import choosers
 from mitune.stages.first_look import beside_pictures
@@ -94,15 +90,13 @@ def benchmark(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             raise UserError(f"benchmark.source: say where its prompts are: {asked.benchmark.home}")
         drawn = _plans(config, run, files, lines)
         sides = {side: one.shown for side, one in drawn.items()}
-    chosen = _judges(config, asked, sides)
+    everything = [one.line for shown in sides.values() for one in shown]
+    chosen = chosen_judges(config, asked, everything, find_device(config.model.device))
     for one in drawn.values():
         one.draw(config)
     work = {side: JudgedPictures(run.root, side, shown, own.rows_per_unit) for side, shown in sides.items()}
-    device = find_device(config.model.device)
     for side in work.values():
-        side.judge({name: functools.partial(load_reward, judge, settings, device)
-                    for name, (judge, settings) in chosen.items()},
-                   {name: judge for name, (judge, _) in chosen.items()}, own.batch_size)  # fmt: skip
+        side.judge(chosen, own.batch_size)
 
     def finish() -> dict[str, Any]:
         answers = {side: one.answers() for side, one in work.items()}
@@ -161,47 +155,6 @@ def _plans(config: DictConfig, run: RunFolder, files: Files, lines: Sequence[Lin
     return plans
 
 
-def _judges(
-    config: DictConfig, asked: Asked, sides: Mapping[str, Sequence[Shown]]
-) -> dict[str, tuple[str, dict[str, Any]]]:
-    """{category: (judge, section ``scorer`` as it is judged by)}. Raises UserError for a judge that is not there,
-    cannot be had, or is not named.
-    """
-    scorer: Any = OmegaConf.to_container(config.scorer, resolve=True)
-    found = {}
-    for name in dict.fromkeys(one.line.category for shown in sides.values() for one in shown):
-        category = asked.benchmark.category(name)
-        key = f"benchmark.judge.{category.kind}"
-        judge = config.benchmark.judge[category.kind]
-        if judge is None:
-            others = ",".join(one for one in _present(asked, sides) if one != name)
-            raise UserError(
-                f"{key}: nobody judges {name}: name a judge of pictures, or leave it out:"
-                f" benchmark.categories=[{others}]"
-            )
-        JUDGES.find(judge, key)
-        settings = settings_for(category, judge, scorer)
-        own = {
-            one.line.text: one.line for shown in sides.values() for one in shown if one.line.category == name
-        }
-        _check_judge(judge, settings, list(own.values()), key)
-        found[name] = (judge, settings)
-    return found
-
-
-def _check_judge(judge: str, settings: dict[str, Any], lines: Sequence[Line], key: str) -> None:
-    """Raise UserError, naming ``key``, for a judge that cannot judge these lines; no weights are read."""
-    reward: Any = load_reward(judge, settings)
-    if not hasattr(reward, "check_request"):
-        check_judges([judge], [line.text for line in lines], key, settings)
-        return
-    for line in lines:  # it goes by what GenEval's file says of them, not by their texts
-        try:
-            reward.check_request(line.note, line.text)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
-
-
 def _present(asked: Asked, sides: Mapping[str, Sequence[Shown]]) -> list[str]:
     there = {one.line.category for shown in sides.values() for one in shown}
     return [one.name for one in asked.benchmark.categories if one.name in there]
@@ -213,7 +166,7 @@ def _figures(
     sides: Mapping[str, Sequence[Shown]],
     answers: Mapping[str, Sequence[Answer]],
     work: Mapping[str, JudgedPictures],
-    chosen: Mapping[str, tuple[str, dict[str, Any]]],
+    chosen: Mapping[str, Chosen],
 ) -> dict[str, Any]:
     """What ``benchmark.json`` says, without what it took."""
     own, which, seed = config.benchmark, asked.benchmark, config.evaluate.seed
@@ -225,18 +178,18 @@ def _figures(
     both = BASE in tables and TUNED in tables
     difference = differences(tables[BASE], tables[TUNED], which, seed) if both else {}
     present = _present(asked, sides)
-    judges = {name: chosen[name][0] for name in present}
+    judges = {name: chosen[name].name for name in present}
     chose = choosers(RunFolder(config.run), range(1, own.round + 1)) if both else []
     picked = judges_of(chose, config.scorer.combined)
     entries = {
         name: {
             "name": judges[name],
             "judge": next(iter(work.values())).identity(name),
-            "selected": judges[name] in picked,
+            "selected": bool(judges_of([chosen[name].scores]) & picked),
         }
         for name in present
     }
-    original = {name: is_original(which.category(name), *chosen[name]) for name in present}
+    original = {name: chosen[name].original for name in present}
     rows, notes = beside(which, original, judges, _why_not(asked))
     figures: dict[str, Any] = {
         "schema": SCHEMA,
@@ -253,16 +206,24 @@ def _figures(
         "notes": notes,
     }
     if both:
-        figures["watch"] = _watch(difference, entries, chose, config.scorer.combined)
+        # Each category is told by its own name.
+        cells = {name: difference[name] for name in present}
+        scores = {name: chosen[name].scores for name in present}
+        for name, cell in _choosers_gain(config, own.round, picked).items():
+            cells[f"{name} of the held-out prompts"], scores[f"{name} of the held-out prompts"] = cell, name
+        figures["watch"] = watched(cells, chose, config.scorer.combined, judges=scores)
     return figures
 
 
-def _watch(
-    difference: Mapping[str, Any], entries: Mapping[str, Any], chose: Sequence[str], combined: str
-) -> dict[str, Any]:
-    """Whether the reward was hacked, by the benchmark's judges: each category is told by its own name."""
-    names = {name: entry["name"] for name, entry in entries.items()}
-    return watched({name: difference[name] for name in names}, chose, combined, judges=names)
+def _choosers_gain(config: DictConfig, number: int, choosers: set[str]) -> dict[str, Any]:
+    """What the scores that chose have gained by the round's own evaluation, where there is one."""
+    path = RunFolder(config.run).round(number) / "evaluation.json"
+    told = read_json(path)["difference"]["all"] if path.is_file() else {}
+    return {
+        name: cell
+        for name, cell in told.items()
+        if isinstance(cell, dict) and judges_of([name], config.scorer.combined) & choosers
+    }
 
 
 def _why_not(asked: Asked) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mitune.evaluate.benchmarks.judging import judge_all
 from mitune.evaluate.benchmarks.lines import Answer, Shown
 from mitune.files import clean_partial, read_json, write_json
 from mitune.reading import read_bytes
-from mitune.referees.reward import Reward
+from mitune.stages.benchmark_judges import Chosen
 from mitune.stages.progress import progress, warn_of_idle
 
 WORK = "work"
@@ -56,13 +56,9 @@ class JudgedPictures:
         """Name the file of a unit."""
         return self.folder / f"{unit.category}-{unit.number:06d}.json"
 
-    def judge(
-        self, openers: Mapping[str, Callable[[], Reward]], names: Mapping[str, str], batch_size: int
-    ) -> None:
-        """Judge what is not judged yet, or was another picture then, on all processes.
-
-        ``openers``: of each category, what opens its judge; ``names``: the judge's name.
-        """
+    def judge(self, chosen: Mapping[str, Chosen], batch_size: int) -> None:
+        """Judge what is not judged yet, or was another picture then, on all processes; ``chosen``: by category."""
+        names = {category: one.name for category, one in chosen.items()}
 
         def begin() -> list[int]:
             clean_partial(self.folder)
@@ -72,7 +68,7 @@ class JudgedPictures:
         if not todo:
             return
         warn_of_idle(len(todo), "units", "benchmark.rows_per_unit")
-        opened: dict[str, Reward] = {}
+        opened: dict[str, Any] = {}
         total, left = len(self.shown), sum(len(unit.rows) for unit in todo)
         with progress(f"{self.side}: judge", total, total - left, unit="pictures") as bar:
             shown = 0
@@ -81,13 +77,13 @@ class JudgedPictures:
                 shown = place + 1
                 category = unit.category
                 if category not in opened:
-                    alike = next((one for one in opened if openers_alike(openers, one, category)), None)
-                    opened[category] = opened[alike] if alike else openers[category]()
+                    alike = [one for one in opened if chosen[one].like == chosen[category].like]
+                    opened[category] = opened[alike[0]] if alike else chosen[category].open()
                 self._judge_unit(unit, opened[category], names[category], batch_size)
                 bar(len(unit.rows))
         wait()
 
-    def _judge_unit(self, unit: _Unit, reward: Reward, name: str, batch_size: int) -> None:
+    def _judge_unit(self, unit: _Unit, reward: Any, name: str, batch_size: int) -> None:
         began, contents = time.perf_counter(), Contents()
         own = [self.shown[row] for row in unit.rows]
         answers = list(judge_all(reward, name, own, batch_size, contents))
@@ -163,8 +159,3 @@ class JudgedPictures:
     def seconds(self) -> float:
         """Add up what the judging took."""
         return sum(one["seconds"] for one in self._all())
-
-
-def openers_alike(openers: Mapping[str, Any], one: str, other: str) -> bool:
-    """Tell whether two categories have the same judge, with the same keys."""
-    return openers[one].args == openers[other].args  # type: ignore[no-any-return]

@@ -186,6 +186,13 @@ def test_base_and_tuned_model_stand_beside_each_other_and_witnesses_are_named(
     assert main(arguments("evaluate")) == 0
     evaluation = read_json(tmp_path / "run" / "round-1" / "evaluation.json")
     assert "no witness: every score here took part in choosing (mi)" in evaluation["watch"]["said"]
+    # Now it is known what the score that chose has gained: it is held against the benchmark's judges.
+    assert main(arguments("evaluate", "benchmark=geneval", f"benchmark.source={source}", *few)) == 0
+    watch = read_json(folder / "benchmark.json")["watch"]
+    assert watch["witnesses"] == ["single_object", "counting"]
+    assert "was not measured" not in watch["said"]
+    gained = evaluation["difference"]["all"]["mi"]["ci95"]
+    assert watch["rising"] == (["mi of the held-out prompts"] if gained[0] > 0 else [])
 
 
 class Detective:
@@ -226,7 +233,7 @@ def test_somebody_elses_pictures_of_geneval_are_judged_without_a_model_and_as_it
     source = geneval(tmp_path / "evaluation_metadata.jsonl", {"single_object": 4, "counting": 3})
     folder = geneval_pictures(tmp_path / "mine", source)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr("mitune.stages.benchmark.load_reward", lambda *_: Detective())
+    monkeypatch.setattr("mitune.stages.benchmark_judges.load_reward", lambda *_: Detective())
     words = ["evaluate", "benchmark=geneval", f"pictures={folder}", "benchmark.judge.objects=jpeg"]
     assert main([*words, "benchmark.whole=false", "experiment=mitune"]) == 0
     out = tmp_path / "mine-geneval"
@@ -282,7 +289,7 @@ def test_what_was_asked_of_each_phrase_lies_where_t2i_compbench_leaves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = compbench_pictures(tmp_path / "mine", ["a red box.", "a dog"], 10)
-    monkeypatch.setattr("mitune.stages.benchmark.load_reward", lambda *_: Asker())
+    monkeypatch.setattr("mitune.stages.benchmark_judges.load_reward", lambda *_: Asker())
     words = ["evaluate", "benchmark=t2i_compbench", f"pictures={folder}", "benchmark.judge.attribute=jpeg"]
     assert (
         main([*words, "benchmark.whole=false", "benchmark.categories=[color]", "benchmark.rows_per_unit=7"])

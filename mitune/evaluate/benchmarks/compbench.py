@@ -213,7 +213,7 @@ class CompBench:
     def _write(self, place: Path, category: str, shown: Sequence[Shown], answers: Sequence[Answer]) -> None:
         ids = [one.line.number * self.asked.per_prompt + one.number for one in shown]
         kind = self.asked.benchmark.category(category).kind
-        for part in _PARTS if kind == "complex" else ():
+        for part in PARTS if kind == "complex" else ():
             if all(part in answer.more for answer in answers):
                 _write_kind(place, part, ids, shown, [float(answer.more[part]) for answer in answers])
         if kind == "attribute" and all("answers" in answer.more for answer in answers):
@@ -221,7 +221,10 @@ class CompBench:
         _write_kind(place, kind, ids, shown, [answer.value for answer in answers])
 
 
-_PARTS = ("attribute", "spatial", "action")  # of a prompt of ``complex``
+PARTS = ("attribute", "spatial", "action")
+"""Of what a prompt of ``complex`` is judged by."""
+ABOUT = "about"
+"""Of such a prompt's note: spatial, action or both."""
 # Of each kind of judge: its folder, the file of the mean, and what stands in it before the number.
 _RESULTS = {
     "attribute": ("annotation_blip", "blip_vqa_score.txt", "BLIP-VQA score:"),
@@ -306,7 +309,7 @@ def _complex(path: Path, texts: Sequence[str]) -> list[dict[str, str]]:
                 f"{place} is not there: it says which prompts of {path.name} are judged by what; give the whole folder"
             )
         known[name] = {_cut(text) for text in lines(read_text(place))}
-    return [{"about": next((name for name in _LISTS if _cut(text) in known[name]), "both")} for text in texts]
+    return [{ABOUT: next((name for name in _LISTS if _cut(text) in known[name]), "both")} for text in texts]
 
 
 def _cut(text: str) -> str:

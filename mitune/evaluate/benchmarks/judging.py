@@ -98,6 +98,7 @@ def _of_phrases(reward: Any, pictures: Tensor, lines: Sequence[Line]) -> list[An
 _DETAILED: dict[str, Callable[[Any, Tensor, Sequence[Line]], list[Answer]]] = {
     "verdicts": _of_verdicts,
     "answers": _of_phrases,
+    "in_parts": lambda reward, pictures, lines: reward.in_parts(pictures, lines),
 }
 
 
