@@ -129,7 +129,7 @@ class LabelledDetector(Detector):
     def __init__(self, source: JudgeSource, device: torch.device | str, batch_size: int) -> None:
         super().__init__(source, device, batch_size)
         told = source.configuration().get("id2label")
-        if not isinstance(told, dict) or not all(key.isdecimal() for key in told):
+        if not isinstance(told, dict) or not told or not all(key.isdecimal() for key in told):
             raise UserError(
                 f"{source.key}={source.name}: its config.json names no labels (id2label); take a whole {self.title}"
                 " folder"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +95,16 @@ class DetectorReward(ABC):
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt."""
+        return torch.tensor(self.values(pictures, prompts), dtype=torch.float32, device=pictures.device)
+
+    def detailed(
+        self, pictures: Tensor, prompts: list[str], notes: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Give the ``value`` of each picture with all of its digits, as a benchmark's files have it."""
+        return [{"value": value} for value in self.values(pictures, prompts)]
+
+    def values(self, pictures: Tensor, prompts: list[str]) -> list[float]:
+        """Scores as :meth:`score` gives them, with all of their digits."""
         check_pairs(self.name, pictures, prompts)
         self.check(list(dict.fromkeys(prompts)), self.name)
         asked = [self.asked(prompt) for prompt in prompts]
@@ -105,11 +115,11 @@ class DetectorReward(ABC):
             seen = self.detector.detect(pictures[look], [names[row] for row in look], self.confidence)
             found = dict(zip(look, seen, strict=True))
         size = (pictures.shape[-2], pictures.shape[-1])
-        scores = []
+        values = []
         for row, one in enumerate(asked):
             own = [replace(thing, box=framed(thing.box, *size)) for thing in found.get(row, ())]
-            scores.append(self.judged(one, own, pictures[row]))
-        return torch.tensor(scores, dtype=torch.float32, device=pictures.device)
+            values.append(self.judged(one, own, pictures[row]))
+        return values
 
 
 def of_the_world(prompt: str, source: str) -> PromptSpec | None:
