@@ -52,6 +52,8 @@ class Detector(ABC):
     """What such a model is called, in messages."""
     network: str
     """The class of transformers that opens it."""
+    processor: str
+    """The class of transformers that prepares its pictures."""
     usual: float
     """The least confidence of an object where nothing else is said: the model's authors' own."""
 
@@ -74,11 +76,11 @@ class Detector(ABC):
     @cached_property
     def _processor(self) -> Any:
         """The model's own preparation of pictures, by PIL on every machine: with torchvision it gives other numbers."""
-        from transformers import AutoImageProcessor
+        import transformers
 
         folder = self.source.open()
         with reading(f"{self.source.key}={self.source.name}: preprocessor_config.json", "fetch it again"):
-            return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+            return getattr(transformers, self.processor).from_pretrained(folder)
 
     def _prepared(self, pictures: Tensor) -> dict[str, Tensor]:
         """The network's inputs of ``pictures`` [n, 3, H, W], rounded to whole levels as in a file."""
