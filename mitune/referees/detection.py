@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from mitune.referees.judge_files import JudgeSource
 from mitune.referees.networks import open_network
 from mitune.referees.preprocess import to_images
 
+COMPUTED = re.compile(r"(^|\.)(position_ids|relative_position_index|num_batches_tracked)$")
+"""Names of what older folders hold beside the weights: the networks compute it, or have no use for it."""
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge in px, from the top left corner of the picture."""
 
@@ -71,7 +74,8 @@ class Detector(ABC):
         """The network, frozen."""
         import transformers
 
-        return open_network(getattr(transformers, self.network), self.source, self.title, self.device)
+        kind = getattr(transformers, self.network)
+        return open_network(kind, self.source, self.title, self.device, missing=COMPUTED)
 
     @cached_property
     def _processor(self) -> Any:

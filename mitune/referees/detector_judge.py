@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError, short
-from mitune.referees.catalogue import DetectorConfig
+from mitune.referees.catalogue import LookConfig
 from mitune.referees.detection import Detection
 from mitune.referees.detectors import open_detector
 from mitune.referees.judge_files import find_judge
@@ -46,7 +46,7 @@ class DetectorReward(ABC):
     def __init__(
         self,
         name: str,
-        settings: DetectorConfig,
+        settings: LookConfig,
         device: torch.device | str,
         place: str | None = None,
         kinds: Sequence[str] = (),
@@ -78,8 +78,14 @@ class DetectorReward(ABC):
         """Name what the detector has to look for."""
 
     @abstractmethod
-    def judged(self, asked: Any, found: Sequence[Detection], picture: Tensor) -> float:
-        """Score a picture [3, H, W] by what was ``found`` in it, its boxes as the benchmark measures them."""
+    def judged(self, asked: Any, found: Sequence[Detection], beside: Any) -> float:
+        """Score a picture by what was ``found`` in it, its boxes as the benchmark measures them, and by what else
+        :meth:`beside` saw there.
+        """
+
+    def beside(self, pictures: Tensor) -> Sequence[Any]:
+        """Look at ``pictures`` otherwise than by the detector: something of each."""
+        return [None] * len(pictures)
 
     def check_names(self, names: Sequence[str], where: str) -> None:
         """Raise UserError, naming ``where``, for something that the detector cannot find."""
@@ -116,9 +122,9 @@ class DetectorReward(ABC):
             found = dict(zip(look, seen, strict=True))
         size = (pictures.shape[-2], pictures.shape[-1])
         values = []
-        for row, one in enumerate(asked):
+        for row, (one, more) in enumerate(zip(asked, self.beside(pictures), strict=True)):
             own = [replace(thing, box=framed(thing.box, *size)) for thing in found.get(row, ())]
-            values.append(self.judged(one, own, pictures[row]))
+            values.append(self.judged(one, own, more))
         return values
 
 
