@@ -97,7 +97,7 @@ OWLV2, GROUNDING_DINO, DETR = (
 
 
 @dataclass
-class DetectorConfig(RefereeConfig):
+class LookConfig(RefereeConfig):
     """A judge that looks for objects."""
 
     path: str = key("", "a detector: transformers folder or Hub id", path=True)
@@ -108,7 +108,32 @@ class DetectorConfig(RefereeConfig):
         low=0,
         below=1,
     )
+
+
+@dataclass
+class DetectorConfig(LookConfig):
+    """A judge that looks for objects of the embedded world, too."""
+
     phrases: str = key("auto", "how the words of a prompt are found", choices=SOURCES)
+
+
+@dataclass
+class DepthConfig(LookConfig):
+    depth: str = key(
+        "Intel/dpt-hybrid-midas",
+        "tells depth: a DPT or Depth Anything, transformers folder or Hub id",
+        path=True,
+    )
+
+
+@dataclass
+class Spatial3DOwlv2Config(DepthConfig):
+    path: str = key(*OWLV2, path=True)
+
+
+@dataclass
+class Spatial3DGroundingDinoConfig(DepthConfig):
+    path: str = key(*GROUNDING_DINO, path=True)
 
 
 @dataclass
@@ -167,6 +192,7 @@ class GenevalConfig(RefereeConfig):
 
 _judge = functools.partial(Score, where="picture", external=True)
 _placed = functools.partial(_judge, checks="mitune.referees.placement_judge:check_told")
+_deep = functools.partial(_judge, checks="mitune.referees.depth_judge:check_told")
 _counted = functools.partial(_judge, checks="mitune.referees.numeracy:check_told")
 JUDGES = Catalogue(
     "reward",
@@ -195,6 +221,10 @@ JUDGES = Catalogue(
     _counted("numeracy_detr", "the same on the boxes of a DETR (COCO's 80 objects)",
              "mitune.referees.numeracy:numeracy_detr", NumeracyDetrConfig,
              checks="mitune.referees.numeracy:check_detr"),
+    _deep("spatial_3d_owlv2", "which of two things is nearer, by T2I-CompBench's rule on OWLv2's boxes and depth",
+          "mitune.referees.depth_judge:spatial_3d_owlv2", Spatial3DOwlv2Config),
+    _deep("spatial_3d_grounding_dino", "the same on Grounding DINO's boxes",
+          "mitune.referees.depth_judge:spatial_3d_grounding_dino", Spatial3DGroundingDinoConfig),
     _judge("geneval", "whether all is there that was asked for, 1 or 0, by GenEval's rules",
            "mitune.referees.geneval_judge:GenevalReward", GenevalConfig,
            checks="mitune.referees.geneval_judge:check_prompts"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from mitune.referees.judge_files import JudgeSource
 from mitune.referees.networks import open_network
 from mitune.referees.preprocess import to_images
 
+COMPUTED = re.compile(r"(^|\.)(position_ids|relative_position_index|num_batches_tracked)$")
+"""Names of what older folders hold beside the weights: the networks compute it, or have no use for it."""
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge in px, from the top left corner of the picture."""
 
@@ -52,6 +55,8 @@ class Detector(ABC):
     """What such a model is called, in messages."""
     network: str
     """The class of transformers that opens it."""
+    processor: str
+    """The class of transformers that prepares its pictures."""
     usual: float
     """The least confidence of an object where nothing else is said: the model's authors' own."""
 
@@ -69,16 +74,17 @@ class Detector(ABC):
         """The network, frozen."""
         import transformers
 
-        return open_network(getattr(transformers, self.network), self.source, self.title, self.device)
+        kind = getattr(transformers, self.network)
+        return open_network(kind, self.source, self.title, self.device, missing=COMPUTED)
 
     @cached_property
     def _processor(self) -> Any:
         """The model's own preparation of pictures, by PIL on every machine: with torchvision it gives other numbers."""
-        from transformers import AutoImageProcessor
+        import transformers
 
         folder = self.source.open()
         with reading(f"{self.source.key}={self.source.name}: preprocessor_config.json", "fetch it again"):
-            return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+            return getattr(transformers, self.processor).from_pretrained(folder)
 
     def _prepared(self, pictures: Tensor) -> dict[str, Tensor]:
         """The network's inputs of ``pictures`` [n, 3, H, W], rounded to whole levels as in a file."""
@@ -129,7 +135,7 @@ class LabelledDetector(Detector):
     def __init__(self, source: JudgeSource, device: torch.device | str, batch_size: int) -> None:
         super().__init__(source, device, batch_size)
         told = source.configuration().get("id2label")
-        if not isinstance(told, dict) or not all(key.isdecimal() for key in told):
+        if not isinstance(told, dict) or not told or not all(key.isdecimal() for key in told):
             raise UserError(
                 f"{source.key}={source.name}: its config.json names no labels (id2label); take a whole {self.title}"
                 " folder"

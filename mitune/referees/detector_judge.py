@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError, short
-from mitune.referees.catalogue import DetectorConfig
+from mitune.referees.catalogue import LookConfig
 from mitune.referees.detection import Detection
 from mitune.referees.detectors import open_detector
 from mitune.referees.judge_files import find_judge
@@ -46,7 +46,7 @@ class DetectorReward(ABC):
     def __init__(
         self,
         name: str,
-        settings: DetectorConfig,
+        settings: LookConfig,
         device: torch.device | str,
         place: str | None = None,
         kinds: Sequence[str] = (),
@@ -78,8 +78,14 @@ class DetectorReward(ABC):
         """Name what the detector has to look for."""
 
     @abstractmethod
-    def judged(self, asked: Any, found: Sequence[Detection], picture: Tensor) -> float:
-        """Score a picture [3, H, W] by what was ``found`` in it, its boxes as the benchmark measures them."""
+    def judged(self, asked: Any, found: Sequence[Detection], beside: Any) -> float:
+        """Score a picture by what was ``found`` in it, its boxes as the benchmark measures them, and by what else
+        :meth:`beside` saw there.
+        """
+
+    def beside(self, pictures: Tensor) -> Sequence[Any]:
+        """Look at ``pictures`` otherwise than by the detector: something of each."""
+        return [None] * len(pictures)
 
     def check_names(self, names: Sequence[str], where: str) -> None:
         """Raise UserError, naming ``where``, for something that the detector cannot find."""
@@ -95,6 +101,16 @@ class DetectorReward(ABC):
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt."""
+        return torch.tensor(self.values(pictures, prompts), dtype=torch.float32, device=pictures.device)
+
+    def detailed(
+        self, pictures: Tensor, prompts: list[str], notes: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Give the ``value`` of each picture with all of its digits, as a benchmark's files have it."""
+        return [{"value": value} for value in self.values(pictures, prompts)]
+
+    def values(self, pictures: Tensor, prompts: list[str]) -> list[float]:
+        """Scores as :meth:`score` gives them, with all of their digits."""
         check_pairs(self.name, pictures, prompts)
         self.check(list(dict.fromkeys(prompts)), self.name)
         asked = [self.asked(prompt) for prompt in prompts]
@@ -105,11 +121,11 @@ class DetectorReward(ABC):
             seen = self.detector.detect(pictures[look], [names[row] for row in look], self.confidence)
             found = dict(zip(look, seen, strict=True))
         size = (pictures.shape[-2], pictures.shape[-1])
-        scores = []
-        for row, one in enumerate(asked):
+        values = []
+        for row, (one, more) in enumerate(zip(asked, self.beside(pictures), strict=True)):
             own = [replace(thing, box=framed(thing.box, *size)) for thing in found.get(row, ())]
-            scores.append(self.judged(one, own, pictures[row]))
-        return torch.tensor(scores, dtype=torch.float32, device=pictures.device)
+            values.append(self.judged(one, own, more))
+        return values
 
 
 def of_the_world(prompt: str, source: str) -> PromptSpec | None:

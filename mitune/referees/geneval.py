@@ -41,7 +41,7 @@ Colours = Callable[[str, int], Sequence[str]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What GenEval says of a picture.
+    """Holds what GenEval says of a picture.
 
     Attributes:
         correct: whether all that was asked for is there, and no more.

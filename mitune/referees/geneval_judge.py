@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,6 +87,22 @@ class GenevalReward:
         check_pairs(self.name, pictures, prompts)
         verdicts = self.verdicts(pictures, [request_of(prompt) for prompt in prompts])
         return torch.tensor([float(one.correct) for one in verdicts], device=pictures.device)
+
+    def detailed(
+        self, pictures: Tensor, prompts: list[str], notes: Sequence[Request]
+    ) -> list[dict[str, Any]]:
+        """Judge pictures by the benchmark's own lines (``notes``): what its results say of each, and the ``value``."""
+        check_pairs(self.name, pictures, prompts)
+        found = self.verdicts(pictures, notes)
+        return [
+            {
+                "value": float(one.correct),
+                "correct": one.correct,
+                "reason": one.reason,
+                "details": one.details,
+            }
+            for one in found
+        ]
 
     @torch.no_grad()
     def verdicts(self, pictures: Tensor, requests: Sequence[Request]) -> list[Verdict]:

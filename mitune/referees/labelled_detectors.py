@@ -14,7 +14,7 @@ from mitune.referees.detection import Detection, LabelledDetector, as_box, corne
 class Detr(LabelledDetector):
     """Finds boxes by a DETR: the most probable label of each query, "no object" left out (Carion et al. 2020)."""
 
-    title, network, usual = "DETR", "DetrForObjectDetection", 0.5
+    title, network, processor, usual = "DETR", "DetrForObjectDetection", "DetrImageProcessorPil", 0.5
 
     def _found(
         self,
@@ -41,7 +41,7 @@ class Detr(LabelledDetector):
 class RTDetr(Detr):
     """Finds boxes by an RT-DETRv2: of all labels of all queries, by sigmoid, as many as there are queries."""
 
-    title, network = "RT-DETRv2", "RTDetrV2ForObjectDetection"
+    title, network, processor = "RT-DETRv2", "RTDetrV2ForObjectDetection", "RTDetrImageProcessorPil"
 
     def _found(
         self,
@@ -74,6 +74,7 @@ class Mask2Former(LabelledDetector):
     """
 
     title, network, usual = "Mask2Former", "Mask2FormerForUniversalSegmentation", 0.5
+    processor = "Mask2FormerImageProcessorPil"
     MOST = 100
 
     def _found(

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from mitune.errors import UserError, short
 from mitune.referees.amounts import Amount, amounts_of, numeracy_score
@@ -32,6 +31,8 @@ def asked_amounts(prompt: str, source: str = "auto") -> list[Amount]:
 class NumeracyReward(DetectorReward):
     """Judges how many of what was asked for are there, 0 to 1, by T2I-CompBench's rule on a detector's boxes."""
 
+    settings: DetectorConfig
+
     def asked(self, prompt: str) -> list[Amount]:
         """The objects and their numbers."""
         return asked_amounts(prompt, self.settings.phrases)
@@ -45,7 +46,7 @@ class NumeracyReward(DetectorReward):
         labels = self.detector.labels
         super().check_names([name for name in names if not any(name in label for label in labels)], where)
 
-    def judged(self, asked: list[Amount], found: Sequence[Detection], picture: Tensor) -> float:
+    def judged(self, asked: list[Amount], found: Sequence[Detection], beside: None) -> float:
         """The score of a picture."""
         return numeracy_score(asked, found)
 

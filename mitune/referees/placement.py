@@ -96,15 +96,20 @@ def known_as(noun: str) -> str:
     return "person" if noun in _PEOPLE else noun
 
 
-def framed(box: Box, height: int, width: int) -> Box:
-    """Measure the box of a picture of [height, width] px where the rule does: its shorter side ``SHORTER`` px long, or
-    less where the other would be longer than ``LONGER``.
+def frame(height: int, width: int) -> tuple[int, int]:
+    """Give the (height, width) that a picture of [height, width] px is brought to: its shorter side is ``SHORTER`` px
+    long, or less where the other would be longer than ``LONGER``.
     """
     short, long = sorted((height, width))
     shorter, longer = SHORTER, int(SHORTER * long / short)
     if longer > LONGER:
         shorter, longer = int(LONGER * shorter / longer), LONGER
-    wide, high = (longer, shorter) if width > height else (shorter, longer)
+    return (shorter, longer) if width > height else (longer, shorter)
+
+
+def framed(box: Box, height: int, width: int) -> Box:
+    """Measure the box of a picture of [height, width] px in its ``frame``."""
+    high, wide = frame(height, width)
     return box[0] * wide / width, box[1] * high / height, box[2] * wide / width, box[3] * high / height
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from mitune.english import words
 from mitune.errors import UserError, short
@@ -77,7 +76,7 @@ class PlacementReward(DetectorReward):
         """The two objects."""
         return asked.names
 
-    def judged(self, asked: Asked, found: Sequence[Detection], picture: Tensor) -> float:
+    def judged(self, asked: Asked, found: Sequence[Detection], beside: None) -> float:
         """The score of a picture."""
         return placement_score(asked, found)
 

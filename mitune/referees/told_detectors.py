@@ -17,7 +17,7 @@ from mitune.referees.networks import open_tokenizer
 class Owlv2(Detector):
     """Finds boxes by an OWLv2, told "a photo of a NAME": each of its patches is the likeliest of the names."""
 
-    title, network, usual = "OWLv2", "Owlv2ForObjectDetection", 0.1
+    title, network, processor, usual = "OWLv2", "Owlv2ForObjectDetection", "Owlv2ImageProcessorPil", 0.1
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -58,6 +58,7 @@ class GroundingDino(Detector):
     """
 
     title, network, usual = "Grounding DINO", "GroundingDinoForObjectDetection", 0.25
+    processor = "GroundingDinoImageProcessorPil"
 
     @cached_property
     def _tokenizer(self) -> Any:

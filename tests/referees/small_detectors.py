@@ -160,3 +160,16 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "d_fine": build_d_fine,
     "mask2former": build_mask2former,
 }
+
+
+def build_dpt(folder: Path) -> Path:
+    """Write a small network of depth."""
+    from transformers import DPTConfig, DPTImageProcessorPil
+
+    config = DPTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
+        reassemble_factors=[4, 2, 1, 0.5],
+    )  # fmt: skip
+    processor = DPTImageProcessorPil(size={"height": 32, "width": 32})
+    return _saved(folder, "DPTForDepthEstimation", config, processor)
