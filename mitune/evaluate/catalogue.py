@@ -78,9 +78,11 @@ class Benchmark(Part):
         return next(one for one in self.categories if one.name == name)
 
 
-_BLIP = Original("BLIP-VQA", "blip_vqa", {"path": "Salesforce/blip-vqa-capfilt-large", "form": "published"})
+_BLIP = Original(
+    "BLIP-VQA", "blip_vqa", {"path": "Salesforce/blip-vqa-capfilt-large", "form": "published", "side": 480}
+)
 _UNIDET = Original("UniDet", why="it needs detectron2 and weights that are not maintained")
-_DEPTH = Original("UniDet and a depth network", why=_UNIDET.why)
+_DEPTH = Original("UniDet with DPT-hybrid", why=f"of UniDet: {_UNIDET.why}")
 _COSINE = Original(
     "the cosine of CLIP ViT-B/32", "clip", {"path": "openai/clip-vit-base-patch32", "form": "cosine"}
 )
@@ -168,7 +170,7 @@ class JudgesConfig(Settings):
 
     attribute: str | None = key("blip_vqa", "of T2I-CompBench's color, shape and texture")
     spatial: str | None = key("spatial_owlv2", "of its spatial")
-    depth: str | None = key(None, "of its 3d_spatial")
+    depth: str | None = key("spatial_3d_owlv2", "of its 3d_spatial")
     numeracy: str | None = key("numeracy_owlv2", "of its numeracy")
     action: str | None = key("clip", "of its non_spatial")
     complex: str | None = key("three_in_one", "of its complex")

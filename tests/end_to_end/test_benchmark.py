@@ -276,13 +276,10 @@ class Asker:
 
     name, differentiable, identity = "blip_vqa", False, "asker#1"
 
-    def answers(self, pictures: Any, prompts: list[str]) -> list[Any]:
-        return [
-            SimpleNamespace(
-                score=0.5, phrases=["a red box", "a dog"][: 1 + len(text) % 2], answers=["0.5000", "1.0000"]
-            )
-            for text in prompts
-        ]
+    form = "published"
+
+    def answers(self, pictures: Any, prompts: list[str]) -> list[list[tuple[str, float]]]:
+        return [[("a red box?", 0.49996), ("a dog?", 0.99999)][: 1 + len(text) % 2] for text in prompts]
 
 
 def test_what_was_asked_of_each_phrase_lies_where_t2i_compbench_leaves_it(
@@ -360,7 +357,7 @@ def test_a_category_without_a_judge_and_a_judge_that_is_none_are_refused(
         "benchmark.whole=false",
         *CLIP,
     ]
-    line = refused([*words, f"benchmark.out={tmp_path / 'out'}"])
+    line = refused([*words, f"benchmark.out={tmp_path / 'out'}", "benchmark.judge.depth=null"])
     assert "benchmark.judge.depth: nobody judges 3d_spatial" in line
     assert "benchmark.categories=[color]" in line
     line = refused([*words, f"benchmark.out={tmp_path / 'out'}", "benchmark.judge.depth=elbo"])

@@ -260,13 +260,13 @@ def _write_phrases(root: Path, ids: Sequence[int], shown: Sequence[Shown], answe
     for place in range(MOST):
         questions, said = [], []
         for number, one, answer in zip(ids, shown, answers, strict=True):
-            phrases, own = answer.more["phrases"], answer.more["answers"]
-            asked = place < len(phrases)
+            told, own = answer.more["questions"], answer.more["answers"]
+            asked = place < len(told)
             questions.append(
                 {
                     "image": f"{_SAMPLES}/{one.path.name}",
                     "question_id": number,
-                    "question": f"{phrases[place]}?" if asked else "",
+                    "question": told[place] if asked else "",
                     "dataset": "color",
                 }
             )

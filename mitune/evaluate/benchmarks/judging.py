@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,9 +90,34 @@ def _of_verdicts(reward: Any, pictures: Tensor, lines: Sequence[Line]) -> list[A
 
 
 def _of_phrases(reward: Any, pictures: Tensor, lines: Sequence[Line]) -> list[Answer]:
-    """The answers of a judge that asks about each phrase of a prompt, as T2I-CompBench's BLIP-VQA does."""
-    found = reward.answers(pictures, [line.text for line in lines])
-    return [Answer(one.score, {"phrases": list(one.phrases), "answers": list(one.answers)}) for one in found]
+    """The answers of a judge that asks about each phrase of a prompt, as T2I-CompBench's BLIP-VQA does; set otherwise
+    than the benchmark has it, its score alone."""
+    texts = [line.text for line in lines]
+    if reward.form != "published":
+        return _scored(reward, pictures, texts)
+    found = []
+    for asked in reward.answers(pictures, texts):
+        said = [published_answer(probability) for _, probability in asked]
+        more = {"questions": [question for question, _ in asked], "answers": said}
+        found.append(Answer(float(published_score(said)), more))
+    return found
+
+
+def published_answer(probability: float) -> str:
+    """Write P(yes) as the benchmark does."""
+    return f"{probability:.4f}"
+
+
+def published_score(answers: Sequence[str]) -> str:
+    """Write the product of answers as the benchmark does, which reckons it in float32."""
+    product = np.float32(1)
+    for answer in answers:
+        product *= np.float32(answer)
+    return f"{float(product):.4f}"
+
+
+def _scored(reward: Any, pictures: Tensor, texts: list[str]) -> list[Answer]:
+    return [Answer(float(value), {}) for value in reward.score(pictures, texts).double().cpu().tolist()]
 
 
 # What some judges say beside a number, by the method that says it.
@@ -105,9 +131,7 @@ _DETAILED: dict[str, Callable[[Any, Tensor, Sequence[Line]], list[Answer]]] = {
 @torch.no_grad()
 def _answers(reward: Any, name: str, pictures: Tensor, lines: Sequence[Line]) -> list[Answer]:
     """What a judge says of pictures of one size."""
-    texts = [line.text for line in lines]
     for method, told in _DETAILED.items():
         if hasattr(reward, method):
             return told(reward, pictures, lines)
-    scores = reward.score(pictures, texts)
-    return [Answer(float(value), {}) for value in scores.double().cpu().tolist()]
+    return _scored(reward, pictures, [line.text for line in lines])
