@@ -88,6 +88,13 @@ def test_pictures_of_other_prompts_than_the_file_has_are_refused(tmp_path: Path)
         CompBench(FEW).find(folder, LINES[:2])
 
 
+def test_a_trial_takes_the_first_prompts_of_a_whole_folder(tmp_path: Path) -> None:
+    folder = compbench_pictures(tmp_path, PROMPTS, 2)
+    files = CompBench(asked("t2i_compbench", whole=False, per_prompt=2, categories=("color",), limit=2))
+    for lines in (None, LINES[:2]):
+        assert [one.line.number for one in files.find(folder, lines)] == [0, 0, 1, 1]
+
+
 def test_without_the_prompt_file_the_number_of_prompts_is_held_to_the_benchmark(tmp_path: Path) -> None:
     folder = compbench_pictures(tmp_path, PROMPTS, 2)
     with pytest.raises(UserError, match="3 prompts of color, T2I-CompBench has 300"):

@@ -195,7 +195,7 @@ class CompBench:
         if lines is None:
             self.asked.check_count(category, len(told), place)
         else:
-            _check_same(place, told, lines)
+            _check_same(place, told[: self.asked.limit], lines)
             told = list(lines)
         told = told[: self.asked.limit]
         return [Shown(line, n, files[line.number * per + n]) for line in counted(told) for n in range(per)]
