@@ -9,12 +9,21 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from mitune.families.settings import FORMATS
 from mitune.information.catalogue import Score
 from mitune.parts import Catalogue
 from mitune.pixels.catalogue import SOURCES
 from mitune.settings import BATCH, Settings, key
 
 CLIP_FORMS = {"clipscore": "2.5 max(cos, 0)", "cosine": "the cosine itself", "logit": "times the temperature"}
+
+VQA_FORMS = {
+    "published": "each P(yes) and their product rounded to 4 decimals, as T2I-CompBench has it",
+    "product": "the product itself",
+    "log": "the sum of log P(yes)",
+}
+ITM_FORMS = {"log": "log P(match)", "probability": "P(match)"}
+CAPTION_FORMS = {"mean": "per token", "sum": "of the whole prompt"}
 
 
 @dataclass
@@ -79,6 +88,94 @@ class JpegConfig(Settings):
     quality: int = key(
         95, "of the JPEG whose kilobytes count", low=1, high=95, why="above that JPEG only grows"
     )
+
+
+# -- that read pictures and texts together -----------------------------------------------------------------------------
+
+
+@dataclass
+class ReaderConfig(RefereeConfig):
+    """A judge that is a transformers folder."""
+
+    path: str = key("", "transformers folder or Hub id", path=True)
+    revision: str | None = key(None, "Hub branch, tag or commit")
+
+
+@dataclass
+class BlipVqaConfig(ReaderConfig):
+    path: str = key(
+        "Salesforce/blip-vqa-capfilt-large", "a BlipForQuestionAnswering: folder or Hub id", path=True
+    )
+    form: str = key("published", "what is made of the phrases' P(yes)", choices=VQA_FORMS)
+    phrases: str = key("auto", "how the phrases of a prompt are found", choices=SOURCES)
+    side: int | None = key(
+        480,
+        "px of the square that it is shown, T2I-CompBench's own (null: as its preprocessor_config.json says)",
+        low=16,
+        high=4096,
+    )
+
+
+@dataclass
+class BlipItmConfig(ReaderConfig):
+    path: str = key(
+        "Salesforce/blip-itm-base-coco", "a BlipForImageTextRetrieval: folder or Hub id", path=True
+    )
+    form: str = key("log", "what is made of the match", choices=ITM_FORMS)
+
+
+@dataclass
+class BlipItcConfig(ReaderConfig):
+    path: str = key(
+        "Salesforce/blip-itm-base-coco", "a BlipForImageTextRetrieval: folder or Hub id", path=True
+    )
+
+
+@dataclass
+class CaptionConfig(ReaderConfig):
+    path: str = key(
+        "Salesforce/blip-image-captioning-base",
+        "a BlipForConditionalGeneration: folder or Hub id",
+        path=True,
+    )
+    form: str = key("mean", "log P of what: a token on average, or all of them", choices=CAPTION_FORMS)
+    prefix: str | None = key(
+        "a picture of", "what the captions that it learnt from begin with; it is not counted", empty=True
+    )
+
+
+@dataclass
+class Blip2ItmConfig(ReaderConfig):
+    path: str = key("Salesforce/blip2-itm-vit-g", "a Blip2ForImageTextRetrieval: folder or Hub id", path=True)
+    form: str = key("log", "what is made of the match", choices=ITM_FORMS)
+    dtype: str = key("float32", "number format of the weights", choices=FORMATS)
+
+
+@dataclass
+class Blip2ItcConfig(ReaderConfig):
+    path: str = key("Salesforce/blip2-itm-vit-g", "a Blip2ForImageTextRetrieval: folder or Hub id", path=True)
+    dtype: str = key("float32", "number format of the weights", choices=FORMATS)
+
+
+@dataclass
+class VqaScoreConfig(ReaderConfig):
+    batch_size: int = key(8, "pictures a forward", low=1, high=BATCH)
+    path: str = key(
+        "llava-hf/llava-1.5-7b-hf", "any image-text-to-text model: transformers folder or Hub id", path=True
+    )
+    question: str = key(
+        'Does this figure show "{}"? Please answer yes or no.', "what is asked; {} is the prompt"
+    )
+    answer: str = key("Yes", "the answer whose probability is the score; one token")
+    around: str | None = key(
+        None, "of a model without a chat template: what stands around the question, {} (USER: <image>\\n{} …)"
+    )
+    dtype: str = key("float32", "number format of the weights", choices=FORMATS)
+
+
+@dataclass
+class LibreHpsConfig(RefereeConfig):
+    path: str = key("LibreHPS/LibreHPS-4B-v1.1", "as the package librehps names it", path=True)
 
 
 # -- on detectors ------------------------------------------------------------------------------------------------------
@@ -206,6 +303,22 @@ JUDGES = Catalogue(
     _judge("hpsv2", "what people would prefer for the prompt, by HPSv2", "mitune.referees.hps:hps_reward", HpsConfig),
     _judge("imagereward", "how people would rate the picture for the prompt, by ImageReward",
            "mitune.referees.imagereward:ImageRewardReward", ImageRewardConfig),
+    _judge("blip_vqa", "whether the picture shows each of the prompt's phrases, P(yes) as T2I-CompBench asks BLIP",
+           "mitune.referees.blip_vqa:BlipVqaReward", BlipVqaConfig, checks="mitune.referees.blip_vqa:check_phrases"),
+    _judge("blip_itm", "whether prompt and picture match, as BLIP reads them together",
+           "mitune.referees.blip:BlipItmReward", BlipItmConfig),
+    _judge("blip_itc", "likeness of picture and prompt as BLIP sees it, a cosine",
+           "mitune.referees.blip:BlipItcReward", BlipItcConfig),
+    _judge("caption", "log P(prompt | picture) by BLIP's captioner, in nats", "mitune.referees.caption:CaptionReward",
+           CaptionConfig),
+    _judge("blip2_itm", "whether prompt and picture match, as BLIP-2 reads them together",
+           "mitune.referees.blip2:Blip2ItmReward", Blip2ItmConfig),
+    _judge("blip2_itc", "likeness of picture and prompt as BLIP-2 sees it, a cosine",
+           "mitune.referees.blip2:Blip2ItcReward", Blip2ItcConfig),
+    _judge("vqascore", "P(yes) when a language model that sees is asked whether the picture shows the prompt",
+           "mitune.referees.vqascore:VqaScoreReward", VqaScoreConfig),
+    _judge("librehps", "how people would rate the picture for the prompt, by LibreHPS",
+           "mitune.referees.librehps:LibreHpsReward", LibreHpsConfig),
     _judge("jpeg", "minus the picture's kilobytes as JPEG", "mitune.referees.jpeg:JpegReward", JpegConfig),
     _placed("spatial_owlv2", "where two things stand to each other, by T2I-CompBench's rule on OWLv2's boxes",
             "mitune.referees.placement_judge:spatial_owlv2", SpatialOwlv2Config),
