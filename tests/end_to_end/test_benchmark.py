@@ -3,6 +3,7 @@ mistakes. Both layouts are checked by readers written out here as the official s
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,11 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mitune.evaluate.benchmarks.three_in_one import NAME as THREE_IN_ONE
+from mitune.evaluate.catalogue import BENCHMARKS, JudgesConfig
 from mitune.files import read_json
 from mitune.reading import lines
+from mitune.referees.catalogue import JUDGES
 from tests.cli import main
 from tests.evaluate.benchmark_files import compbench, compbench_pictures, geneval, geneval_pictures
 from tests.referees.conftest import build_clip
+from tests.referees.small_blips import build_blip
 from tests.referees.small_detectors import build_mask2former
 
 Arguments = Callable[..., list[str]]
@@ -396,3 +401,50 @@ def test_geneval_is_judged_by_its_own_rules_on_a_detector_and_a_clip(
     changed.write_text(changed.read_text().replace('"bench"', '"unicorn"'))
     assert "benchmark.judge.objects" in (line := refused([*words, f"benchmark.out={tmp_path / 'out'}"]))
     assert "unicorn" in line
+
+
+def test_attributes_are_asked_about_by_blip_as_t2i_compbench_asks(tmp_path: Path) -> None:
+    """BLIP of random weights; what lies in the files of each phrase multiplies to what lies in that of the picture."""
+    prompts = ["a red circle and a blue square", "a green cross"]
+    folder = compbench_pictures(tmp_path / "mine", prompts, 3)
+    vqa = build_blip(tmp_path / "vqa", "BlipForQuestionAnswering")
+    words = ["evaluate", "benchmark=t2i_compbench", f"pictures={folder}", f"scorer.blip_vqa.path={vqa}"]
+    words += [
+        "benchmark.whole=false",
+        "benchmark.categories=[color]",
+        "benchmark.per_prompt=3",
+        "scorer.blip_vqa.side=32",
+    ]
+    assert main(words) == 0
+    out = tmp_path / "mine-t2i_compbench"
+    place = out / "color"
+    parts = [
+        official_answers(place / f"annotation{i}_blip" / "VQA" / "result" / "vqa_result.json")
+        for i in range(1, 9)
+    ]
+    asked = [json.loads((place / f"annotation{i}_blip" / "vqa_test.json").read_text()) for i in range(1, 9)]
+    assert [row["question"] for row in asked[0]] == ["a red circle?"] * 3 + ["a green cross?"] * 3
+    assert [row["question"] for row in asked[1]] == ["a blue square?"] * 3 + [""] * 3
+    reward = np.float32(1)
+    for own in parts:
+        reward = reward * np.array([answer for _, answer in own], dtype=np.float32)
+    total = official_answers(place / "annotation_blip" / "vqa_result.json")
+    assert [f"{answer:.4f}" for _, answer in total] == [f"{one:.4f}" for one in reward.tolist()]
+    assert len({answer for _, answer in total}) > 1
+    made = read_json(out / "benchmark.json")
+    assert made["judged_by"]["color"]["name"] == "blip_vqa"
+    assert made["models"]["pictures"]["categories"]["color"]["mean"] == pytest.approx(
+        np.mean([answer for _, answer in total])
+    )
+
+
+def test_every_judge_that_a_benchmark_takes_by_default_is_there() -> None:
+    for field in dataclasses.fields(JudgesConfig):
+        assert field.default in {*JUDGES, THREE_IN_ONE}, field.name
+    for row in BENCHMARKS.values():
+        for category in row.categories:
+            assert hasattr(JudgesConfig, category.kind)
+            if original := category.original.judge:
+                kind = JUDGES[original].settings
+                assert kind is not None
+                assert set(category.original.settings) <= {field.name for field in dataclasses.fields(kind)}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +15,10 @@ from mitune.errors import UserError, short
 from mitune.evaluate.benchmarks.lines import Answer, Line, Shown
 from mitune.evaluate.catalogue import Category
 from mitune.reading import read_bytes
+from mitune.referees.blip_vqa import published_answer, published_score
 from mitune.referees.catalogue import JUDGES
 from mitune.referees.reward import Reward
+from mitune.threads import side_by_side
 
 _WAY = "mend it, or draw it anew"
 
@@ -62,7 +63,10 @@ def judge_all(
     """
     for start in range(0, len(shown), batch_size):
         part = shown[start : start + batch_size]
-        pictures = [_open(one, contents) for one in part]
+        files = [read_bytes(one.path) for one in part]
+        for data in files:
+            contents.picture(data)
+        pictures = side_by_side(_decoded, zip(part, files, strict=True))
         found: dict[int, Answer] = {}
         for size in dict.fromkeys(picture.shape for picture in pictures):
             rows = [row for row, picture in enumerate(pictures) if picture.shape == size]
@@ -74,9 +78,8 @@ def judge_all(
             yield found[row]
 
 
-def _open(one: Shown, contents: Contents) -> Tensor:
-    data = read_bytes(one.path)
-    contents.picture(data)
+def _decoded(given: tuple[Shown, bytes]) -> Tensor:
+    one, data = given
     return as_tensor(open_picture(data, short(str(one.path), 300), _WAY))
 
 
@@ -101,19 +104,6 @@ def _of_phrases(reward: Any, pictures: Tensor, lines: Sequence[Line]) -> list[An
         more = {"questions": [question for question, _ in asked], "answers": said}
         found.append(Answer(float(published_score(said)), more))
     return found
-
-
-def published_answer(probability: float) -> str:
-    """Write P(yes) as the benchmark does."""
-    return f"{probability:.4f}"
-
-
-def published_score(answers: Sequence[str]) -> str:
-    """Write the product of answers as the benchmark does, which reckons it in float32."""
-    product = np.float32(1)
-    for answer in answers:
-        product *= np.float32(answer)
-    return f"{float(product):.4f}"
 
 
 def _scored(reward: Any, pictures: Tensor, texts: list[str]) -> list[Answer]:
