@@ -49,7 +49,7 @@ RESULTS = "benchmark.json"
 def benchmark_folder(config: DictConfig) -> Path:
     """Name the folder of a benchmark: ``benchmark.out``; beside the pictures that it judges; or a numbered one in
     ``benchmarks`` of the run folder."""
-    if config.benchmark.pictures is not None and config.benchmark.out is None:
+    if config.benchmark.pictures is not None:
         return beside_pictures(config.benchmark)
     return numbered_folder(config, "benchmark", "benchmarks")
 

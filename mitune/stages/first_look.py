@@ -55,7 +55,7 @@ def _written(stage: str, config: DictConfig) -> Path:
         return table_path(config).parent
     if stage == "segment":
         return segment_folder(config)
-    if stage == "benchmark" and config.benchmark.pictures is not None and config.benchmark.out is None:
+    if stage == "benchmark" and config.benchmark.pictures is not None:
         return beside_pictures(config.benchmark)
     if stage in _NUMBERED:
         out = config[stage].out
@@ -172,8 +172,16 @@ def check_uncompiled(model: DictConfig) -> None:
 
 
 def beside_pictures(settings: DictConfig) -> Path:
-    """Tell where the results of a benchmark's pictures go: nothing is written among the user's own files."""
+    """Tell where the results of a benchmark's pictures go: ``benchmark.out``, or beside them; UserError among
+    them.
+    """
     folder = home(settings.pictures).resolve()
+    if settings.out is not None:
+        if home(settings.out).resolve() == folder:
+            raise UserError(
+                "benchmark.out is the folder of benchmark.pictures; name another, or leave it out: results go beside it"
+            )
+        return home(settings.out)
     return folder.parent / f"{folder.name}-{settings.name}"
 
 

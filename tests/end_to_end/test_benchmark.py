@@ -344,10 +344,20 @@ def test_what_is_refused(
 
     out = [] if "benchmark=genevil" in words else [f"benchmark.out={tmp_path / 'out'}"]
     assert cli.main(["evaluate", *words, f"run={tmp_path / 'run'}", *out]) == 2
+    assert not (tmp_path / "run").exists()
     line = capsys.readouterr().err
     for hint in said:
         assert hint in line
     assert len([one for one in line.splitlines() if not re.match(r"mitune \d\d:", one)]) == 1
+
+
+def test_results_are_never_written_among_the_pictures(tmp_path: Path, refused: Refused) -> None:
+    folder = compbench_pictures(tmp_path / "color", ["a red dog"], 10)
+    line = refused(
+        ["evaluate", "benchmark=t2i_compbench", f"pictures={folder}", f"benchmark.out={folder}/../color"]
+    )
+    assert "benchmark.out is the folder of benchmark.pictures" in line
+    assert os.listdir(folder) == ["samples"]
 
 
 def test_a_category_without_a_judge_and_a_judge_that_is_none_are_refused(
