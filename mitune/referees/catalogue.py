@@ -23,6 +23,10 @@ VQA_FORMS = {
     "log": "the sum of log P(yes)",
 }
 ITM_FORMS = {"log": "log P(match)", "probability": "P(match)"}
+SIDE = (
+    480,
+    "px of the square that BLIP is shown, T2I-CompBench's own (null: as its preprocessor_config.json says)",
+)
 CAPTION_FORMS = {"mean": "per token", "sum": "of the whole prompt"}
 
 
@@ -108,12 +112,7 @@ class BlipVqaConfig(ReaderConfig):
     )
     form: str = key("published", "what is made of the phrases' P(yes)", choices=VQA_FORMS)
     phrases: str = key("auto", "how the phrases of a prompt are found", choices=SOURCES)
-    side: int | None = key(
-        480,
-        "px of the square that it is shown, T2I-CompBench's own (null: as its preprocessor_config.json says)",
-        low=16,
-        high=4096,
-    )
+    side: int | None = key(*SIDE, low=16, high=4096)
 
 
 @dataclass
@@ -269,6 +268,24 @@ class NumeracyDetrConfig(DetectorConfig):
 
 
 @dataclass
+class ThreeInOneConfig(RefereeConfig):
+    blip: str = key(
+        "Salesforce/blip-vqa-capfilt-large",
+        "tells attributes: a BlipForQuestionAnswering, transformers folder or Hub id",
+        path=True,
+    )
+    side: int | None = key(*SIDE, low=16, high=4096)
+    detector: str = key(OWLV2[0], "tells places: any detector, transformers folder or Hub id", path=True)
+    clip: str = key(
+        "openai/clip-vit-base-patch32", "tells actions: a CLIP, transformers folder or Hub id", path=True
+    )
+    confidence: float | None = key(
+        None, "least confidence of an object (default: the detector's)", low=0, below=1
+    )
+    phrases: str = key("auto", "how the words of a prompt are found", choices=SOURCES)
+
+
+@dataclass
 class GenevalConfig(RefereeConfig):
     detector: str = key(
         "facebook/mask2former-swin-small-coco-instance",
@@ -338,6 +355,9 @@ JUDGES = Catalogue(
           "mitune.referees.depth_judge:spatial_3d_owlv2", Spatial3DOwlv2Config),
     _deep("spatial_3d_grounding_dino", "the same on Grounding DINO's boxes",
           "mitune.referees.depth_judge:spatial_3d_grounding_dino", Spatial3DGroundingDinoConfig),
+    _judge("three_in_one", "attributes, places and actions of complex prompts, by T2I-CompBench's 3-in-1",
+           "mitune.referees.three_in_one:ThreeInOneReward", ThreeInOneConfig,
+           checks="mitune.referees.three_in_one:check_prompts"),
     _judge("geneval", "whether all is there that was asked for, 1 or 0, by GenEval's rules",
            "mitune.referees.geneval_judge:GenevalReward", GenevalConfig,
            checks="mitune.referees.geneval_judge:check_prompts"),
