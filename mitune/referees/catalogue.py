@@ -23,6 +23,10 @@ VQA_FORMS = {
     "log": "the sum of log P(yes)",
 }
 ITM_FORMS = {"log": "log P(match)", "probability": "P(match)"}
+SIDE = (
+    480,
+    "px of the square that BLIP is shown, T2I-CompBench's own (null: as its preprocessor_config.json says)",
+)
 CAPTION_FORMS = {"mean": "per token", "sum": "of the whole prompt"}
 
 
@@ -108,12 +112,7 @@ class BlipVqaConfig(ReaderConfig):
     )
     form: str = key("published", "what is made of the phrases' P(yes)", choices=VQA_FORMS)
     phrases: str = key("auto", "how the phrases of a prompt are found", choices=SOURCES)
-    side: int | None = key(
-        480,
-        "px of the square that it is shown, T2I-CompBench's own (null: as its preprocessor_config.json says)",
-        low=16,
-        high=4096,
-    )
+    side: int | None = key(*SIDE, low=16, high=4096)
 
 
 @dataclass
@@ -269,6 +268,24 @@ class NumeracyDetrConfig(DetectorConfig):
 
 
 @dataclass
+class ThreeInOneConfig(RefereeConfig):
+    blip: str = key(
+        "Salesforce/blip-vqa-capfilt-large",
+        "tells attributes: a BlipForQuestionAnswering, transformers folder or Hub id",
+        path=True,
+    )
+    side: int | None = key(*SIDE, low=16, high=4096)
+    detector: str = key(OWLV2[0], "tells places: any detector, transformers folder or Hub id", path=True)
+    clip: str = key(
+        "openai/clip-vit-base-patch32", "tells actions: a CLIP, transformers folder or Hub id", path=True
+    )
+    confidence: float | None = key(
+        None, "least confidence of an object (default: the detector's)", low=0, below=1
+    )
+    phrases: str = key("auto", "how the words of a prompt are found", choices=SOURCES)
+
+
+@dataclass
 class GenevalConfig(RefereeConfig):
     detector: str = key(
         "facebook/mask2former-swin-small-coco-instance",
@@ -322,22 +339,25 @@ JUDGES = Catalogue(
     _judge("jpeg", "minus the picture's kilobytes as JPEG", "mitune.referees.jpeg:JpegReward", JpegConfig),
     _placed("spatial_owlv2", "where two things stand to each other, by T2I-CompBench's rule on OWLv2's boxes",
             "mitune.referees.placement_judge:spatial_owlv2", SpatialOwlv2Config),
-    _placed("spatial_grounding_dino", "the same on Grounding DINO's boxes",
+    _placed("spatial_grounding_dino", "where two things stand to each other, by Grounding DINO's boxes",
             "mitune.referees.placement_judge:spatial_grounding_dino", SpatialGroundingDinoConfig),
-    _placed("spatial_detr", "the same on the boxes of a DETR (COCO's 80 objects)",
+    _placed("spatial_detr", "where two of COCO's 80 objects stand to each other, by a DETR's boxes",
             "mitune.referees.placement_judge:spatial_detr", SpatialDetrConfig,
             checks="mitune.referees.placement_judge:check_detr"),
     _counted("numeracy_owlv2", "how many of each thing are there, by T2I-CompBench's rule on OWLv2's boxes",
              "mitune.referees.numeracy:numeracy_owlv2", NumeracyOwlv2Config),
-    _counted("numeracy_grounding_dino", "the same on Grounding DINO's boxes",
+    _counted("numeracy_grounding_dino", "how many of each thing are there, by Grounding DINO's boxes",
              "mitune.referees.numeracy:numeracy_grounding_dino", NumeracyGroundingDinoConfig),
-    _counted("numeracy_detr", "the same on the boxes of a DETR (COCO's 80 objects)",
+    _counted("numeracy_detr", "how many of each of COCO's 80 objects are there, by a DETR's boxes",
              "mitune.referees.numeracy:numeracy_detr", NumeracyDetrConfig,
              checks="mitune.referees.numeracy:check_detr"),
     _deep("spatial_3d_owlv2", "which of two things is nearer, by T2I-CompBench's rule on OWLv2's boxes and depth",
           "mitune.referees.depth_judge:spatial_3d_owlv2", Spatial3DOwlv2Config),
-    _deep("spatial_3d_grounding_dino", "the same on Grounding DINO's boxes",
+    _deep("spatial_3d_grounding_dino", "which of two things is nearer, by Grounding DINO's boxes and depth",
           "mitune.referees.depth_judge:spatial_3d_grounding_dino", Spatial3DGroundingDinoConfig),
+    _judge("three_in_one", "attributes, places and actions of complex prompts, by T2I-CompBench's 3-in-1",
+           "mitune.referees.three_in_one:ThreeInOneReward", ThreeInOneConfig,
+           checks="mitune.referees.three_in_one:check_prompts"),
     _judge("geneval", "whether all is there that was asked for, 1 or 0, by GenEval's rules",
            "mitune.referees.geneval_judge:GenevalReward", GenevalConfig,
            checks="mitune.referees.geneval_judge:check_prompts"),

@@ -77,8 +77,12 @@ class GenevalReward:
 
     def check_request(self, request: Request, prompt: str) -> None:
         """Raise UserError, naming ``prompt``, for an object that cannot be found. No weights are read."""
-        labels = [_LABELS.get(name, name) for name in classes_of(request)]
-        self.detector.check_names(labels, f"the prompt {short(prompt)!r}")
+        self.detector.check_names(self._names(request), f"the prompt {short(prompt)!r}")
+
+    def _names(self, request: Request) -> list[str]:
+        """What the detector is to look for: COCO's names where it has labels of its own, else GenEval's."""
+        names = classes_of(request)
+        return [_LABELS.get(name, name) for name in names] if self.detector.labels else list(names)
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 (1 or 0) of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt, which has
@@ -112,7 +116,7 @@ class GenevalReward:
         """
         for request in requests:
             self.check_request(request, str(request.get("prompt", "")))
-        names = [[_LABELS.get(name, name) for name in classes_of(request)] for request in requests]
+        names = [self._names(request) for request in requests]
         least = min(self.settings.confidence, self.settings.counting_confidence)
         seen = self.detector.detect(pictures, names, least)
         found = [kept(one, self._least(request)) for one, request in zip(seen, requests, strict=True)]

@@ -26,26 +26,31 @@ from mitune.referees.placement import (
     simple_objects,
 )
 
-# The world's relations by the benchmark's.
-_WORLD = {"left of": LEFT, "right of": RIGHT, "above": TOP, "below": BOTTOM, "touching": "next to"}
+WORLD = {"left of": LEFT, "right of": RIGHT, "above": TOP, "below": BOTTOM, "touching": "next to"}
+"""The embedded world's relations by the benchmark's; it has others that the benchmark lacks."""
 
 
-def asked_of(prompt: str, form: str = "simple", source: str = "auto") -> Asked:
+def asked_of(prompt: str, form: str = "simple", source: str = "auto", strict: bool = True) -> Asked:
     """Read what a prompt says of two objects, by T2I-CompBench's rule for prompts of its ``form``.
 
-    ``source``: of phrases (:data:`mitune.pixels.catalogue.SOURCES`). A complex prompt may have no objects by the rule.
-    UserError: no relation that the rule knows, no noun in a simple prompt, no spaCy.
+    Args:
+        prompt: the text.
+        form: simple or complex; a complex prompt may have no objects by the rule.
+        source: of phrases (:data:`mitune.pixels.catalogue.SOURCES`).
+        strict: refuse a prompt without a relation.
+
+    Raises UserError: no relation that the rule knows, no noun in a simple prompt, no spaCy.
     """
     spec = of_the_world(prompt, source)
     if spec is not None:
-        relation = _WORLD.get(spec.relation or "")
+        relation = WORLD.get(spec.relation or "")
         things: tuple[str | None, str | None] = (spec.objects[0].shape, spec.objects[-1].shape)
         if len(spec.objects) > 1:
             things = (spec.objects[0].shape, spec.objects[1].shape)
     else:
         relation = relation_of(prompt)
-    if relation is None:
-        known = ", ".join(_WORLD if spec is not None else RELATIONS)
+    if relation is None and strict:
+        known = ", ".join(WORLD if spec is not None else RELATIONS)
         raise UserError(
             f"the prompt {short(prompt)!r} says of no two things where they stand to each other (known: {known}); leave"
             " it out, or use another score"

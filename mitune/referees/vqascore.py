@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import util
 from typing import Any
 
 import torch
@@ -64,7 +65,12 @@ class VqaScoreReward:
     def _processor(self) -> Any:
         from transformers import AutoProcessor
 
-        with reading(f"{self._where}: its processor", f"give a whole {_TITLE} folder"):
+        way = f"give a whole {_TITLE} folder"
+        if (
+            util.find_spec("torchvision") is None
+        ):  # processors of models that see videos too do not open without it
+            way += ", and where its processor needs torchvision: pip install torchvision"
+        with reading(f"{self._where}: its processor", way):
             processor = AutoProcessor.from_pretrained(self.source.open(), trust_remote_code=False)
         # The last token of a row is then found by its mask, and positions are those of the row alone.
         processor.tokenizer.padding_side = "right"
@@ -108,19 +114,23 @@ class VqaScoreReward:
             "say scorer.vqascore.around, or take tokens of the model's own out of the prompts",
         ):
             if self._processor.chat_template is not None and self.settings.around is None:
-                found = self._processor.apply_chat_template(
-                    [_turn(image, question) for image, question in zip(images, questions, strict=True)],
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=True,
-                    return_tensors="pt",
-                    padding=True,
+                found = self._chat(
+                    [_turn(image, question) for image, question in zip(images, questions, strict=True)]
                 )
             else:
                 around = self.settings.around or _HOLE
                 texts = [around.replace(_HOLE, question) for question in questions]
                 found = self._processor(images=images, text=texts, padding=True, return_tensors="pt")
         return {name: self._moved(value) for name, value in found.items()}
+
+    def _chat(self, turns: list[list[dict[str, Any]]]) -> Any:
+        apply = self._processor.apply_chat_template
+        told: dict[str, Any] = {"padding": True}
+        if "processor_kwargs" in inspect.signature(apply).parameters:
+            told = {"processor_kwargs": told}
+        return apply(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **told
+        )
 
     def _moved(self, value: Any) -> Any:
         """On the device; what is no whole number in the network's format."""

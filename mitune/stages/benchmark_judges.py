@@ -15,12 +15,13 @@ from mitune.errors import UserError
 from mitune.evaluate.benchmarks.compbench import ABOUT
 from mitune.evaluate.benchmarks.judging import is_original, settings_for
 from mitune.evaluate.benchmarks.lines import Asked, Line
-from mitune.evaluate.benchmarks.three_in_one import NAME as THREE_IN_ONE
-from mitune.evaluate.benchmarks.three_in_one import ThreeInOne, without_adjectives
 from mitune.information.scoring import check_judges
 from mitune.referees.catalogue import JUDGES
-from mitune.referees.placement import relation_of
 from mitune.referees.weighted import load_reward
+
+THREE_IN_ONE = "three_in_one"
+# Judges that others are a part of.
+_HOLDS = {THREE_IN_ONE: ("blip_vqa", "clip")}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Chosen:
 
     Attributes:
         name: of the judge.
-        scores: the scores that it stands for, as a sum of their names.
+        scores: it, and the judges that are a part of it, as a sum of their names.
         open: makes it; categories whose ``like`` is equal share one.
         like: what it is made of.
         original: whether it is the one of the published numbers.
@@ -60,14 +61,17 @@ def chosen_judges(
                 f"{key}: nobody judges {name}: name a judge of pictures, or leave it out:"
                 f" benchmark.categories=[{others}]"
             )
-        if judge == THREE_IN_ONE:
-            found[name] = _three(config, asked, own, device)
-            continue
+        if judge == THREE_IN_ONE and any(ABOUT not in line.note for line in own):
+            raise UserError(
+                f"benchmark.source: {THREE_IN_ONE} judges a prompt by the list that it stands in: give the benchmark's"
+                " prompt files beside the pictures"
+            )
         settings = _settings(config, asked, name, judge, key)
         _check(judge, settings, own, key)
         original = is_original(asked.benchmark.category(name), judge, settings)
         opener = functools.partial(load_reward, judge, settings, device)
-        found[name] = Chosen(judge, judge, opener, (judge, settings), original)
+        scores = "+".join([judge, *_HOLDS.get(judge, ())])
+        found[name] = Chosen(judge, scores, opener, (judge, settings), original)
     return found
 
 
@@ -76,37 +80,6 @@ def _settings(config: DictConfig, asked: Asked, category: str, judge: str, key: 
     JUDGES.find(judge, key)
     scorer: Any = OmegaConf.to_container(config.scorer, resolve=True)
     return settings_for(asked.benchmark.category(category), judge, scorer)
-
-
-# Of each part of the 3-in-1 the category that is judged alike.
-_ALIKE = {"attribute": "color", "spatial": "spatial", "action": "non_spatial"}
-
-
-def _three(config: DictConfig, asked: Asked, lines: Sequence[Line], device: torch.device) -> Chosen:
-    """The three judges of ``complex``: those of the other categories."""
-    if any(ABOUT not in line.note for line in lines):
-        raise UserError(
-            f"benchmark.source: {THREE_IN_ONE} judges a prompt by the list that it stands in: give the benchmark's"
-            " prompt files beside the pictures"
-        )
-    texts = [line.text for line in lines]
-    placed = [line.text for line in lines if line.note[ABOUT] != "action" and relation_of(line.text)]
-    judged = {"attribute": texts, "spatial": placed, "action": [without_adjectives(text) for text in texts]}
-    made = {}
-    for part, category in _ALIKE.items():
-        key, judge = f"benchmark.judge.{part}", config.benchmark.judge[part]
-        if judge is None:
-            raise UserError(f"{key}: {THREE_IN_ONE} needs it; name a judge, or leave complex out")
-        settings = _settings(config, asked, category, judge, key)
-        if "form" in settings[judge] and part == "spatial":
-            settings[judge] = {**settings[judge], "form": "complex"}
-        check_judges([judge], judged[part], key, settings)
-        made[part] = (judge, settings)
-
-    def opener() -> ThreeInOne:
-        return ThreeInOne(**{part: load_reward(*own, device) for part, own in made.items()})
-
-    return Chosen(THREE_IN_ONE, "+".join(judge for judge, _ in made.values()), opener, made, original=False)
 
 
 def _check(judge: str, settings: dict[str, Any], lines: Sequence[Line], key: str) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mitune.evaluate.benchmarks.three_in_one import NAME as THREE_IN_ONE
 from mitune.evaluate.catalogue import BENCHMARKS, JudgesConfig
 from mitune.files import read_json
 from mitune.reading import lines
@@ -26,7 +25,7 @@ from tests.cli import main
 from tests.evaluate.benchmark_files import compbench, compbench_pictures, geneval, geneval_pictures
 from tests.referees.conftest import build_clip
 from tests.referees.small_blips import build_blip
-from tests.referees.small_detectors import build_mask2former
+from tests.referees.small_detectors import build_mask2former, build_owlv2
 
 Arguments = Callable[..., list[str]]
 Refused = Callable[[list[str]], str]
@@ -450,7 +449,7 @@ def test_attributes_are_asked_about_by_blip_as_t2i_compbench_asks(tmp_path: Path
 
 def test_every_judge_that_a_benchmark_takes_by_default_is_there() -> None:
     for field in dataclasses.fields(JudgesConfig):
-        assert field.default in {*JUDGES, THREE_IN_ONE}, field.name
+        assert field.default in JUDGES, field.name
     for row in BENCHMARKS.values():
         for category in row.categories:
             assert hasattr(JudgesConfig, category.kind)
@@ -458,3 +457,33 @@ def test_every_judge_that_a_benchmark_takes_by_default_is_there() -> None:
                 kind = JUDGES[original].settings
                 assert kind is not None
                 assert set(category.original.settings) <= {field.name for field in dataclasses.fields(kind)}
+
+
+def test_complex_prompts_are_judged_by_their_lists_and_each_part_has_its_own_file(
+    tmp_path: Path, refused: Refused
+) -> None:
+    """Prompts of the embedded world's grammar, so that no spaCy is needed; all three judges are of random weights."""
+    prompts = ["a red circle left of a blue square", "a green cross", "a big red circle above a square"]
+    lists = {"complex_val_spatial": prompts[:1], "complex_val_action": prompts[1:2]}
+    source = compbench(tmp_path / "prompts", {"complex_val": prompts, **lists})
+    folder = compbench_pictures(tmp_path / "mine", prompts, 2)
+    own = {
+        "blip": build_blip(tmp_path / "vqa", "BlipForQuestionAnswering"),
+        "detector": build_owlv2(tmp_path / "owl"),
+        "clip": build_clip(tmp_path / "clip"),
+        "side": 32,
+    }
+    words = ["evaluate", "benchmark=t2i_compbench", f"pictures={folder}", "benchmark.categories=[complex]"]
+    words += ["benchmark.whole=false", "benchmark.per_prompt=2"]
+    words += [f"scorer.three_in_one.{key}={value}" for key, value in own.items()]
+    assert main([*words, f"benchmark.source={source}"]) == 0
+    place = tmp_path / "mine-t2i_compbench" / "complex"
+    names = ("annotation_blip", "labels/annotation_obj_detection_2d", "annotation_clip", "annotation_3_in_1")
+    found = [[answer for _, answer in official_answers(place / name / "vqa_result.json")] for name in names]
+    for row, (attribute, spatial, action, total) in enumerate(zip(*found, strict=True)):
+        expected = ((spatial + attribute) / 2, (action + attribute) / 2, (attribute + spatial + action) / 3)[
+            row // 2
+        ]
+        assert total == pytest.approx(expected, abs=1e-9)
+    line = refused([*words, f"benchmark.out={tmp_path / 'out'}"])
+    assert "three_in_one judges a prompt by the list that it stands in" in line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,16 +243,3 @@ def test_a_folder_that_will_not_do_is_refused_in_one_line(
     with pytest.raises(UserError, match=rf"scorer\.{name}\.path=judge.*{says}") as error:
         judge(name, folder).score(pictures(1), TEXTS[:1])
     assert "\n" not in str(error.value)
-
-
-def test_the_embedded_world_s_prompts_select_by_blip(
-    arguments: Callable[..., list[str]], folders: dict[str, Path], tmp_path: Path
-) -> None:
-    import pandas as pd
-
-    from tests.cli import main
-
-    words = [f"scorer.blip_itm.path={folders['BlipForImageTextRetrieval']}", "select.by=blip_itm"]
-    assert main(arguments("generate", "scorers=[mi,blip_itm]", *words)) == 0
-    tables = list((tmp_path / "run").rglob("candidates/*.parquet"))
-    assert pd.concat(map(pd.read_parquet, tables))["blip_itm"].nunique() > 1

@@ -110,11 +110,19 @@ def _scored(reward: Any, pictures: Tensor, texts: list[str]) -> list[Answer]:
     return [Answer(float(value), {}) for value in reward.score(pictures, texts).double().cpu().tolist()]
 
 
+def _of_details(reward: Any, pictures: Tensor, lines: Sequence[Line]) -> list[Answer]:
+    """The answers of a judge that goes by what the file says of a prompt, and tells more than a number."""
+    found = reward.detailed(pictures, [line.text for line in lines], [line.note for line in lines])
+    return [
+        Answer(float(one["value"]), {name: one[name] for name in one if name != "value"}) for one in found
+    ]
+
+
 # What some judges say beside a number, by the method that says it.
 _DETAILED: dict[str, Callable[[Any, Tensor, Sequence[Line]], list[Answer]]] = {
     "verdicts": _of_verdicts,
     "answers": _of_phrases,
-    "in_parts": lambda reward, pictures, lines: reward.in_parts(pictures, lines),
+    "detailed": _of_details,
 }
 
 
