@@ -71,11 +71,12 @@ class GenevalReward:
         """Raise UserError, naming ``key``, for a prompt that cannot be judged. No weights are read."""
         for prompt in prompts:
             try:
-                self._check_request(request_of(prompt), prompt)
+                self.check_request(request_of(prompt), prompt)
             except UserError as error:
                 raise UserError(f"{key}: {error}") from error
 
-    def _check_request(self, request: Request, prompt: str) -> None:
+    def check_request(self, request: Request, prompt: str) -> None:
+        """Raise UserError, naming ``prompt``, for an object that cannot be found. No weights are read."""
         self.detector.check_names(self._names(request), f"the prompt {short(prompt)!r}")
 
     def _names(self, request: Request) -> list[str]:
@@ -114,7 +115,7 @@ class GenevalReward:
         UserError for an object that the detector cannot find.
         """
         for request in requests:
-            self._check_request(request, str(request.get("prompt", "")))
+            self.check_request(request, str(request.get("prompt", "")))
         names = [self._names(request) for request in requests]
         least = min(self.settings.confidence, self.settings.counting_confidence)
         seen = self.detector.detect(pictures, names, least)
