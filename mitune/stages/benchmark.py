@@ -185,6 +185,7 @@ def _figures(
         name: {
             "name": judges[name],
             "judge": next(iter(work.values())).identity(name),
+            "form": chosen[name].form,
             "selected": bool(judges_of([chosen[name].scores]) & picked),
         }
         for name in present

@@ -34,6 +34,7 @@ class Chosen:
         open: makes it; categories whose ``like`` is equal share one.
         like: what it is made of.
         original: whether it is the one of the published numbers.
+        form: what it makes of its network's numbers, where it has a choice.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Chosen:
     open: Callable[[], Any]
     like: Any
     original: bool
+    form: str
 
 
 def chosen_judges(
@@ -71,7 +73,8 @@ def chosen_judges(
         original = is_original(asked.benchmark.category(name), judge, settings)
         opener = functools.partial(load_reward, judge, settings, device)
         scores = "+".join([judge, *_HOLDS.get(judge, ())])
-        found[name] = Chosen(judge, scores, opener, (judge, settings), original)
+        form = settings.get(judge, {}).get("form", "")
+        found[name] = Chosen(judge, scores, opener, (judge, settings), original, form)
     return found
 
 

@@ -91,7 +91,8 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
     """Say in sentences what the table does not: who judged, what is beside it and what is not, what to watch."""
     judges: dict[str, list[str]] = {}
     for name, entry in figures["judged_by"].items():
-        judges.setdefault(f"{entry['name']} ({entry['judge']})", []).append(name)
+        form = f", form {entry['form']}" if entry.get("form") else ""
+        judges.setdefault(f"{entry['name']} ({entry['judge']}{form})", []).append(name)
     found = ["Mean over pictures, with 95 % intervals over prompts (bootstrap)."]
     found += [f"{', '.join(names)}: judged by {judge}." for judge, names in judges.items()]
     for side, model in figures["models"].items():
