@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,46 +36,69 @@ def fill(model: torch.nn.Module, seed: int, scale: float = 0.3) -> None:
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
 
 
-def build_blip(folder: Path, kind: str, seed: int = 0, **text: Any) -> Path:
+@dataclass(frozen=True)
+class Size:
+    """How large a BLIP is."""
+
+    side: int = SIDE
+    patch: int = 8
+    width: int = 32
+    layers: int = 2
+    heads: int = 2
+
+    def told(self) -> dict[str, int]:
+        """What both of its networks are told."""
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": 2 * self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+        }
+
+
+SMALL = Size()
+
+
+def build_blip(folder: Path, kind: str, seed: int = 0, size: Size = SMALL, **text: Any) -> Path:
     """Write a random BLIP of the transformers class ``kind``; its tokenizer is plain BERT's, as on the Hub."""
     import transformers
     from transformers import BlipConfig, BlipImageProcessor
 
     words = write_tokenizer(folder)
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small = size.told()
     told = {
         **small,
         "vocab_size": words + 2,
-        "encoder_hidden_size": 32,
+        "encoder_hidden_size": size.width,
         "max_position_embeddings": 64,
         "projection_dim": 16,
         "bos_token_id": words,
         "sep_token_id": 3,
         "pad_token_id": 0,
     }
-    vision = {**small, "image_size": SIDE, "patch_size": 8}
+    vision = {**small, "image_size": size.side, "patch_size": size.patch}
     config = BlipConfig(
         text_config=told | text, vision_config=vision, projection_dim=16, image_text_hidden_size=16
     )
     model = getattr(transformers, kind)(config)
     fill(model, seed)
     model.save_pretrained(folder)
-    BlipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    BlipImageProcessor(size={"height": size.side, "width": size.side}).save_pretrained(folder)
     return folder
 
 
-def build_blip2(folder: Path, seed: int = 0, image_token: bool = False) -> Path:
+def build_blip2(folder: Path, seed: int = 0, image_token: bool = False, size: Size = SMALL) -> Path:
     """Write a random ``Blip2ForImageTextRetrieval``; ``image_token``: with the index of one in its config.json."""
     from transformers import Blip2Config, Blip2ForImageTextRetrieval, BlipImageProcessor
 
     words = write_tokenizer(folder, "[DEC]", *(["<image>"] if image_token else []))
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small = size.told()
     config = Blip2Config(
-        vision_config={**small, "image_size": SIDE, "patch_size": 8},
+        vision_config={**small, "image_size": size.side, "patch_size": size.patch},
         qformer_config={
             **small,
             "vocab_size": words + 1,
-            "encoder_hidden_size": 32,
+            "encoder_hidden_size": size.width,
             "max_position_embeddings": 64,
             "use_qformer_text_input": True,
         },
@@ -92,5 +116,5 @@ def build_blip2(folder: Path, seed: int = 0, image_token: bool = False) -> Path:
     model = Blip2ForImageTextRetrieval(config)
     fill(model, seed)
     model.save_pretrained(folder)
-    BlipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    BlipImageProcessor(size={"height": size.side, "width": size.side}).save_pretrained(folder)
     return folder

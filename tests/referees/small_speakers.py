@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mitune.files import read_json, write_json
-from tests.referees.small_blips import SIDE, fill
+from tests.referees.small_blips import SIDE, SMALL, Size, fill
 
 CHAT = (
     "{% for message in messages %}{{ '<user> ' }}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
@@ -33,7 +33,7 @@ def _tokenizer(special: list[str]) -> Any:
     )  # fmt: skip
 
 
-def build_llava(folder: Path, seed: int = 0, chat: bool = True) -> Path:
+def build_llava(folder: Path, seed: int = 0, chat: bool = True, size: Size = SMALL) -> Path:
     """Write a random LLaVA: CLIP's eye, LLaMA's tongue."""
     from transformers import (
         CLIPImageProcessor,
@@ -46,10 +46,12 @@ def build_llava(folder: Path, seed: int = 0, chat: bool = True) -> Path:
 
     tokenizer = _tokenizer(_SPECIAL)
     tokenizer.image_token = "<image>"
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small, side = size.told(), size.side
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**small, image_size=SIDE, patch_size=8, projection_dim=16),
-        text_config=LlamaConfig(**small, vocab_size=len(tokenizer), num_key_value_heads=2, pad_token_id=0),
+        vision_config=CLIPVisionConfig(**small, image_size=side, patch_size=size.patch, projection_dim=16),
+        text_config=LlamaConfig(
+            **small, vocab_size=len(tokenizer), num_key_value_heads=size.heads, pad_token_id=0
+        ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
     )
@@ -57,9 +59,9 @@ def build_llava(folder: Path, seed: int = 0, chat: bool = True) -> Path:
     fill(model, seed, 0.2)
     model.save_pretrained(folder)
     LlavaProcessor(
-        CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
+        CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
         tokenizer,
-        patch_size=8,
+        patch_size=size.patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT.replace("IMAGE", "<image>") if chat else None,

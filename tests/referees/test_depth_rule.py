@@ -77,6 +77,15 @@ def test_scores_are_those_of_the_plain_rule_to_the_last_digit():
     assert held > CASES / 20
 
 
+@pytest.mark.parametrize(("left", "wanted"), [(9, 1.0), (10, 0.0), (11, 19 / 41 / 0.5), (30, 0.0)])
+def test_an_overlap_of_exactly_one_half_is_worth_nothing(left, wanted):
+    """Two boxes of 30 × 40 px, the second of which is nearer: the map is read by columns first."""
+    depth = torch.arange(100.0)[:, None].expand(100, 100)
+    found = [Detection("dog", 0.8, (left, 0, left + 30, 40)), Detection("cat", 0.4, (0, 0, 30, 40))]
+    told = depth_score(Asked("in front of", "dog", "cat"), found, depth)
+    assert told == pytest.approx(0.3 + wanted / 2, abs=1e-12)
+
+
 def test_the_first_relation_of_the_list_counts():
     assert depth_relation_of("a dog hidden by a car behind a tree") == "behind"
     assert depth_relation_of("a dog in front of a car") == "in front of"
