@@ -15,7 +15,7 @@ from mitune import leaving
 from mitune.config import changed, compose, flatten
 from mitune.config.composition import kept
 from mitune.errors import UserError, complain, listed
-from mitune.stages.catalogue import STAGES
+from mitune.stages.catalogue import STAGES, meant
 from mitune.stages.made import COMMAND
 
 MISTAKE = 2
@@ -65,6 +65,7 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
     """Do ``stage``, or only print its configuration (``show``); gives 0, or the code of the processes that it launched.
     Raises UserError for a mistake in the input."""
     COMMAND.set((stage, *words))
+    stage, words = meant(stage, words)
     given = {word.partition("=")[0] for word in words}
     if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
         raise UserError("sweep= says what is swept: add -m (mitune run -m experiment=shapes sweep=rounds)")

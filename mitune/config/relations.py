@@ -85,6 +85,8 @@ def check(values: Mapping[str, Any], stage: str | None = None) -> None:
 _GIVE = {
     "model.path": "a diffusers folder, Hub id or .safetensors file; or model=, a known one",
     "prompts.source": "a file with a prompt a line, a table, or a Hub dataset id",
+    "benchmark.name": "which public benchmark",
+    "benchmark.source": "its prompt files as they are; or benchmark.pictures=, pictures to judge",
     "evaluate.prompts.source": "such a file of held-out prompts",
     "edit.source": "the picture's prompt, and edit.target=, what it shall be; or edit.pairs=, a table of both",
 }
