@@ -24,7 +24,7 @@ _KEPT = 50_000  # texts whose features are kept
 
 
 class BlipReward:
-    """What all judges of the family do: open one transformers class, show it pictures, give it cleaned texts.
+    """A judge of the family opens one transformers class, shows it pictures and gives it cleaned texts.
 
     Subclasses say the class, and the scores of a batch.
     """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mitune.families.options import DTYPES
+from mitune.families.options import find_dtype
 from mitune.referees.blip import BlipReward, Remembered, match_score
 from mitune.referees.blip_texts import BlipTexts, clean_caption
 from mitune.referees.catalogue import Blip2ItcConfig, Blip2ItmConfig
@@ -23,7 +23,7 @@ LENGTH = 32
 
 
 class Blip2Reward(BlipReward):
-    """What both heads need: the Q-Former's queries of a picture, and texts as it embeds them."""
+    """Both heads read what the Q-Former makes of the picture's queries, and of texts as it embeds them."""
 
     architecture = "Blip2ForImageTextRetrieval"
     family = "blip-2"
@@ -31,7 +31,7 @@ class Blip2Reward(BlipReward):
 
     def __init__(self, settings: Blip2ItmConfig | Blip2ItcConfig, device: torch.device | str) -> None:
         super().__init__(settings, device)
-        self._format = DTYPES[settings.dtype]
+        self._format = find_dtype(settings.dtype, self.device)
 
     def _dtype(self) -> torch.dtype:
         return self._format

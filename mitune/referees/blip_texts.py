@@ -34,7 +34,7 @@ def clean_question(text: str) -> str:
     """Give a question as BLIP learnt from them: lower case, stops and brackets taken out, 50 words at most.
 
     >>> clean_question("St. Mary's church?")
-    'st marys church?'
+    "st mary's church?"
     """
     return " ".join(_SIGNS.sub("", text.lower()).rstrip(" ").split(" ")[:WORDS])
 

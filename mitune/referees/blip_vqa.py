@@ -138,13 +138,25 @@ class BlipVqaReward(BlipReward):
         states = self.model.text_encoder(
             tokens.ids, attention_mask=tokens.mask, encoder_hidden_states=self.seen(pictures)[owner]
         ).last_hidden_state
-        logits = self.model.text_decoder(
-            tokens.ids.new_full((len(questions), 1), self.texts.decoder),
-            encoder_hidden_states=states,
-            encoder_attention_mask=tokens.mask,
-            use_cache=False,
-        ).logits[:, 0]
-        return counts, logits[:, self.texts.word(YES)] - logits[:, self.texts.word(NO)]
+        return counts, self._decided(states, tokens.mask.sum(1))
+
+    def _decided(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Logit of yes less logit of no [n] as the first word after questions of these ``states`` and ``lengths``.
+
+        Questions of one length go together: transformers 5.23 drops the mask of what BLIP's decoder looks at, so that a
+        question padded for another's sake would get another answer.
+        """
+        places, parts = [], []
+        for length in lengths.unique().tolist():
+            place = (lengths == length).nonzero()[:, 0]
+            logits = self.model.text_decoder(
+                place.new_full((len(place), 1), self.texts.decoder),
+                encoder_hidden_states=states[place, :length],
+                use_cache=False,
+            ).logits[:, 0]
+            places.append(place)
+            parts.append(logits[:, self.texts.word(YES)] - logits[:, self.texts.word(NO)])
+        return torch.cat(parts)[torch.cat(places).argsort()]
 
 
 def _check_asked(prompt: str, phrases: Sequence[str], form: str, key: str) -> None:

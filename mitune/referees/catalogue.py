@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from mitune.families.settings import FORMATS
+from mitune.families.settings import WEIGHTS
 from mitune.information.catalogue import Score
 from mitune.parts import Catalogue
 from mitune.pixels.catalogue import SOURCES
@@ -147,13 +147,13 @@ class CaptionConfig(ReaderConfig):
 class Blip2ItmConfig(ReaderConfig):
     path: str = key("Salesforce/blip2-itm-vit-g", "a Blip2ForImageTextRetrieval: folder or Hub id", path=True)
     form: str = key("log", "what is made of the match", choices=ITM_FORMS)
-    dtype: str = key("float32", "number format of the weights", choices=FORMATS)
+    dtype: str = key("float32", "number format of the weights", choices=WEIGHTS)
 
 
 @dataclass
 class Blip2ItcConfig(ReaderConfig):
     path: str = key("Salesforce/blip2-itm-vit-g", "a Blip2ForImageTextRetrieval: folder or Hub id", path=True)
-    dtype: str = key("float32", "number format of the weights", choices=FORMATS)
+    dtype: str = key("float32", "number format of the weights", choices=WEIGHTS)
 
 
 @dataclass
@@ -169,7 +169,7 @@ class VqaScoreConfig(ReaderConfig):
     around: str | None = key(
         None, "of a model without a chat template: what stands around the question, {} (USER: <image>\\n{} …)"
     )
-    dtype: str = key("float32", "number format of the weights", choices=FORMATS)
+    dtype: str = key("float32", "number format of the weights", choices=WEIGHTS)
 
 
 @dataclass

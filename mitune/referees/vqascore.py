@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mitune.errors import UserError, listed, short
-from mitune.families.options import DTYPES
+from mitune.families.options import find_dtype
 from mitune.reading import reading
 from mitune.referees.catalogue import VqaScoreConfig
 from mitune.referees.judge_files import find_judge
@@ -58,8 +58,8 @@ class VqaScoreReward:
         """The network, frozen."""
         from transformers import AutoModelForImageTextToText
 
-        own = self.settings
-        return open_network(AutoModelForImageTextToText, self.source, _TITLE, self.device, DTYPES[own.dtype])
+        dtype = find_dtype(self.settings.dtype, self.device)
+        return open_network(AutoModelForImageTextToText, self.source, _TITLE, self.device, dtype)
 
     @cached_property
     def _processor(self) -> Any:
@@ -71,7 +71,7 @@ class VqaScoreReward:
         ):  # processors of models that see videos too do not open without it
             way += ", and where its processor needs torchvision: pip install torchvision"
         with reading(f"{self._where}: its processor", way):
-            processor = AutoProcessor.from_pretrained(self.source.open(), trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(self.source.open())
         # The last token of a row is then found by its mask, and positions are those of the row alone.
         processor.tokenizer.padding_side = "right"
         if processor.tokenizer.pad_token is None:

@@ -30,10 +30,13 @@ def write_tokenizer(folder: Path, *added: str) -> int:
 
 
 def fill(model: torch.nn.Module, seed: int, scale: float = 0.3) -> None:
-    """Give every weight N(0, scale²): some of these classes begin at zero, and look as if they had no gradient."""
+    """Give every weight N(0, scale²), those of norms about one: some of these classes begin at zero, and look as if
+    they had no gradient.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+    for name, parameter in model.named_parameters():
+        drawn = scale * torch.randn(parameter.shape, generator=generator)
+        parameter.data = 1 + drawn if "norm" in name.lower() and name.endswith("weight") else drawn
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mitune.referees.coco import NAMES
+from mitune.referees.detectors import KINDS
 from tests.referees.conftest import TOKENIZER
 
 SIDE = 64
@@ -173,3 +174,26 @@ def build_dpt(folder: Path) -> Path:
     )  # fmt: skip
     processor = DPTImageProcessorPil(size={"height": 32, "width": 32})
     return _saved(folder, "DPTForDepthEstimation", config, processor)
+
+
+def build_published(folder: Path, kind: str) -> Path:
+    """Write a random detector of the size that its configuration has by itself, with the small one's words."""
+    import transformers
+    from transformers import AutoConfig
+
+    small = BUILDERS[kind](folder)
+    own = AutoConfig.from_pretrained(small)
+    more: dict[str, Any] = {} if kind in ("owlv2", "grounding-dino") else dict(LABELS)
+    if kind in ("owlv2", "grounding-dino"):
+        text = {
+            name: value
+            for name, value in own.text_config.to_dict().items()
+            if "vocab_size" in name or "token_id" in name
+        }
+        more["text_config"] = text
+    config = type(own)(**more)
+    detector = KINDS[kind]
+    torch.manual_seed(0)
+    getattr(transformers, detector.network)(config).save_pretrained(folder)
+    getattr(transformers, detector.processor)().save_pretrained(folder)
+    return folder

@@ -86,7 +86,7 @@ def test_scores_and_gradients_are_those_of_the_package_s_forward(name: str, fold
     assert expected.std() > 1e-3  # or there would be nothing to agree on
     ours, theirs = (torch.autograd.grad(value.sum(), shown)[0] for value in (score, expected))
     assert ours.abs().amax((1, 2, 3)).min() > 1e-5
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
     assert reward.differentiable
 
 
@@ -95,7 +95,7 @@ def test_the_gradient_through_the_resize_is_the_slope(name: str, folders: dict[s
     reward = judge(name, folders[CLASSES[name]], **({"form": "log"} if name == "blip_vqa" else {}))
     shown = (0.1 + 0.8 * pictures(2, 44, 50)).requires_grad_()
     (gradient,) = torch.autograd.grad(reward.score(shown, TEXTS[:2]).sum(), shown)
-    along, h = gradient / gradient.norm(), 0.05
+    along, h = gradient / gradient.norm(), 0.002
     with torch.no_grad():
         ends = [reward.score(shown + sign * h * along, TEXTS[:2]).sum() for sign in (1, -1)]
     # The largest of several queries has a kink where another takes over.
@@ -147,7 +147,7 @@ def test_smoothed_labels_are_no_part_of_a_likelihood(tmp_path: Path) -> None:
     torch.testing.assert_close(
         judge("caption", smooth).score(shown, TEXTS), judge("caption", plain).score(shown, TEXTS)
     )
-    assert (package_s("caption", smooth, shown) - package_s("caption", plain, shown)).abs().min() > 1e-3
+    assert (package_s("caption", smooth, shown) - package_s("caption", plain, shown)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["blip2_itm", "blip2_itc"])
