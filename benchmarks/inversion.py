@@ -1,7 +1,8 @@
 """Referee Can Play on the embedded world: ``python -m benchmarks.inversion``.
 
-Its small CLIP is the referee, the oracle judges; every arm draws the same pictures of held-out prompts, paired by prompt
-and seed with plain sampling at guidance 4, of which best-of-N by the same CLIP takes as much processor time as the arm.
+Its small CLIP is the referee, the oracle judges; every arm draws the same pictures of held-out prompts, paired by
+prompt and seed with plain sampling at guidance 4, and with the best by the same CLIP of as many plain ones as the arm's
+processor time would draw. About half an hour of a free core.
 ``--levers`` tries settings on training prompts instead. Finished arms are kept in ``--kept`` and not drawn again.
 """
 
@@ -85,7 +86,7 @@ def setting(steps: int, own: Mapping[str, Any] | None = None) -> RefereeConfig:
         steps=steps,
         referee_steps=steps - max(1, steps // 10),
         warmup=2,
-        views=ViewsConfig(size=None, **part("views.")),
+        views=ViewsConfig(**{**part("views."), "size": None}),
         distill=DistillConfig(**part("distill.")),
         restart=RestartConfig(every=None, **part("restart.")),
         **{name: value for name, value in values.items() if "." not in name},
@@ -95,27 +96,39 @@ def setting(steps: int, own: Mapping[str, Any] | None = None) -> RefereeConfig:
 CHOSEN: dict[str, Any] = {
     "start": "sample",
     "referee_weight": 1.0,
-    "noise": 0.05,
+    "noise": 0.0,
     "end_noise": 0.0,
     "distill.weight": [0.2, 0.1],
     "distill.guidance": 4.0,
-    "distill.times": [0.05, 0.948],
+    "distill.times": [0.02, 0.6],
     "views.number": 4,
+    "views.rotate": 10.0,
+    "views.shift": 0.05,
+    "views.perspective": 0.1,
+    "views.erase": [0.0, 0.05],
+    "views.noise": 0.0,
+    "views.more_noise": 0.05,
 }
+ALONE = 0.035  # root mean square of distillation's move a cell at these settings
+# What differs where the latents start from noise.
+NOISE: dict[str, Any] = {
+    "start": "noise",
+    "noise": 0.1,
+    "distill.weight": [0.4, 0.2],
+    "distill.times": [0.05, 0.948],
+}
+PUBLISHED: dict[str, Any] = {f"views.{name}": value for name, value in vars(ViewsConfig(number=4)).items()}
 # Tried on training prompts, one change at a time.
 LEVERS: dict[str, dict[str, Any]] = {
-    "as chosen": {},
-    "weight 0.3": {"referee_weight": 0.3},
-    "weight 2": {"referee_weight": 2.0},
-    "distill 0.4": {"distill.weight": [0.4, 0.2]},
-    "distill 0.1": {"distill.weight": [0.1, 0.05]},
-    "noise 0": {"noise": 0.0},
-    "noise 0.2": {"noise": 0.2, "end_noise": 0.01},
-    "guidance 7.5": {"distill.guidance": 7.5},
-    "late times": {"distill.times": [0.02, 0.6]},
-    "early times": {"distill.times": [0.4, 0.948]},
-    "from noise": {"start": "noise", "distill.weight": [0.4, 0.2]},
     "distillation alone": {"referee_weight": 0.0},
+    "distillation alone, early times": {"referee_weight": 0.0, "distill.times": [0.4, 0.948]},
+    "distillation alone, guidance 1.5": {"referee_weight": 0.0, "distill.guidance": 1.5},
+    "as chosen": {},
+    "weight 2": {"referee_weight": 2.0},
+    "no views": {"views.number": 0},
+    "distill 0.5": {"distill.weight": [0.5, 0.25]},
+    "published views": PUBLISHED,
+    "guidance 7.5": {"distill.guidance": 7.5},
 }
 
 
@@ -183,7 +196,9 @@ def pool(world: World, most: int) -> dict[str, Any]:
     ]
     before, began, parts = world.denoiser.forwards, time.process_time(), []
     for rows in torch.arange(len(seeds)).split(world.batch_size):
-        parts.append(plain(world, [texts[row] for row in rows.tolist()], [seeds[row] for row in rows.tolist()]))
+        parts.append(
+            plain(world, [texts[row] for row in rows.tolist()], [seeds[row] for row in rows.tolist()])
+        )
     latents = torch.cat(parts)
     with torch.no_grad():  # what choosing takes: a decode and a look at each
         for rows in torch.arange(len(seeds)).split(world.batch_size):
@@ -260,22 +275,146 @@ def levers(world: World, kept: Kept, steps: int) -> None:
         )  # fmt: skip
 
 
+def arms(steps: int) -> dict[str, RefereeConfig]:
+    """The study's arms: what keeps pictures honest, and where the latents start. Dear ones last."""
+    alone = {"distill.weight": [0.0, 0.0]}
+    found = {"distillation alone": setting(steps, {"referee_weight": 0.0})}
+    # Without distillation the referee's move is as long as it was beside it.
+    size = {"referee_weight": ALONE * CHOSEN["referee_weight"]}
+    for number in (0, 10, 30):
+        found[f"referee and distillation, {number} views"] = setting(steps, {"views.number": number})
+        found[f"referee alone, {number} views"] = setting(steps, {"views.number": number, **alone, **size})
+    found["referee and distillation, 10 views, from noise"] = setting(
+        2 * steps, {"views.number": 10, **NOISE}
+    )
+    found["distillation alone, from noise"] = setting(2 * steps, {"referee_weight": 0.0, **NOISE})
+    return found
+
+
+def study(world: World, kept: Kept, args: argparse.Namespace) -> dict[str, Any]:
+    """All arms, each against plain sampling, distillation alone, and the best of as many as its time would draw."""
+    found = {f"guidance {GUIDANCE:g}": kept.get(f"guidance {GUIDANCE:g}", lambda: guided(world, GUIDANCE))}
+    for name, settings in arms(args.steps).items():
+        found[name] = kept.get(name, lambda settings=settings: arm(world, settings))  # type: ignore[misc]
+    drawn = kept.get("pool", lambda: pool(world, args.most))
+    each = drawn["took"]["seconds"] / args.most
+    groups = [prompt.id for prompt in world.prompts for _ in range(world.pictures)]
+    table = []
+    for name, entry in found.items():
+        n = max(1, min(args.most, round(entry["took"]["seconds"] / each)))
+        best = best_of(drawn, n)
+        row: dict[str, Any] = {"arm": name, **entry["took"], "best_of": n}
+        row["best_of_seconds"] = best["took"]["seconds"]
+        for score in SCORES:
+            row[score] = _said(mean_ci(entry[score], groups))
+            others = {
+                "guidance": found[f"guidance {GUIDANCE:g}"],
+                "distillation": found["distillation alone"],
+                "best": best,
+            }
+            for other, values in others.items():
+                row[f"{score}_over_{other}"] = _said(paired_difference(values[score], entry[score], groups))
+        table.append(row)
+    bests = []
+    for n in sorted({row["best_of"] for row in table} - {1}):
+        best = best_of(drawn, n)
+        row = {"arm": f"best of {n} by CLIP", **best["took"]}
+        for score in SCORES:
+            row[score] = _said(mean_ci(best[score], groups))
+            plain_ones = found[f"guidance {GUIDANCE:g}"][score]
+            row[f"{score}_over_guidance"] = _said(paired_difference(plain_ones, best[score], groups))
+        bests.append(row)
+    chosen = next(row for row in table if row["arm"] == args.arm)
+    return {
+        "settings": common.settings_of(args, "levers", "device", "kept") | {"chosen": CHOSEN, "from noise": NOISE},
+        "comparisons": [],
+        "figures": [
+            common.figure(f"{args.arm}: oracle over {what}, low end", low(chosen[f"oracle_over_{key}"]), "", 0.0)
+            for key, what in (
+                ("guidance", "guidance 4"), ("distillation", "distillation alone"), ("best", "best of as many by CLIP"),
+            )
+        ],
+        "more": {"arms": table, "best": bests},
+        "page": page,
+    }  # fmt: skip
+
+
+def low(said: Mapping[str, Any]) -> float:
+    """The low end of an interval."""
+    return float(said["ci95"][0])
+
+
+def _said(estimate: Any) -> dict[str, Any]:
+    return {"mean": estimate.mean, "ci95": estimate.interval}
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The record as Markdown."""
+    own = record["settings"]
+    lines = [
+        "# Referee Can Play on the embedded world", "",
+        f"{own['limit']} held-out prompts, {own['pictures']} pictures each. Every arm starts from the guidance-4 sample"
+        f" of {own['sampler_steps']} steps of the same seed, unless it says from noise, and takes {own['steps']} steps"
+        f" (from noise {2 * own['steps']}). The small CLIP is the referee, the oracle judges. In brackets: 95 %"
+        " interval over prompts of the paired difference. Best of N: the N guidance-4 samples whose drawing and"
+        " judging takes the arm's processor time (at most"
+        f" {own['most']}), chosen by the same CLIP.", "",
+        "| arm | s | rows | judged | CLIP | oracle | − guidance 4 | − distillation alone | − best of N | N |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in record["arms"]:
+        lines.append(
+            f"| {row['arm']} | {row['seconds']:.2f} | {row['rows']:.0f} | {row['judged']:.0f}"
+            f" | {row['clip']['mean']:.3f} | {row['oracle']['mean']:.3f} | {_shown(row['oracle_over_guidance'])}"
+            f" | {_shown(row['oracle_over_distillation'])} | {_shown(row['oracle_over_best'])} | {row['best_of']} |"
+        )
+    for row in record["best"]:
+        lines.append(
+            f"| {row['arm']} | {row['seconds']:.2f} | {row['rows']:.0f} | 0 | {row['clip']['mean']:.3f}"
+            f" | {row['oracle']['mean']:.3f} | {_shown(row['oracle_over_guidance'])} | | | |"
+        )
+    return "\n".join(lines) + "\n\n" + common.markdown(record).partition("\n")[2].lstrip("\n")
+
+
+def _shown(said: Mapping[str, Any]) -> str:
+    least, most = said["ci95"]
+    return f"{said['mean']:+.3f} ({least:+.3f}…{most:+.3f})"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--levers", action="store_true")
-    parser.add_argument("--limit", type=int, default=40)
-    parser.add_argument("--pictures", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--sampler-steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=80)
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--kept", type=Path, default=Path("/tmp/rcp-kept.json"))
+    """Draw all arms that are not kept yet, and write the record and its page; or try the levers."""
+    parser = common.parser(
+        "inversion",
+        __doc__,
+        "inversion",
+        limit=(60, "prompts"),
+        pictures=(4, "of each prompt"),
+        steps=(10, "of an arm"),
+        sampler_steps=(20, "of plain sampling"),
+        batch=(80, "pictures at once"),
+        most=(16, "candidates of best-of-N"),
+        seed=22,
+    )
+    parser.add_argument(
+        "--levers", action="store_true", help="try settings on training prompts, and write nothing"
+    )
+    parser.add_argument("--kept", type=Path, default=Path("runs/inversion-kept.json"), help="finished arms")
+    parser.add_argument(
+        "--arm", default="referee and distillation, 10 views", help="of which the targets are asked"
+    )
+    parser.set_defaults(device="cpu")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     world = world_of(args)
-    kept = Kept(args.kept, {"limit": args.limit, "pictures": args.pictures, "steps": args.steps, "seed": args.seed})
-    levers(world, kept, args.steps)
-    return 0
+    said = common.settings_of(args, "levers", "device", "kept", "arm") | {
+        "chosen": {**CHOSEN},
+        "of": LEVERS if args.levers else NOISE,
+    }
+    kept = Kept(args.kept, json.loads(json.dumps(said)))
+    if args.levers:
+        levers(world, kept, args.steps)
+        return 0
+    return common.run(args, lambda: study(world, kept, args))
 
 
 if __name__ == "__main__":

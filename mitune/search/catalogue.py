@@ -15,7 +15,10 @@ SEARCHES = Catalogue(
          "mitune.search.referee:climb"),
 )  # fmt: skip
 
-STARTS = {"noise": "the noise that a sampler would start from", "sample": "the picture that the sampler draws"}
+STARTS = {
+    "noise": "the noise that a sampler would start from",
+    "sample": "the picture that the sampler draws",
+}
 
 PROPOSALS = Catalogue(
     "search.proposal",
@@ -134,7 +137,9 @@ class RefereeConfig(Settings):
     lr: float = key(1.0, "factor on the referee's step after warmup", low=0, high=1000)
     min_lr: float = key(0.5, "the same at the end, by a cosine", low=0, high=1000)
     warmup: int = key(10, "steps up to lr", low=0, high=_STEPS)
-    noise: float = key(0.2, "standard deviation of what is added in each of the two moves of a step", low=0, high=10)
+    noise: float = key(
+        0.2, "standard deviation of what is added in each of the two moves of a step", low=0, high=10
+    )
     end_noise: float = key(0.01, "the same once the referee is silent", low=0, high=10)
     views: ViewsConfig = section(ViewsConfig)
     distill: DistillConfig = section(DistillConfig)

@@ -13,7 +13,7 @@ its own random numbers, from its own seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,17 @@ class Effort:
     decoded: int = 0
     distilled: float = 0.0
     moves: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What notes of units say."""
+        return {"judged": self.judged, "looked": self.looked, "decoded": self.decoded}
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Count what was spent elsewhere, as ``counts`` says it."""
+        self.judged += counts["judged"]
+        self.looked += counts["looked"]
+        self.decoded += counts["decoded"]
 
 
 def climb(
@@ -231,9 +242,7 @@ class _Referee:
     ) -> None:
         self._denoiser, self._reward, self._views = denoiser, reward, settings.views
         self._prompts, self._batch_size, self.effort = list(prompts), batch_size, effort
-        self._generators = [
-            torch.Generator().manual_seed(candidate_seed(seed, "views", 0)) for seed in seeds
-        ]
+        self._generators = [torch.Generator().manual_seed(candidate_seed(seed, "views", 0)) for seed in seeds]
 
     def gradient(self, z: Tensor) -> Tensor:
         """−∇_z of the mean reward of each latent's views [n, …].
@@ -265,9 +274,7 @@ class _Referee:
             found.append(self._of(pictures[part], prompts[part], generators[part]))
         return torch.cat(found)
 
-    def _of(
-        self, pictures: Tensor, prompts: Sequence[str], generators: Sequence[torch.Generator]
-    ) -> Tensor:
+    def _of(self, pictures: Tensor, prompts: Sequence[str], generators: Sequence[torch.Generator]) -> Tensor:
         pictures = pictures.requires_grad_()
         count = self._views.number
         if not count:
@@ -282,8 +289,10 @@ class _Referee:
             with torch.no_grad():
                 scores = self._reward.score(shown.detach(), texts).view(-1, count)
             self.effort.looked += len(shown)
-            chosen = scores.argsort(1, stable=True)[:, :hardest]
-            rows = (chosen.to(shown.device) + count * torch.arange(len(pictures), device=shown.device)[:, None]).flatten()
+            chosen = scores.argsort(dim=1, stable=True)[:, :hardest]
+            rows = (
+                chosen.to(shown.device) + count * torch.arange(len(pictures), device=shown.device)[:, None]
+            ).flatten()
             shown, texts = shown[rows], [texts[row] for row in rows.tolist()]
         return self._slope(shown, pictures, texts)
 

@@ -66,8 +66,8 @@ def views(pictures: Tensor, numbers: Draw, settings: ViewsConfig) -> Tensor:
     Pooled, turned and shifted, tilted, tinted, erased, noisy: in this order.
     """
     v = numbers.uniforms.shape[1]
-    shown = pooled(pictures, numbers.noise.shape[-2:])
-    height, width = shown.shape[-2:]
+    height, width = numbers.noise.shape[-2:]
+    shown = pooled(pictures, (height, width))
     u = numbers.uniforms.flatten(0, 1).to(pictures.device, pictures.dtype)
     angle, across, down = (2 * u[:, _SIGNED] - 1).unbind(1)
     back = turned(
@@ -89,11 +89,10 @@ def views(pictures: Tensor, numbers: Draw, settings: ViewsConfig) -> Tensor:
     return shown + size[:, None, None, None] * numbers.noise.flatten(0, 1).to(shown)
 
 
-def pooled(pictures: Tensor, size: Sequence[int]) -> Tensor:
+def pooled(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     """Pool to ``size``, half by the mean and half by the maximum."""
-    if tuple(pictures.shape[-2:]) == tuple(size):
+    if tuple(pictures.shape[-2:]) == size:
         return pictures
-    size = tuple(size)
     return 0.5 * (
         functional.adaptive_avg_pool2d(pictures, size) + functional.adaptive_max_pool2d(pictures, size)
     )
