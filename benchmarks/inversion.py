@@ -38,6 +38,8 @@ from mitune.stages.inputs import read_prompts, sampler_of, scoring_of, whole_poo
 from mitune.tasks import Task
 
 GUIDANCE = 4.0
+VIEWS = (0, 10, 30)
+ARM = "referee and distillation, 10 views"  # of which the targets are asked
 SCORES = ("clip", "oracle", "exact")
 
 
@@ -109,7 +111,7 @@ CHOSEN: dict[str, Any] = {
     "views.noise": 0.0,
     "views.more_noise": 0.05,
 }
-ALONE = 0.035  # root mean square of distillation's move a cell at these settings
+ALONE = 0.04  # root mean square of distillation's move a cell at these settings
 # What differs where the latents start from noise.
 NOISE: dict[str, Any] = {
     "start": "noise",
@@ -128,7 +130,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "no views": {"views.number": 0},
     "distill 0.5": {"distill.weight": [0.5, 0.25]},
     "published views": PUBLISHED,
-    "guidance 7.5": {"distill.guidance": 7.5},
+    "distill 0.1": {"distill.weight": [0.1, 0.05]},
+    "weight 0.5": {"referee_weight": 0.5},
 }
 
 
@@ -281,7 +284,7 @@ def arms(steps: int) -> dict[str, RefereeConfig]:
     found = {"distillation alone": setting(steps, {"referee_weight": 0.0})}
     # Without distillation the referee's move is as long as it was beside it.
     size = {"referee_weight": ALONE * CHOSEN["referee_weight"]}
-    for number in (0, 10, 30):
+    for number in VIEWS:
         found[f"referee and distillation, {number} views"] = setting(steps, {"views.number": number})
         found[f"referee alone, {number} views"] = setting(steps, {"views.number": number, **alone, **size})
     found["referee and distillation, 10 views, from noise"] = setting(
@@ -324,12 +327,12 @@ def study(world: World, kept: Kept, args: argparse.Namespace) -> dict[str, Any]:
             plain_ones = found[f"guidance {GUIDANCE:g}"][score]
             row[f"{score}_over_guidance"] = _said(paired_difference(plain_ones, best[score], groups))
         bests.append(row)
-    chosen = next(row for row in table if row["arm"] == args.arm)
+    chosen = next(row for row in table if row["arm"] == ARM)
     return {
         "settings": common.settings_of(args, "levers", "device", "kept") | {"chosen": CHOSEN, "from noise": NOISE},
         "comparisons": [],
         "figures": [
-            common.figure(f"{args.arm}: oracle over {what}, low end", low(chosen[f"oracle_over_{key}"]), "", 0.0)
+            common.figure(f"{ARM}: oracle over {what}, low end", low(chosen[f"oracle_over_{key}"]), "", 0.0)
             for key, what in (
                 ("guidance", "guidance 4"), ("distillation", "distillation alone"), ("best", "best of as many by CLIP"),
             )
@@ -406,7 +409,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     world = world_of(args)
-    said = common.settings_of(args, "levers", "device", "kept", "arm") | {
+    said = common.settings_of(args, "levers", "device", "kept") | {
         "chosen": {**CHOSEN},
         "of": LEVERS if args.levers else NOISE,
     }
