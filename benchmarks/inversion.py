@@ -297,9 +297,9 @@ def arms(steps: int) -> dict[str, RefereeConfig]:
 def study(world: World, kept: Kept, args: argparse.Namespace) -> dict[str, Any]:
     """All arms, each against plain sampling, distillation alone, and the best of as many as its time would draw."""
     found = {f"guidance {GUIDANCE:g}": kept.get(f"guidance {GUIDANCE:g}", lambda: guided(world, GUIDANCE))}
+    drawn = kept.get("pool", lambda: pool(world, args.most))
     for name, settings in arms(args.steps).items():
         found[name] = kept.get(name, lambda settings=settings: arm(world, settings))  # type: ignore[misc]
-    drawn = kept.get("pool", lambda: pool(world, args.most))
     each = drawn["took"]["seconds"] / args.most
     groups = [prompt.id for prompt in world.prompts for _ in range(world.pictures)]
     table = []
@@ -395,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps=(10, "of an arm"),
         sampler_steps=(20, "of plain sampling"),
         batch=(80, "pictures at once"),
-        most=(16, "candidates of best-of-N"),
+        most=(12, "candidates of best-of-N"),
         seed=22,
     )
     parser.add_argument(
