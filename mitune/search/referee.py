@@ -37,12 +37,14 @@ class Effort:
         judged: pictures or views that the referee scored and differentiated.
         looked: those that it scored alone.
         decoded: latents that were decoded and differentiated.
+        silent: latents for which the referee had no gradient in any step.
         distilled: root mean square of distillation's move a cell, added over the ``moves``.
     """
 
     judged: int = 0
     looked: int = 0
     decoded: int = 0
+    silent: int = 0
     distilled: float = 0.0
     moves: int = 0
 
@@ -92,6 +94,7 @@ def climb(
     langevin = _streams(denoiser, seeds, "langevin")
     z = noise_of(denoiser, seeds).next() if start is None else start.detach().clone()
     mean = z.clone()
+    spoken = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for step in range(last_step(settings)):
         if begins_anew(settings, step):
             z = mean.clone()
@@ -103,11 +106,14 @@ def climb(
             referee.effort.distilled += float(own.square().mean().sqrt())
             referee.effort.moves += 1
         if pull is not None:
-            move = balanced(pull, own, settings.referee_weight) + noise * langevin.next()
-            z = z - learning_rate(settings, step) * move
+            climbed = balanced(pull, own, settings.referee_weight)
+            spoken |= climbed.flatten(1).any(1)
+            z = z - learning_rate(settings, step) * (climbed + noise * langevin.next())
         if own is not None:
             z = z - own + noise * langevin.next()
         mean = torch.lerp(z, mean, settings.restart.decay)
+    if heard(settings, 0):
+        referee.effort.silent += int((~spoken).sum())
     return z
 
 

@@ -18,6 +18,7 @@ from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import sample
 from mitune.search.catalogue import RefereeConfig
 from mitune.search.referee import Effort, climb
+from mitune.stages.progress import warn
 from mitune.tasks import Task
 
 
@@ -59,7 +60,13 @@ class Climb:
             if own.start_guidance is not None:
                 sampler = dataclasses.replace(sampler, guidance=own.start_guidance)
             start = sample(denoiser, denoiser.encode_prompts(texts), seeds, sampler)
+        silent = self.effort.silent
         latents = climb(denoiser, texts, seeds, self.reward, own, start, self.batch_size, self.effort)
+        if silent := self.effort.silent - silent:
+            warn(
+                f"search.reward={self.reward.name}: no gradient at any step for {silent} of {len(latents)} pictures,"
+                " so distillation alone drew them (clip has one everywhere with scorer.clip.form=cosine)"
+            )
         with torch.no_grad():
             scores = self.reward.score(denoiser.decode(latents), texts)
         self.effort.looked += len(latents)

@@ -293,3 +293,13 @@ def test_a_score_that_is_no_number_moves_nothing_of_its_own_alone() -> None:
     whole = climb(three_clouds(), ["a"], [1], LatentReward("broken", broken), settings)
     assert found.isfinite().all()
     assert (found[0] == whole[0]).all()
+
+
+def test_latents_that_the_judge_leaves_alone_are_counted() -> None:
+    def flat(shown: Tensor, prompts: list[str]) -> Tensor:
+        told = torch.tensor([1.0 if prompt == "a" else 0.0 for prompt in prompts])
+        return told * shown.flatten(1).mean(1)
+
+    settings, effort = RefereeConfig(steps=2, referee_steps=2, warmup=0, views=AS_IT_IS), Effort()
+    climb(three_clouds(), ["a", "b", "b"], [1, 2, 3], LatentReward("flat", flat), settings, effort=effort)
+    assert effort.silent == 2
