@@ -213,6 +213,10 @@ def _check_steered(name: str, score: str, search: str | None, possible: bool = T
         raise UserError(
             f"{name}: only a search gives {score}; say sampler=das reward=clip (or another reward)"
         )
+    if search == "rcp" and score == "das":
+        raise UserError(
+            f"{name}: pictures that climb a judge have no weights (das); say reward, or another score"
+        )
 
 
 for _key in SCORE_KEYS:
@@ -578,6 +582,11 @@ def _search(by: str | None, reward: str | None, proposal: str) -> None:
             f"search.by={by}: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
             f" (aesthetic+20*clip), or one of the model's own {', '.join(INFORMATION)}"
         )
+    if by == "rcp" and reward in INFORMATION:
+        raise UserError(
+            f"search.by=rcp needs a reward with a gradient, and {reward} is measured on the sampler's path; take a"
+            " differentiable judge such as clip, or steer by sampler=das"
+        )
     if by is not None and proposal == "gradient" and reward in INFORMATION:
         raise UserError(
             f"search.proposal=gradient needs a differentiable reward, and '{reward}' is measured on the path; say"
@@ -587,11 +596,54 @@ def _search(by: str | None, reward: str | None, proposal: str) -> None:
 
 @relation(f"search.by {_NOISE}")
 def _search_noise(by: str | None, sampler: str, eta: float) -> None:
-    if by is not None and is_deterministic(sampler, eta):
+    if by == "das" and is_deterministic(sampler, eta):
         share = f" with sampler.eta={eta:g}" if SAMPLERS[sampler].noise == "eta" else ""
         raise UserError(
             f"search.by={by}: sampler.name={sampler}{share} has no noise to choose among; say sampler.name=ddim"
             " sampler.eta=1"
+        )
+
+
+def _off_the_path(name: str, value: list[str] | str | None, combined: str, search: str | None) -> None:
+    """What climbs a judge leaves the sampler's path, and has no scores of it."""
+    if search != "rcp":
+        return
+    given = _listed(value)
+    found = [one for one in given if set(scorers_of([one], combined)).intersection(PATH_SCORERS)]
+    if found:
+        others = ",".join(one for one in given if one not in found)
+        way_out = f"[{others}]" if isinstance(value, list) else "null"
+        if name == "scorers" and not others:
+            way_out = "[contrast]"
+        raise UserError(
+            f"{name}: {found[0]} is measured on the sampler's path, which search.by=rcp leaves; say {name}={way_out}"
+        )
+
+
+for _key, _stage_name in (("scorers", ""), ("sample.scorers", "sample"), ("sample.by", "sample")):
+    relation(f"{_key} scorer.combined search.by", stage=_stage_name)(functools.partial(_off_the_path, _key))
+
+
+@relation("search.rcp.distill.times search.rcp.views.erase search.rcp.warmup search.rcp.steps search.by")
+def _climbs(times: list[float], erase: list[float], warmup: int, steps: int, by: str | None) -> None:
+    if by != "rcp":
+        return
+    for name, (low, high) in (("distill.times", times), ("views.erase", erase)):
+        if low > high:
+            raise UserError(f"search.rcp.{name}=[{low},{high}]: the first is above the second; exchange them")
+    if warmup >= steps:
+        raise UserError(
+            f"search.rcp.warmup={warmup} is not below search.rcp.steps={steps}: the referee would never have its full"
+            " say; lower it"
+        )
+
+
+@relation("search.rcp.referee_weight search.rcp.referee_steps search.by")
+def _referee_speaks(weight: float, steps: int | None, by: str | None) -> None:
+    if by == "rcp" and (weight == 0 or steps == 0):
+        raise UserError(
+            "search.by=rcp with search.rcp.referee_weight=0 or referee_steps=0: the reward would have no say; raise it,"
+            " or say search.by=null"
         )
 
 

@@ -35,7 +35,7 @@ from mitune.tasks import Task
 # stay.
 _LATER = (
     "prompts.picture_column model.picture_guidance scorer.mi.form sampler.guidance_interval generate.passes"
-    " scorer.grounding scorer.grounding_image sampler.balance sampler.balancing"
+    " scorer.grounding scorer.grounding_image sampler.balance sampler.balancing search.rcp"
 )
 POLL = 2.0  # seconds between two looks at whether another job has finished
 
