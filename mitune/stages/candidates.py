@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mitune.data.store import LATENT_ROW, LEFT, PICTURE, UNIT, CandidateStore, Unit
-from mitune.denoiser import Denoiser
+from mitune.denoiser import Condition, Denoiser
 from mitune.digests import sha256_of
 from mitune.distributed import broadcast, state, wait, work_queue
 from mitune.errors import UserError
