@@ -29,6 +29,7 @@ from mitune.scores import (
     STEERED,
     columns,
     normalised,
+    offered,
     scorers_of,
     terms,
 )
@@ -261,10 +262,7 @@ def _selects(by: str, combined: str) -> None:
     except UserError as error:
         known = [*SCORERS, *COLUMNS, COMBINED, "random"]
         if by.isidentifier():
-            raise UserError(
-                f"select.by={short(by)}: there is no such score{nearest(by, known)};"
-                f" choose among {', '.join(known)}"
-            ) from error
+            raise UserError(f"select.by={short(by)}: there is no such score{offered(by, known)}") from error
         raise UserError(f"select.by={by}: {error}") from error
 
 
