@@ -138,6 +138,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "grounding": results_tables.grounding,
     "pixels": results_tables.pixels,
     "steering": results_tables.steering,
+    "inversion": results_tables.inversion,
     "balance": results_tables.balance,
     "balance-categories": results_tables.balance_categories,
     "speed": lambda: results_tables.ratios("speed"),

@@ -249,6 +249,27 @@ def steering() -> str:
     return markdown(heading, rows)
 
 
+def inversion() -> str:
+    """Write what each arm of the study of Referee Can Play came to."""
+    study = record("benchmarks/results/inversion.json")
+    rows = []
+    for row in [*study["arms"], *study["best"]]:
+        others = [
+            measured(row[key]["mean"], row[key]["ci95"]) if key in row else ""
+            for key in ("oracle_over_guidance", "oracle_over_distillation", "oracle_over_best")
+        ]
+        if row["arm"] == "guidance 4":
+            others = ["", "", ""]
+        rows.append(
+            [
+                row["arm"], written(row["seconds"], ".2f"), written(row["clip"]["mean"], ".3f"),
+                written(row["oracle"]["mean"], ".3f"), *others,
+            ]
+        )  # fmt: skip
+    heading = ["pictures", "seconds", "CLIP", "oracle", "less guidance 4", "less distillation alone"]
+    return markdown([*heading, "less best of N in as many seconds"], rows)
+
+
 def balance() -> str:
     """Write what each way to balance phrases came to."""
     arms = record("benchmarks/results/balance.json")["arms"]

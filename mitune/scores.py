@@ -32,6 +32,7 @@ RACERS = SCORES.where(lambda score: score.races)
 INFORMATION = SCORES.where(lambda score: score.steers)  # it can steer in a reward's place
 IN_PASSES = SCORES.where(lambda score: bool(score.opens))  # it can be measured at a few times first
 NEEDS_NOISE = SCORES.where(lambda score: score.needs_noise)
+LOOKING = SCORES.where(lambda score: score.looks)
 # Columns that come with a scorer of another name, and what stands in for a score of the sampler's path.
 COLUMNS = {column: score.name for score in SCORES.values() for column in score.columns}
 ON_PICTURES = {score.name: score.on_pictures for score in SCORES.values() if score.on_pictures}

@@ -21,6 +21,7 @@ from mitune.scores import (
     COLUMNS,
     COMBINED,
     INFORMATION,
+    LOOKING,
     NEEDS_NOISE,
     PATH_SCORERS,
     RACERS,
@@ -84,6 +85,8 @@ def check(values: Mapping[str, Any], stage: str | None = None) -> None:
 _GIVE = {
     "model.path": "a diffusers folder, Hub id or .safetensors file; or model=, a known one",
     "prompts.source": "a file with a prompt a line, a table, or a Hub dataset id",
+    "benchmark.name": "which public benchmark",
+    "benchmark.source": "its prompt files as they are; or benchmark.pictures=, pictures to judge",
     "evaluate.prompts.source": "such a file of held-out prompts",
     "edit.source": "the picture's prompt, and edit.target=, what it shall be; or edit.pairs=, a table of both",
 }
@@ -209,6 +212,10 @@ def _check_steered(name: str, score: str, search: str | None, possible: bool = T
     if search is None:
         raise UserError(
             f"{name}: only a search gives {score}; say sampler=das reward=clip (or another reward)"
+        )
+    if search == "rcp" and score == "das":
+        raise UserError(
+            f"{name}: pictures that climb a judge have no weights (das); say reward, or another score"
         )
 
 
@@ -434,13 +441,7 @@ def _guidance_interval(interval: list[float] | None, speedup: float | None) -> N
 
 @relation(" ".join(("sampler.balance", *(key for key in keys() if key.startswith(_BALANCING)))))
 def _balancing(balance: str | None, *given: Any) -> None:
-    own = BalancingConfig(*given)
-    if found := own.foreign(balance):
-        readers = [name for name in BALANCES if found[0] not in own.foreign(name)]
-        raise UserError(
-            f"{_BALANCING}{found[0]}={getattr(own, found[0])}: nothing reads it with"
-            f" sampler.balance={balance or 'null'}; leave it out, or say sampler.balance={' or '.join(readers)}"
-        )
+    BalancingConfig(*given).check_read(balance)
 
 
 @relation("sampler.balance sampler.racing.by")
@@ -454,7 +455,11 @@ def _balanced_race(balance: str | None, race: str | None) -> None:
 
 @relation("sampler.balance calibrate.by", stage="calibrate")
 def _balanced_pilot(balance: str | None, by: list[str]) -> None:
-    _balanced_race(balance, by[0] if by else "mi")
+    if balance is not None and BALANCES[balance].asks:
+        raise UserError(
+            f"calibrate.by={by} with sampler.balance={balance}: a race, which calibrate is a pilot of, goes together"
+            " with sampler.balance=uniform alone; say that, or null"
+        )
 
 
 @relation("sampler.balance search.by")
@@ -475,12 +480,55 @@ def _balanced_edit(balance: str | None) -> None:
         )
 
 
+@relation("search.by", stage="edit")
+def _searched_edit(search: str | None) -> None:
+    if search is not None:
+        raise UserError(
+            f"search.by={search}: an edit is one walk beside its source's, and no population is steered there; say"
+            " search.by=null"
+        )
+
+
 @relation("sampler.balance model.compile")
 def _balanced_compiled(balance: str | None, compiled: bool) -> None:
     if balance is not None and compiled and BALANCES[balance].gradient:
         raise UserError(
             f"sampler.balance={balance}: a compiled network shows no attention maps; say model.compile=false"
         )
+
+
+@relation(
+    "sampler.balance train.gradient_checkpointing train.compile train.pictures_every train.keep_best_by"
+)
+def _balanced_training(
+    balance: str | None, checkpointing: bool, compiled: bool, pictures: int | None, best: str | None
+) -> None:
+    """What is drawn while an adapter is trained is drawn by the network as training has it."""
+    drawn = (
+        "train.pictures_every" if pictures is not None else "train.keep_best_by" if best is not None else None
+    )
+    hidden = _hidden(checkpointing, compiled)
+    if balance is None or not BALANCES[balance].gradient or drawn is None or hidden is None:
+        return
+    raise UserError(
+        f"sampler.balance={balance}: {drawn} draws by attention maps, which {hidden}=true does not show; say"
+        f" {hidden}=false, or {drawn}=null"
+    )
+
+
+@relation("train.keep_best_by scorer.combined train.gradient_checkpointing train.compile")
+def _looked_at_in_training(best: str | None, combined: str, checkpointing: bool, compiled: bool) -> None:
+    looking = [name for name in scorers_of(_listed(best), combined) if name in LOOKING]
+    if looking and (hidden := _hidden(checkpointing, compiled)):
+        raise UserError(
+            f"train.keep_best_by={best}: {looking[0]} looks at attention maps, which {hidden}=true does not show; say"
+            f" {hidden}=false, or keep the best by another score"
+        )
+
+
+def _hidden(checkpointing: bool, compiled: bool) -> str | None:
+    """The key that hides the attention of the network in training; None for neither."""
+    return "train.gradient_checkpointing" if checkpointing else "train.compile" if compiled else None
 
 
 def _has_density(name: str, value: list[str] | str | None, combined: str, balance: str | None) -> None:
@@ -534,6 +582,11 @@ def _search(by: str | None, reward: str | None, proposal: str) -> None:
             f"search.by={by}: say what the particles are drawn to: reward=clip, another judge or a sum of judges"
             f" (aesthetic+20*clip), or one of the model's own {', '.join(INFORMATION)}"
         )
+    if by == "rcp" and reward in INFORMATION:
+        raise UserError(
+            f"search.by=rcp needs a reward with a gradient, and {reward} is measured on the sampler's path; take a"
+            " differentiable judge such as clip, or steer by sampler=das"
+        )
     if by is not None and proposal == "gradient" and reward in INFORMATION:
         raise UserError(
             f"search.proposal=gradient needs a differentiable reward, and '{reward}' is measured on the path; say"
@@ -543,11 +596,54 @@ def _search(by: str | None, reward: str | None, proposal: str) -> None:
 
 @relation(f"search.by {_NOISE}")
 def _search_noise(by: str | None, sampler: str, eta: float) -> None:
-    if by is not None and is_deterministic(sampler, eta):
+    if by == "das" and is_deterministic(sampler, eta):
         share = f" with sampler.eta={eta:g}" if SAMPLERS[sampler].noise == "eta" else ""
         raise UserError(
             f"search.by={by}: sampler.name={sampler}{share} has no noise to choose among; say sampler.name=ddim"
             " sampler.eta=1"
+        )
+
+
+def _off_the_path(name: str, value: list[str] | str | None, combined: str, search: str | None) -> None:
+    """What climbs a judge leaves the sampler's path, and has no scores of it."""
+    if search != "rcp":
+        return
+    given = _listed(value)
+    found = [one for one in given if set(scorers_of([one], combined)).intersection(PATH_SCORERS)]
+    if found:
+        others = ",".join(one for one in given if one not in found)
+        way_out = f"[{others}]" if isinstance(value, list) else "null"
+        if name == "scorers" and not others:
+            way_out = "[contrast]"
+        raise UserError(
+            f"{name}: {found[0]} is measured on the sampler's path, which search.by=rcp leaves; say {name}={way_out}"
+        )
+
+
+for _key, _stage_name in (("scorers", ""), ("sample.scorers", "sample"), ("sample.by", "sample")):
+    relation(f"{_key} scorer.combined search.by", stage=_stage_name)(functools.partial(_off_the_path, _key))
+
+
+@relation("search.rcp.distill.times search.rcp.views.erase search.rcp.warmup search.rcp.steps search.by")
+def _climbs(times: list[float], erase: list[float], warmup: int, steps: int, by: str | None) -> None:
+    if by != "rcp":
+        return
+    for name, (low, high) in (("distill.times", times), ("views.erase", erase)):
+        if low > high:
+            raise UserError(f"search.rcp.{name}=[{low},{high}]: the first is above the second; exchange them")
+    if warmup >= steps:
+        raise UserError(
+            f"search.rcp.warmup={warmup} is not below search.rcp.steps={steps}: the referee would never have its full"
+            " say; lower it"
+        )
+
+
+@relation("search.rcp.referee_weight search.rcp.referee_steps search.by")
+def _referee_speaks(weight: float, steps: int | None, by: str | None) -> None:
+    if by == "rcp" and (weight == 0 or steps == 0):
+        raise UserError(
+            "search.by=rcp with search.rcp.referee_weight=0 or referee_steps=0: the reward would have no say; raise it,"
+            " or say search.by=null"
         )
 
 

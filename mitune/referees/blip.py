@@ -30,6 +30,8 @@ class BlipReward:
     """
 
     name: str
+    key = ""
+    """The key that names the folder, where it is not the judge's own ``path``."""
     differentiable = True
     architecture: str
     family = "blip"
@@ -37,7 +39,7 @@ class BlipReward:
 
     def __init__(self, settings: ReaderConfig, device: torch.device | str, side: int | None = None) -> None:
         settings.check(f"scorer.{self.name}.")
-        self.source = find_judge(settings.path, f"scorer.{self.name}.path", settings.revision)
+        self.source = find_judge(settings.path, self.key or f"scorer.{self.name}.path", settings.revision)
         check_model_type(self.source, (self.family,), self.architecture)
         self.device, self.batch_size = torch.device(device), settings.batch_size
         self._check_class()

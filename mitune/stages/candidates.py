@@ -33,6 +33,7 @@ from mitune.sampling.seeds import candidate_seed
 from mitune.scores import is_sum
 from mitune.stages.artefacts import tell
 from mitune.stages.begun import Batch, BegunUnit, clear_begun
+from mitune.stages.climbing import Climb
 from mitune.stages.progress import Bar, progress, warn, warn_of_idle
 from mitune.stages.racing import Watch, Watcher
 from mitune.stages.search import Search
@@ -57,7 +58,7 @@ class Drawing:
         batch_size: candidates a forward.
         first: candidate number i of a prompt is drawn from seed number ``first + i``: later rounds see new noise.
         watch: a race, or its pilot; what it drops stays in the table without scores (:mod:`mitune.data.store`).
-        search: steers the candidates of a prompt; those that died of it are left out.
+        search: steers the candidates of a prompt, and those that died of it are left out; or draws each up a judge.
         contest: what the candidates of a prompt race for while they are scored; who leaves stays in the table without
             the scores that it went by.
     """
@@ -68,7 +69,7 @@ class Drawing:
     batch_size: int
     first: int = 0
     watch: Watch | None = None
-    search: Search | None = None
+    search: Search | Climb | None = None
     contest: Contest | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class Drawing:
     def digest(self) -> str:
         """Give a digest of the settings that a finished batch depends on, beside its seeds and the model."""
         said = [dataclasses.asdict(self.sampler), self.scoring.said, self.judges]
+        if isinstance(self.search, Climb):
+            said.append(self.search.said)
         return sha256_of(json.dumps(said, sort_keys=True).encode())
 
 
@@ -146,7 +149,8 @@ def draw(
 
 def _make_unit(store: CandidateStore, unit: Unit, how: Drawing, keep: Keep, bar: Bar) -> None:
     """Draw a unit and commit it; told to leave, save its finished batches."""
-    counter = CostCounter(how.scoring.denoiser, how.scoring, how.watch)
+    effort = how.search.effort if isinstance(how.search, Climb) else None
+    counter = CostCounter(how.scoring.denoiser, how.scoring, how.watch, effort)
     begun = BegunUnit(store, unit, how.scoring.denoiser.identity, how.digest, counter)
     try:
         table, latents = draw_unit(unit, how, begun, bar)
@@ -196,7 +200,7 @@ def draw_unit(
     """
     rows = unit.candidates()
     seeds = [candidate_seed(how.seed, prompt.key, how.first + number) for prompt, number in rows]
-    if how.watch is None and how.search is None:
+    if how.watch is None and not isinstance(how.search, Search):
         drawn = _draw_batches(unit, seeds, how, begun, bar)
     else:
         drawn = _draw_whole(unit, seeds, how)
@@ -210,7 +214,7 @@ def draw_unit(
     else:
         results |= _in_passes(how, how.contest, drawn, owners, [seeds[row] for row in drawn.finished])
     place = {row: number for number, row in enumerate(drawn.finished)}
-    there = range(len(rows)) if how.search is None else drawn.finished
+    there = drawn.finished if isinstance(how.search, Search) else range(len(rows))
     table: dict[str, list[Any]] = {
         "prompt_id": [rows[row][0].id for row in there],
         "prompt": [rows[row][0].text for row in there],
@@ -273,16 +277,12 @@ def _draw_batches(
         bar(first, {name: values.tolist() for name, values in batches[0].scores.items()}, here=False)
     for start in range(first, len(seeds), how.batch_size):
         part = slice(start, start + how.batch_size)
-        observers = how.scoring.observers(tasks[part])
         condition = encoded[owner[part]]
-        with _fitting(how, condition, seeds[part]):
-            found = sample_population(
-                denoiser, condition, seeds[part], how.sampler, observers, None, how.batch_size
-            )
-        columns = {observer.name: observer.result() for observer in observers}
-        columns |= _scores(how, found.latents, tasks[part], seeds[part])
+        with _fitting(how, tasks[part], seeds[part]):
+            latents, columns = _draw_batch(how, condition, tasks[part], seeds[part])
+        columns |= _scores(how, latents, tasks[part], seeds[part])
         scores = {name: values.double().cpu() for name, values in columns.items()}
-        batch = Batch(seeds[part], found.latents.cpu(), scores)
+        batch = Batch(seeds[part], latents.cpu(), scores)
         if begun is None:
             batches.append(batch)
         else:
@@ -294,10 +294,22 @@ def _draw_batches(
     return _Drawn([*range(len(seeds))], torch.cat([batch.latents for batch in batches]), together, {})
 
 
+def _draw_batch(
+    how: Drawing, condition: Condition, tasks: Sequence[Task], seeds: Sequence[int]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Draw latents [n, …], with what is measured on their way, each [n]."""
+    if isinstance(how.search, Climb):
+        return how.search.draw(how.denoiser, tasks, seeds, how.sampler)
+    observers = how.scoring.observers(tasks)
+    found = sample_population(how.denoiser, condition, seeds, how.sampler, observers, None, how.batch_size)
+    return found.latents, {observer.name: observer.result() for observer in observers}
+
+
 def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
     """Draw the candidates of a unit as one population: who goes on is settled among all candidates of a prompt, so
     races and searches split their forwards themselves."""
-    scoring, denoiser, search = how.scoring, how.denoiser, how.search
+    scoring, denoiser = how.scoring, how.denoiser
+    search = how.search if isinstance(how.search, Search) else None
     tasks = [prompt for prompt, _ in unit.candidates()]
     encoded = denoiser.encode(unit.prompts)
     owner = torch.arange(len(unit.prompts)).repeat_interleave(unit.candidates_per_prompt)
@@ -307,7 +319,7 @@ def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
     if how.watch is not None:
         watcher = how.watch.begin(tasks, seeds, owner, observers)
     steered: dict[str, list[float]] = {}
-    with _fitting(how, condition, seeds):
+    with _fitting(how, tasks, seeds):
         if search is None:
             found = sample_population(
                 denoiser, condition, seeds, how.sampler, watcher.observers, watcher.guide, how.batch_size
@@ -324,13 +336,18 @@ def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
 
 
 @contextlib.contextmanager
-def _fitting(how: Drawing, condition: Condition, seeds: Sequence[int]) -> Iterator[None]:
+def _fitting(how: Drawing, tasks: Sequence[Task], seeds: Sequence[int]) -> Iterator[None]:
     """Say of a batch that does not fit into memory how many candidates would."""
     try:
         yield
     except torch.OutOfMemoryError as error:
+        if isinstance(how.search, Climb):
+            raise UserError(
+                f"out of memory with a batch of {len(seeds)} that climb a judge: lower generate.batch_size (now"
+                f" {how.batch_size}: pictures, and views that the judge sees at once)"
+            ) from error
         few = slice(how.batch_size)
-        line = _too_large(how.denoiser, condition[few], seeds[few], how.sampler)
+        line = _too_large(how.scoring.denoiser, tasks[few], seeds[few], how.sampler)
         raise UserError(line) from error
 
 
@@ -348,12 +365,16 @@ def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequenc
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: SamplerConfig) -> str:
+def _too_large(
+    denoiser: Denoiser, tasks: Sequence[Task], seeds: Sequence[int], sampler: SamplerConfig
+) -> str:
     """What to say of a batch that does not fit: how many candidates would, by one step each."""
     probe = dataclasses.replace(
         sampler, steps=1, guidance_interval=None
     )  # the largest forward is a guided one
-    fits = largest_that_fits(len(seeds), lambda n: sample(denoiser, condition[:n], seeds[:n], probe))
+    walked = balanced(denoiser, probe)  # anew: which steps are early is told by their times
+    condition = walked.encode(tasks)
+    fits = largest_that_fits(len(seeds), lambda n: sample(walked, condition[:n], seeds[:n], probe))
     keys = "generate.batch_size={fits} (in an evaluation: evaluate.batch_size={fits})"
     return advice("a batch", len(seeds), fits, keys)
 

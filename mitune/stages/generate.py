@@ -20,6 +20,7 @@ from mitune.sampling.racing import Cut, rows_of
 from mitune.scores import IN_PASSES, SCORES, columns, scorers_of
 from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, Keep, draw
+from mitune.stages.climbing import climbing_figures
 from mitune.stages.contest import contest_of
 from mitune.stages.inputs import (
     candidate_sampler,
@@ -99,7 +100,11 @@ def generate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
         if folder.is_symlink():
             figures["shared"] = name  # other jobs of the sweep give the same figures; it was paid for once
         if config.search.by is not None:
-            figures["search"] = steering_figures(config, store.table())
+            table = store.table()
+            climbed = config.search.by == "rcp"
+            figures["search"] = (
+                climbing_figures(config, table, spent.referee) if climbed else steering_figures(config, table)
+            )
         return run.write_mark(number, "generate", figures, known=store.digests(run.root, notes))
 
     return broadcast(finish)

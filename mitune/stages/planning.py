@@ -168,8 +168,14 @@ def _generate(count: _Counter, prompts: Sequence[Task]) -> Work:
     left = cuts[-1].survivors if cuts else candidates
     guidance = config.sampler.guidance if own.guidance is None else own.guidance
     others = count.others(lambda: prompt_pool(config.prompts))
+    climbs = config.search.by == "rcp"
+    drawn = (
+        candidates * count.start(guidance)
+        if climbs
+        else count.drawing(config.scorers, guidance, candidates, cuts)
+    )
     rows = {
-        "drawing": len(prompts) * count.drawing(config.scorers, guidance, candidates, cuts),
+        "drawing": len(prompts) * drawn,
         "balancing": candidates * balancing_rows(config, prompts),
         "looks": count.looks(cuts, prompts, others),
         "steering": len(prompts) * candidates * count.steering(),
@@ -186,7 +192,7 @@ def _generate(count: _Counter, prompts: Sequence[Task]) -> Work:
         units=len(plan_units(prompts, candidates, own.rows_per_unit)),
         # Of a search the dead get no scores, and steps without noise are not steered.
         at_most=count.bounds([*config.scorers, *([config.sampler.racing.by] if cuts else [])])
-        or bool(config.search.by)
+        or config.search.by == "das"
         # Who leaves the race for the best early is not measured in full.
         or own.passes is not None,
     )
@@ -277,6 +283,15 @@ class _Counter:
         rows = step_rows(self.config, self.branches if widened else 1)
         return rows_of(cuts, candidates, self.config.sampler.steps, branches=rows)
 
+    def start(self, guidance: float) -> int:
+        """Rows of the picture that a candidate starts from on its way up a judge; none where it starts from noise."""
+        own = self.config.search.rcp
+        if own.start == "noise":
+            return 0
+        guidance = guidance if own.start_guidance is None else own.start_guidance
+        branches = self.branches if guidance != 1 or self.branches > BRANCHES else 1
+        return sum(step_rows(self.config, branches))
+
     def scores(
         self, names: Sequence[str], tasks: Sequence[Task | None], others: Others | None = None
     ) -> dict[str, int]:
@@ -294,8 +309,14 @@ class _Counter:
         return sum(alive) * _rows(racing.by, own, tasks, others)
 
     def steering(self) -> int:
-        """Rows that steering one candidate takes beside drawing it: the edits that its path is told from."""
+        """Rows that steering one candidate takes beside drawing it: the edits that its path is told from, or the
+        distillation that goes with a judge."""
         search = self.config.search
+        if search.by == "rcp":
+            own = search.rcp
+            if not any(own.distill.weight):
+                return 0
+            return int(own.steps * (self.branches if own.distill.guidance != 1 else 1))
         steered = search.by is not None and search.reward in INFORMATION and SCORES[search.reward].needs_pool
         return int(self.config.sampler.steps * search.edits) if steered else 0
 

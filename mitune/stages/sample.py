@@ -146,6 +146,7 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
         captions = texts.where(texts != texts.shift(), "").tolist()  # under the first picture of a prompt
         sheet = grid(first, captions, config.sample.pictures)
         write_bytes(run.root / "sheet.png", png(sheet))
+        spent = cost(store)
         figures: dict[str, Any] = {
             "schema": 1,
             "model": denoiser.identity,
@@ -154,7 +155,8 @@ def sample(config: DictConfig, run: RunFolder) -> dict[str, Any]:
             "pictures": len(table),
             "round": number,
             "by": by,
-            **cost(store).total,
+            **spent.total,
+            **({"search": {"reward_by": config.search.reward, **spent.referee}} if spent.referee else {}),
             "scores": {name: {"mean": float(table[name].mean())} for name in scores if name != ROOT},
             "judged_by": judged_by(scores, config.scorer.combined, read_json(store.folder / "model.json")),
         }
@@ -198,7 +200,7 @@ def check(config: DictConfig, prompts: list[Task]) -> tuple[str | None, int, lis
     settings, combined = config.sample, config.scorer.combined
     by, drawn = settings.by, settings.of or settings.pictures
     if drawn > settings.pictures and by is None:
-        by = "weight"
+        by = "reward" if config.search.by == "rcp" else "weight"
     names = list(settings.scorers)
     if by not in (None, "weight"):
         there = scorers_of(names, combined)

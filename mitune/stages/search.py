@@ -23,9 +23,11 @@ from mitune.referees.weighted import load_reward
 from mitune.sampling.catalogue import SamplerConfig
 from mitune.sampling.loop import Observer, Samples
 from mitune.scores import INFORMATION, PICTURE_SCORERS, STEERED, scorers_of, terms
-from mitune.search.catalogue import SearchConfig
+from mitune.search.catalogue import RefereeConfig, SearchConfig
 from mitune.search.potentials import RewardPotential, path_potential
+from mitune.search.referee import check_climbs
 from mitune.search.smc import steer, wants_gradient
+from mitune.stages.climbing import Climb
 from mitune.stages.inputs import prompt_pool, scoring_of, settings_of
 from mitune.stages.progress import warn
 from mitune.tasks import Task
@@ -111,11 +113,14 @@ class Search:
         return path_potential(denoiser, texts, size, by, others, self.batch_size, self.scorer)
 
 
-def search_of(config: DictConfig, denoiser: Denoiser) -> Search | None:
+def search_of(config: DictConfig, denoiser: Denoiser) -> Search | Climb | None:
     """Make the search of the configuration, with its judge; None where it is off."""
     own = config.search
     if own.by is None:
         return None
+    if own.by == "rcp":
+        judge = load_reward(own.reward, _scorers(config), denoiser.device)
+        return Climb(settings_of(RefereeConfig, own.rcp), judge, config.generate.batch_size)
     scoring = None
     if own.reward == "contrast":
         edits: DictConfig = OmegaConf.merge(config, {"scorer": {"contrast": {"edits": own.edits}}})  # type: ignore[assignment]
@@ -138,7 +143,7 @@ def check_search(config: DictConfig, tasks: Sequence[Task], candidates: int) -> 
     for task in tasks:
         if task.picture is not None:
             raise UserError(
-                f"search.by={own.by}: it steers candidates of a text alone, and the prompt {short(task.text)!r} has a"
+                f"search.by={own.by}: it draws candidates of a text alone, and the prompt {short(task.text)!r} has a"
                 " picture; say search.by=null, and they are drawn without"
             )
     if own.reward in INFORMATION:
@@ -147,7 +152,10 @@ def check_search(config: DictConfig, tasks: Sequence[Task], candidates: int) -> 
         check_known("search.reward", own.reward, (*PICTURE_SCORERS, *INFORMATION))
     reward = load_reward(own.reward, _scorers(config))
     check_oracle([term.name for term in terms(own.reward)], [task.text for task in tasks], "search.reward")
-    wants_gradient(reward, own.proposal)
+    if own.by == "rcp":
+        check_climbs(reward)
+    else:
+        wants_gradient(reward, own.proposal)
 
 
 def steering_figures(config: DictConfig, table: pd.DataFrame) -> dict[str, Any]:

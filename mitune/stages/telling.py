@@ -24,10 +24,7 @@ def did(stage: str, figures: Mapping[str, Any]) -> str:
                 f" {passed['rows']} of {passed['whole']} rows"
             )
         if search := figures.get("search"):
-            text += (
-                f"; steered by {search['reward_by']} to {search['reward']:.3f} (log Z {search['log_evidence']:.2f}),"
-                f" {100 * search['roots']:.0f} % of the first particles have descendants"
-            )
+            text += _searched(search)
         return text
     if stage == "select":
         text = f"selected {figures['kept']} by {figures['by']}, k={figures['k']}"
@@ -52,4 +49,18 @@ def did(stage: str, figures: Mapping[str, Any]) -> str:
     ]
     text = f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
     judged = caption(figures.get("judged_by") or {})
-    return f"{text}; {judged}" if judged else text
+    watch = (figures.get("watch") or {}).get("said", "")
+    return "; ".join(part for part in (text, judged, watch) if part)
+
+
+def _searched(search: Mapping[str, Any]) -> str:
+    """What a search came to: pictures that climbed a judge, or populations that were steered."""
+    if "judged" in search:
+        return (
+            f"; climbed {search['reward_by']} to {search['reward']:.3f}, which saw {search['judged']} views and"
+            f" {search['looked']} pictures"
+        )
+    return (
+        f"; steered by {search['reward_by']} to {search['reward']:.3f} (log Z {search['log_evidence']:.2f}),"
+        f" {100 * search['roots']:.0f} % of the first particles have descendants"
+    )

@@ -13,6 +13,7 @@ from mitune.denoiser import Denoiser
 from mitune.errors import UserError
 from mitune.files import read_json, write_json
 from mitune.information.scoring import Scoring
+from mitune.search.referee import Effort
 from mitune.stages.racing import Watch
 
 
@@ -64,7 +65,7 @@ def bind_model(
 @dataclass(frozen=True)
 class Cost:
     """Adds up network rows, in all and beyond the drawing by scorer and by a race's looks; seconds of all processes.
-    ``whole``: rows that scores measured in passes would have taken in full.
+    ``whole``: rows that scores measured in passes would have taken in full; ``referee``: what a climbed judge saw.
 
     >>> Cost(40, 1.5, {"mi": 0}).total
     {'forwards': 40, 'seconds': 1.5}
@@ -75,6 +76,7 @@ class Cost:
     scorers: dict[str, int]
     looks: int = 0
     whole: Mapping[str, int] = field(default_factory=dict)
+    referee: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> dict[str, float]:
@@ -85,8 +87,16 @@ class Cost:
 class CostCounter:
     """Counts what a unit takes, from when it is made."""
 
-    def __init__(self, denoiser: Denoiser, scoring: Scoring, watch: Watch | None = None) -> None:
-        self.denoiser, self.scoring, self.watch = denoiser, scoring, watch
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scoring: Scoring,
+        watch: Watch | None = None,
+        effort: Effort | None = None,
+    ) -> None:
+        self.denoiser, self.scoring, self.watch, self.effort = denoiser, scoring, watch, effort
+        if effort is not None:
+            effort.add({name: -count for name, count in effort.counts.items()})
         self.before = 0 if watch is None else watch.forwards
         denoiser.forwards = 0
         scoring.forwards.clear()
@@ -98,6 +108,8 @@ class CostCounter:
         self.denoiser.forwards += cost["forwards"]
         self.started -= cost["seconds"]
         self.scoring.forwards.update(cost["scorers"])
+        if self.effort is not None:
+            self.effort.add(cost["referee"])
 
     def read(self) -> dict[str, Any]:
         """Read what it took, for the unit's note."""
@@ -108,6 +120,8 @@ class CostCounter:
         }
         if self.watch is not None:
             cost["looks"] = self.watch.forwards - self.before
+        if self.effort is not None:
+            cost["referee"] = self.effort.counts
         if self.scoring.whole:
             cost["whole"] = dict(self.scoring.whole)
         return cost
@@ -118,13 +132,16 @@ def total_cost(notes: Iterable[Mapping[str, Any]]) -> Cost:
     parts = list(notes)
     scorers: Counter[str] = Counter()
     whole: Counter[str] = Counter()
+    referee: Counter[str] = Counter()
     for part in parts:
         scorers.update(part.get("scorers", {}))
         whole.update(part.get("whole", {}))
+        referee.update(part.get("referee", {}))
     return Cost(
         sum(part["forwards"] for part in parts),
         round(sum(part["seconds"] for part in parts), 3),
         dict(scorers),
         sum(part.get("looks", 0) for part in parts),
         dict(whole),
+        dict(referee),
     )
