@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import mitune
 from mitune import command
 from mitune.errors import UserError, nearest, short
-from mitune.stages.catalogue import STAGES
+from mitune.stages.catalogue import STAGES, meant
 from mitune.verbs.catalogue import VERBS
 
 OPTIONS = {
@@ -78,6 +78,7 @@ def _stage(stage: str, words: list[str], flags: set[str]) -> int:
             f"there is no command '{short(stage, 80)}'{nearest(stage, [*STAGES, *VERBS])}; stages are"
             f" {', '.join(STAGES)}{hint}; mitune --help lists all commands"
         )
+    stage, words = meant(stage, words)
     if flags & {"--help", "--all"}:
         from mitune.manual import manual
 

@@ -15,7 +15,7 @@ from mitune import leaving
 from mitune.config import changed, compose, flatten
 from mitune.config.composition import kept
 from mitune.errors import UserError, complain, listed
-from mitune.stages.catalogue import STAGES
+from mitune.stages.catalogue import STAGES, meant
 from mitune.stages.made import COMMAND
 
 MISTAKE = 2
@@ -65,6 +65,7 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
     """Do ``stage``, or only print its configuration (``show``); gives 0, or the code of the processes that it launched.
     Raises UserError for a mistake in the input."""
     COMMAND.set((stage, *words))
+    stage, words = meant(stage, words)
     given = {word.partition("=")[0] for word in words}
     if "sweep" in given and "sweep.share" not in given:  # a sweep's own jobs have both
         raise UserError("sweep= says what is swept: add -m (mitune run -m experiment=shapes sweep=rounds)")
@@ -89,10 +90,12 @@ def do(stage: str, words: Sequence[str], show: bool = False) -> int:
 
 def _first_look(stage: str, config: Any) -> None:
     """Refuse what is wrong to see without the libraries that compute: they take seconds to import."""
+    from mitune.files import PLACE
     from mitune.pace import log_every
     from mitune.stages.first_look import look
     from mitune.track import CHARTS, check_trackers
 
+    PLACE.set(STAGES[stage].place)
     log_every()
     if not STAGES[stage].inherits:
         check_trackers(name for name in CHARTS if config.tracker[name])

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # a command that is refused imports neither
 PARTIAL = ".partial-"
 LOCK = ".lock"  # of a folder in which one command at a time is at work
 REPLACED = ".replaced-"
+PLACE = ContextVar("PLACE", default="run")
+"""The key that names the folder of the present command, for messages."""
 
 # Where these say what went wrong, the system says it in words: libraries written in Rust raise types of their own.
 _WORDS = ((errno.ENOSPC, "os error 28"), (errno.EDQUOT, "os error 122"), (errno.EROFS, "os error 30"))
@@ -37,13 +40,13 @@ _WORDS = ((errno.ENOSPC, "os error 28"), (errno.EDQUOT, "os error 122"), (errno.
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "your disk quota is used up; free some space and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another folder with run=",
-    errno.EACCES: "permission denied; choose a folder you may write to with run=",
-    errno.EPERM: "permission denied; choose a folder you may write to with run=",
-    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder with run=",
-    errno.EEXIST: "a file is where a folder is needed; choose another folder with run=",
+    errno.EROFS: "the file system is read-only; choose another folder with {place}=",
+    errno.EACCES: "permission denied; choose a folder you may write to with {place}=",
+    errno.EPERM: "permission denied; choose a folder you may write to with {place}=",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder with {place}=",
+    errno.EEXIST: "a file is where a folder is needed; choose another folder with {place}=",
     errno.EISDIR: "a folder is where a file is needed; move it away, or choose another place",
-    errno.ELOOP: "the links on this path go in a circle; choose another folder with run=",
+    errno.ELOOP: "the links on this path go in a circle; choose another folder with {place}=",
     errno.ENAMETOOLONG: "the path is too long; choose a shorter one",
     errno.EIO: "the disk does not take it (input/output error); look after it, and run the same command again",
     errno.ESTALE: "the shared folder is gone; mount it again, and run the same command again",
@@ -61,11 +64,13 @@ _REASONS = {
 
 def refusal(error: BaseException) -> str | None:
     """Say what to do about the operating system's refusal that ``error`` is; None for any other error."""
+    number = None
     if isinstance(error, OSError):
-        return _REASONS.get(error.errno or 0)
-    if isinstance(error, safetensors.SafetensorError):
-        return next((_REASONS[number] for number, words in _WORDS if words in str(error)), None)
-    return None
+        number = error.errno
+    elif isinstance(error, safetensors.SafetensorError):
+        number = next((number for number, words in _WORDS if words in str(error)), None)
+    reason = _REASONS.get(number or 0)
+    return None if reason is None else reason.replace("{place}", PLACE.get())
 
 
 @contextlib.contextmanager

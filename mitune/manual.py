@@ -13,7 +13,7 @@ from mitune.config import compose, conf_folder, flatten, groups
 from mitune.config.composition import SHORT, asked
 from mitune.config.keys import keys
 from mitune.errors import UserError, nearest, short
-from mitune.scores import COLUMNS, SCORERS, meaning
+from mitune.scores import COLUMNS, SCORERS, SCORES, meaning
 from mitune.settings import Key
 from mitune.stages.catalogue import STAGES, Stage
 from mitune.verbs.catalogue import VERBS, Verb
@@ -184,6 +184,7 @@ def topics() -> list[str]:
         *STAGES,
         *VERBS,
         *SHORT,
+        "scores",
         *SCORERS,
         *COLUMNS,
         *filter(None, sections),
@@ -240,6 +241,8 @@ def _section(name: str) -> str:
 
 def _part(name: str) -> Iterator[str]:
     """What goes by a name: a score, a choice of a key, an option of a group, the last part of a key or section."""
+    if name == "scores":
+        yield "\n".join(_fitted(f"  {one.name:<26} {one.meaning}", 29) for one in SCORES.values())
     if name in SCORERS or name in COLUMNS:
         yield f"score {name}: {meaning(name, OmegaConf.to_container(compose().scorer))}"  # type: ignore[arg-type]
     for one in keys().values():

@@ -21,6 +21,7 @@ from mitune.errors import UserError, listed
 from mitune.files import (
     LOCK,
     PARTIAL,
+    PLACE,
     clean_partial,
     hold,
     read_json,
@@ -81,7 +82,9 @@ class RunFolder:
         """
         with user_errors(self.root / LOCK):
             self.root.mkdir(parents=True, exist_ok=True)
-        refusal = f"another mitune is at work in {self.root}; wait for it, or choose another run= folder"
+        refusal = (
+            f"another mitune is at work in {self.root}; wait for it, or choose another {PLACE.get()}= folder"
+        )
         with hold(self.root, refusal):
             clean_partial(self.root)  # nobody else is at work here: what is half-written was left by a kill
             with user_errors(self.root):

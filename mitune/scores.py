@@ -32,6 +32,7 @@ RACERS = SCORES.where(lambda score: score.races)
 INFORMATION = SCORES.where(lambda score: score.steers)  # it can steer in a reward's place
 IN_PASSES = SCORES.where(lambda score: bool(score.opens))  # it can be measured at a few times first
 NEEDS_NOISE = SCORES.where(lambda score: score.needs_noise)
+LOOKING = SCORES.where(lambda score: score.looks)
 # Columns that come with a scorer of another name, and what stands in for a score of the sampler's path.
 COLUMNS = {column: score.name for score in SCORES.values() for column in score.columns}
 ON_PICTURES = {score.name: score.on_pictures for score in SCORES.values() if score.on_pictures}
@@ -92,6 +93,14 @@ class Term:
     normalised: bool = False
 
 
+def offered(name: str, known: Sequence[str]) -> str:
+    """Say which of the ``known`` scores ``name`` may be a slip of, and what there is."""
+    own = [one for one in known if one not in JUDGES]
+    return (
+        f"{nearest(name, known)}; choose among {', '.join(own)}, or a judge of pictures (mitune help scores)"
+    )
+
+
 def terms(score: str, combined: str = "", own: Collection[str] = ()) -> tuple[Term, ...]:
     """The parts of a score; a plain name is its own only part. ``combined``: what the score of that name stands for.
     ``own``: names that are scores too, such as a user's functions.
@@ -112,8 +121,7 @@ def terms(score: str, combined: str = "", own: Collection[str] = ()) -> tuple[Te
             )
         if match["name"] not in known or (match["name"] == COMBINED and match.end() < len(given)):
             raise UserError(
-                f"{where}: there is no score '{short(match['name'], 80)}'{nearest(match['name'], known)};"
-                f" choose among {', '.join(known)}"
+                f"{where}: there is no score '{short(match['name'], 80)}'{offered(match['name'], known)}"
             )
         weight = float(match["weight"] or 1) * (-1 if match["sign"] == "-" else 1)
         found.append(Term(weight, match["name"], bool(match["z"])))

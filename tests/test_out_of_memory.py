@@ -77,3 +77,55 @@ def test_drawing(
     sampler = SamplerConfig("ddim", 4, eta=0.0, guidance=7.5, spacing="leading", guidance_interval=interval)
     with pytest.raises(UserError, match=r"a batch of 8; 2 fits: say generate\.batch_size=2"):
         draw_unit(unit, Drawing(sampler, scoring, 0, 8))
+
+
+@pytest.fixture
+def drawn_here(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tiny model, on a device that takes 4 rows, and with a gradient 2."""
+    denoiser = load_denoiser({"path": str(tiny_pipeline_folder), "device": "cpu"})
+    plain = type(denoiser).predict
+
+    def predict(self: Any, z: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        if len(z) > (2 if z.requires_grad else 4):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, z, *arguments)
+
+    monkeypatch.setattr(type(denoiser), "predict", predict)
+    return denoiser
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_drawing_along_a_gradient(spacing: str, drawn_here: Any) -> None:
+    """What is tried with fewer pictures goes along it as well, wherever a walk of one step begins."""
+    from mitune.data.store import plan_units
+    from mitune.information.scoring import Scoring
+    from mitune.pixels.settings import BalancingConfig
+    from mitune.sampling.catalogue import SamplerConfig
+    from mitune.stages.candidates import Drawing, draw_unit
+    from mitune.tasks import Task
+    from tests.cli import compose
+
+    unit = plan_units([Task.of("a red circle and a blue square")], 8, 8)[0]
+    scoring = Scoring([], dict(compose().scorer), drawn_here, seed=0, batch_size=8)
+    own = BalancingConfig(refinements=0)
+    sampler = SamplerConfig(steps=4, guidance=1.0, spacing=spacing, balance="attend_excite", balancing=own)
+    with pytest.raises(UserError, match=r"a batch of 8; 2 fits: say generate\.batch_size=2"):
+        draw_unit(unit, Drawing(sampler, scoring, 0, 8))
+
+
+def test_editing(drawn_here: Any, tmp_path: Path) -> None:
+    from mitune.information.scoring import Scoring
+    from mitune.pixels.plans import Wanted
+    from mitune.sampling.catalogue import SamplerConfig
+    from mitune.stages.edit_units import Editing
+    from mitune.stages.edits import Edit, planned
+    from tests.cli import compose
+
+    edits = [Edit(Wanted("a red circle", "a blue circle"), seed) for seed in range(4)]
+    config = compose(
+        ["edit.source=a red circle", "edit.target=a blue circle", "generate.batch_size=8"], "edit"
+    )
+    scoring = Scoring([], dict(config.scorer), drawn_here, seed=0, batch_size=8)
+    work = Editing(tmp_path, edits, planned(drawn_here, edits), config, SamplerConfig(steps=2), scoring)
+    with pytest.raises(UserError, match=r"a batch of 8; 2 fits: say generate\.batch_size=2"):
+        work.make()

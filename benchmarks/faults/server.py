@@ -214,10 +214,12 @@ PRELOADED = (
     "mitune.report.report",
     "mitune.stages.agree",
     "mitune.stages.calibrate",
+    "mitune.stages.edit",
     "mitune.stages.export",
     "mitune.stages.run",
     "mitune.stages.sample",
     "mitune.stages.score",
+    "mitune.stages.segment",
 )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mitune.api.candidates import Candidates
 from mitune.evaluate.evaluation import comparison, write_evaluation
 from mitune.evaluate.judged import judged_by
+from mitune.evaluate.watch import watched
 from mitune.scores import SCORES, scorers_of
 from mitune.stages.settings import EvaluateConfig
 
@@ -72,13 +73,30 @@ class Evaluation:
         made = {"model": before.model.identity, "judges": before.judges}
         return judged_by(names, combined, made, chosen, own)
 
+    @property
+    def watch(self) -> dict[str, Any]:
+        """Hold the score that chose against those that did not (:func:`mitune.evaluate.watch.watched`)."""
+        return self._watched(self.figures["difference"]["all"])
+
+    def _watched(self, cells: dict[str, Any]) -> dict[str, Any]:
+        by = self.after.model.facts.get("by")
+        return watched(
+            cells, [by] if by is not None else [], self.before.model.scorer.combined, [*self.before.judges]
+        )
+
     def save(self, folder: str | Path, examples: int = EvaluateConfig.examples) -> None:
         """Write ``evaluation.json``, ``evaluation.parquet`` and pictures of ``examples`` pairs, as the stage
         ``evaluate`` does. Raises UserError where the disk refuses.
         """
         tables = self.before.table, self.after.table
         write_evaluation(
-            folder, *tables, *self._pictures(), examples=examples, seed=self.seed, judged=self.judged_by
+            folder,
+            *tables,
+            *self._pictures(),
+            examples=examples,
+            seed=self.seed,
+            judged=self.judged_by,
+            watch=self._watched,
         )
 
     def _pictures(self) -> tuple[Iterator[Tensor], Iterator[Tensor]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mitune.api.asking import bar
+from mitune.errors import UserError
 from mitune.families.adapted import Adapted
 from mitune.pixels.asking import unambiguous
 from mitune.pixels.catalogue import HeatmapConfig
@@ -63,7 +64,10 @@ class Segmentation:
 def asked_of(prompts: Sequence[str], phrases: Sequence[Sequence[str]] | None, source: str) -> list[Asked]:
     """Find the phrases of prompts: those given, or those that ``source`` finds. UserError as :func:`unambiguous`."""
     if phrases is None:
-        return [Asked(text, phrases_of(text, source)) for text in prompts]
+        try:
+            return [Asked(text, phrases_of(text, source)) for text in prompts]
+        except UserError as error:
+            raise UserError(f"{error}; or give them: phrases=") from error
     return [Asked(text, unambiguous(text, own)) for text, own in zip(prompts, phrases, strict=True)]
 
 

@@ -223,7 +223,7 @@ def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
 
 
 # Short names of keys: ``mitune sample sampler=das reward=clip alpha=0.1``.
-SHORT = {"reward": "search.reward", "alpha": "search.alpha"}
+SHORT = {"reward": "search.reward", "alpha": "search.alpha", "benchmark": "benchmark.name"}
 
 
 # Whose lists of scores hold the oracle for the sake of which prompts.

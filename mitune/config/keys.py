@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mitune.data.settings import PromptsConfig, SelectConfig
+from mitune.evaluate.catalogue import BenchmarkConfig
 from mitune.families.settings import ModelConfig
 from mitune.finetune.catalogue import AdapterConfig, TrainConfig
 from mitune.pixels.catalogue import HeatmapConfig
@@ -71,6 +72,7 @@ class Config(Settings):
     segment: stages.SegmentConfig = section(stages.SegmentConfig)
     agree: stages.AgreeConfig = section(stages.AgreeConfig)
     calibrate: stages.CalibrateConfig = section(stages.CalibrateConfig)
+    benchmark: BenchmarkConfig = section(BenchmarkConfig)
     export: stages.ExportConfig = section(stages.ExportConfig)
     sweep: stages.SweepConfig = section(stages.SweepConfig)
     tracker: TrackerConfig = section(TrackerConfig)

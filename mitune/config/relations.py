@@ -21,6 +21,7 @@ from mitune.scores import (
     COLUMNS,
     COMBINED,
     INFORMATION,
+    LOOKING,
     NEEDS_NOISE,
     PATH_SCORERS,
     RACERS,
@@ -28,6 +29,7 @@ from mitune.scores import (
     STEERED,
     columns,
     normalised,
+    offered,
     scorers_of,
     terms,
 )
@@ -84,6 +86,8 @@ def check(values: Mapping[str, Any], stage: str | None = None) -> None:
 _GIVE = {
     "model.path": "a diffusers folder, Hub id or .safetensors file; or model=, a known one",
     "prompts.source": "a file with a prompt a line, a table, or a Hub dataset id",
+    "benchmark.name": "which public benchmark",
+    "benchmark.source": "its prompt files as they are; or benchmark.pictures=, pictures to judge",
     "evaluate.prompts.source": "such a file of held-out prompts",
     "edit.source": "the picture's prompt, and edit.target=, what it shall be; or edit.pairs=, a table of both",
 }
@@ -258,10 +262,7 @@ def _selects(by: str, combined: str) -> None:
     except UserError as error:
         known = [*SCORERS, *COLUMNS, COMBINED, "random"]
         if by.isidentifier():
-            raise UserError(
-                f"select.by={short(by)}: there is no such score{nearest(by, known)};"
-                f" choose among {', '.join(known)}"
-            ) from error
+            raise UserError(f"select.by={short(by)}: there is no such score{offered(by, known)}") from error
         raise UserError(f"select.by={by}: {error}") from error
 
 
@@ -438,13 +439,7 @@ def _guidance_interval(interval: list[float] | None, speedup: float | None) -> N
 
 @relation(" ".join(("sampler.balance", *(key for key in keys() if key.startswith(_BALANCING)))))
 def _balancing(balance: str | None, *given: Any) -> None:
-    own = BalancingConfig(*given)
-    if found := own.foreign(balance):
-        readers = [name for name in BALANCES if found[0] not in own.foreign(name)]
-        raise UserError(
-            f"{_BALANCING}{found[0]}={getattr(own, found[0])}: nothing reads it with"
-            f" sampler.balance={balance or 'null'}; leave it out, or say sampler.balance={' or '.join(readers)}"
-        )
+    BalancingConfig(*given).check_read(balance)
 
 
 @relation("sampler.balance sampler.racing.by")
@@ -458,7 +453,11 @@ def _balanced_race(balance: str | None, race: str | None) -> None:
 
 @relation("sampler.balance calibrate.by", stage="calibrate")
 def _balanced_pilot(balance: str | None, by: list[str]) -> None:
-    _balanced_race(balance, by[0] if by else "mi")
+    if balance is not None and BALANCES[balance].asks:
+        raise UserError(
+            f"calibrate.by={by} with sampler.balance={balance}: a race, which calibrate is a pilot of, goes together"
+            " with sampler.balance=uniform alone; say that, or null"
+        )
 
 
 @relation("sampler.balance search.by")
@@ -479,12 +478,55 @@ def _balanced_edit(balance: str | None) -> None:
         )
 
 
+@relation("search.by", stage="edit")
+def _searched_edit(search: str | None) -> None:
+    if search is not None:
+        raise UserError(
+            f"search.by={search}: an edit is one walk beside its source's, and no population is steered there; say"
+            " search.by=null"
+        )
+
+
 @relation("sampler.balance model.compile")
 def _balanced_compiled(balance: str | None, compiled: bool) -> None:
     if balance is not None and compiled and BALANCES[balance].gradient:
         raise UserError(
             f"sampler.balance={balance}: a compiled network shows no attention maps; say model.compile=false"
         )
+
+
+@relation(
+    "sampler.balance train.gradient_checkpointing train.compile train.pictures_every train.keep_best_by"
+)
+def _balanced_training(
+    balance: str | None, checkpointing: bool, compiled: bool, pictures: int | None, best: str | None
+) -> None:
+    """What is drawn while an adapter is trained is drawn by the network as training has it."""
+    drawn = (
+        "train.pictures_every" if pictures is not None else "train.keep_best_by" if best is not None else None
+    )
+    hidden = _hidden(checkpointing, compiled)
+    if balance is None or not BALANCES[balance].gradient or drawn is None or hidden is None:
+        return
+    raise UserError(
+        f"sampler.balance={balance}: {drawn} draws by attention maps, which {hidden}=true does not show; say"
+        f" {hidden}=false, or {drawn}=null"
+    )
+
+
+@relation("train.keep_best_by scorer.combined train.gradient_checkpointing train.compile")
+def _looked_at_in_training(best: str | None, combined: str, checkpointing: bool, compiled: bool) -> None:
+    looking = [name for name in scorers_of(_listed(best), combined) if name in LOOKING]
+    if looking and (hidden := _hidden(checkpointing, compiled)):
+        raise UserError(
+            f"train.keep_best_by={best}: {looking[0]} looks at attention maps, which {hidden}=true does not show; say"
+            f" {hidden}=false, or keep the best by another score"
+        )
+
+
+def _hidden(checkpointing: bool, compiled: bool) -> str | None:
+    """The key that hides the attention of the network in training; None for neither."""
+    return "train.gradient_checkpointing" if checkpointing else "train.compile" if compiled else None
 
 
 def _has_density(name: str, value: list[str] | str | None, combined: str, balance: str | None) -> None:

@@ -85,6 +85,37 @@ def paired_ratio(
     return _ratio_ci(np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64), groups, seed)
 
 
+def mean_of_means_ci(
+    values: ArrayLike, groups: Sequence[Any], parts: Sequence[Any], seed: int = 0, n: int = 2000
+) -> Estimate:
+    """Estimate the mean of the means of ``parts``, with its 95 % interval: clusters are drawn anew within each part.
+
+    Args:
+        values: [m].
+        groups: the cluster of each row, [m].
+        parts: the part of each row, [m]; each counts the same, however many rows it has.
+        seed, n: of the resamplings, and how many.
+    """
+    data, labels, member = np.asarray(values, np.float64), np.asarray(groups), np.asarray(parts)
+    generator = np.random.default_rng(seed)
+    means, drawn, fewest = [], np.zeros(n), 0
+    names = np.unique(member)
+    for name in names:
+        rows = member == name
+        _, own = np.unique(labels[rows], return_inverse=True)
+        sums, counts = np.bincount(own, data[rows]), np.bincount(own)
+        means.append(sums.sum() / counts.sum())
+        times = generator.multinomial(len(sums), np.full(len(sums), 1.0 / len(sums)), size=n)
+        drawn += (times @ sums) / (times @ counts) / len(names)
+        fewest = min(fewest or len(sums), len(sums))
+    value = float(np.mean(means))
+    if fewest < 2:
+        return Estimate(value, math.nan, math.nan)
+    edge = tail(fewest)
+    low, high = np.quantile(drawn, [edge, 1.0 - edge])
+    return Estimate(value, float(low), float(high))
+
+
 def _ratio_ci(
     numerator: NDArray[np.float64],
     denominator: NDArray[np.float64],

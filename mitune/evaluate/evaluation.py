@@ -30,6 +30,7 @@ def write_evaluation(
     examples: int = 24,
     seed: int = 0,
     judged: Judged | None = None,
+    watch: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Compare two models picture by picture, write the result to a folder and give it back.
 
@@ -40,6 +41,7 @@ def write_evaluation(
             one, and few are held.
         examples: pairs to show; ``seed``: of their choice.
         judged: who judged (:func:`judged.judged_by`), where it is known.
+        watch: says of the differences of all pictures whether the reward was hacked (:func:`watch.watched`).
 
     Writes ``pictures/before-000.png``,
     ``pictures/after-000.png``, …, ``pictures/before-after.png``, ``pictures/SCORE-histogram.png``,
@@ -48,7 +50,7 @@ def write_evaluation(
         {"schema", "before": {"all": …, category: …}, "after": {…}, "difference": {"all": {score: {…}}, …},
          "diversity": {"before", "after", "ratio", "ratio_ci95", "prompts"},
          "examples": [{"prompt", "category", "before", "after", "scores_before", "scores_after"}],
-         "judged_by": {score: {"judge", "itself", "selected"}}}
+         "judged_by": {score: {"judge", "itself", "selected"}}, "watch": {"chosen", "witnesses", "hacked", "said", …}}
 
     Raises UserError when the tables are not about the same pictures or a score is not finite.
     """
@@ -80,6 +82,7 @@ def write_evaluation(
             for number, row in enumerate(chosen)
         ],
         **({} if judged is None else {"judged_by": judged}),
+        **({} if watch is None else {"watch": watch(figures["difference"]["all"])}),
     }
     if chosen:
         sheet = pairs(

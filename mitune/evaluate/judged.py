@@ -37,7 +37,7 @@ def judged_by(
     >>> judged_by(["mi", "exact"], "", {"model": "small#1"}, ["mi"])["mi"]
     {'judge': 'small#1', 'itself': True, 'selected': True}
     """
-    choosers = {scorer for name in chosen for scorer in _scorers(name, combined, own)}
+    choosers = judges_of(chosen, combined, own)
     found = {}
     for name in names:
         scorers = _scorers(name, combined, own)
@@ -50,6 +50,11 @@ def judged_by(
             "selected": bool(choosers.intersection(scorers)),
         }
     return found
+
+
+def judges_of(names: Iterable[str], combined: str = "", own: Collection[str] = ()) -> set[str]:
+    """Give the scorers that scores are made of; of a name that is no score, none."""
+    return {scorer for name in names for scorer in _scorers(name, combined, own)}
 
 
 def _scorers(name: str, combined: str, own: Collection[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -65,6 +65,16 @@ def comparison_table(
                 str(row["n"]),
                 end_section=name == names[-1],
             )
+    return table
+
+
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """Make a table of texts: the first column names the rows."""
+    table = Table(title=Text(title) if title else None)
+    for number, head in enumerate(heads):
+        table.add_column(Text(printable(head)), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 

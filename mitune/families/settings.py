@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mitune.settings import Settings, key
 
 FORMATS = ("float32", "float16", "bfloat16")
+WEIGHTS = {"auto": "bfloat16 on CUDA, else float32"} | dict.fromkeys(FORMATS, "")
 OFFLOADS = {"none": "nothing", "model": "each part", "sequential": "encoders layer by layer"}
 QUANTIZATIONS = {"none": "as they are", "8bit": "bitsandbytes", "4bit": "bitsandbytes", "int8": "torchao"}
 """Number of bits -> the package that stores weights in so few."""
@@ -42,7 +43,7 @@ class ModelConfig(Settings):
     dtype: str = key(
         "auto",
         "number format of the weights",
-        choices={"auto": "bfloat16 on CUDA, else float32"} | dict.fromkeys(FORMATS, ""),
+        choices=WEIGHTS,
         basic=True,
     )
     device: str = key("auto", "auto, cpu, cuda, cuda:1, mps", basic=True)

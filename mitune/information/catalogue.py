@@ -194,6 +194,7 @@ class Score(Part):
         reads_prompts: of a path: its code is called with (denoiser, tasks, settings), the tasks none where only asked
             whether the model will do.
         checks: ``module:function`` called with (texts, settings, key), which refuses prompts that it cannot score.
+        looks: it looks at attention maps, which a network does not show while it trains checkpointed or compiled.
         needs_pool: it tells a prompt from others, found in a pool of them.
         external: it judges by weights of its own, whose identity is noted.
         note: what was measured about it, said where pictures are chosen by it.
@@ -212,6 +213,7 @@ class Score(Part):
     steers: bool = False
     flow_only: bool = False
     needs_noise: bool = False
+    looks: bool = False
     needs_pool: bool = False
     reads_prompts: bool = False
     checks: str = ""
@@ -307,10 +309,10 @@ SCORES = Catalogue(
           unit=_ranking, races=True, steers=True, needs_pool=True, opens="mitune.information.contrast:opened"),
     Score("grounding", "whether every thing that the prompt names is somewhere in the picture and apart from the"
           " others, by attention along the sampler's path", "mitune.pixels.grounding:PathGrounding",
-          GroundingConfig, where="path", on_pictures="grounding_image", steers=True, reads_prompts=True,
+          GroundingConfig, where="path", on_pictures="grounding_image", steers=True, looks=True, reads_prompts=True,
           checks="mitune.pixels.grounding:check_phrases"),
     Score("grounding_image", "the same by attention on the finished picture", "mitune.pixels.grounding:measure",
-          GroundingImageConfig, rows=lambda own: own.times, unit=_ranking,
+          GroundingImageConfig, rows=lambda own: own.times, unit=_ranking, looks=True,
           checks="mitune.pixels.grounding:check_phrases"),
     Score("cas", "log p(z|c) − log p(z) along the probability-flow ODE, nats",
           "mitune.information.cas:measure", CASConfig, rows=_cas_rows),

@@ -32,8 +32,9 @@ _TOLD = f"{_OWN}told."
 def balanced(denoiser: Any, sampler: SamplerConfig) -> Any:
     """Give the denoiser that ``sampler.balance`` walks with: ``denoiser`` itself where it is null.
 
-    UserError for a model that it cannot balance.
+    UserError for a model that it cannot balance, and for settings that it does not read.
     """
+    sampler.balancing.check_read(sampler.balance)  # settings made in Python meet no other rule
     return denoiser if sampler.balance is None else BALANCES[sampler.balance].load()(denoiser, sampler)
 
 

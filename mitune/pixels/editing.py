@@ -187,7 +187,8 @@ class _Exchange:
             self._look(maps[..., parts.rows, parts.text])
         fine = kind == "self" and maps.shape[-2] > LARGEST
         moved = self._self and parts.picture is not None and not fine
-        words = parts.text is not None and (self._cross or editor.weighed)
+        # What joint maps take over of the picture has to leave room for the words, whosever they are.
+        words = parts.text is not None and (self._cross or editor.weighed or moved)
         if not moved and not words:
             return None
         maps = maps.clone()

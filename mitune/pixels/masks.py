@@ -17,10 +17,12 @@ from torch import Tensor
 
 from mitune.errors import UserError
 from mitune.pixels.catalogue import HeatmapConfig
-from mitune.pixels.iou import Tally, counts
+from mitune.pixels.iou import IGNORED, Tally, counts
 
 BACKGROUND = 0
 """The number of what is no phrase in a mask; phrase i is i + 1."""
+MOST = IGNORED - 1
+"""Phrases that a mask has numbers for: a byte less the background's and the one of labels that nobody judged."""
 GRID = tuple(round(0.01 * step, 2) for step in range(1, 100))
 """Thresholds that are tried."""
 

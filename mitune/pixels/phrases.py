@@ -116,7 +116,7 @@ def phrases_of(prompt: str, source: str = "auto") -> tuple[Phrase, ...]:
             if one.head.kind in _NAMING and not of_pictures(one.head.text)
         ]
     except UserError as error:
-        raise UserError(f"the phrases of the prompt {short(prompt)!r}: {error}; or give them") from error
+        raise UserError(f"the phrases of the prompt {short(prompt)!r}: {error}") from error
     return tuple(found)
 
 

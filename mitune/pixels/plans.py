@@ -62,9 +62,9 @@ def plan(denoiser: Denoiser, wanted: Wanted) -> Plan:
     that is in neither prompt; a weight without a phrase or the other way round; a model that reads no tokens.
     """
     source, target = denoiser.spans(wanted.source), denoiser.spans(wanted.target)
-    mode = mode_of(wanted, source, target)
     for text, spans in ((wanted.source, source), (wanted.target, target)):
         check_whole(text, spans)
+    mode = mode_of(wanted, source, target)
     words = matched(source, target, mode == "replace")
     width = denoiser.encode_prompts([wanted.target]).tensors["text"].shape[1]
     weights = [1.0] * width
@@ -110,7 +110,7 @@ def mode_of(wanted: Wanted, source: Sequence[Span], target: Sequence[Span]) -> s
         raise UserError(f"edit.weight={weight:g}: edit.mode={mode} weighs nothing; say edit.mode=reweight")
     if same:
         raise UserError(
-            f"the source and the target prompt are the same, {short(wanted.source)!r}: change a word, or say"
+            f"the source and the target prompt have the same words, {short(wanted.source)!r}: change one, or say"
             " edit.mode=reweight edit.phrase= edit.weight="
         )
     if mode == "replace" and not alike(source, target):

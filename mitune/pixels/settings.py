@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mitune.errors import UserError
 from mitune.parts import Catalogue, Part
 from mitune.pixels.catalogue import SOURCES
 from mitune.settings import CANDIDATES, ROUNDS, SEED, Settings, key
@@ -81,6 +82,15 @@ class BalancingConfig(Settings):
         own = {"phrases", *BALANCES[balance].sets} if balance else set()
         names = (item.name for item in dataclasses.fields(self))
         return [name for name in names if getattr(self, name) is not None and name not in own]
+
+    def check_read(self, balance: str | None) -> None:
+        """Raise UserError for a key that is given and that ``balance`` does not read."""
+        if found := self.foreign(balance):
+            readers = [name for name in BALANCES if found[0] not in self.foreign(name)]
+            raise UserError(
+                f"sampler.balancing.{found[0]}={getattr(self, found[0])}: nothing reads it with"
+                f" sampler.balance={balance or 'null'}; leave it out, or say sampler.balance={' or '.join(readers)}"
+            )
 
 
 # -- editing -----------------------------------------------------------------------------------------------------------

@@ -57,10 +57,14 @@ class Clip:
         """Features of length one [n, d] of ``pictures`` [n, 3, H, W] in [0, 1]; differentiable."""
 
         def features(part: Tensor) -> Tensor:
-            found = self.model.get_image_features(pixel_values=self.preprocess(part.to(self.device)))
-            return functional.normalize(_pooled(found), dim=-1)
+            return self.embedded(self.preprocess(part.to(self.device)))
 
         return in_batches(features, self.batch_size, pictures)
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        """Features of length one [n, d] of pictures that are prepared; differentiable."""
+        found = self.model.get_image_features(pixel_values=inputs)
+        return functional.normalize(_pooled(found), dim=-1)
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Tensor:

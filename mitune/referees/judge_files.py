@@ -16,7 +16,7 @@ from mitune.reading import home, is_file, is_folder, is_hub_id, is_there, read_j
 EMBEDDED = {"shapes": "shapes/clip"}
 """The judges inside the package, by the name they are opened with, and their folders below ``worlds``."""
 HEAD = "scorer.aesthetic.head"
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,24 @@ class JudgeSource:
         return self._read("config.json")
 
     def preprocessing(self) -> dict:
-        """Read ``preprocessor_config.json``. Raises UserError where there is none."""
-        return self._read("preprocessor_config.json")
+        """Read ``preprocessor_config.json``, or what of it is in ``processor_config.json``, where processors of more
+        than pictures save it. Raises UserError where there is neither.
+        """
+        try:
+            return self._read("preprocessor_config.json")
+        except UserError:
+            whole = self._processor()
+            if whole is None:
+                raise
+            return whole
+
+    def _processor(self) -> dict | None:
+        """How pictures are prepared, in ``processor_config.json``; None where that is not there, or says nothing."""
+        try:
+            found = self._read("processor_config.json").get("image_processor")
+        except UserError:
+            return None
+        return found if isinstance(found, dict) else None
 
     def _read(self, file: str) -> dict:
         folder = self.folder or _from_hub(self.name, self.revision, self.key, file)

@@ -14,6 +14,7 @@ from mitune.errors import UserError
 
 # PIL's filters by number, as preprocessor_config.json has them.
 _FILTERS = {2: "bilinear", 3: "bicubic"}
+_BLIP = 384  # the side of BLIP's pictures
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -78,13 +79,15 @@ def read_preprocess(settings: Mapping[str, Any], where: str) -> Preprocess:
     if abs(settings.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
         raise UserError(f"{where}: preprocessor_config.json has a rescale_factor other than 1/255")
     resize, crop = None, None
+    # What a file leaves out is its class's own: BLIP's images are stretched to a square, and nothing is cut off.
+    stretched = str(settings.get("image_processor_type", "")).startswith("Blip")
     if settings.get("do_resize", True):
-        size = settings.get("size", 224)
+        size = settings.get("size", _BLIP if stretched else 224)
         if isinstance(size, Mapping):
             resize = size.get("shortest_edge") or (int(size["height"]), int(size["width"]))
         else:
-            resize = int(size)
-    if settings.get("do_center_crop", True):
+            resize = (int(size), int(size)) if stretched else int(size)
+    if settings.get("do_center_crop", not stretched):
         size = settings.get("crop_size", 224)
         crop = (int(size["height"]), int(size["width"])) if isinstance(size, Mapping) else (size, size)
     normalise = settings.get("do_normalize", True)

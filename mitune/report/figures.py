@@ -140,6 +140,7 @@ def headline(rounds: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
         "round": last["number"],
         "scores": [(table, table["rows"][0]) for table in last["tables"][:4]],
         "diversity": last["diversity"],
+        "watch": last.get("watch"),
     }
 
 

@@ -145,6 +145,7 @@ def _round(
         "selection_gain": figures.selection_gain(entry.get("select") or {}),
         "tables": tables,
         "judges": judges_in_words(evaluation.get("judged_by") or {}),
+        "watch": evaluation.get("watch"),
         "diversity": _with_default(evaluation.get("diversity")),
         "examples": examples,
         "orders": pictures.in_order(examples, named),

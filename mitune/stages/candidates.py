@@ -278,7 +278,7 @@ def _draw_batches(
     for start in range(first, len(seeds), how.batch_size):
         part = slice(start, start + how.batch_size)
         condition = encoded[owner[part]]
-        with _fitting(how, condition, seeds[part]):
+        with _fitting(how, tasks[part], seeds[part]):
             latents, columns = _draw_batch(how, condition, tasks[part], seeds[part])
         columns |= _scores(how, latents, tasks[part], seeds[part])
         scores = {name: values.double().cpu() for name, values in columns.items()}
@@ -319,7 +319,7 @@ def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
     if how.watch is not None:
         watcher = how.watch.begin(tasks, seeds, owner, observers)
     steered: dict[str, list[float]] = {}
-    with _fitting(how, condition, seeds):
+    with _fitting(how, tasks, seeds):
         if search is None:
             found = sample_population(
                 denoiser, condition, seeds, how.sampler, watcher.observers, watcher.guide, how.batch_size
@@ -336,7 +336,7 @@ def _draw_whole(unit: Unit, seeds: list[int], how: Drawing) -> _Drawn:
 
 
 @contextlib.contextmanager
-def _fitting(how: Drawing, condition: Condition, seeds: Sequence[int]) -> Iterator[None]:
+def _fitting(how: Drawing, tasks: Sequence[Task], seeds: Sequence[int]) -> Iterator[None]:
     """Say of a batch that does not fit into memory how many candidates would."""
     try:
         yield
@@ -347,7 +347,7 @@ def _fitting(how: Drawing, condition: Condition, seeds: Sequence[int]) -> Iterat
                 f" {how.batch_size}: pictures, and views that the judge sees at once)"
             ) from error
         few = slice(how.batch_size)
-        line = _too_large(how.denoiser, condition[few], seeds[few], how.sampler)
+        line = _too_large(how.scoring.denoiser, tasks[few], seeds[few], how.sampler)
         raise UserError(line) from error
 
 
@@ -365,12 +365,16 @@ def _scores(how: Drawing, latents: Tensor, tasks: Sequence[Task], seeds: Sequenc
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _too_large(denoiser: Denoiser, condition: Condition, seeds: Sequence[int], sampler: SamplerConfig) -> str:
+def _too_large(
+    denoiser: Denoiser, tasks: Sequence[Task], seeds: Sequence[int], sampler: SamplerConfig
+) -> str:
     """What to say of a batch that does not fit: how many candidates would, by one step each."""
     probe = dataclasses.replace(
         sampler, steps=1, guidance_interval=None
     )  # the largest forward is a guided one
-    fits = largest_that_fits(len(seeds), lambda n: sample(denoiser, condition[:n], seeds[:n], probe))
+    walked = balanced(denoiser, probe)  # anew: which steps are early is told by their times
+    condition = walked.encode(tasks)
+    fits = largest_that_fits(len(seeds), lambda n: sample(walked, condition[:n], seeds[:n], probe))
     keys = "generate.batch_size={fits} (in an evaluation: evaluate.batch_size={fits})"
     return advice("a batch", len(seeds), fits, keys)
 

@@ -7,7 +7,7 @@ pass and which keys are fixed once a stage has begun follow from the rows. Nothi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Stage(Part):
         settle: ``module:function`` that tells of keys left open what they stand for: {key: value}.
         place: the key that chooses another folder.
         guard: ``module:function`` that refuses that folder before anything is written there.
+        other: a key whose value makes another stage of its command, and that stage.
     """
 
     asks: str = ""
@@ -65,6 +66,7 @@ class Stage(Part):
     settle: str = ""
     place: str = "run"
     guard: str = ""
+    other: tuple[str, str] = ("", "")
 
     def look_up(self, trait: str) -> Any:
         """Import what ``folder`` or ``guard`` names; None where it names nothing."""
@@ -77,7 +79,7 @@ class Stage(Part):
 
 
 # What is of one command, and not of the run whose configuration later commands start from.
-ONCE = "round launch sample edit score segment export"
+ONCE = "round launch sample edit score segment benchmark export"
 # What every command goes by.
 _ALWAYS = "name run seed launch tracker"
 # A model, and what it draws with; which device does it, and how, changes nothing of what is made.
@@ -150,6 +152,7 @@ _ROUND = (
         result=("evaluation.json", "is not there yet"),
         needs=("generate", "select", "train"),
         in_round=True,
+        other=("benchmark.name", "benchmark"),
     ),
 )
 _WHOLE = (
@@ -181,7 +184,7 @@ _WHOLE = (
         "change what was asked in a picture, and nothing else (Prompt-to-Prompt)",
         "mitune.stages.edit:edit",
         asks="model.path edit.source|edit.pairs",
-        reads=f"{_ALWAYS} edit model prompts sampler -sampler.racing scorer generate.batch_size",
+        reads=f"{_ALWAYS} edit model prompts sampler -sampler.racing search.by scorer generate.batch_size",
         # Which edits they are is known by what they say, not by the table that says it.
         binds=f"seed {_MODEL} sampler -sampler.racing scorer {_but('edit', 'out round pairs rows_per_unit')}",
         begun=("edited/plan.json",),
@@ -255,6 +258,23 @@ _WHOLE = (
         writes=("calibrate",),
     ),
     Stage(
+        "benchmark",
+        "a public benchmark, as mitune evaluate benchmark=NAME: draw it, or judge pictures",
+        "mitune.stages.benchmark:benchmark",
+        asks="model.path|benchmark.pictures benchmark.name benchmark.source|benchmark.pictures",
+        reads=f"{_ALWAYS} benchmark model prompts.strict sampler -sampler.racing scorer generate.rows_per_unit"
+        " evaluate.seed evaluate.guidance evaluate.batch_size",
+        # Which units are judged together, and how many at once, changes nothing.
+        binds=f"{_MODEL} sampler -sampler.racing scorer evaluate.seed evaluate.guidance"
+        f" {_but('benchmark', 'out round batch_size')}",
+        begun=("work/*/candidates/plan.json", "work/*/judged"),
+        swept=False,
+        folder="mitune.stages.benchmark:benchmark_folder",
+        settle="mitune.stages.benchmark:settled",
+        place="benchmark.out",
+        guard="mitune.stages.benchmark:check_place",
+    ),
+    Stage(
         "export",
         "a trained adapter as a folder with a model card; upload it to the Hub",
         "mitune.stages.export:export",
@@ -270,6 +290,30 @@ _WHOLE = (
 STAGES: Catalogue[Stage] = Catalogue("stage", *_ROUND, *_WHOLE)
 ROUND = STAGES.where(lambda stage: stage.in_round)
 """The steps of a round, in their order."""
+
+
+def meant(stage: str, words: Sequence[str]) -> tuple[str, list[str]]:
+    """Tell which stage a command is, and its words under their full names: ``evaluate benchmark=geneval`` is one of its
+    own, and knows ``pictures=``.
+
+    >>> meant("evaluate", ["benchmark=geneval", "pictures=mine"])
+    ('benchmark', ['benchmark.name=geneval', 'benchmark.pictures=mine'])
+    """
+    own = STAGES.get(stage)
+    if own is None or (stage != _BENCHMARK and own.other[1] != _BENCHMARK):
+        return stage, [*words]
+    parted = [(word.partition("=")[0].strip(), word) for word in words]
+    if stage != _BENCHMARK and not any(name in _NAMED for name, _ in parted):
+        return stage, [*words]
+    full = {**dict.fromkeys(_NAMED, "benchmark.name"), "pictures": "benchmark.pictures"}
+    return _BENCHMARK, [
+        f"{full[name]}={word.partition('=')[2]}" if name in full and "=" in word else word
+        for name, word in parted
+    ]
+
+
+_BENCHMARK = "benchmark"
+_NAMED = (_BENCHMARK, "evaluate.benchmark", "benchmark.name")
 
 
 def begun(folder: Path) -> Iterator[Path]:

@@ -14,12 +14,11 @@ from mitune.errors import UserError
 from mitune.files import write_json
 from mitune.information.scoring import check_judges, check_no_path
 from mitune.pixels.editing import check as check_model
-from mitune.pixels.plans import plan
 from mitune.reading import is_folder, is_there
 from mitune.runs import RunFolder
 from mitune.stages.edit_units import Editing
 from mitune.stages.edit_written import FOLDERS, write
-from mitune.stages.edits import read_edits
+from mitune.stages.edits import planned, read_edits
 from mitune.stages.inputs import load_model, prompt_pool, round_adapter, sampler_of, scoring_of
 from mitune.stages.progress import say
 from mitune.stages.sample import last_round, numbered_folder
@@ -65,7 +64,7 @@ def edit(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     number = config.edit.round or 0
     denoiser = load_model(config, round_adapter(RunFolder(config.run), number) if number else None)
     check_model(denoiser)
-    plans = [plan(denoiser, one.wanted) for one in edits]
+    plans = planned(denoiser, edits)
     texts = [text for one in edits for text in (one.wanted.source, one.wanted.target)]
     with denoiser.fused():
 

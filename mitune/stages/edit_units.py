@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -17,7 +19,8 @@ from mitune.distributed import broadcast, wait, work_queue
 from mitune.errors import UserError
 from mitune.files import clean_partial, read_json, write_json, write_tensors
 from mitune.information.scoring import Scoring
-from mitune.pixels.editing import edit
+from mitune.out_of_memory import advice, largest_that_fits
+from mitune.pixels.editing import Edited, edit
 from mitune.pixels.plans import Plan
 from mitune.pixels.settings import EditConfig
 from mitune.sampling.catalogue import SamplerConfig
@@ -71,8 +74,8 @@ class Editing:
                 "sha256": digest(self.edits),
             }
             path = self.folder / "plan.json"
-            if path.exists() and read_json(path) != plan:
-                raise UserError(f"{self.folder} holds other edits; choose another edit.out=")
+            if path.exists() and (before := read_json(path)) != plan:
+                raise UserError(f"{self.folder} holds {_other(before, plan)}; choose another edit.out=")
             write_json(path, plan)
             bind_model(self.folder, self.denoiser.identity, "edits by", "edit.out=", self.scoring.judges)
             return [unit for unit in range(len(self.units)) if not whole_unit(self.path(unit))]
@@ -106,15 +109,7 @@ class Editing:
                 latents, errors = self._encoded(own)
                 for i, error in zip(rows, errors, strict=True):
                     missed[i] = error
-            found = edit(
-                self.denoiser,
-                [self.plans[number] for number in own],
-                [self.edits[number].seed for number in own],
-                self.sampler,
-                self.settings,
-                self.batch,
-                latents,
-            )
+            found = self._edited(own, latents)
             for name, tensor in tensors.items():
                 tensor[rows] = getattr(found, name).to(tensor)
         scores = self._scores(tensors["before"], tensors["after"], numbers)
@@ -123,6 +118,29 @@ class Editing:
         beside = {path.with_suffix(".safetensors").name: sha256_of(data)}
         table = pa.table({"row": numbers, "reconstruction": missed} | scores)
         write_unit(path, table, counter.read(), beside)
+
+    def _edited(self, numbers: Sequence[int], latents: Tensor | None) -> Edited:
+        """Make some edits. Raises UserError where they do not fit into memory: it says how many pictures would."""
+        plans = [self.plans[number] for number in numbers]
+        seeds = [self.edits[number].seed for number in numbers]
+        try:
+            return edit(self.denoiser, plans, seeds, self.sampler, self.settings, self.batch, latents)
+        except torch.OutOfMemoryError as error:
+            line = self._too_large(plans, seeds)
+            raise UserError(line) from error
+
+    def _too_large(self, plans: Sequence[Plan], seeds: Sequence[int]) -> str:
+        """What to say of a batch that does not fit: how many pictures would, two an edit, by one step each that takes
+        over all maps."""
+        probe = replace(self.sampler, steps=1, guidance_interval=None)
+        every = replace(self.settings, cross_share=1.0, self_share=1.0)
+        size = min(max(2, self.batch), 2 * len(plans))
+
+        def attempt(pictures: int) -> None:
+            pairs = max(1, pictures // 2)
+            edit(self.denoiser, plans[:pairs], seeds[:pairs], probe, every, pictures)
+
+        return advice("a batch", size, largest_that_fits(size, attempt), "generate.batch_size={fits}")
 
     @torch.no_grad()
     def _encoded(self, numbers: Sequence[int]) -> tuple[Tensor, list[float]]:
@@ -143,6 +161,16 @@ class Editing:
             there = score_batch(self.scoring, latents.to(self.denoiser.device), None, tasks, seeds)
             found |= {f"{name}_{when}": values.tolist() for name, values in there.items()}
         return found
+
+
+def _other(before: Any, plan: dict[str, Any]) -> str:
+    """In which way what a folder was begun with is another plan."""
+    size = before.get("rows_per_unit") if isinstance(before, dict) else None
+    return (
+        f"units of {size} edits (edit.rows_per_unit)"
+        if before == plan | {"rows_per_unit": size}
+        else "other edits"
+    )
 
 
 def _opened(edit: Edit, denoiser: Denoiser) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mitune.data.store import CandidateStore, Unit, plan_units
 from mitune.distributed import broadcast
 from mitune.evaluate.evaluation import evaluation_files, write_evaluation
 from mitune.evaluate.judged import judged_by
+from mitune.evaluate.watch import watched
 from mitune.files import read_json
 from mitune.runs import RunFolder
 from mitune.sampling.grids import laid
@@ -29,6 +31,7 @@ from mitune.stages.inputs import (
     scoring_of,
     whole_pool,
 )
+from mitune.stages.progress import warn
 from mitune.stages.sharing import as_named, shared
 from mitune.stages.units import total_cost
 from mitune.tasks import Task
@@ -41,6 +44,7 @@ _SUMMARY = (
     "difference",
     "diversity",
     "judged_by",
+    "watch",
 )  # of evaluation.json, what the mark says too
 _NOT_BASELINE = ("evaluate.prompts.", "evaluate.batch_size", "evaluate.examples", "sampler.racing.")
 
@@ -73,7 +77,10 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
             examples=config.evaluate.examples,
             seed=config.evaluate.seed,
             judged=_judged(config, run, number, base),
+            watch=lambda cells: watched(cells, choosers(run, range(1, number + 1)), config.scorer.combined),
         )
+        if result["watch"]["hacked"]:
+            warn(f"round {number}: {result['watch']['said']}")
         figures = {name: result[name] for name in _SUMMARY}
         notes = {store: store.notes() for store in (before, after)}
         before_cost, after_cost = map(total_cost, notes.values())
@@ -92,17 +99,24 @@ def evaluate(config: DictConfig, run: RunFolder, number: int) -> dict[str, Any]:
 
 def _judged(config: DictConfig, run: RunFolder, number: int, base: Path) -> dict[str, Any]:
     """Who judged, by the base model's pictures; of each score, whether it chose what this round was trained on."""
-    done = {stage: run.mark(number, stage) or {} for stage in ("generate", "select", "train")}
-    chosen = [
-        done["select"].get("by"),
-        (done["generate"].get("racing") or {}).get("by"),
-        (done["generate"].get("search") or {}).get("reward_by"),
-        done["train"].get("best_by"),
-    ]
     combined = config.scorer.combined
     names = [*config.evaluate.scorers]
     names += [column for name in scorers_of(names, combined) for column in SCORES[name].columns]
-    return judged_by(names, combined, read_json(base / "model.json"), [str(name) for name in chosen if name])
+    return judged_by(names, combined, read_json(base / "model.json"), choosers(run, [number]))
+
+
+def choosers(run: RunFolder, rounds: Iterable[int]) -> list[str]:
+    """List the scores that had a part in what was trained on in these rounds, or in when to stop."""
+    chosen = []
+    for number in rounds:
+        done = {stage: run.mark(number, stage) or {} for stage in ("generate", "select", "train")}
+        chosen += [
+            done["select"].get("by"),
+            (done["generate"].get("racing") or {}).get("by"),
+            (done["generate"].get("search") or {}).get("reward_by"),
+            done["train"].get("best_by"),
+        ]
+    return list(dict.fromkeys(str(name) for name in chosen if name))
 
 
 def _draw(config: DictConfig, folder: Path, units: list[Unit], denoiser: Any, title: str) -> CandidateStore:

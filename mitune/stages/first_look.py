@@ -22,7 +22,7 @@ from mitune.errors import UserError, short
 from mitune.families.adapter_place import find_file
 from mitune.families.source import is_hub_adapter, look_for_model
 from mitune.files import LOCK, user_errors
-from mitune.reading import check_regular, home, is_file, is_folder
+from mitune.reading import check_regular, home, is_file, is_folder, is_there
 from mitune.referees.catalogue import JUDGES
 from mitune.referees.judge_files import HEAD, check_head, find_judge
 from mitune.scores import scorers_of
@@ -55,13 +55,19 @@ def _written(stage: str, config: DictConfig) -> Path:
         return table_path(config).parent
     if stage == "segment":
         return segment_folder(config)
+    if stage == "benchmark" and config.benchmark.pictures is not None:
+        return beside_pictures(config.benchmark)
     if stage in _NUMBERED:
         out = config[stage].out
         return home(config.run) / _NUMBERED[stage] if out is None else home(out)
     return home(config.run)
 
 
-_NUMBERED = {"sample": "samples", "edit": "edits"}  # which folders lie numbered in which of the run folder
+_NUMBERED = {
+    "sample": "samples",
+    "edit": "edits",
+    "benchmark": "benchmarks",
+}  # which folders lie numbered in which of the run folder
 
 
 def check_folder(folder: Path) -> None:
@@ -165,6 +171,20 @@ def check_uncompiled(model: DictConfig) -> None:
         raise UserError("model.compile: a compiled network shows no attention; say model.compile=false")
 
 
+def beside_pictures(settings: DictConfig) -> Path:
+    """Tell where the results of a benchmark's pictures go: ``benchmark.out``, or beside them; UserError among
+    them.
+    """
+    folder = home(settings.pictures).resolve()
+    if settings.out is not None:
+        if home(settings.out).resolve() == folder:
+            raise UserError(
+                "benchmark.out is the folder of benchmark.pictures; name another, or leave it out: results go beside it"
+            )
+        return home(settings.out)
+    return folder.parent / f"{folder.name}-{settings.name}"
+
+
 def check_table(source: str) -> None:
     """Raise UserError unless ``agree.source`` is a file or a folder."""
     path = home(source)
@@ -198,6 +218,12 @@ def _device(name: str) -> None:
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+def _there(path: str, key: str) -> None:
+    """Raise UserError where a file or folder is not there."""
+    if not is_there(home(path)):
+        raise UserError(f"{key}={path} does not exist; check the path")
+
+
 # Of each key that names a place, who looks at it; a key that is null names none.
 _LOOKS: dict[str, Callable[[Any], object]] = {
     "prompts.source": find_prompts,
@@ -206,6 +232,8 @@ _LOOKS: dict[str, Callable[[Any], object]] = {
     "model.device": _device,
     "model.adapter": _adapters,
     "scorer.profile": lambda path: find_profile(path, "scorer.profile"),
+    "benchmark.source": lambda path: _there(path, "benchmark.source"),
+    "benchmark.pictures": lambda path: _there(path, "benchmark.pictures"),
     "edit.pairs": lambda path: check_regular(home(path), f"edit.pairs={path}"),
     "edit.picture": lambda path: check_regular(home(path), f"edit.picture={path}"),
     "score.source": find_pictures,
@@ -219,6 +247,8 @@ _DRAWING = ("generate", "run", "agree", "calibrate", "sample")
 def _opens(stage: str, key: str, config: DictConfig) -> bool:
     """Whether a command of ``stage`` is sure to open what ``key`` names."""
     if stage == "agree" and config.agree.source is not None:
+        return False
+    if stage == "benchmark" and key.startswith("model.") and config.benchmark.pictures is not None:
         return False
     if key == "prompts.source":
         return stage in _DRAWING and not (stage == "sample" and config.sample.prompt is not None)

@@ -62,6 +62,8 @@ def opening(stage: str, config: DictConfig, folder: Path, processes: int) -> str
     """
     if stage == "agree" and config.agree.source is not None:  # no model is asked
         return f"agree in {folder}: the scores of {config.agree.source}"
+    if stage == "benchmark" and config.benchmark.pictures is not None:
+        return f"{config.benchmark.name} in {folder}: the pictures of {config.benchmark.pictures}"
     device = find_device(config.model.device)
     dtype = str(find_dtype(config.model.dtype, device)).removeprefix("torch.")
     many = f"{processes} processes" if processes > 1 else "1 process"
@@ -81,6 +83,8 @@ def _amount(stage: str, config: DictConfig) -> str:
     if stage in ("score", "segment"):
         return f"; {config[stage].source}"
     own = config[stage]
+    if stage == "benchmark":
+        return f"; {own.name} of {own.source}, {config.sampler.steps} steps of {config.sampler.name}"
     if stage == "edit":
         return f"; {own.pairs or 'one edit'}, {config.sampler.steps} steps of {config.sampler.name}"
     drawn = (own.of or own.pictures) if stage == "sample" else own.candidates

@@ -37,6 +37,7 @@ from mitune.stages.planning import plan
 from mitune.stages.progress import logs, note, overall, say, warn
 from mitune.stages.telling import did
 from mitune.stages.tracking import Timed
+from mitune.stages.train import check_validation
 from mitune.tasks import PictureRef, Task
 from mitune.track import METRICS
 
@@ -136,6 +137,7 @@ def run_rounds(config: DictConfig, run: RunFolder) -> dict[str, Any]:
     prompts = check_prompts(config)
     for tasks in prompts:
         check_balance(config, tasks, quiet=True)  # the stages say it
+    check_validation(config, prompts[0])
     _check_drawn(config, run, prompts)
     trained_from(config, run, 1)  # refuses now what the first training would refuse
     if logs():

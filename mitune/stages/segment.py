@@ -18,7 +18,7 @@ from mitune.files import read_json, write_json
 from mitune.pixels.asking import unambiguous
 from mitune.pixels.catalogue import HeatmapConfig
 from mitune.pixels.iou import Tally, object_iou
-from mitune.pixels.masks import Threshold
+from mitune.pixels.masks import MOST, Threshold
 from mitune.pixels.phrases import Asked, find, phrases_of
 from mitune.report.segmentation import write_segmentation
 from mitune.runs import RunFolder
@@ -90,7 +90,10 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
     found = []
     for row, (text, phrases) in enumerate(zip(source.pictures.texts, source.phrases, strict=True)):
         if phrases is None:
-            own = phrases_of(text, config.pixels.phrases)
+            try:
+                own = phrases_of(text, config.pixels.phrases)
+            except UserError as error:
+                raise UserError(f"{error}; or name them with segment.phrases=") from error
             if not own:
                 raise UserError(
                     f"{source.pictures.what(row)}: its caption has no phrase to look for; name them with"
@@ -100,6 +103,10 @@ def _asked(source: Labelled, config: DictConfig) -> list[Asked]:
             own = unambiguous(text, phrases)
         else:  # a data set's caption is made of them, in their order
             own = find(text, phrases)
+        if len(own) > MOST:
+            raise UserError(
+                f"{source.pictures.what(row)}: {len(own)} phrases, and a mask has numbers for {MOST}; name fewer"
+            )
         found.append(Asked(text, own))
     lone = sum(len(one.phrases) == 1 for one in found)
     if lone and state().is_main_process:

@@ -139,13 +139,15 @@ class SegmentedPictures:
             skip: leave out pictures that do not decode.
             title: of the progress bar.
 
-        Raises UserError for a picture that does not decode, for a phrase that is cut off, or where another model has
-        begun.
+        Raises UserError for a picture that does not decode, a label that does not fit its picture, a phrase that is cut
+        off, or where another model has begun.
         """
 
         def begin() -> list[int]:
             self.check()
-            return self.todo()
+            todo = self.todo()
+            self._check_labels(todo, skip)
+            return todo
 
         todo = broadcast(begin)
         if not todo:
@@ -168,6 +170,19 @@ class SegmentedPictures:
                 self._measure_unit(unit, denoiser, settings, seeds, batch_size, skip)
                 bar(sizes[place])
         wait()
+
+    def _check_labels(self, units: Sequence[int], skip: bool) -> None:
+        """Raise UserError, before hours are spent, for a label that does not fit its picture. Main process only."""
+        rows = [row for unit in units for row in self.rows(unit) if self.source.labels[row] is not None]
+        if not rows:
+            return
+        with progress("labels", len(rows), unit="pictures") as bar:
+            for row in rows:
+                leaving.check()
+                if picture := self._open(row, skip, Contents()):
+                    size = picture.height, picture.width
+                    self.source.label(row, len(self.asked[row].phrases), size)
+                bar()
 
     def _measure_unit(
         self,

@@ -32,10 +32,12 @@ from mitune.stages.racing import survivors_of
 from mitune.tasks import Task
 
 # Keys and sections that came when folders had names already: their defaults say what it was without them, and the names
-# stay.
+# stay. Of the sections of scores, all but those that were there at first.
 _LATER = (
-    "prompts.picture_column model.picture_guidance scorer.mi.form sampler.guidance_interval generate.passes"
-    " scorer.grounding scorer.grounding_image sampler.balance sampler.balancing search.rcp"
+    "prompts.picture_column model.picture_guidance sampler.guidance_interval generate.passes sampler.balance"
+    " sampler.balancing search.rcp scorer scorer.mi.form -scorer.aesthetic -scorer.cas -scorer.clip -scorer.combined"
+    " -scorer.contrast -scorer.elbo -scorer.hpsv2 -scorer.imagereward -scorer.jpeg -scorer.llr_image -scorer.mi"
+    " -scorer.mi_image -scorer.pickscore -scorer.profile"
 )
 POLL = 2.0  # seconds between two looks at whether another job has finished
 

@@ -49,7 +49,8 @@ def did(stage: str, figures: Mapping[str, Any]) -> str:
     ]
     text = f"evaluated {figures['after']['all']['n']} held-out pictures: {', '.join(parts)}"
     judged = caption(figures.get("judged_by") or {})
-    return f"{text}; {judged}" if judged else text
+    watch = (figures.get("watch") or {}).get("said", "")
+    return "; ".join(part for part in (text, judged, watch) if part)
 
 
 def _searched(search: Mapping[str, Any]) -> str:

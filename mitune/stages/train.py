@@ -20,6 +20,7 @@ from mitune.finetune.trainer import train
 from mitune.information.scoring import check_judges
 from mitune.runs import RunFolder
 from mitune.stages.artefacts import files_in, require
+from mitune.stages.balancing import check_balance
 from mitune.stages.candidates import Drawing, draw_unit
 from mitune.stages.inputs import (
     load_model,
@@ -43,6 +44,7 @@ def train_stage(config: DictConfig, run: RunFolder, number: int) -> dict[str, An
     folder = run.round(number)
     broadcast(lambda: require(run, number, "select"))
     visible(folder / "dataset")
+    check_validation(config)
     training = datasets.load(folder / "dataset")
     denoiser = load_model(config)
     adapter = settings_of(AdapterConfig, config.adapter)
@@ -124,6 +126,14 @@ def validation_prompts(
         if fresh:
             return fresh[:count]
     return training[:count]
+
+
+def check_validation(config: DictConfig, training: Sequence[Task] | None = None) -> None:
+    """Raise UserError for validation prompts, which are others than those of training, that ``sampler.balance`` finds
+    no phrases in. ``training``: as of :func:`validation_prompts`."""
+    if config.sampler.balance and (config.train.keep_best_by or config.train.pictures_every):
+        prompts = validation_prompts(config, config.train.validation_prompts, training)
+        check_balance(config, prompts, quiet=True)
 
 
 def _validator(config: DictConfig, denoiser: Any, count: int) -> Callable[[int], float]:

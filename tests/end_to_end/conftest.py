@@ -77,6 +77,7 @@ def commands(pipeline: Path, folder: Path) -> Arguments:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Runs commands in processes of their own that need not import anything."""
     server = Server(tmp_path_factory.mktemp("commands"))
+    server.run([["--version"]])  # its imports are nobody's test
     yield server
     server.close()
 

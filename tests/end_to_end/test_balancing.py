@@ -169,3 +169,49 @@ def test_an_edit_is_not_balanced(tmp_path: Path, capsys: pytest.CaptureFixture[s
     words = ["edit.source=a red circle", "edit.target=a blue circle", f"edit.out={tmp_path / 'out'}"]
     assert main(["edit", *words, "sampler.balance=uniform"]) == 2
     assert "phrases are not balanced there; say sampler.balance=null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("drawn", ["train.pictures_every=5", "train.keep_best_by=mi"])
+@pytest.mark.parametrize("hidden", ["train.gradient_checkpointing", "train.compile"])
+def test_what_training_hides_is_not_asked_for_while_it_draws(
+    hidden: str, drawn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is drawn, and only where pictures are drawn in the training, by maps."""
+    words = ["run", *SMALL, "sampler.balance=attend_excite", f"{hidden}=true", "--cfg"]
+    assert main([*words, drawn]) == 2
+    error = capsys.readouterr().err
+    assert f"which {hidden}=true does not show; say {hidden}=false" in error
+    assert error.count("\n") == 1
+    assert main(words) == 0
+    assert main([word.replace("attend_excite", "elbo") for word in [*words, drawn]]) == 0
+
+
+def test_prompts_that_training_draws_are_looked_at_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are beyond those that are trained on, and so nobody else's."""
+    (tmp_path / "prompts.txt").write_text("a red circle and a blue square\na circle\na cat and a dog\n")
+    words = ["prompts=file", f"prompts.source={tmp_path / 'prompts.txt'}", "prompts.limit=2"]
+    more = ["sampler.balance=elbo", "sampler.balancing.phrases=world", "evaluate.prompts.limit=1"]
+    run = ["run", *SMALL, f"run={tmp_path / 'run'}", *words, *more, "train.pictures_every=1"]
+    assert main(run) == 2
+    assert "'a cat and a dog' is not of the embedded world's grammar" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "round-1").exists()
+
+
+def test_a_pilot_of_races_is_refused_by_its_own_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "experiment=shapes", "sampler.balance=elbo", "--cfg"]) == 2
+    error = capsys.readouterr().err
+    assert "calibrate.by=" in error
+    assert "sampler.racing" not in error
+    assert main(["calibrate", "experiment=shapes", "sampler.balance=uniform", "--cfg"]) == 0
+
+
+@pytest.mark.parametrize("score", ["grounding", "mi+2*grounding_image"])
+def test_a_score_by_maps_does_not_judge_a_training_that_hides_them(
+    score: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", *SMALL, f"train.keep_best_by={score}", "--cfg"]
+    assert main([*words, "train.gradient_checkpointing=true"]) == 2
+    assert "looks at attention maps, which train.gradient_checkpointing=true" in capsys.readouterr().err
+    assert main(words) == 0

@@ -133,8 +133,8 @@ def test_two_processes_edit_the_same(
     [
         ([], ["edit.source=", "edit.pairs="]),
         (["edit.source= ", "edit.target=a"], ["edit.source= is empty"]),
-        (["edit.source=a cat"], ["are the same", "edit.mode=reweight"]),
-        (["edit.source=a cat", "edit.target=a Cat"], ["are the same"]),
+        (["edit.source=a cat"], ["have the same words", "edit.mode=reweight"]),
+        (["edit.source=a cat", "edit.target=a Cat"], ["have the same words"]),
         ([*ONE, "edit.pairs=x.csv"], ["edit.pairs and edit.source"]),
         ([*ONE, "edit.mode=swap"], ["edit.mode=swap", "replace"]),
         (["edit.source=a cat", "edit.target=a big cat", "edit.mode=replace"], ["number of words", "edit.mode=refine"]),
@@ -150,7 +150,12 @@ def test_two_processes_edit_the_same(
         (["edit.source=a " + "cat " * 300, "edit.target=a dog"], ["too long to edit", "shorten it"]),
         (["edit.pairs={table}"], ["has no column 'target'"]),
         (["edit.pairs={rows}"], ["edit 2", "weight is no number"]),
+        (["edit.pairs={heavy}"], ["h.jsonl, edit 2", "edit.weight=1e+30", "at most 100"]),
+        (["edit.pairs={phrases}"], ["p.jsonl, edit 2", "'a dog' is not in the prompt"]),
+        (["edit.pairs={noisy}"], ["n.jsonl, edit 2", "sampler.eta=0"]),
         ([*ONE, "edit.round=3"], ["mitune train"]),
+        ([*ONE, "sampler=das", "reward=clip"], ["search.by=das", "search.by=null"]),
+        (["edit.source=\N{CAT}", "edit.target=\N{DOG}"], ["has no words to edit"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(
@@ -167,6 +172,14 @@ def test_mistakes_are_one_line(
         {"source": "a", "target": "b", "weight": "much"},
     ]
     places["rows"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, bad in (
+        ("heavy", {"phrase": "cat", "weight": 1e30}),
+        ("phrases", {"phrase": "a dog"}),
+        ("noisy", {"picture": "a.png"}),
+    ):
+        places[name] = tmp_path / f"{name[0]}.jsonl"
+        own = [{"source": "a cat", "target": "a big cat", **more} for more in ({}, bad)]
+        places[name].write_text("".join(json.dumps(row) + "\n" for row in own))
     line = refused(arguments("edit", *(word.format(**places) for word in words)))
     for hint in hints:
         assert hint in line
@@ -200,3 +213,9 @@ def test_another_table_has_a_folder_of_its_own_and_a_phrase_needs_no_target(
     edits = tmp_path / "run" / "edits"
     assert sorted(path.name for path in edits.iterdir()) == ["001", "002"]
     assert all((edits / name / "edit.json").exists() for name in ("001", "002"))
+
+
+def test_units_of_another_size_are_said_to_be_that(arguments: Arguments, refused: Refused) -> None:
+    assert main(arguments("edit", *ONE)) == 0
+    line = refused(arguments("edit", *ONE, "edit.rows_per_unit=5"))
+    assert "holds units of 32 edits (edit.rows_per_unit)" in line

@@ -395,6 +395,25 @@ def test_tables_and_labels_that_do_not_fit_are_refused_in_a_line(
     assert "is what is segmented" in same
     assert "segment.tune=oracle" in same
     assert "segment.caption is of one picture" in said("j", "segment.caption=a cat")
+    for name in "def":  # and before a model has looked at anything
+        assert not list(tmp_path.rglob(f"{name}-segmented/**/*.png"))
+    many = {"text": ", ".join(["a cat"] * 255), "phrases": ["a cat"] * 255}
+    assert "255 phrases, and a mask has numbers for 254" in said("k", **many)
+
+
+def test_a_place_that_cannot_be_written_is_called_by_the_key_that_names_it(
+    segment: Arguments, tmp_path: Path, refused: Refused
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "choose another folder with segment.out=" in refused(segment(f"segment.out={tmp_path / 'file'}"))
+    own = ["edit.source=a red circle", "edit.target=a blue circle"]
+    line = refused(["edit", "experiment=shapes", *own, f"edit.out={tmp_path / 'file'}"])
+    assert "choose another folder with edit.out=" in line
+    few = ["sample", "experiment=shapes", "sample.prompt=a circle", "sample.pictures=1"]
+    line = refused([*few, f"sample.out={tmp_path / 'file'}"])
+    assert "choose another folder with sample.out=" in line
+    line = refused(["generate", "experiment=shapes", f"run={tmp_path / 'file'}"])
+    assert "choose another folder with run=" in line
 
 
 def test_models_that_show_no_attention_are_refused_in_a_line(

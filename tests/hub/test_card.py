@@ -18,6 +18,8 @@ from PIL import Image
 from mitune.hub.base import BaseModel
 from mitune.hub.card import Example, Facts, outcomes, write_card
 from mitune.hub.usage import Drawn, usage, usage_here
+from mitune.pixels.balance import Uniform
+from mitune.pixels.settings import BalancingConfig
 from mitune.sampling.catalogue import SamplerConfig
 from tests.hub.conftest import HOSTILE
 
@@ -256,6 +258,22 @@ def test_the_code_for_models_that_diffusers_cannot_adapt_runs_with_mitune(
     code = usage_here(str(tiny_pipeline_folder), str(adapter), ["a red circle"], drawn)
     left = run("\n".join(code), tmp_path / "work", monkeypatch)
     assert dataclasses.replace(drawn.sampler) == left["sampler"]
+
+
+def test_the_code_for_such_models_balances_phrases_as_the_evaluation_did(
+    finished_run: Path, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = BalancingConfig(share=0.5, phrases="world")
+    drawn = Drawn(SamplerConfig(steps=2, balance="uniform", balancing=own))
+    assert "balanced the phrases of its prompts by uniform" in "\n".join(
+        usage("a/b", "c/d", ["x"], drawn, False)
+    )
+    adapter = finished_run / "round-1/adapter"
+    prompts = ["a red circle and a blue square"]
+    code = usage_here(str(tiny_pipeline_folder), str(adapter), prompts, drawn)
+    left = run("\n".join(code), tmp_path / "work", monkeypatch)
+    assert left["sampler"] == drawn.sampler
+    assert isinstance(left["denoiser"], Uniform)
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, '"); import os  # ', "a\nb", "```"])

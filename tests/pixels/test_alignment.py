@@ -91,7 +91,7 @@ def test_auto_takes_what_fits(wanted: Wanted, mode: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "hint"),
     [
-        (Wanted("a red cat", "a Red  cat"), "are the same"),
+        (Wanted("a red cat", "a Red  cat"), "have the same words"),
         (Wanted("a red cat", "a cat", "replace"), "edit.mode=refine"),
         (Wanted("a red cat", "a cat", "reweight"), "edit.phrase= and edit.weight="),
         (Wanted("a red cat", "a green cat", "replace", "green", 2.0), "edit.mode=reweight"),

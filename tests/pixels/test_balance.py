@@ -152,7 +152,11 @@ def test_a_phrase_that_is_there_twice_has_one_weight(world):
 @pytest.mark.parametrize(("name", "guidance"), [("heun", 1.0), ("dpmpp_2m", 3.0)])
 def test_every_solver_and_guidance_is_balanced(world, name, guidance):
     own = replace(settings("elbo"), name=name, guidance=guidance, eta=0.0)
-    assert drawn(world, own)[0].isfinite().all()
+    found, plain = drawn(world, own)[0], drawn(world, replace(own, balance=None))[0]
+    assert found.isfinite().all()
+    changed = (found - plain).flatten(1).norm(dim=1)
+    assert changed[1] == 0
+    assert (changed[[0, 2]] > 1e-3).all()
 
 
 OF_FAMILY = {"sdxl": {}, "sd3": {"max_tokens": 20}, "flux": {"max_tokens": 20}}
@@ -196,6 +200,14 @@ def test_a_model_that_edits_pictures_is_refused(world, monkeypatch):
     monkeypatch.setattr(type(world), "edits_pictures", True)
     with pytest.raises(UserError, match=r"sampler\.balance=elbo: .* edits pictures"):
         balanced(world, settings("elbo"))
+
+
+@pytest.mark.parametrize("balance", ["elbo", None])
+def test_settings_that_a_balance_does_not_read_are_refused_in_python_too(world, balance):
+    with pytest.raises(
+        UserError, match=r"sampler\.balancing\.step=2\.0: .* say sampler\.balance=attend_excite"
+    ):
+        balanced(world, settings(balance, step=2.0))
 
 
 def test_what_a_candidate_has_follows_it(world):

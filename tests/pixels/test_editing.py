@@ -209,15 +209,16 @@ def test_other_families_edit_too(other: Any) -> None:
     assert torch.equal(edit(other, [same(other)], [0], sampler, settings, pictures=z).before, z)
 
 
-def test_rows_of_joint_maps_still_sum_to_one(other: Any) -> None:
-    """Both in picture and in text, whatever the source's share was."""
+@pytest.mark.parametrize("shares", [(1.0, 0.4), (0.0, 1.0), (1.0, 1.0)])
+def test_rows_of_joint_maps_still_sum_to_one(other: Any, shares: tuple[float, float]) -> None:
+    """Both in picture and in text, whatever the source's share was, and whichever of the two is taken over."""
     if other.joint is None:
         pytest.skip("its text is not in one sequence with its picture")
     editor = Editor(
         other,
         [plan(other, Wanted(SOURCE, "a big red circle and a blue square"))],
         solver_of(other, SamplerConfig("euler", steps=2)),
-        EditConfig(cross_share=1.0),
+        EditConfig(cross_share=shares[0], self_share=shares[1]),
     )
     sums: list[Tensor] = []
 

@@ -46,6 +46,24 @@ def build_clip(folder: Path, seed: int = 0, width: int = 24) -> Path:
     return folder
 
 
+class Detectors:
+    """The folders of small detectors, by the ``model_type`` of each; built when first asked for."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    def __getitem__(self, kind: str) -> Path:
+        from tests.referees.small_detectors import BUILDERS
+
+        folder = self._place / kind
+        return folder if folder.exists() else BUILDERS[kind](folder)
+
+
+@pytest.fixture(scope="session")
+def detector_folders(tmp_path_factory: pytest.TempPathFactory) -> Detectors:
+    return Detectors(tmp_path_factory.mktemp("detectors"))
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_clip(tmp_path_factory.mktemp("clip") / "model")

@@ -19,6 +19,7 @@ from PIL import Image
 from mitune.errors import UserError
 from mitune.evaluate.drawings import png
 from mitune.evaluate.evaluation import write_evaluation
+from mitune.evaluate.watch import watched
 from mitune.report import write_report
 from mitune.report.figures import EACH, count, duration, leading_scores, prompt_table, score_tables
 from mitune.report.pictures import in_order
@@ -520,3 +521,25 @@ def test_what_judged_from_outside_and_did_not_select_leads() -> None:
     }
     assert leading_scores({"judged_by": judged}, "elbo")[2:] == ["clip", "mi", "elbo", "pickscore"]
     assert leading_scores({}, "contrast") == ["oracle", "exact", "contrast", "mi"]
+
+
+def test_a_reward_that_may_be_hacked_is_said_at_the_head_of_the_page_and_in_its_round(tmp_path: Path) -> None:
+    """What chose rises, and the oracle, which did not, falls; names in it are text."""
+    pictures = list(torch.rand(16, 3, 16, 16))
+    before, after = evaluation_table(0.4), evaluation_table(0.0).assign(mi=lambda rows: rows["mi"] + 1)
+    watch = {
+        "watch": lambda cells: watched(cells, ["mi"]) | {"said": f"{ATTACK} {watched(cells, ['mi'])['said']}"}
+    }
+    result = write_evaluation(tmp_path / "round-1", before, after, pictures, pictures, **watch)
+    assert result["watch"]["hacked"]
+    text, page = read(write_report(tmp_path))
+    assert ATTACK not in text
+    assert page.text.count("the reward may be hacked: what chose rises (mi +0.600") == 2
+    assert [one for one in page.all("p") if one.get("role") == "alert"]
+    calm = write_evaluation(
+        tmp_path / "round-1", after, before, pictures, pictures, watch=lambda cells: watched(cells, ["mi"])
+    )
+    assert not calm["watch"]["hacked"]
+    _, page = read(write_report(tmp_path))
+    assert "Took no part in choosing: oracle" in page.text
+    assert not [one for one in page.all("p") if one.get("role") == "alert"]

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from mitune.completion import complete
+from mitune.errors import UserError
 from mitune.manual import PAGE, WIDTH
+from mitune.scores import SCORES
 from mitune.verbs.catalogue import VERBS
-from tests.cli import main
+from tests.cli import compose, main
 
 Shown = Callable[[list[str]], str]
 
@@ -54,3 +56,13 @@ def test_completion_knows_verbs_and_their_options_and_leaves_folders_to_the_shel
     assert "train.steps=" in complete(["demo", "train.st"])
     assert complete(["help", "cle"]) == ["clean"]
     assert main(["complete", "ini"]) == 0
+
+
+def test_all_scores_are_listed(shown: Shown) -> None:
+    """An error names the model's own scores, and where the others are told."""
+    with pytest.raises(
+        UserError, match=r"choose among mi, .*, or a judge of pictures \(mitune help scores\)"
+    ):
+        compose("scorers=[spatial_owlv1]")
+    text = shown(["help", "scores"])
+    assert all(f"  {name} " in text for name in SCORES)
