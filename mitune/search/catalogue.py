@@ -63,7 +63,7 @@ _STEPS = 100_000
 
 @dataclass
 class ViewsConfig(Settings):
-    """How a picture is shown to the referee: from many sides, so that what pleases it is no pattern of one of them."""
+    """Show a picture to the referee from many sides, so that what pleases it is no pattern of one of them."""
 
     number: int = key(10, "views of a picture a step (0: the picture as it is)", low=0, high=1000)
     size: int | None = key(

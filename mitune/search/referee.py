@@ -50,7 +50,7 @@ class Effort:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What notes of units say."""
+        """Give what the notes of units say."""
         return {"judged": self.judged, "looked": self.looked, "decoded": self.decoded}
 
     def add(self, counts: Mapping[str, int]) -> None:

@@ -99,7 +99,7 @@ def pooled(pictures: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def turned(angle: Tensor, across: Tensor, down: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where each point of a turned and shifted picture came from: [m, 3, 3] on (x, y, 1) in pixels.
+    """Tell where each point of a turned and shifted picture came from: [m, 3, 3] on (x, y, 1) in pixels.
 
     Args:
         angle: [m], in radians, clockwise as y points down: about the middle.
@@ -118,7 +118,7 @@ def turned(angle: Tensor, across: Tensor, down: Tensor, size: tuple[int, int]) -
 
 
 def tilted(moves: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where each point came from once the corners have moved inwards: homographies [m, 3, 3] on (x, y, 1) in pixels.
+    """Tell where each point came from once corners have moved inwards: homographies [m, 3, 3] on (x, y, 1) in pixels.
 
     ``moves`` [m, 4, 2]: of the corners (top left, top right, bottom right, bottom left), as shares of width and height.
     """

@@ -40,12 +40,12 @@ class Climb:
 
     @property
     def judges(self) -> dict[str, str]:
-        """Whose weights the pictures depend on, by name."""
+        """Name whose weights the pictures depend on."""
         return {"reward": self.reward.identity}
 
     @property
     def said(self) -> dict[str, Any]:
-        """What a finished batch depends on beside its judge."""
+        """Say what a finished batch depends on beside its judge."""
         return dataclasses.asdict(self.settings)
 
     def draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from benchmarks import inversion
 from mitune.files import read_json
+from mitune.search.catalogue import RefereeConfig
+from mitune.stages.inputs import settings_of
+from tests.cli import compose
 
 
 def test_all_arms_are_drawn_once_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +52,10 @@ def test_the_best_is_taken_by_the_clip_among_the_first() -> None:
     best = inversion.best_of(drawn, 2)
     assert best["oracle"] == [0.2, 0.4]
     assert best["took"]["seconds"] == 2
+
+
+def test_the_preset_of_the_world_is_what_the_study_draws_with() -> None:
+    words = ["sampler=inversion_shapes", "reward=clip", "scorers=[contrast,elbo]"]
+    found = settings_of(RefereeConfig, compose(words).search.rcp)
+    studied = inversion.setting(10, {"views.number": 10})
+    assert found == dataclasses.replace(studied, start_guidance=inversion.GUIDANCE)
