@@ -88,6 +88,8 @@ def _amount(stage: str, config: DictConfig) -> str:
     if stage == "edit":
         return f"; {own.pairs or 'one edit'}, {config.sampler.steps} steps of {config.sampler.name}"
     drawn = (own.of or own.pictures) if stage == "sample" else own.candidates
+    if stage in ("generate", "sample") and config.search.by == "rcp":
+        return f"; {drawn} pictures of each prompt, {config.search.rcp.steps} steps up {config.search.reward}"
     return f"; {drawn} pictures of each prompt, {config.sampler.steps} steps of {config.sampler.name}"
 
 

@@ -20,7 +20,7 @@ from mitune.leaving import TEMPORARY
 from mitune.referees.weighted import load_reward
 from mitune.search import referee
 from mitune.stages.candidates import decode_rows
-from mitune.stages.inputs import load_model
+from mitune.stages.inputs import load_model, opening
 from mitune.stages.planning import plan
 from tests.cli import compose, main
 from tests.referees.conftest import build_clip
@@ -192,3 +192,11 @@ def test_candidates_have_no_scores_of_a_path(
         "scorers: mi is measured on the sampler's path, which search.by=rcp leaves; say scorers=[contrast]"
         in line
     )
+
+
+@pytest.mark.parametrize("stage", ["generate", "sample"])
+def test_its_steps_are_those_of_the_climb(
+    arguments: Arguments, climbing: tuple[str, ...], stage: str, tmp_path: Path
+) -> None:
+    config = compose([*arguments(stage, *climbing)[1:], "select.by=reward"])
+    assert opening(stage, config, tmp_path, 1).endswith("pictures of each prompt, 3 steps up clip")

@@ -325,3 +325,15 @@ def test_the_judge_never_sees_more_views_at_once_than_it_may(hardest: int | None
     assert max(seen_at_once) == 2
     assert few.judged == 2 * 3 * (hardest or 5)
     assert (found == whole).all()
+
+
+def test_a_small_slope_comes_through_a_decoder_in_half_precision() -> None:
+    class Half(AnalyticDenoiser):
+        def decode(self, z: Tensor) -> Tensor:
+            return super().decode(z.to(torch.float16).to(z.dtype))
+
+    denoiser = Half([[0.5, -0.3]], [[0.7, 1.4]], {"a": [1.0]}, {"a": 1.0}, VP, "epsilon")
+    settings = RefereeConfig(steps=1, referee_steps=1, warmup=0, noise=0.0, views=AS_IT_IS)
+    # A judge's unit changes nothing: 1e-9 is 0 to a number of 16 bits.
+    one, small = (climb(denoiser, ["a"], [1], seen([size, -size]), settings) for size in (1.0, 1e-9))
+    torch.testing.assert_close(small, one)
