@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mitune.files import read_json
 from tests.cli import main
 from tests.referees.small_blips import SIDE, build_blip
 
@@ -54,6 +55,29 @@ def test_das_climbs_them(arguments: Arguments, blips: list[str], reward: str, tm
     ]
     assert main(arguments("generate", *words, *blips)) == 0
     assert table(tmp_path / "run")[reward].notna().all()
+
+
+def test_the_papers_study_of_agreement_is_one_command(
+    arguments: Arguments, blips: list[str], tmp_path: Path
+) -> None:
+    """mi ranks; BLIP-VQA and HPS are compared with it, and with each other, on the first, the middle and the last."""
+    words = [
+        word
+        for word in arguments("agree", *blips)
+        if not word.startswith(("experiment=", "scorers=", "sampler"))
+    ]
+    small = ["sampler.steps=3", "agree.candidates=7", "agree.resamples=20", "scorer.hpsv2.path=shapes"]
+    assert main([*words, "experiment=paper_agreement", *small]) == 0
+    figures = read_json(tmp_path / "run" / "agree" / "agreement.json")
+    assert [*figures["scores"]] == ["mi", "blip_vqa", "hpsv2"]
+    assert (figures["positions"], figures["ranked_by"], figures["referee"]) == ([1, 4, 7], "mi", "blip_vqa")
+    scores = pd.read_parquet(tmp_path / "run" / "agree" / "scores.parquet")
+    values = []
+    for _, rows in scores.groupby("prompt_id"):
+        three = rows.sort_values("mi", ascending=False).iloc[[0, 3, 6]]
+        values.append(three["hpsv2"].corr(-pd.Series(range(3), three.index), method="kendall"))
+    assert figures["tau_positions"]["mi"]["hpsv2"]["mean"] == pytest.approx(sum(values) / 2)
+    assert (tmp_path / "run" / "agree" / "ranks.png").is_file()
 
 
 def test_a_package_that_is_not_there_is_refused_before_anything_is_drawn(

@@ -63,6 +63,6 @@ def test_all_scores_are_listed(shown: Shown) -> None:
     with pytest.raises(
         UserError, match=r"choose among mi, .*, or a judge of pictures \(mitune help scores\)"
     ):
-        compose("scorers=[spatial_owlv1]")
+        compose(["scorers=[spatial_owlv1]"])
     text = shown(["help", "scores"])
     assert all(f"  {name} " in text for name in SCORES)
