@@ -337,9 +337,31 @@ def study(world: World, kept: Kept, args: argparse.Namespace) -> dict[str, Any]:
                 ("guidance", "guidance 4"), ("distillation", "distillation alone"), ("best", "best of as many by CLIP"),
             )
         ],
-        "more": {"arms": table, "best": bests},
+        "more": {"arms": table, "best": bests, "honest": honest(found, groups)},
         "page": page,
     }  # fmt: skip
+
+
+def honest(found: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
+    """What keeps pictures honest: the oracle with distillation less without it, and with views less without any."""
+    kinds = {"both": "referee and distillation, {} views", "alone": "referee alone, {} views"}
+    oracle = {
+        (kind, number): found[name.format(number)]["oracle"]
+        for kind, name in kinds.items()
+        for number in VIEWS
+    }
+    by_distillation = {
+        str(number): _said(paired_difference(oracle["alone", number], oracle["both", number], groups))
+        for number in VIEWS
+    }
+    by_views = {
+        kind: {
+            str(number): _said(paired_difference(oracle[kind, VIEWS[0]], oracle[kind, number], groups))
+            for number in VIEWS[1:]
+        }
+        for kind in kinds
+    }
+    return {"by_distillation": by_distillation, "by_views": by_views}
 
 
 def low(said: Mapping[str, Any]) -> float:
@@ -376,6 +398,14 @@ def page(record: Mapping[str, Any]) -> str:
             f"| {row['arm']} | {row['seconds']:.2f} | {row['rows']:.0f} | 0 | {row['clip']['mean']:.3f}"
             f" | {row['oracle']['mean']:.3f} | {_shown(row['oracle_over_guidance'])} | | | |"
         )
+    said = record["honest"]
+    lines += ["", "| what it adds to the oracle | views | with less without |", "|---|---|---|"]
+    lines += [
+        f"| distillation | {number} | {_shown(each)} |" for number, each in said["by_distillation"].items()
+    ]
+    for kind, which in said["by_views"].items():
+        name = "views, beside distillation" if kind == "both" else "views, without distillation"
+        lines += [f"| {name} | {number} | {_shown(each)} |" for number, each in which.items()]
     return "\n".join(lines) + "\n\n" + common.markdown(record).partition("\n")[2].lstrip("\n")
 
 
@@ -402,9 +432,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--levers", action="store_true", help="try settings on training prompts, and write nothing"
     )
     parser.add_argument("--kept", type=Path, default=Path("runs/inversion-kept.json"), help="finished arms")
-    parser.add_argument(
-        "--arm", default="referee and distillation, 10 views", help="of which the targets are asked"
-    )
     parser.set_defaults(device="cpu")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
