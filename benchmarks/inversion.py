@@ -287,7 +287,7 @@ def tried(record: Mapping[str, Any]) -> str:
     lines = [
         "# Settings of Referee Can Play, tried on training prompts", "",
         f"{own['limit']} training prompts of the embedded world, {own['pictures']} pictures each, {own['steps']} steps"
-        " from the guidance-4 sample; one change at a time of the settings that were chosen in the end. In brackets: 95 %"
+        " from the guidance-4 sample; one change at a time of the settings chosen in the end. In brackets: 95 %"
         " interval over prompts of the paired difference to that sample.", "",
         "| arm | s | CLIP | oracle | − guidance 4 |",
         "|---|---|---|---|---|",
