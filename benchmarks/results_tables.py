@@ -260,6 +260,8 @@ def inversion() -> str:
         ]
         if row["arm"] == "guidance 4":
             others = ["", "", ""]
+        elif row["arm"] == "distillation alone":
+            others[1] = ""  # less itself
         rows.append(
             [
                 row["arm"], written(row["seconds"], ".2f"), written(row["clip"]["mean"], ".3f"),

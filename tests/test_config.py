@@ -45,6 +45,10 @@ def test_every_option_of_every_group_composes(group: str) -> None:
             extra = ["scorers=[mi,contrast]", "select=contrast"]
         if option == "das":
             extra = ["reward=clip"]
+        if group == "sampler" and option.startswith(
+            "inversion"
+        ):  # a path is left, and no scores of it are had
+            extra = ["reward=clip", "scorers=[contrast,elbo]"]
         if option == "dpo":
             extra = ["select.losers=1"]
         compose([f"{group}={option}", *extra])

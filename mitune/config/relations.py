@@ -575,6 +575,11 @@ def _search(by: str | None, reward: str | None, proposal: str) -> None:
     """What the prompts, the reward and its weights allow is told by ``stages.search``."""
     if by is None and reward is not None:
         raise UserError(f"search.reward={reward}: nothing is steered by it; say sampler=das (search.by=das)")
+    if by == "rcp" and reward is None:
+        raise UserError(
+            "search.by=rcp: say which judge is climbed: reward=clip, another one with a gradient, or a sum of such"
+            " (clip+0.5*blip_itm)"
+        )
     if by is not None and reward is None:
         raise UserError(
             f"search.by={by}: say what the particles are drawn to: reward=clip, another judge or a sum of judges"

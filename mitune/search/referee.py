@@ -51,13 +51,13 @@ class Effort:
     @property
     def counts(self) -> dict[str, int]:
         """Give what the notes of units say."""
-        return {"judged": self.judged, "looked": self.looked, "decoded": self.decoded}
+        names = ("judged", "looked", "decoded", "silent")
+        return {name: getattr(self, name) for name in names}
 
     def add(self, counts: Mapping[str, int]) -> None:
         """Count what was spent elsewhere, as ``counts`` says it."""
-        self.judged += counts["judged"]
-        self.looked += counts["looked"]
-        self.decoded += counts["decoded"]
+        for name, count in counts.items():
+            setattr(self, name, getattr(self, name) + count)
 
 
 def climb(

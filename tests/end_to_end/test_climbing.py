@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import load_from_disk
 
 from mitune.data.store import CandidateStore
 from mitune.files import read_json
@@ -24,6 +25,7 @@ from mitune.stages.inputs import load_model, opening
 from mitune.stages.planning import plan
 from tests.cli import compose, main
 from tests.referees.conftest import build_clip
+from tests.referees.small_blips import build_blip2
 
 Arguments = Callable[..., list[str]]
 Refused = Callable[[list[str]], str]
@@ -61,7 +63,8 @@ def test_pictures_climb_and_their_cost_is_counted(
     made = read_json(folder / "sample.json")
     # 8 pictures, 3 steps of two branches; 2 steps in which two views of each are judged; and each at its end.
     assert made["forwards"] == 8 * 3 * 2
-    assert made["search"] == {"reward_by": "clip", "judged": 8 * 2 * 2, "looked": 8, "decoded": 8 * 2}
+    spent = {"judged": 8 * 2 * 2, "looked": 8, "decoded": 8 * 2, "silent": 0}
+    assert made["search"] == {"reward_by": "clip", **spent}
     found = pd.DataFrame(rows(folder))
     assert "reward" in found
     assert "das" not in found
@@ -82,18 +85,17 @@ def test_the_best_of_several_are_those_that_the_judge_likes(
     np.testing.assert_allclose([row["reward"] for row in rows(tmp_path / "run" / "samples" / "001")], best)
 
 
-@pytest.mark.parametrize("start", ["noise", "sample"])
+@pytest.mark.parametrize(("start", "stage"), [("noise", "generate"), ("sample", "run")])
 def test_candidates_that_climbed_are_selected_and_trained_on(
-    arguments: Arguments, climbing: tuple[str, ...], start: str, tmp_path: Path
+    arguments: Arguments, climbing: tuple[str, ...], start: str, stage: str, tmp_path: Path
 ) -> None:
     words = arguments(
-        "run", *climbing, f"search.rcp.start={start}", "search.rcp.start_guidance=3", "select=contrast",
+        stage, *climbing, f"search.rcp.start={start}", "search.rcp.start_guidance=3", "select=contrast",
         "select.by=reward", "scorer.contrast.edits=1", "scorer.contrast.times=1",
     )  # fmt: skip
     assert main(words) == 0
     run = tmp_path / "run"
-    summary = read_json(run / "summary.json")["rounds"][0]
-    figures = summary["generate"]
+    figures = read_json(run / "round-1" / "done" / "generate.json")
     config = compose(words[1:])
     planned = plan(config, exact=True).of("generate")
     assert (figures["forwards"], figures["candidates"]) == (planned.total, planned.pictures)
@@ -110,7 +112,11 @@ def test_candidates_that_climbed_are_selected_and_trained_on(
     judged = load_reward("clip", settings).score(pictures, list(kept["prompt"]))
     np.testing.assert_allclose(kept["reward"], judged, atol=1e-4)
     assert "clip" in read_json(store.folder / "model.json")["judges"]["reward"]
-    assert summary["evaluate"]["after"]["all"]["n"] > 0
+    if stage == "run":
+        chosen = load_from_disk(str(run / "round-1" / "dataset"))
+        np.testing.assert_allclose(
+            sorted(chosen["score"]), sorted(table.groupby("prompt_id")["reward"].max())
+        )
 
 
 def test_a_killed_command_ends_as_the_uninterrupted_one(
@@ -200,3 +206,34 @@ def test_its_steps_are_those_of_the_climb(
 ) -> None:
     config = compose([*arguments(stage, *climbing)[1:], "select.by=reward"])
     assert opening(stage, config, tmp_path, 1).endswith("pictures of each prompt, 3 steps up clip")
+
+
+def test_blip_2_and_sums_of_judges_are_climbed(
+    arguments: Arguments, climbing: tuple[str, ...], tmp_path: Path
+) -> None:
+    for judge in ("blip2_itm", "clip+0.5*blip2_itm"):
+        out = tmp_path / judge
+        words = [one for one in climbing if not one.startswith("reward=")]
+        own = (
+            f"reward={judge}",
+            f"scorer.blip2_itm.path={build_blip2(tmp_path / 'blip')}",
+            f"sample.out={out}",
+        )
+        assert main(arguments("sample", *words, *own, "sample.prompt=a red circle", "sample.pictures=2")) == 0
+        assert all(np.isfinite(row["reward"]) for row in rows(out))
+        assert "blip" in read_json(out / "candidates" / "model.json")["judges"]["reward"]
+
+
+def test_a_flow_climbs_too(tmp_path: Path) -> None:
+    words = (
+        *("experiment=shapes_flow", "sampler=inversion", "reward=clip", "scorer.clip.path=shapes"),
+        *(
+            "scorer.clip.form=cosine",
+            "scorers=[contrast,elbo]",
+            "sample.prompt=a red circle",
+            "sample.pictures=2",
+        ),
+    )
+    assert main(["sample", *words, *FEW, f"sample.out={tmp_path / 'out'}"]) == 0
+    made = read_json(tmp_path / "out" / "sample.json")
+    assert (made["forwards"], made["search"]["silent"]) == (2 * 3 * 2, 0)

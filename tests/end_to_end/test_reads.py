@@ -17,6 +17,7 @@ from tests.cli import main
 
 Arguments = Callable[..., list[str]]
 Seen = Callable[[list[str]], set[str]]
+CLIMB = ("scorer.clip.path=shapes", "search.rcp.steps=2", "search.rcp.warmup=0", "search.rcp.views.number=1")
 QUICK = ("scorer.contrast.times=1", "scorer.contrast.edits=1", "scorer.elbo.times=1")
 
 
@@ -102,8 +103,9 @@ def test_a_round_and_what_is_made_of_it(seen: Seen, arguments: Arguments, tmp_pa
         ("sampler.racing.by=mi", "sampler.racing.at=[1]", "sampler.racing.survivors=[2]"),
         ("sampler=das", "reward=jpeg", "search.particles=3"),
         ("sampler=das", "reward=contrast"),
+        ("sampler=inversion", "reward=clip", "scorers=[contrast]", "select.by=contrast", *CLIMB),
     ],
-    ids=["raced", "steered by a judge", "steered by the model"],
+    ids=["raced", "steered by a judge", "steered by the model", "climbing a judge"],
 )
 def test_other_ways_to_draw(words: tuple[str, ...], seen: Seen, arguments: Arguments, tmp_path: Path) -> None:
     share = f"sweep.share={tmp_path / 'shared'}"

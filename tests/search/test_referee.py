@@ -138,7 +138,7 @@ def test_nothing_follows_the_referee_where_there_is_no_distillation() -> None:
     settings = RefereeConfig(steps=5, referee_steps=3, views=AS_IT_IS, distill=silent, warmup=0)
     climb(denoiser, ["a"], [1], seen([1.0, 0.0]), settings, effort=effort)
     assert denoiser.forwards == 0
-    assert effort.counts == {"judged": 3, "looked": 0, "decoded": 3}
+    assert effort.counts == {"judged": 3, "looked": 0, "decoded": 3, "silent": 0}
 
 
 def test_a_climb_is_the_plain_loop() -> None:
@@ -240,7 +240,7 @@ def test_the_hardest_views_are_those_that_count() -> None:
     settings = RefereeConfig(steps=1, referee_steps=1, warmup=0, views=views_of(6, hardest=2))
     climb(three_clouds(), ["a", "b"], [1, 2], LatentReward("mean", score), settings, effort=effort)
     assert judged == [12, 4]
-    assert effort.counts == {"judged": 4, "looked": 12, "decoded": 2}
+    assert effort.counts == {"judged": 4, "looked": 12, "decoded": 2, "silent": 0}
 
     kept: list[Tensor] = []
     whole: list[Tensor] = []
