@@ -224,3 +224,12 @@ def test_prompts_are_looked_at_before_anything_is_drawn(
     blip_vqa.check_phrases(["running"], BlipVqaConfig(), "score.scorers")
     with pytest.raises(UserError, match=r"score\.scorers: the prompt 'running' has no noun phrase"):
         blip_vqa.check_phrases(["running"], BlipVqaConfig(form="log"), "score.scorers")
+
+
+def test_large_pictures_in_half_precision_are_judged_as_others(vqa_folder: Path) -> None:
+    """The sum of a picture of 512 px is more than half precision can hold."""
+    reward, shown = judge(vqa_folder, form="product"), pictures(1, 512, 512).half().requires_grad_()
+    score = reward.score(shown, TEXTS[:1])
+    torch.testing.assert_close(score, reward.score(shown.detach().float(), TEXTS[:1]))
+    (gradient,) = torch.autograd.grad(score.sum(), shown)
+    assert gradient.isfinite().all()
