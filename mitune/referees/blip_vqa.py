@@ -71,9 +71,9 @@ class BlipVqaReward(BlipReward):
         vision = self.source.configuration().get("vision_config") or {}
         patch = vision.get("patch_size", 16)
         if settings.side and settings.side % patch:
+            section = (self.key or f"scorer.{self.name}.path").rpartition(".")[0]
             raise UserError(
-                f"{self.key.rpartition('.')[0] or f'scorer.{self.name}'}.side={settings.side} cannot be cut into this BLIP's patches of {patch} px; give a"
-                " multiple"
+                f"{section}.side={settings.side} cannot be cut into this BLIP's patches of {patch} px; give a multiple"
             )
         if self.phrases == "spacy":
             model_name()

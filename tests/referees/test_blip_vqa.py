@@ -148,7 +148,7 @@ def test_the_gradient_is_the_slope_of_what_is_not_rounded(vqa_folder: Path, form
     smooth = judge(vqa_folder, form="product" if form == "published" else form)
     shown = (0.1 + 0.8 * pictures(2, 44, 50)).requires_grad_()
     (gradient,) = torch.autograd.grad(judge(vqa_folder, form=form).score(shown, TEXTS[:2]).sum(), shown)
-    along, h = gradient / gradient.norm(), 0.002
+    along, h = gradient / gradient.norm(), 0.0005  # at 0.002 curvature shows in some draws
     with torch.no_grad():
         ends = [smooth.score(shown + sign * h * along, TEXTS[:2]).sum() for sign in (1, -1)]
     assert float(ends[0] - ends[1]) / (2 * h) == pytest.approx(float(gradient.norm()), rel=0.02)
