@@ -284,7 +284,7 @@ class _Referee:
         pictures = pictures.requires_grad_()
         count = self._views.number
         if not count:
-            return self._slope(pictures, pictures, prompts)
+            return self._slope(pictures, prompts)
         height, width = pictures.shape[-2:]
         numbers = draw(generators, self._views, size_of(self._views, (height, width)))
         with torch.enable_grad():
@@ -293,16 +293,25 @@ class _Referee:
         hardest = self._views.hardest
         if hardest is not None and hardest < count:
             with torch.no_grad():
-                scores = self._reward.score(shown.detach(), texts).view(-1, count)
+                parts = self._parts(len(shown))
+                scores = torch.cat([self._reward.score(shown[part].detach(), texts[part]) for part in parts])
             self.effort.looked += len(shown)
-            chosen = scores.argsort(dim=1, stable=True)[:, :hardest]
+            chosen = scores.view(-1, count).argsort(dim=1, stable=True)[:, :hardest]
             rows = (
                 chosen.to(shown.device) + count * torch.arange(len(pictures), device=shown.device)[:, None]
             ).flatten()
             shown, texts = shown[rows], [texts[row] for row in rows.tolist()]
-        return self._slope(shown, pictures, texts)
+        slopes = [self._slope(shown[part].detach(), texts[part]) for part in self._parts(len(shown))]
+        (slope,) = torch.autograd.grad(shown, pictures, torch.cat(slopes) * (len(pictures) / len(shown)))
+        return slope
 
-    def _slope(self, shown: Tensor, pictures: Tensor, texts: Sequence[str]) -> Tensor:
+    def _parts(self, count: int) -> list[slice]:
+        """Share out ``count`` views, as many at once as the judge may see."""
+        return [slice(start, start + self._batch_size) for start in range(0, count, self._batch_size)]
+
+    def _slope(self, shown: Tensor, texts: Sequence[str]) -> Tensor:
+        """−∂(reward)/∂``shown`` [m, 3, h, w], of each its own."""
+        shown = shown.requires_grad_()
         with torch.enable_grad():
             scores = self._reward.score(shown, list(texts))
         self.effort.judged += len(shown)
@@ -312,7 +321,7 @@ class _Referee:
                 " another reward"
             )
         loss = -torch.where(scores.isfinite(), scores, torch.zeros_like(scores)).sum()
-        (slope,) = torch.autograd.grad(loss * len(pictures) / len(shown), pictures)
+        (slope,) = torch.autograd.grad(loss, shown)
         return slope
 
 

@@ -303,3 +303,25 @@ def test_latents_that_the_judge_leaves_alone_are_counted() -> None:
     settings, effort = RefereeConfig(steps=2, referee_steps=2, warmup=0, views=AS_IT_IS), Effort()
     climb(three_clouds(), ["a", "b", "b"], [1, 2, 3], LatentReward("flat", flat), settings, effort=effort)
     assert effort.silent == 2
+
+
+@pytest.mark.parametrize("hardest", [None, 3])
+def test_the_judge_never_sees_more_views_at_once_than_it_may(hardest: int | None) -> None:
+    seen_at_once: list[int] = []
+
+    def score(shown: Tensor, prompts: list[str]) -> Tensor:
+        seen_at_once.append(len(shown))
+        return _mean(shown, prompts)
+
+    settings = RefereeConfig(steps=2, referee_steps=2, warmup=0, views=views_of(5, hardest=hardest))
+    prompts, seeds = ["a", "b", "a"], [1, 2, 3]
+    whole = climb(three_clouds(), prompts, seeds, LatentReward("mean", score), settings)
+    assert max(seen_at_once) == 15
+    seen_at_once.clear()
+    few = Effort()
+    found = climb(
+        three_clouds(), prompts, seeds, LatentReward("mean", score), settings, batch_size=2, effort=few
+    )
+    assert max(seen_at_once) == 2
+    assert few.judged == 2 * 3 * (hardest or 5)
+    assert (found == whole).all()
