@@ -71,9 +71,9 @@ class BlipVqaReward(BlipReward):
         vision = self.source.configuration().get("vision_config") or {}
         patch = vision.get("patch_size", 16)
         if settings.side and settings.side % patch:
+            section = (self.key or f"scorer.{self.name}.path").rpartition(".")[0]
             raise UserError(
-                f"scorer.{self.name}.side={settings.side} cannot be cut into this BLIP's patches of {patch} px; give a"
-                " multiple"
+                f"{section}.side={settings.side} cannot be cut into this BLIP's patches of {patch} px; give a multiple"
             )
         if self.phrases == "spacy":
             model_name()
@@ -91,9 +91,8 @@ class BlipVqaReward(BlipReward):
         """Give the scores [n] of one forward of each network."""
         counts, margins = self._margins(pictures, self._asked(prompts))
         sums = [part.sum() for part in functional.logsigmoid(margins).split(counts)]
-        logs = torch.stack(sums) + 0 * pictures.flatten(1).sum(1).to(
-            self.device
-        )  # a gradient, if only of nothing
+        # A gradient, if only of nothing; in float32, for half precision cannot hold the sum of a picture.
+        logs = torch.stack(sums) + 0 * pictures.flatten(1).float().sum(1).to(self.device)
         if self.form == "log":
             return logs
         product = logs.exp()

@@ -109,13 +109,23 @@ class Detector(ABC):
     ) -> Iterator[list[Detection]]:
         """Find objects in ``pictures`` [n, 3, H, W] in [0, 1]: a list for each, the most confident first.
 
-        ``names``: of each picture, what to look for; a detector with labels of its own looks for all of them.
-        ``confidence``: objects of a higher one are given.
+        ``names``: of each picture, what to look for; a detector with labels of its own looks for all of them, and one
+        that is told none finds none. ``confidence``: objects of a higher one are given.
         """
+        looked = [bool(own or self.labels) for own in names]
+        seen = self._seen(pictures, names, [row for row, one in enumerate(looked) if one], confidence)
+        for one in looked:
+            yield next(seen) if one else []
+
+    def _seen(
+        self, pictures: Tensor, names: Sequence[Sequence[str]], rows: Sequence[int], confidence: float
+    ) -> Iterator[list[Detection]]:
+        """The objects of these ``rows``, the most confident first."""
         size = (pictures.shape[-2], pictures.shape[-1])
-        for start in range(0, len(pictures), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            for found in self._found(self._prepared(pictures[part]), names[part], size, confidence):
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            inputs = self._prepared(pictures[part])
+            for found in self._found(inputs, [names[row] for row in part], size, confidence):
                 yield sorted(found, key=lambda one: -one.confidence)  # stable
 
     @abstractmethod

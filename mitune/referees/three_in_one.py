@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mitune.english import words
-from mitune.errors import UserError
+from mitune.errors import UserError, short
 from mitune.referees.blip_vqa import BlipVqaReward
 from mitune.referees.catalogue import BlipVqaConfig, PlacementConfig, ThreeInOneConfig
 from mitune.referees.clip import Clip, ClipReward
@@ -102,6 +102,27 @@ class ThreeInOneReward:
         clip = Clip(find_judge(settings.clip, f"{place}.clip"), device, size)
         self.action = ClipReward(self.name, clip, "cosine")
 
+    def check(self, prompts: Sequence[str], key: str) -> None:
+        """Raise UserError, naming ``key``, for a prompt that cannot be judged. No weights are read."""
+        for prompt in prompts:
+            try:
+                self.check_request({}, prompt)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from error
+
+    def check_request(self, note: Mapping[str, Any], prompt: str) -> None:
+        """Raise UserError, naming the ``prompt``, for one whose words cannot be found, or whose places are judged
+        (``note``: as of :meth:`detailed`) and whose things cannot. No weights are read.
+        """
+        without_adjectives(prompt, self.settings.phrases)
+        if "spatial" in PARTS[self._told(note, prompt)]:
+            names = self.spatial.names(self.spatial.asked(prompt))
+            self.spatial.check_names(names, f"the prompt {short(prompt)!r}")
+
+    def _told(self, note: Mapping[str, Any], prompt: str) -> str:
+        """What a prompt is about: by its list where the ``note`` says it."""
+        return note.get("about") or about(prompt, self.settings.phrases)
+
     @property
     def identity(self) -> str:
         """All three models."""
@@ -109,7 +130,7 @@ class ThreeInOneReward:
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt."""
-        told = [about(prompt, self.settings.phrases) for prompt in prompts]
+        told = [self._told({}, prompt) for prompt in prompts]
         values = _joined(self._parts(pictures, prompts, told), told)
         return torch.tensor(values, dtype=torch.float32, device=pictures.device)
 
@@ -119,10 +140,7 @@ class ThreeInOneReward:
         """Give the ``value`` of each picture and its parts (0 where one is not asked for), by the list that its prompt
         stands in (``about`` of its note: spatial, action, both; without one as :func:`about` says).
         """
-        source = self.settings.phrases
-        told = [
-            note.get("about") or about(prompt, source) for note, prompt in zip(notes, prompts, strict=True)
-        ]
+        told = [self._told(note, prompt) for note, prompt in zip(notes, prompts, strict=True)]
         parts = self._parts(pictures, prompts, told)
         values = _joined(parts, told)
         return [
@@ -157,9 +175,5 @@ def _joined(parts: Mapping[str, Sequence[float]], told: Sequence[str]) -> list[f
 
 
 def check_prompts(texts: Sequence[str], settings: ThreeInOneConfig, key: str) -> None:
-    """Raise UserError, naming ``key``, for a prompt whose words cannot be found."""
-    for text in texts:
-        try:
-            without_adjectives(text, settings.phrases)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
+    """Raise UserError, naming ``key``, for a prompt that ``three_in_one`` cannot judge."""
+    ThreeInOneReward(settings, "cpu").check(texts, key)

@@ -95,7 +95,7 @@ def test_the_gradient_through_the_resize_is_the_slope(name: str, folders: dict[s
     reward = judge(name, folders[CLASSES[name]], **({"form": "log"} if name == "blip_vqa" else {}))
     shown = (0.1 + 0.8 * pictures(2, 44, 50)).requires_grad_()
     (gradient,) = torch.autograd.grad(reward.score(shown, TEXTS[:2]).sum(), shown)
-    along, h = gradient / gradient.norm(), 0.002
+    along, h = gradient / gradient.norm(), 0.0005  # at 0.002 curvature shows in some draws
     with torch.no_grad():
         ends = [reward.score(shown + sign * h * along, TEXTS[:2]).sum() for sign in (1, -1)]
     # The largest of several queries has a kink where another takes over.

@@ -244,3 +244,18 @@ def test_pictures_are_taken_as_their_files_would_be(folders: Detectors, tmp_path
     stored = torch.from_numpy(np.array(Image.open(tmp_path / "one.png"))).permute(2, 0, 1)[None] / 255
     detector = opened(folders["detr"])
     assert list(detector.detect(shown, [()], 0.0)) == list(detector.detect(stored, [()], 0.0))
+
+
+@pytest.mark.parametrize("kind", ["owlv2", "grounding-dino"])
+def test_a_detector_that_is_told_nothing_of_a_picture_finds_nothing_in_it(
+    detector_folders: Detectors, kind: str
+) -> None:
+    """GenEval's metadata may include nothing."""
+    source = find_judge(str(detector_folders[kind]), "scorer.geneval.detector")
+    detector, shown = open_detector(source, KINDS, "cpu", 2), pictures(3, 40, 60)
+    alone = list(detector.detect(shown[1:2], [["cat"]], 0.0))
+    first, second, third = detector.detect(shown, [[], ["cat"], []], 0.0)
+    assert first == third == []
+    assert alone[0]
+    assert [one.label for one in second] == [one.label for one in alone[0]]
+    assert [one.confidence for one in second] == pytest.approx([one.confidence for one in alone[0]], abs=1e-5)

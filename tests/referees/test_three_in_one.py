@@ -106,3 +106,31 @@ def test_words_that_cannot_be_found_are_refused_before_anything_is_drawn(judge) 
         UserError, match=r"^scorers: the prompt 'a cat' is not of the embedded world's grammar"
     ):
         check_judges(["three_in_one"], ["a cat"], "scorers", {**section, "combined": ""})
+
+
+def test_what_the_detector_cannot_find_is_refused_before_anything_is_drawn(
+    judge, detector_folders: Detectors
+) -> None:
+    from mitune.information.scoring import check_judges
+
+    section, _ = judge
+    own = {**section["three_in_one"], "detector": str(detector_folders["detr"])}
+    changed = {**section, "three_in_one": own, "combined": ""}
+    check_judges(["three_in_one"], ["a circle and a square"], "scorers", changed)  # no places are judged
+    with pytest.raises(
+        UserError, match=r"^scorers: the prompt 'a circle above a square'.* cannot find 'circle'"
+    ):
+        check_judges(["three_in_one"], ["a circle above a square"], "scorers", changed)
+    reward = load_reward("three_in_one", changed)
+    reward.check_request(
+        {"about": "action"}, "a circle above a square"
+    )  # its list says that no place is judged
+    with pytest.raises(UserError, match="cannot find 'circle'"):
+        reward.check_request({"about": "spatial"}, "a circle above a square")
+
+
+def test_a_side_that_cannot_be_is_named_by_its_own_key(judge) -> None:
+    section, _ = judge
+    changed = {**section, "three_in_one": {**section["three_in_one"], "side": 30}}
+    with pytest.raises(UserError, match=r"^scorer\.three_in_one\.side=30 cannot be cut"):
+        load_reward("three_in_one", changed)
