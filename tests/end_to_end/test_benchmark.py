@@ -383,6 +383,15 @@ def test_results_are_never_written_among_the_pictures(tmp_path: Path, refused: R
     assert sorted(folder.rglob("*")) == there
 
 
+def test_a_judge_of_other_prompts_is_refused_with_a_way_out_that_is_one(
+    drawing: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(drawing("benchmark.judge.attribute=oracle")) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "the oracle judges prompts of the embedded world only" in line
+    assert line.endswith("name another judge by benchmark.judge.attribute=")
+
+
 def test_a_category_without_a_judge_and_a_judge_that_is_none_are_refused(
     tmp_path: Path, refused: Refused
 ) -> None:
