@@ -229,8 +229,9 @@ def check_oracle(names: Sequence[str], texts: Sequence[str], key: str, combined:
             parse_prompt(text)
         except ValueError as error:
             others = ",".join(name for name in names if "oracle" not in scorers_of([name], combined))
+            way = f"say {key}=[{others}]" if others else f"name another judge by {key}="
             raise UserError(
-                f"{key}: the oracle judges prompts of the embedded world only, not {text!r}; say {key}=[{others}]"
+                f"{key}: the oracle judges prompts of the embedded world only, not {text!r}; {way}"
             ) from error
 
 

@@ -192,6 +192,10 @@ def _figures(
     }
     original = {name: chosen[name].original for name in present}
     rows, notes = beside(which, original, judges, _why_not(asked))
+    if which.overall and len(present) < len(which.categories):
+        notes.append(
+            f"overall: of {', '.join(present)} alone, not of all {len(which.categories)} categories."
+        )
     figures: dict[str, Any] = {
         "schema": SCHEMA,
         "benchmark": which.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from mitune.stages.progress import progress, warn_of_idle
 WORK = "work"
 """The folder, in that of a benchmark, of what is no result: candidates, and what was judged unit by unit."""
 _CONTENTS = "pictures_sha256"
+_ASKED = "prompts_sha256"
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,19 @@ class JudgedPictures:
             "judge": reward.identity,
             "seconds": round(time.perf_counter() - began, 3),
             _CONTENTS: contents.digest,
+            _ASKED: self._asked(unit),
             "rows": rows,
         }
         write_json(self.path(unit), digests.seal(note | {digests.FILES: {}}))
 
+    def _asked(self, unit: _Unit) -> str:
+        """What the judge is told of a unit's pictures: the prompts, and what the benchmark's file says of them."""
+        told = [(self.shown[row].line.text, dict(self.shown[row].line.note)) for row in unit.rows]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
     def _read(self, unit: _Unit, names: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-        """What was said of a unit; None where it is not there, not as it was written, or of other pictures."""
+        """What was said of a unit; None where it is not there, not as it was written, or of other pictures or
+        prompts."""
         path = self.path(unit)
         if not path.is_file():
             return None
@@ -110,6 +120,8 @@ class JudgedPictures:
         except UserError:
             return None
         if not digests.intact(found) or digests.FILES not in found:
+            return None
+        if found.get(_ASKED) != self._asked(unit):
             return None
         if names is not None and found["name"] != names[unit.category]:
             return None

@@ -177,9 +177,10 @@ def beside_pictures(settings: DictConfig) -> Path:
     """
     folder = home(settings.pictures).resolve()
     if settings.out is not None:
-        if home(settings.out).resolve() == folder:
+        if home(settings.out).resolve().is_relative_to(folder):
             raise UserError(
-                "benchmark.out is the folder of benchmark.pictures; name another, or leave it out: results go beside it"
+                "benchmark.out is the folder of benchmark.pictures, or in it; name another, or leave it out: results go"
+                " beside it"
             )
         return home(settings.out)
     return folder.parent / f"{folder.name}-{settings.name}"

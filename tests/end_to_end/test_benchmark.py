@@ -261,6 +261,28 @@ def test_somebody_elses_pictures_of_geneval_are_judged_without_a_model_and_as_it
     assert now == {"single_object-000000.json"}
 
 
+def test_pictures_of_which_another_thing_is_told_now_are_judged_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = geneval(tmp_path / "evaluation_metadata.jsonl", {"counting": 1})
+    folder = geneval_pictures(tmp_path / "theirs", source, per=1)
+    few = ["benchmark.whole=false", "benchmark.per_prompt=1", "benchmark.judge.objects=clip", *CLIP[:1]]
+    words = ["evaluate", "benchmark=geneval", f"pictures={folder}", *few]
+    told = folder / "00000" / "metadata.jsonl"
+
+    def mean(*more: str, place: str = "theirs-geneval") -> float:
+        assert main([*words, *more]) == 0
+        made = read_json(tmp_path / place / "benchmark.json")
+        return float(made["models"]["pictures"]["categories"]["counting"]["mean"])
+
+    before = mean()
+    assert "overall: of counting alone, not of all 6 categories" in capsys.readouterr().out
+    told.write_text(told.read_text().replace("a photo of a bench", "a red circle and a green star"))
+    after = mean()
+    assert after == mean(f"benchmark.out={tmp_path / 'fresh'}", place="fresh")
+    assert after != before
+
+
 def test_our_own_folder_of_pictures_can_be_given_to_somebody_else(drawing: Arguments, tmp_path: Path) -> None:
     """What was drawn is judged the same as pictures that were brought."""
     assert main(drawing()) == 0
@@ -352,11 +374,22 @@ def test_what_is_refused(
 
 def test_results_are_never_written_among_the_pictures(tmp_path: Path, refused: Refused) -> None:
     folder = compbench_pictures(tmp_path / "color", ["a red dog"], 10)
-    line = refused(
-        ["evaluate", "benchmark=t2i_compbench", f"pictures={folder}", f"benchmark.out={folder}/../color"]
-    )
-    assert "benchmark.out is the folder of benchmark.pictures" in line
-    assert os.listdir(folder) == ["samples"]
+    there = sorted(folder.rglob("*"))
+    for place in (f"{folder}/../color", f"{folder}/samples", f"{folder}/results"):
+        line = refused(
+            ["evaluate", "benchmark=t2i_compbench", f"pictures={folder}", f"benchmark.out={place}"]
+        )
+        assert "benchmark.out is the folder of benchmark.pictures, or in it" in line
+    assert sorted(folder.rglob("*")) == there
+
+
+def test_a_judge_of_other_prompts_is_refused_with_a_way_out_that_is_one(
+    drawing: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(drawing("benchmark.judge.attribute=oracle")) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "the oracle judges prompts of the embedded world only" in line
+    assert line.endswith("name another judge by benchmark.judge.attribute=")
 
 
 def test_a_category_without_a_judge_and_a_judge_that_is_none_are_refused(
