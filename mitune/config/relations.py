@@ -464,8 +464,8 @@ def _balanced_pilot(balance: str | None, by: list[str]) -> None:
 def _balanced_search(balance: str | None, search: str | None) -> None:
     if balance is not None and search is not None:
         raise UserError(
-            f"search.by={search} with sampler.balance={balance}: a search goes from the model's own predictions; set one"
-            " of them to null"
+            f"search.by={search} with sampler.balance={balance}: a search goes from the model's own predictions; set"
+            " one of them to null"
         )
 
 
