@@ -67,7 +67,7 @@ def test_the_papers_study_of_agreement_is_one_command(
         if not word.startswith(("experiment=", "scorers=", "sampler"))
     ]
     small = ["sampler.steps=3", "agree.candidates=7", "agree.resamples=20", "scorer.hpsv2.path=shapes"]
-    assert main([*words, "experiment=paper_agreement", *small]) == 0
+    assert main([*words, "experiment=agreement", *small]) == 0
     figures = read_json(tmp_path / "run" / "agree" / "agreement.json")
     assert [*figures["scores"]] == ["mi", "blip_vqa", "hpsv2"]
     assert (figures["positions"], figures["ranked_by"], figures["referee"]) == ([1, 4, 7], "mi", "blip_vqa")
