@@ -395,8 +395,8 @@ def test_a_judge_of_other_prompts_is_refused_with_a_way_out_that_is_one(
 def test_a_category_without_a_judge_and_a_judge_that_is_none_are_refused(
     tmp_path: Path, refused: Refused
 ) -> None:
-    folder = compbench_pictures(tmp_path / "3d_spatial", ["a dog behind a cat"], 10)
-    compbench_pictures(tmp_path / "color", ["a red dog"], 10)
+    folder = compbench_pictures(tmp_path / "drawn" / "3d_spatial", ["a dog behind a cat"], 10)
+    compbench_pictures(tmp_path / "drawn" / "color", ["a red dog"], 10)
     words = [
         "evaluate",
         "benchmark=t2i_compbench",
