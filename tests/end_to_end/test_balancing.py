@@ -104,7 +104,10 @@ def test_a_run_that_was_begun_without_is_not_gone_on_with(
         (["sampler.balance=attend_excite", "sampler.balancing.thresholds=[0.5]"], "give three numbers"),
         (["sampler.balance=attend_excite", "scorers=[mi,llr]"], "llr is a ratio of path densities"),
         (["sampler.balance=attend_excite", "model.compile=true"], "say model.compile=false"),
-        (["sampler.balance=elbo", "sampler=das", "reward=mi"], "a search goes from the model's own predictions"),
+        (
+            ["sampler.balance=elbo", "sampler=das", "reward=mi"],
+            "a search goes from the model's own predictions",
+        ),
         (
             ["sampler.balance=elbo", "sampler.racing.by=mi", "sampler.racing.survivors=[1]"],
             "different numbers of rows",
