@@ -363,3 +363,9 @@ def test_no_number_is_infinite_or_none(name: str) -> None:
 def test_of_two_words_of_a_group_the_later_counts() -> None:
     assert compose(["adapter=dora", "adapter=lora"]).adapter.kind == "lora"
     assert compose(["experiment=[shapes]"]).name == "shapes"
+
+
+@pytest.mark.parametrize("name", ["prompts.source", "evaluate.prompts.source"])
+def test_a_preset_s_source_can_be_taken_away(name: str) -> None:
+    """What is asked of a stage without it is said by the stage; composition looked at the file's name, and fell."""
+    assert flatten(compose([f"{name}=null"]))[name] is None

@@ -218,7 +218,8 @@ def _drop_split(values: dict[str, Any], given: Collection[str]) -> None:
     """
     for prefix in ("prompts", "evaluate.prompts"):
         named = f"{prefix}.source" in given and f"{prefix}.split" not in given
-        if named and Path(values[f"{prefix}.source"]).suffix.lower() in SUFFIXES:  # others are folders
+        source = values[f"{prefix}.source"]
+        if named and source is not None and Path(source).suffix.lower() in SUFFIXES:  # others are folders
             values[f"{prefix}.split"] = None
 
 
