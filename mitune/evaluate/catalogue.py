@@ -96,7 +96,7 @@ _MASKS = Original(
 _LINES = {"val": 300, "train": 700}
 _SEEN = _LINES | {"val_seen": 200, "val_unseen": 100}
 
-_HUANG = "Huang et al. 2023 (arXiv 2307.06350), Table 2"
+_HUANG = "Huang et al. 2023 (arXiv 2307.06350)"
 _GHOSH = "Ghosh et al. 2023 (arXiv 2310.11513), and its README"
 
 
