@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -136,7 +137,9 @@ class JudgedPictures:
                 return None
         return found
 
+    @functools.cached_property
     def _all(self) -> list[dict[str, Any]]:
+        """What was said of every unit, read once all are judged."""
         found = []
         for unit in self.units:
             one = self._read(unit)
@@ -148,7 +151,7 @@ class JudgedPictures:
     def answers(self) -> list[Answer]:
         """Read what was said of all pictures, in their order. One process asks."""
         found: dict[int, Answer] = {}
-        for unit, one in zip(self.units, self._all(), strict=True):
+        for unit, one in zip(self.units, self._all, strict=True):
             for row, said in zip(unit.rows, one["rows"], strict=True):
                 found[row] = Answer(said["value"], said["more"])
         return [found[row] for row in range(len(self.shown))]
@@ -157,7 +160,7 @@ class JudgedPictures:
         """Name the judge of a category. Raises UserError where there were two: its weights have changed meanwhile."""
         said = {
             one["judge"]
-            for unit, one in zip(self.units, self._all(), strict=True)
+            for unit, one in zip(self.units, self._all, strict=True)
             if unit.category == category
         }
         if len(said) != 1:
@@ -170,4 +173,4 @@ class JudgedPictures:
     @property
     def seconds(self) -> float:
         """Add up what the judging took."""
-        return sum(one["seconds"] for one in self._all())
+        return sum(one["seconds"] for one in self._all)
