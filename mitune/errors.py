@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _ALIKE = 0.75
 _NAME = 200  # letters of a name that a slip is looked for in
@@ -71,6 +72,21 @@ def check_known(what: str, value: str, known: Collection[str]) -> None:
         raise UserError(
             f"{what}={value!r} is not known{nearest(str(value), known)} (known: {', '.join(known)})"
         )
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put ``where`` before the message of a UserError of the block: the key, or the part of the input, that it is of.
+
+    >>> with naming("prompts"):
+    ...     raise UserError("line 3 is empty")
+    Traceback (most recent call last):
+    mitune.errors.UserError: prompts: line 3 is empty
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def first_line(error: object) -> str:

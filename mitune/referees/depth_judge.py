@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mitune.english import words
-from mitune.errors import UserError, short
+from mitune.errors import UserError, naming, short
 from mitune.referees.catalogue import DepthConfig
 from mitune.referees.depth import Depth
 from mitune.referees.depth_placement import RELATIONS, depth_relation_of, depth_score
@@ -79,7 +79,5 @@ def spatial_3d_grounding_dino(settings: DepthConfig, device: torch.device | str)
 def check_told(texts: Sequence[str], settings: DepthConfig, key: str) -> None:
     """Raise UserError, naming ``key``, for a prompt that cannot be judged."""
     for text in texts:
-        try:
+        with naming(key):
             asked_depth(text)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error

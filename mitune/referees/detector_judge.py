@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, short
+from mitune.errors import UserError, naming, short
 from mitune.referees.catalogue import LookConfig
 from mitune.referees.detection import Detection
 from mitune.referees.detectors import open_detector
@@ -94,10 +94,8 @@ class DetectorReward(ABC):
     def check(self, prompts: Sequence[str], key: str) -> None:
         """Raise UserError, naming ``key``, for a prompt that cannot be judged. No weights are read."""
         for prompt in prompts:
-            try:
+            with naming(key):
                 self.check_names(self.names(self.asked(prompt)), f"the prompt {short(prompt)!r}")
-            except UserError as error:
-                raise UserError(f"{key}: {error}") from error
 
     def score(self, pictures: Tensor, prompts: list[str]) -> Tensor:
         """Scores [n] float32 of ``pictures`` [n, 3, H, W] in [0, 1], each against its own prompt."""

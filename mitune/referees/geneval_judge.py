@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mitune.errors import UserError, short
+from mitune.errors import naming, short
 from mitune.referees.catalogue import COUNTING_CONFIDENCE, GENEVAL_CONFIDENCE, GenevalConfig
 from mitune.referees.clip import Clip
 from mitune.referees.coco import NAMES as COCO
@@ -70,10 +70,8 @@ class GenevalReward:
     def check(self, prompts: Sequence[str], key: str) -> None:
         """Raise UserError, naming ``key``, for a prompt that cannot be judged. No weights are read."""
         for prompt in prompts:
-            try:
+            with naming(key):
                 self.check_request(request_of(prompt), prompt)
-            except UserError as error:
-                raise UserError(f"{key}: {error}") from error
 
     def check_request(self, request: Request, prompt: str) -> None:
         """Raise UserError, naming ``prompt``, for an object that cannot be found. No weights are read."""

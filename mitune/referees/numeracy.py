@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mitune.errors import UserError, short
+from mitune.errors import UserError, naming, short
 from mitune.referees.amounts import Amount, amounts_of, numeracy_score
 from mitune.referees.catalogue import DetectorConfig
 from mitune.referees.detection import Detection
@@ -69,10 +69,8 @@ def numeracy_detr(settings: DetectorConfig, device: torch.device | str) -> Numer
 def check_told(texts: Sequence[str], settings: DetectorConfig, key: str) -> None:
     """Raise UserError, naming ``key``, for a prompt without numbers."""
     for text in texts:
-        try:
+        with naming(key):
             asked_amounts(text, settings.phrases)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
 
 
 def check_detr(texts: Sequence[str], settings: DetectorConfig, key: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from mitune.english import words
-from mitune.errors import UserError, short
+from mitune.errors import UserError, naming, short
 from mitune.referees.catalogue import PlacementConfig
 from mitune.referees.detection import Detection
 from mitune.referees.detector_judge import DetectorReward, of_the_world
@@ -104,10 +104,8 @@ def spatial_detr(settings: PlacementConfig, device: torch.device | str) -> Place
 def check_told(texts: Sequence[str], settings: PlacementConfig, key: str) -> None:
     """Raise UserError, naming ``key``, for a prompt that a detector which is told names cannot judge."""
     for text in texts:
-        try:
+        with naming(key):
             asked_of(text, settings.form, settings.phrases)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
 
 
 def check_detr(texts: Sequence[str], settings: PlacementConfig, key: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mitune.english import words
-from mitune.errors import UserError, short
+from mitune.errors import naming, short
 from mitune.referees.blip_vqa import BlipVqaReward
 from mitune.referees.catalogue import BlipVqaConfig, PlacementConfig, ThreeInOneConfig
 from mitune.referees.clip import Clip, ClipReward
@@ -105,10 +105,8 @@ class ThreeInOneReward:
     def check(self, prompts: Sequence[str], key: str) -> None:
         """Raise UserError, naming ``key``, for a prompt that cannot be judged. No weights are read."""
         for prompt in prompts:
-            try:
+            with naming(key):
                 self.check_request({}, prompt)
-            except UserError as error:
-                raise UserError(f"{key}: {error}") from error
 
     def check_request(self, note: Mapping[str, Any], prompt: str) -> None:
         """Raise UserError, naming the ``prompt``, for one whose words cannot be found, or whose places are judged

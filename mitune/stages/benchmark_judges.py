@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mitune.errors import UserError
+from mitune.errors import UserError, naming
 from mitune.evaluate.benchmarks.compbench import ABOUT
 from mitune.evaluate.benchmarks.judging import is_original, settings_for
 from mitune.evaluate.benchmarks.lines import Asked, Line
@@ -92,7 +92,5 @@ def _check(judge: str, settings: dict[str, Any], lines: Sequence[Line], key: str
         check_judges([judge], [line.text for line in lines], key, settings)
         return
     for line in lines:  # it goes by what GenEval's file says of them, not by their texts
-        try:
+        with naming(key):
             reward.check_request(line.note, line.text)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error

@@ -159,9 +159,7 @@ class JudgedPictures:
     def identity(self, category: str) -> str:
         """Name the judge of a category. Raises UserError where there were two: its weights have changed meanwhile."""
         said = {
-            one["judge"]
-            for unit, one in zip(self.units, self._all, strict=True)
-            if unit.category == category
+            one["judge"] for unit, one in zip(self.units, self._all, strict=True) if unit.category == category
         }
         if len(said) != 1:
             raise UserError(

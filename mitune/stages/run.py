@@ -13,7 +13,7 @@ from mitune import digests
 from mitune.data.store import PICTURE, CandidateStore, plan_units
 from mitune.denoiser import Denoiser
 from mitune.distributed import broadcast, state, wait
-from mitune.errors import UserError
+from mitune.errors import UserError, naming
 from mitune.evaluate.tables import comparison_table
 from mitune.files import write_json
 from mitune.reading import is_there
@@ -98,10 +98,8 @@ def check_ahead(config: DictConfig, denoiser: Denoiser) -> None:
     best = config.train.keep_best_by
     lists = {"scorers": config.scorers, "evaluate.scorers": config.evaluate.scorers}
     for key, names in (lists | ({"train.keep_best_by": [best]} if best else {})).items():
-        try:
+        with naming(key):
             scoring_of(config, denoiser, names, lambda: ())
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
 
 
 def _check_drawn(config: DictConfig, run: RunFolder, prompts: Sequence[list[Task]]) -> None:
