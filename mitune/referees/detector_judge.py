@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mitune.errors import UserError, naming, short
+from mitune.errors import naming, short
 from mitune.referees.catalogue import LookConfig
 from mitune.referees.detection import Detection
 from mitune.referees.detectors import open_detector
 from mitune.referees.judge_files import find_judge
 from mitune.referees.pairs import check_pairs
 from mitune.referees.placement import framed
-from mitune.worlds.shapes.grammar import PromptSpec, parse_prompt
 
 # What may stand behind a name that ends as these do.
 FAMILIES = {
@@ -124,21 +123,3 @@ class DetectorReward(ABC):
             own = [replace(thing, box=framed(thing.box, *size)) for thing in found.get(row, ())]
             values.append(self.judged(one, own, more))
         return values
-
-
-def of_the_world(prompt: str, source: str) -> PromptSpec | None:
-    """Read a prompt of the embedded world's grammar, where ``source`` of phrases allows that; None for another text.
-
-    UserError where the grammar alone is to read it and cannot.
-    """
-    if source == "spacy":
-        return None
-    try:
-        return parse_prompt(prompt)
-    except ValueError as error:
-        if source == "world":
-            raise UserError(
-                f"the prompt {short(prompt)!r} is not of the embedded world's grammar ({error}); have its words found"
-                " by spacy"
-            ) from error
-        return None

@@ -11,7 +11,8 @@ from mitune.errors import UserError, naming, short
 from mitune.referees.amounts import Amount, amounts_of, numeracy_score
 from mitune.referees.catalogue import DetectorConfig
 from mitune.referees.detection import Detection
-from mitune.referees.detector_judge import DetectorReward, of_the_world
+from mitune.referees.detector_judge import DetectorReward
+from mitune.referees.phrases import of_the_world
 
 
 def asked_amounts(prompt: str, source: str = "auto") -> list[Amount]:

@@ -12,7 +12,8 @@ from mitune.english import words
 from mitune.errors import UserError, naming, short
 from mitune.referees.catalogue import PlacementConfig
 from mitune.referees.detection import Detection
-from mitune.referees.detector_judge import DetectorReward, of_the_world
+from mitune.referees.detector_judge import DetectorReward
+from mitune.referees.phrases import of_the_world
 from mitune.referees.placement import (
     BOTTOM,
     LEFT,

@@ -17,9 +17,10 @@ from mitune.errors import naming, short
 from mitune.referees.blip_vqa import BlipVqaReward
 from mitune.referees.catalogue import BlipVqaConfig, PlacementConfig, ThreeInOneConfig
 from mitune.referees.clip import Clip, ClipReward
-from mitune.referees.detector_judge import ALL, of_the_world
+from mitune.referees.detector_judge import ALL
 from mitune.referees.judge_files import find_judge
 from mitune.referees.pairs import check_pairs
+from mitune.referees.phrases import of_the_world
 from mitune.referees.placement import Asked, relation_of
 from mitune.referees.placement_judge import WORLD, PlacementReward, asked_of
 from mitune.worlds.shapes.grammar import ObjectSpec, PromptSpec
