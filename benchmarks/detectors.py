@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks import common
-from benchmarks.judges import AT_MOST, calls_of
+from benchmarks.judges import against_forwards
 from mitune.config import compose
 from mitune.referees.weighted import load_reward
 from tests.referees.conftest import build_clip
@@ -60,20 +60,7 @@ def throughput(options: argparse.Namespace, place: Path) -> Iterator[tuple[dict[
             return judge.score(pictures, prompts)
 
         score()  # opens it
-        calls = calls_of(judge.detector.model, score)
-
-        def bare(calls: Sequence[Any] = calls) -> None:
-            for module, given, named in calls:
-                module(*given, **named)
-
-        arms: dict[str, Callable[[], Any]] = {"judge": score, "bare": bare}
-        seconds = common.interleave(arms, options.repeats, device=options.device)
-        rate = options.pictures / common.spread(seconds["judge"])["median"]
-        print(f"{name}: {rate:.2f} pictures a second", flush=True)
-        yield (
-            common.comparison(f"{name} against its detector's forwards", seconds, "judge", "bare", AT_MOST),
-            common.figure(f"{name}: pictures scored", rate, "a second"),
-        )
+        yield against_forwards(name, "detector's", judge.detector.model, score, options)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

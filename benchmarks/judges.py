@@ -103,19 +103,33 @@ def throughput(options: argparse.Namespace, place: Path) -> Iterator[tuple[dict[
             return judge.score(pictures, prompts)
 
         score()  # opens it
-        calls = calls_of(judge.model, score)
+        yield against_forwards(name, "networks'", judge.model, score, options)
 
-        def bare(calls: list[Call] = calls) -> None:
-            for module, given, named in calls:
-                module(*given, **named)
 
-        seconds = common.interleave({"judge": score, "bare": bare}, options.repeats, device=options.device)
-        rate = options.pictures / common.spread(seconds["judge"])["median"]
-        print(f"{name}: {rate:.2f} pictures a second", flush=True)
-        yield (
-            common.comparison(f"{name} against its networks' forwards", seconds, "judge", "bare", AT_MOST),
-            common.figure(f"{name}: pictures scored", rate, "a second"),
-        )
+def against_forwards(
+    name: str, whose: str, network: nn.Module, score: Callable[[], Any], options: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Time a judge in turns with what its network was called with; gives their ratio, and its pictures a second.
+
+    Args:
+        name: of the judge; ``whose``: the forwards are, in words.
+        network: the part of the judge that is called.
+        score: judges ``options.pictures`` pictures, opened before.
+        options: of the command.
+    """
+    calls = calls_of(network, score)
+
+    def bare() -> None:
+        for module, given, named in calls:
+            module(*given, **named)
+
+    seconds = common.interleave({"judge": score, "bare": bare}, options.repeats, device=options.device)
+    rate = options.pictures / common.spread(seconds["judge"])["median"]
+    print(f"{name}: {rate:.2f} pictures a second", flush=True)
+    return (
+        common.comparison(f"{name} against its {whose} forwards", seconds, "judge", "bare", AT_MOST),
+        common.figure(f"{name}: pictures scored", rate, "a second"),
+    )
 
 
 def gradients(judge: Reward, options: argparse.Namespace) -> dict[str, Any]:
