@@ -17,7 +17,7 @@ from benchmarks.docs import PAGES as ALL_PAGES
 from mitune import cli
 from mitune.config import compose
 from mitune.config.composition import asked
-from mitune.stages.catalogue import STAGES
+from mitune.stages.catalogue import STAGES, meant
 from mitune.verbs.catalogue import VERBS
 from tests.documented import MODEL, PAGES, ROOT, Typed, furnish, told, typed
 
@@ -80,5 +80,6 @@ def test_every_other_command_has_words_that_are_known(page: str) -> None:
         found = re.match(r"(?:mitune|accelerate launch .* -m mitune|docker run .* mitune) (.*)", line)
         verb, *words = shlex.split(found[1]) if found else ["help"]
         assert verb in {*STAGES, *VERBS}, line
+        verb, words = meant(verb, words)
         if verb in STAGES and "-m" not in words:
             asked([word for word in words if word != "…" and not word.startswith("-")])
